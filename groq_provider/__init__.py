@@ -1,0 +1,268 @@
+"""A synchronous, thread-safe client for the Groq Cloud API.
+
+>>> from groq_provider import GroqProvider
+>>> with GroqProvider(api_key="gsk_example") as provider:
+...     provider.get_name()
+'Groq'
+
+Names are loaded when they are first used, so that importing the package is quick and programs that only handle values never load
+an HTTP library.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .bulk import BulkResult, BulkRun
+    from .cancel import CancelToken
+    from .catalog import DEFAULT_MODEL, FAST_MODEL, MODEL_MIGRATION, Catalogue, default_catalogue
+    from .clock import Clock, SystemClock
+    from .config import ProviderConfig, RateLimits, RetryPolicy, Timeouts
+    from .errors import (
+        APIConnectionError,
+        APIStatusError,
+        AuthenticationError,
+        CircuitOpenError,
+        ConfigurationError,
+        ConnectTimeoutError,
+        ContextTooLongError,
+        DeadlineExceededError,
+        GroqProviderError,
+        IncompleteResponseError,
+        InvalidRequestError,
+        JournalError,
+        JournalInputChangedError,
+        JournalLockedError,
+        JSONValidationFailedError,
+        ModelDecommissionedError,
+        ModelNotFoundError,
+        NotFoundError,
+        OutputTruncatedError,
+        OverloadedError,
+        PermissionDeniedError,
+        PoolTimeoutError,
+        ProtocolError,
+        ProviderClosedError,
+        ProviderDisabledError,
+        ProviderUnavailableError,
+        ProxyError,
+        RateLimitedError,
+        RateLimitTimeoutError,
+        ReadTimeoutError,
+        RedirectRefusedError,
+        RequestCancelledError,
+        RequestTooLargeError,
+        ResponseDecodeError,
+        ResponseError,
+        ResponseTooLargeError,
+        StreamError,
+        StreamIdleTimeoutError,
+        StreamInterruptedError,
+        StreamProtocolError,
+        TLSError,
+        ToolUseFailedError,
+        TransportError,
+    )
+    from .latency import LatencyTracker
+    from .protocols import LatencyRecorder, Provider, RateLimiter, Reservation
+    from .provider import GroqProvider
+    from .ratelimit.limiter import TokenBucketRateLimiter
+    from .stream import ResponseStream
+    from .types.messages import ContentPart, DocumentPart, ImagePart, Message, TextPart, Tool, ToolCall, ToolFunction
+    from .types.models import ModelCapability, ModelInfo, ModelLimits, ModelPricing, PerformanceProfile, ProviderType
+    from .types.request import Document, JSONSchemaFormat, LLMRequest, ResponseFormat, SearchSettings, StreamOptions
+    from .types.response import (
+        Annotation,
+        Attempt,
+        BrowserResult,
+        Chart,
+        ChartElement,
+        CodeResult,
+        DocumentCitation,
+        ExecutedTool,
+        FunctionCitation,
+        LLMResponse,
+        MCPTool,
+        MCPToolList,
+        ModelUsage,
+        ResponseChunk,
+        SearchResult,
+        SearchResults,
+        Timing,
+        ToolCallDelta,
+        Usage,
+        UsageBreakdown,
+        XGroq,
+        XGroqUsage,
+    )
+    from .types.status import LatencyMetrics, ProviderHealth, RateLimitInfo, RateLimitStatus, RateLimitWindow
+
+#: Where each name lives. A test holds this, ``__all__`` and the imports above against each other.
+_HOMES = {
+    "bulk": "BulkResult BulkRun",
+    "cancel": "CancelToken",
+    "catalog": "DEFAULT_MODEL FAST_MODEL MODEL_MIGRATION Catalogue default_catalogue",
+    "clock": "Clock SystemClock",
+    "config": "ProviderConfig RateLimits RetryPolicy Timeouts",
+    "errors": (
+        "APIConnectionError APIStatusError AuthenticationError CircuitOpenError ConfigurationError ConnectTimeoutError "
+        "ContextTooLongError DeadlineExceededError GroqProviderError IncompleteResponseError InvalidRequestError "
+        "JSONValidationFailedError JournalError JournalInputChangedError JournalLockedError ModelDecommissionedError "
+        "ModelNotFoundError NotFoundError OutputTruncatedError OverloadedError PermissionDeniedError PoolTimeoutError ProtocolError "
+        "ProviderClosedError ProviderDisabledError ProviderUnavailableError ProxyError RateLimitTimeoutError RateLimitedError "
+        "ReadTimeoutError RedirectRefusedError RequestCancelledError RequestTooLargeError ResponseDecodeError ResponseError "
+        "ResponseTooLargeError StreamError StreamIdleTimeoutError StreamInterruptedError StreamProtocolError TLSError "
+        "ToolUseFailedError TransportError"
+    ),
+    "latency": "LatencyTracker",
+    "protocols": "LatencyRecorder Provider RateLimiter Reservation",
+    "provider": "GroqProvider",
+    "ratelimit.limiter": "TokenBucketRateLimiter",
+    "stream": "ResponseStream",
+    "types.messages": "ContentPart DocumentPart ImagePart Message TextPart Tool ToolCall ToolFunction",
+    "types.models": "ModelCapability ModelInfo ModelLimits ModelPricing PerformanceProfile ProviderType",
+    "types.request": "Document JSONSchemaFormat LLMRequest ResponseFormat SearchSettings StreamOptions",
+    "types.response": (
+        "Annotation Attempt BrowserResult Chart ChartElement CodeResult DocumentCitation ExecutedTool FunctionCitation LLMResponse "
+        "MCPTool MCPToolList ModelUsage ResponseChunk SearchResult SearchResults Timing ToolCallDelta Usage UsageBreakdown XGroq "
+        "XGroqUsage"
+    ),
+    "types.status": "LatencyMetrics ProviderHealth RateLimitInfo RateLimitStatus RateLimitWindow",
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "FAST_MODEL",
+    "MODEL_MIGRATION",
+    "APIConnectionError",
+    "APIStatusError",
+    "Annotation",
+    "Attempt",
+    "AuthenticationError",
+    "BrowserResult",
+    "BulkResult",
+    "BulkRun",
+    "CancelToken",
+    "Catalogue",
+    "Chart",
+    "ChartElement",
+    "CircuitOpenError",
+    "Clock",
+    "CodeResult",
+    "ConfigurationError",
+    "ConnectTimeoutError",
+    "ContentPart",
+    "ContextTooLongError",
+    "DeadlineExceededError",
+    "Document",
+    "DocumentCitation",
+    "DocumentPart",
+    "ExecutedTool",
+    "FunctionCitation",
+    "GroqProvider",
+    "GroqProviderError",
+    "ImagePart",
+    "IncompleteResponseError",
+    "InvalidRequestError",
+    "JSONSchemaFormat",
+    "JSONValidationFailedError",
+    "JournalError",
+    "JournalInputChangedError",
+    "JournalLockedError",
+    "LLMRequest",
+    "LLMResponse",
+    "LatencyMetrics",
+    "LatencyRecorder",
+    "LatencyTracker",
+    "MCPTool",
+    "MCPToolList",
+    "Message",
+    "ModelCapability",
+    "ModelDecommissionedError",
+    "ModelInfo",
+    "ModelLimits",
+    "ModelNotFoundError",
+    "ModelPricing",
+    "ModelUsage",
+    "NotFoundError",
+    "OutputTruncatedError",
+    "OverloadedError",
+    "PerformanceProfile",
+    "PermissionDeniedError",
+    "PoolTimeoutError",
+    "ProtocolError",
+    "Provider",
+    "ProviderClosedError",
+    "ProviderConfig",
+    "ProviderDisabledError",
+    "ProviderHealth",
+    "ProviderType",
+    "ProviderUnavailableError",
+    "ProxyError",
+    "RateLimitInfo",
+    "RateLimitStatus",
+    "RateLimitTimeoutError",
+    "RateLimitWindow",
+    "RateLimitedError",
+    "RateLimiter",
+    "RateLimits",
+    "ReadTimeoutError",
+    "RedirectRefusedError",
+    "RequestCancelledError",
+    "RequestTooLargeError",
+    "Reservation",
+    "ResponseChunk",
+    "ResponseDecodeError",
+    "ResponseError",
+    "ResponseFormat",
+    "ResponseStream",
+    "ResponseTooLargeError",
+    "RetryPolicy",
+    "SearchResult",
+    "SearchResults",
+    "SearchSettings",
+    "StreamError",
+    "StreamIdleTimeoutError",
+    "StreamInterruptedError",
+    "StreamOptions",
+    "StreamProtocolError",
+    "SystemClock",
+    "TLSError",
+    "TextPart",
+    "Timeouts",
+    "Timing",
+    "TokenBucketRateLimiter",
+    "Tool",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolFunction",
+    "ToolUseFailedError",
+    "TransportError",
+    "Usage",
+    "UsageBreakdown",
+    "XGroq",
+    "XGroqUsage",
+    "__version__",
+    "default_catalogue",
+]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    module = _HOME_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f".{module}", __name__), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

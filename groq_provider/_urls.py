@@ -1,0 +1,184 @@
+"""Base URLs in every form people write them, brought to one."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from .errors import ConfigurationError
+from .types._base import shorten
+from .types.models import ProviderType
+
+__all__ = ["hide_credentials", "normalise_base_url"]
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+_PATH = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
+_PORTS = {"http": 80, "https": 443}
+
+#: Endpoints people paste together with the root.
+_ENDPOINTS = (
+    "chat/completions",
+    "completions",
+    "models",
+    "responses",
+    "embeddings",
+    "audio/transcriptions",
+    "audio/translations",
+    "audio/speech",
+    "files",
+    "batches",
+    "reranking",
+)
+
+
+def hide_credentials(url: str) -> str:
+    """Return a URL for messages: what stands before ``@`` and after ``?`` or ``#`` is cut out.
+
+    >>> hide_credentials("http://user:secret@proxy.example:8080")
+    'http://****@proxy.example:8080'
+    """
+    cut = re.split(r"[?#]", url, maxsplit=1)[0]
+    # Everything up to the last "@", slashes included: a password may hold one.
+    if "@" in url:
+        scheme = _SCHEME.match(cut)
+        cut = (scheme[0] if scheme else "") + "****@" + re.split(r"[?#]", url.rpartition("@")[2], maxsplit=1)[0]
+    elif cut != url:
+        cut += "…"
+    return cut
+
+
+def normalise_base_url(
+    text: str, *, type: ProviderType = ProviderType.GROQ, allow_insecure: bool = False, what: str = "base_url"
+) -> str:
+    """Return the root that paths are appended to, without a trailing slash.
+
+    For Groq the bare host, ``…/openai/v1`` and a full ``…/chat/completions`` URL all name the same place, and any ``…/v1``
+    root stays. For other servers a path is kept as it is; without one it is ``/v1``. A host without a scheme gets ``https``,
+    a loopback one ``http``.
+
+    Args:
+        text: The URL or host.
+        type: Groq's service has its API under ``/openai/v1``, others mostly under ``/v1``.
+        allow_insecure: Whether ``http`` may be used for hosts other than loopback ones.
+        what: Name of the setting, for messages.
+
+    Raises:
+        ConfigurationError: It is no such URL, holds credentials, a query or a fragment, or is not encrypted.
+
+    >>> normalise_base_url("api.groq.com")
+    'https://api.groq.com/openai/v1'
+    >>> normalise_base_url("http://127.0.0.1:11434/v1/chat/completions")
+    'http://127.0.0.1:11434/v1'
+
+    .. versionadded:: 0.1.0
+    """
+    if not isinstance(text, str):
+        raise ConfigurationError(f"{what} must be a string, not {text.__class__.__name__}")
+    url = text.strip()
+    here = f"{what} = {shorten(hide_credentials(url))}"
+    if not url or len(url) > 2048:
+        raise ConfigurationError(f"{here}: must be a URL such as 'https://api.groq.com', of at most 2048 characters")
+    if "?" in url or "#" in url:
+        raise ConfigurationError(f"{here}: leave out the query and the fragment")
+    if "\\" in url or any(char.isspace() or not char.isprintable() for char in url):
+        raise ConfigurationError(f"{here}: spaces, control characters and backslashes are not allowed")
+    match = _SCHEME.match(url)
+    scheme = match[1].lower() if match else ""
+    authority, _, path = url[match.end() if match else 0 :].partition("/")
+    if match and scheme not in _PORTS:
+        raise ConfigurationError(f"{here}: the scheme must be https (or http for this machine), not {scheme!r}")
+    if "@" in authority:
+        raise ConfigurationError(f"{here}: leave out user name and password; use api_key")
+    host, port = _split_port(authority, here)
+    name, loopback = _check_host(host, here)
+    scheme = scheme or ("http" if loopback else "https")
+    if scheme == "http" and not loopback and not allow_insecure:
+        raise ConfigurationError(f"{here}: would send the key unencrypted; use https, or set allow_insecure=True")
+    shown_port = "" if port in (None, _PORTS[scheme]) else f":{port}"
+    return f"{scheme}://{name}{shown_port}{_root(path, here, type)}"
+
+
+def _split_port(authority: str, here: str) -> tuple[str, int | None]:
+    """Return host and port of an authority."""
+    if authority.startswith("["):
+        host, bracket, rest = authority.partition("]")
+        host += bracket
+        if rest and not rest.startswith(":"):
+            raise ConfigurationError(f"{here}: only a port may follow the address in brackets")
+        colon, text = rest[:1], rest[1:]
+    else:
+        if authority.count(":") > 1:
+            raise ConfigurationError(f"{here}: put an IPv6 address into brackets, as in 'http://[::1]:8000'")
+        host, colon, text = authority.partition(":")
+    if not colon:
+        return host, None
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535):
+        raise ConfigurationError(f"{here}: the port must be a number from 1 to 65535")
+    return host, int(text)
+
+
+def _check_host(host: str, here: str) -> tuple[str, bool]:
+    """Return the host in its one form, and whether it is this machine."""
+    if host.startswith("["):
+        try:
+            address = ipaddress.IPv6Address(host[1:-1] if host.endswith("]") else "")
+        except ValueError:
+            address = None
+        if address is None or address.scope_id:
+            raise ConfigurationError(f"{here}: the brackets do not hold an IPv6 address")
+        return f"[{address.compressed}]", address.is_loopback
+    name = host.lower().removesuffix(".")
+    if not name:
+        raise ConfigurationError(f"{here}: the host is missing")
+    if not name.isascii() or "xn--" in name:
+        name = _idna(name)
+    labels = name.split(".")
+    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+        raise ConfigurationError(f"{here}: {shorten(host, 80)} is no host name")
+    if labels[-1].isdigit() or re.fullmatch(r"0x[0-9a-f]*", labels[-1]):
+        try:
+            return str(ipaddress.IPv4Address(name)), ipaddress.IPv4Address(name).is_loopback
+        except ValueError:
+            raise ConfigurationError(f"{here}: {shorten(host, 80)} is no IPv4 address") from None
+    return name, labels[-1] == "localhost"
+
+
+def _idna(name: str) -> str:
+    """Return an international name in ASCII, the empty string if there is none."""
+    import idna  # comes with requests; wanted for such hosts only
+
+    if len(name) > 253:  # its algorithms are quadratic
+        return ""
+    try:
+        encoded = idna.encode(name, uts46=True).decode("ascii").lower().removesuffix(".")
+        idna.decode(encoded)
+    except (UnicodeError, IndexError, ValueError):
+        return ""
+    return encoded
+
+
+def _root(path: str, here: str, type: ProviderType) -> str:
+    """Return the part of a path that endpoints are appended to."""
+    if not _PATH.fullmatch(path):
+        raise ConfigurationError(f"{here}: the path holds characters that must be percent-encoded")
+    segments = [segment for segment in path.split("/") if segment]
+    if any(segment in {".", ".."} for segment in segments):
+        raise ConfigurationError(f"{here}: leave out '.' and '..' in the path")
+    root = "/" + "/".join(segments) if segments else ""
+    while shorter := _without_endpoint(root):
+        root = shorter
+    if type is not ProviderType.GROQ:
+        return "/v1" if root in {"", "/chat/completions"} else root
+    if root.endswith("/v1"):
+        return root
+    # A prefix before it is a gateway, as Groq's own SDK has it: GROQ_BASE_URL + "/openai/v1/…".
+    return f"{root}/v1" if root.endswith("/openai") else f"{root.removesuffix('/chat/completions')}/openai/v1"
+
+
+def _without_endpoint(root: str) -> str | None:
+    """Return the path without a pasted endpoint, ``None`` if it has none."""
+    for endpoint in _ENDPOINTS:
+        if root.endswith(f"/v1/{endpoint}"):
+            return root.removesuffix(f"/{endpoint}")
+    return root.removesuffix("/chat/completions") if root.endswith("/chat/completions") else None

@@ -1,0 +1,80 @@
+"""Cancelling calls from any thread."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["CancelToken"]
+
+
+class CancelToken:
+    """A switch that ends the calls it was given to, wherever they wait.
+
+    One token may serve many calls, one after the other or at once. Once cancelled it stays cancelled, and every later
+    call given to it fails at once with :class:`~groq_provider.RequestCancelledError`.
+
+    Thread safety: every method may be called from any thread.
+
+    Example:
+        >>> token = CancelToken()
+        >>> token.cancelled
+        False
+        >>> token.cancel()
+        >>> token.cancelled
+        True
+
+    .. versionadded:: 0.1.0
+    """
+
+    __slots__ = ("__weakref__", "_callbacks", "_cancelled", "_lock", "_next_handle")
+
+    def __init__(self) -> None:
+        self._lock = (
+            threading.Lock()
+        )  # guards _callbacks against a cancel() at the same time; never held over a callback
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._cancelled = False
+        self._next_handle = 0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {'cancelled' if self._cancelled else 'open'}, {len(self._callbacks)} calls>"
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether :meth:`cancel` was called."""
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """End every call that uses this token. Idempotent; returns at once."""
+        with self._lock:
+            self._cancelled = True
+            callbacks = list(self._callbacks.values())
+            self._callbacks.clear()
+        for callback in callbacks:
+            callback()
+
+    def subscribe(self, callback: Callable[[], None]) -> int:
+        """Have *callback* run once on cancel, in the cancelling thread; at once if that has happened already.
+
+        The callback must be short and must not raise: it wakes somebody up, no more.
+
+        Returns:
+            A handle for :meth:`unsubscribe`.
+        """
+        with self._lock:
+            self._next_handle += 1
+            handle = self._next_handle
+            if not self._cancelled:
+                self._callbacks[handle] = callback
+                return handle
+        callback()
+        return handle
+
+    def unsubscribe(self, handle: int) -> None:
+        """Forget a callback. Unknown handles are ignored."""
+        with self._lock:
+            self._callbacks.pop(handle, None)

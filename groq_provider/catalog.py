@@ -1,0 +1,366 @@
+"""The models of the service: what they can do, what they cost, what became of them.
+
+The data stands in ``data/models.json`` (state of October 2026) and is read on first use. ``GET /models`` knows better what an
+account may use today: :meth:`Catalogue.merged` lays its answer over this data.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date
+from decimal import Decimal, InvalidOperation
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+
+from .errors import ModelNotFoundError
+from .types._base import nearest, shorten
+from .types.models import ModelCapability, ModelInfo, ModelLimits, ModelPricing, PerformanceProfile
+
+__all__ = ["DEFAULT_MODEL", "FAST_MODEL", "MODEL_MIGRATION", "Catalogue", "default_catalogue"]
+
+#: For requests that name no model.
+DEFAULT_MODEL = "openai/gpt-oss-120b"
+
+#: For short answers as fast as possible, and for health checks by chat.
+FAST_MODEL = "openai/gpt-oss-20b"
+
+_C = ModelCapability
+_TEXT = (_C.TEXT_GENERATION, _C.CODE_GENERATION, _C.CODE_ANALYSIS)
+_ALL = (*_TEXT, _C.PLANNING, _C.DEBUGGING, _C.REFACTORING, _C.TESTING)
+_CAPABILITIES: Mapping[str, tuple[ModelCapability, ...]] = {"all": _ALL, "text": _TEXT, "none": ()}
+
+#: Fields of ``/models`` that become fields of a :class:`ModelInfo`; the others go to ``extra``.
+_LIVE_FIELDS = frozenset(
+    [
+        "id",
+        "object",
+        "name",
+        "created",
+        "owned_by",
+        "active",
+        "context_window",
+        "max_completion_tokens",
+        "input_modalities",
+        "output_modalities",
+        "supported_features",
+        "pricing",
+    ]
+)
+
+
+class Catalogue:
+    """An immutable list of models, in order.
+
+    Args:
+        models: The models; a later one of the same id is left out.
+        plans: What a model without published limits gets, by plan.
+
+    >>> default_catalogue().get("openai/gpt-oss-20b").max_tokens
+    65536
+
+    .. versionadded:: 0.1.0
+    """
+
+    __slots__ = ("_by_id", "_plans")
+
+    def __init__(self, models: Iterable[ModelInfo], *, plans: Mapping[str, ModelLimits] | None = None) -> None:
+        by_id: dict[str, ModelInfo] = {}
+        for model in models:
+            by_id.setdefault(model.id, model)
+        self._by_id = by_id
+        self._plans = dict(plans or {})
+
+    @property
+    def models(self) -> tuple[ModelInfo, ...]:
+        """All models: of the default catalogue the live ones first, then the retired ones."""
+        return tuple(self._by_id.values())
+
+    @property
+    def plans(self) -> Mapping[str, ModelLimits]:
+        """The most common limits of each plan."""
+        return MappingProxyType(self._plans)
+
+    def find(self, id: str) -> ModelInfo | None:
+        """Return a model, or ``None``.
+
+        .. versionadded:: 0.1.0
+        """
+        return self._by_id.get(id)
+
+    def get(self, id: str) -> ModelInfo:
+        """Return a model.
+
+        Raises:
+            ModelNotFoundError: It is not in the catalogue; the message names the nearest one. The service may know it all
+                the same.
+
+        .. versionadded:: 0.1.0
+        """
+        model = self._by_id.get(id)
+        if model is None:
+            message = f"model not found in the catalogue: {shorten(id)}{nearest(str(id), self._by_id)}"
+            raise ModelNotFoundError(message, model=str(id))
+        return model
+
+    def select(self, ids: Iterable[str]) -> tuple[ModelInfo, ...]:
+        """Return the models of these ids, in this order; an unknown one gets an entry that knows only its id.
+
+        .. versionadded:: 0.1.0
+        """
+        return tuple(self._by_id.get(id) or _generic(id) for id in ids)
+
+    def capabilities(self, ids: Iterable[str] | None = None) -> tuple[ModelCapability, ...]:
+        """Return what these models together can do (all models for ``None``), in the order of the enumeration.
+
+        .. versionadded:: 0.1.0
+        """
+        models = self.models if ids is None else self.select(ids)
+        found = {capability for model in models for capability in model.capabilities}
+        return tuple(capability for capability in ModelCapability if capability in found)
+
+    def fastest(self) -> tuple[ModelInfo, ...]:
+        """Return the models with a published speed, the fastest first. The figures are nominal, not measured.
+
+        .. versionadded:: 0.1.0
+        """
+        return tuple(sorted((model for model in self.models if _speed(model)), key=_speed, reverse=True))
+
+    def replacement_for(self, id: str) -> str | None:
+        """Return the live model to use instead of one that was shut down.
+
+        Recommendations are followed until one is live: that of ``gemma2-9b-it`` has been shut down itself since.
+
+        Returns:
+            A model id; ``None`` if the model is live, unknown, or has no successor.
+
+        >>> default_catalogue().replacement_for("gemma2-9b-it")
+        'openai/gpt-oss-20b'
+
+        .. versionadded:: 0.1.0
+        """
+        model = self._by_id.get(id)
+        seen = {id}
+        while model is not None and model.deprecated:
+            following = model.replacement
+            if following is None or following in seen:
+                return None
+            seen.add(following)
+            model = self._by_id.get(following)
+        return model.id if model is not None and model.id != id else None
+
+    def merged(self, live: Iterable[Mapping[str, Any]]) -> Catalogue:
+        """Return the models that ``/models`` lists, by id, each with what this catalogue knows besides.
+
+        What the service says wins. An enterprise-only model it lists as active is not deprecated for this account. Values of
+        the wrong type are passed over, and so are entries without an id.
+
+        Args:
+            live: The objects of the answer's ``data``.
+
+        .. versionadded:: 0.1.0
+        """
+        entries = {
+            entry["id"]: entry
+            for entry in live
+            if isinstance(entry, Mapping) and isinstance(entry.get("id"), str) and entry["id"]
+        }
+        return Catalogue((_merge(self._by_id.get(id), entries[id]) for id in sorted(entries)), plans=self._plans)
+
+    def __iter__(self) -> Iterator[ModelInfo]:
+        return iter(self.models)
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __contains__(self, id: object) -> bool:
+        return id in self._by_id
+
+    def __repr__(self) -> str:
+        return f"<Catalogue of {len(self)} models>"
+
+
+def _speed(model: ModelInfo) -> int:
+    profile = model.performance_profile
+    return (profile.avg_tokens_per_second or 0) if profile else 0
+
+
+def _generic(id: str) -> ModelInfo:
+    """Return an entry for a model nothing is known about: text, as nearly all are."""
+    return ModelInfo(id=id, capabilities=_TEXT)
+
+
+# --- /models over the static data ----------------------------------------------------------------------------------------
+
+
+def _merge(known: ModelInfo | None, entry: Mapping[str, Any]) -> ModelInfo:
+    """Return one model of ``/models`` with what is known besides."""
+    base = known or _generic(entry["id"])
+    changes: dict[str, Any] = {}
+    for key, field, kind in (
+        ("name", "name", str),
+        ("created", "created", int),
+        ("owned_by", "owned_by", str),
+        ("active", "active", bool),
+        ("context_window", "context_size", int),
+        ("max_completion_tokens", "max_tokens", int),
+    ):
+        given = entry.get(key)
+        if type(given) is kind and not (isinstance(given, int) and given < 0):  # True is no number here
+            changes[field] = given
+    for key in ("input_modalities", "output_modalities"):
+        if modalities := _strings(entry.get(key)):
+            changes[key] = modalities
+    if "input_modalities" in changes:
+        changes["supports_vision"] = "image" in changes["input_modalities"]
+    if isinstance(entry.get("supported_features"), (list, tuple)):
+        changes.update(_features(base, _strings(entry["supported_features"])))
+    if isinstance(entry.get("pricing"), Mapping):
+        changes["pricing"] = _pricing(base.pricing or ModelPricing(), entry["pricing"])
+    if base.stage == "enterprise" and changes.get("active") is True:
+        changes["deprecated"] = False
+    changes["extra"] = {str(key): given for key, given in entry.items() if key not in _LIVE_FIELDS}
+    model = attrs.evolve(base, **changes)
+    return attrs.evolve(model, capabilities=_live_capabilities(model, generic=known is None))
+
+
+def _features(base: ModelInfo, features: tuple[str, ...]) -> dict[str, Any]:
+    modes = [
+        mode
+        for mode, feature in (("json_object", "json_mode"), ("json_schema", "structured_outputs"))
+        if feature in features
+    ]
+    if "json_schema" in modes and "json_schema_strict" in base.json_modes:
+        modes.append("json_schema_strict")  # /models does not tell the two apart
+    return {
+        "supports_tools": "tools" in features,
+        "supports_reasoning": "reasoning" in features,
+        "json_modes": tuple(modes),
+    }
+
+
+def _live_capabilities(model: ModelInfo, *, generic: bool) -> tuple[ModelCapability, ...]:
+    found = set(model.capabilities)
+    if generic:
+        text = "text" in model.output_modalities
+        found = set(_ALL if model.supports_tools else _TEXT) if text else set()
+    for capability, has in ((_C.VISION, model.supports_vision), (_C.REASONING, model.supports_reasoning)):
+        (found.add if has else found.discard)(capability)
+    return tuple(capability for capability in ModelCapability if capability in found)
+
+
+def _strings(given: object) -> tuple[str, ...]:
+    return tuple(item for item in given if isinstance(item, str)) if isinstance(given, (list, tuple)) else ()
+
+
+def _pricing(base: ModelPricing, given: Mapping[str, Any]) -> ModelPricing:
+    """Return prices per million tokens from decimal texts per token."""
+    changes: dict[str, float] = {}
+    for key, field in (("prompt", "input"), ("completion", "output"), ("input_cache_read", "cached_input")):
+        try:
+            # Decimal: 0.00000015 times a million is 0.15, not 0.15000000000000002.
+            price = Decimal(given[key]) * 1_000_000 if isinstance(given.get(key), str) else None
+        except InvalidOperation:
+            continue
+        if price is not None and price.is_finite() and 0 <= price < 10**12:
+            changes[field] = float(price)
+    return attrs.evolve(base, **changes)
+
+
+# --- the data file -------------------------------------------------------------------------------------------------------
+
+_LOCK = threading.Lock()  # guards the one reading; after it nobody takes the lock, so a fork cannot inherit it held
+_LOADED: dict[str, tuple[Catalogue, Mapping[str, str]]] = {}
+
+
+def default_catalogue() -> Catalogue:
+    """Return the catalogue that comes with this library. Safe to call from many threads; the file is read once.
+
+    .. versionadded:: 0.1.0
+    """
+    return _data()[0]
+
+
+def _data() -> tuple[Catalogue, Mapping[str, str]]:
+    """Return the catalogue and the names to migrate from."""
+    loaded = _LOADED.get("default")
+    if loaded is None:
+        with _LOCK:
+            loaded = _LOADED.get("default")
+            if loaded is None:
+                loaded = _LOADED["default"] = _load()
+    return loaded
+
+
+def _load() -> tuple[Catalogue, Mapping[str, str]]:
+    data = json.loads(files("groq_provider").joinpath("data/models.json").read_text("utf-8"))
+    plans = {plan: ModelLimits(**limits) for plan, limits in data["plans"].items()}
+    catalogue = Catalogue(map(_model, data["models"]), plans=plans)
+    retired = {model.id: catalogue.replacement_for(model.id) for model in catalogue if model.deprecated}
+    migration = {**data["migration"], **{old: new for old, new in retired.items() if new is not None}}
+    return catalogue, migration
+
+
+def _model(data: Mapping[str, Any]) -> ModelInfo:
+    """Return one entry of the data file; it holds only what differs from the defaults."""
+    efforts = tuple(data.get("reasoning_efforts", ()))
+    reasoning = bool(efforts) or data.get("reasoning", False)
+    inputs = tuple(data.get("input_modalities", ("text",)))
+    vision = "image" in inputs
+    more = ((_C.VISION,) if vision else ()) + ((_C.REASONING,) if reasoning else ())
+    first_token, speed = data.get("first_token_ms"), data.get("tokens_per_second")
+    shutdown = data.get("shutdown_date")
+    profile = PerformanceProfile(
+        avg_first_token_latency=None if first_token is None else first_token / 1000, avg_tokens_per_second=speed
+    )
+    return ModelInfo(
+        id=data["id"],
+        name=data.get("name", data["id"]),
+        context_size=data["context_size"],
+        max_tokens=data["max_tokens"],
+        capabilities=_CAPABILITIES[data["capabilities"]] + more,
+        supports_tools=data.get("tools", False),
+        supports_parallel_tools=data.get("parallel_tools"),
+        supports_vision=vision,
+        supports_reasoning=reasoning,
+        reasoning_efforts=efforts,
+        json_modes=tuple(data.get("json_modes", ())),
+        builtin_tools=tuple(data.get("builtin_tools", ())),
+        input_modalities=inputs,
+        output_modalities=tuple(data.get("output_modalities", ("text",))),
+        description=data.get("description", ""),
+        owned_by=data.get("owned_by"),
+        created=data.get("created"),
+        stage=data["stage"],
+        deprecated=shutdown is not None,
+        shutdown_date=None if shutdown is None else date.fromisoformat(shutdown),
+        replacement=data.get("replacement"),
+        performance_profile=None if first_token is None and speed is None else profile,
+        pricing=ModelPricing(**data["pricing"]) if "pricing" in data else None,
+        limits={plan: ModelLimits(**limits) for plan, limits in data.get("limits", {}).items()},
+        metadata={**({"family": data["family"]} if "family" in data else {}), **data.get("metadata", {})},
+    )
+
+
+class _Migration(Mapping[str, str]):
+    """Old model names to the ones to use today; reads the data file on first use."""
+
+    def __getitem__(self, name: str) -> str:
+        return _data()[1][name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_data()[1])
+
+    def __len__(self) -> int:
+        return len(_data()[1])
+
+    def __repr__(self) -> str:
+        return "<MODEL_MIGRATION: old model names to today's>"
+
+
+#: Models of OpenAI and retired ones of Groq to what to use on Groq today. Nothing applies it by itself.
+MODEL_MIGRATION: Mapping[str, str] = _Migration()

@@ -1,0 +1,53 @@
+"""Time as a collaborator, so that tests never sleep."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import threading
+
+__all__ = ["Clock", "SystemClock"]
+
+
+@runtime_checkable
+class Clock(Protocol):
+    """What the library needs of time.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back; for deadlines and durations."""
+        ...
+
+    def now(self) -> datetime:
+        """Return the wall clock as an aware UTC datetime; for records shown to people."""
+        ...
+
+    def wait(self, lock: threading.Lock, timeout: float | None) -> bool:
+        """Acquire *lock* within *timeout* seconds (``None``: without limit); the one way this library waits."""
+        ...
+
+
+class SystemClock:
+    """The computer's own clock. Stateless; safe to share.
+
+    .. versionadded:: 0.1.0
+    """
+
+    monotonic = staticmethod(time.monotonic)
+
+    def now(self) -> datetime:
+        """Return the wall clock as an aware UTC datetime."""
+        return datetime.now(timezone.utc)
+
+    def wait(self, lock: threading.Lock, timeout: float | None) -> bool:
+        """Acquire *lock* within *timeout* seconds (``None``: without limit)."""
+        if timeout is None:
+            return lock.acquire()
+        if timeout <= 0:
+            return lock.acquire(blocking=False)
+        return lock.acquire(timeout=min(timeout, 3_000_000.0))  # threading.TIMEOUT_MAX is smaller on some systems

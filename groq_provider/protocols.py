@@ -1,0 +1,229 @@
+"""What the parts need of each other. Only :mod:`groq_provider.provider` knows the concrete classes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from .cancel import CancelToken
+    from .config import Timeouts
+    from .errors import RateLimitedError
+    from .transport.call import CallState
+    from .types.messages import Message
+    from .types.models import ModelCapability, ModelInfo, ProviderType
+    from .types.request import LLMRequest
+    from .types.response import LLMResponse, ResponseChunk, Usage
+    from .types.status import LatencyMetrics, ProviderHealth, RateLimitInfo, RateLimitStatus
+
+__all__ = ["LatencyRecorder", "Provider", "RateLimiter", "Reservation", "Transport", "WireResponse"]
+
+
+@runtime_checkable
+class Provider(Protocol):
+    """The nine methods of a provider, as application code sees them.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def get_type(self) -> ProviderType:
+        """Return the kind of provider."""
+        ...
+
+    def get_name(self) -> str:
+        """Return the display name."""
+        ...
+
+    def get_models(self) -> Sequence[ModelInfo]:
+        """Return the models offered, without I/O."""
+        ...
+
+    def get_capabilities(self) -> Sequence[ModelCapability]:
+        """Return what the models together can do."""
+        ...
+
+    def generate(
+        self,
+        prompt: str | Sequence[Message | Mapping[str, Any]] | LLMRequest,
+        *,
+        timeout: float | Timeouts | None = None,
+        cancel: CancelToken | None = None,
+        **fields: Any,
+    ) -> LLMResponse:
+        """Return a whole answer."""
+        ...
+
+    def generate_stream(
+        self,
+        prompt: str | Sequence[Message | Mapping[str, Any]] | LLMRequest,
+        *,
+        timeout: float | Timeouts | None = None,
+        cancel: CancelToken | None = None,
+        **fields: Any,
+    ) -> Iterable[ResponseChunk]:
+        """Return an answer as it is made."""
+        ...
+
+    def is_available(self) -> bool:
+        """Say whether a call is worth trying; never raises."""
+        ...
+
+    def get_health(self) -> ProviderHealth:
+        """Check the service."""
+        ...
+
+    def close(self) -> None:
+        """Give back every connection."""
+        ...
+
+
+class WireResponse(Protocol):
+    """An answer whose head has arrived and whose body has not."""
+
+    status_code: int
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Header fields, case-insensitive."""
+        ...
+
+    def read_body(self, limit: int) -> bytes:
+        """Return the whole body and give the connection back.
+
+        Raises:
+            ResponseTooLargeError: More than *limit* bytes.
+            IncompleteResponseError: Less than was announced.
+        """
+        ...
+
+    def read_lines(self) -> list[bytes] | None:
+        """Read once and return the lines that completes, without their ends; ``None`` at the end of the body."""
+        ...
+
+    def ready(self, timeout: float) -> bool:
+        """Wait up to *timeout* seconds until :meth:`read_lines` has something to read."""
+        ...
+
+    def abandon(self) -> None:
+        """Drop the connection from a finalizer: no lock may be touched."""
+        ...
+
+    def drain(self, call: CallState) -> None:
+        """Read on to the end of the body, within bounds, so that the connection can serve again; else close it."""
+        ...
+
+    def close(self) -> None:
+        """Drop the connection."""
+        ...
+
+
+class Transport(Protocol):
+    """Sends requests over connections it keeps."""
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        call: CallState,
+        query: str = "",
+    ) -> WireResponse:
+        """Send one request and return when the head of the answer is there. Raises only this library's errors."""
+        ...
+
+    def warm_up(self, connections: int, *, timeout: float) -> int:
+        """Open connections (TLS included) and return how many are ready."""
+        ...
+
+    def close(self) -> None:
+        """Close every connection; idempotent."""
+        ...
+
+
+class Reservation(Protocol):
+    """A place in the limits, held by one attempt. Exactly one of settle, refund and keep counts: the first."""
+
+    wait: float
+    """Seconds this reservation waited."""
+
+    arrival: int
+    """The place in the queue; a retry passes it on to keep it."""
+
+    def settle(self, usage: Usage) -> None:
+        """Replace the estimate by what was really used."""
+        ...
+
+    def refund(self, *, keep_request: bool = False) -> None:
+        """Give everything back: nothing was sent. With *keep_request* only the tokens: the service refused it."""
+        ...
+
+    def keep(self) -> None:
+        """Leave the estimate as it is: what was used is unknown."""
+        ...
+
+    def feedback(self, info: RateLimitInfo | None, limited: RateLimitedError | None = None) -> None:
+        """Tell the limiter what the answer's headers said, and the refusal if it was one. Does not settle."""
+        ...
+
+
+class RateLimiter(Protocol):
+    """Decides when a request may go out. Shared by threads."""
+
+    def reserve(
+        self,
+        model: str,
+        *,
+        prompt_tokens: int,
+        max_output_tokens: int | None = None,
+        deadline: float | None = None,
+        long_wait: float | None = None,
+        cancel: CancelToken | None = None,
+        batch: bool = False,
+        arrival: int | None = None,
+    ) -> Reservation:
+        """Wait for a place, first come first served, and take it.
+
+        Args:
+            model: Limits are per model.
+            prompt_tokens: Estimated tokens of the prompt, before the limiter's own correction.
+            max_output_tokens: Longest answer asked for; ``None``: the limiter estimates it.
+            deadline: Monotonic instant to give up at; ``None``: wait as long as it takes.
+            long_wait: Longest wait in seconds for a limit per hour or day before refusing at once; ``None``: no bound.
+            cancel: Ends the wait.
+            batch: Whether this is a bulk item, served after interactive calls in a fixed proportion.
+            arrival: Place of an earlier reservation, for a retry.
+
+        Raises:
+            RateLimitTimeoutError: It would take longer than *deadline*; known at once, nothing consumed.
+            RateLimitedError: A limit per hour or day needs longer than *long_wait*.
+            RequestTooLargeError: The request can never fit the limit.
+            RequestCancelledError: *cancel* was used.
+        """
+        ...
+
+    def get_status(self) -> Mapping[str, RateLimitStatus]:
+        """Return the state of every model seen."""
+        ...
+
+
+class LatencyRecorder(Protocol):
+    """Keeps what calls took. Shared by threads."""
+
+    def record(
+        self,
+        model: str,
+        *,
+        total: float | None = None,
+        first_token: float | None = None,
+        tokens_per_second: float | None = None,
+        ok: bool = True,
+    ) -> None:
+        """Record one finished call; ``None`` for what cannot be known, the total of a stream left early for one."""
+        ...
+
+    def get_metrics(self, model: str | None = None) -> LatencyMetrics:
+        """Return statistics for one model, or over all."""
+        ...

@@ -1,0 +1,444 @@
+"""The provider: builds the parts from a configuration and delegates to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from . import _checks as checks
+from .bulk import BulkRun
+from .catalog import default_catalogue
+from .clock import Clock, SystemClock
+from .config import ProviderConfig, Timeouts
+from .engine import CHAT_PATH, CallOptions, Engine
+from .errors import ConfigurationError, InvalidRequestError, ProviderClosedError, ProviderDisabledError
+from .health import HealthMonitor
+from .latency import LatencyTracker, NullLatencyTracker
+from .ratelimit.limiter import TokenBucketRateLimiter
+from .resources.models import Models
+from .stream import ResponseStream
+from .transport.session import SessionTransport
+from .types.models import ProviderType
+from .types.request import LLMRequest
+from .wire import codec
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+    import requests
+    from typing_extensions import Self, Unpack
+
+    from .cancel import CancelToken
+    from .config import ProviderSettings
+    from .protocols import LatencyRecorder, RateLimiter
+    from .types.fields import RequestFields
+    from .types.messages import Message
+    from .types.models import ModelCapability, ModelInfo
+    from .types.response import LLMResponse
+    from .types.status import LatencyMetrics, ProviderHealth, RateLimitStatus
+
+    Prompt = str | Message | Sequence[Message | Mapping[str, Any]] | LLMRequest
+    Timeout = float | str | Timeouts | None
+
+__all__ = ["GroqProvider"]
+
+_NOT_YET = {"http2": False, "circuit_breaker": None, "rate_limit_store": "memory"}
+
+
+class GroqProvider:
+    """A client of Groq Cloud.
+
+    Make one and share it: it keeps connections, limits and figures. Construction reads the configuration and the environment, and
+    sends nothing.
+
+    Thread safety: any number of threads may share one provider. A stream belongs to the thread that reads it.
+
+    Args:
+        config: :class:`~groq_provider.ProviderConfig`, a mapping, the path of a YAML, TOML or JSON file, or ``None``: the
+            environment (``GROQ_API_KEY``, ``GROQ_BASE_URL``, ``GROQ_HOST``).
+        session: A ``requests.Session`` of yours: its headers, proxies, verify and cert are read once, our adapter is mounted on it
+            for the base URL, and it stays open when the provider closes.
+        rate_limiter: Shared by several providers, if you pass the same to each.
+        latency_tracker: Likewise.
+        tokenizer: Counts the tokens of a text; ``None``: estimated by size and corrected by experience.
+        clock: Time; for tests.
+        settings: Fields of the configuration; they win over *config*.
+
+    Raises:
+        ConfigurationError: A setting is wrong, or there is no key.
+
+    Example:
+        >>> provider = GroqProvider(api_key="gsk_example")
+        >>> provider
+        <GroqProvider https://api.groq.com/openai/v1 open, 0 calls under way>
+        >>> provider.close()
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(
+        self,
+        config: ProviderConfig | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+        *,
+        session: requests.Session | None = None,
+        rate_limiter: RateLimiter | None = None,
+        latency_tracker: LatencyRecorder | None = None,
+        tokenizer: Callable[[str], int] | None = None,
+        clock: Clock | None = None,
+        **settings: Unpack[ProviderSettings],
+    ) -> None:
+        self._config = ProviderConfig.load(config, **settings)
+        del settings  # a traceback that shows local variables must not show the key
+        for name, only in _NOT_YET.items():
+            if getattr(self._config, name) != only:
+                raise ConfigurationError(
+                    f"{name} = {checks.shown(getattr(self._config, name))}: not available in this version; leave it out"
+                )
+        self._clock: Clock = clock or SystemClock()
+        self._session = session
+        self._tokenizer = tokenizer
+        own: LatencyRecorder = (
+            LatencyTracker(self._config.latency_samples) if self._config.track_latency else NullLatencyTracker()
+        )
+        self._tracker = own if latency_tracker is None else latency_tracker
+        self._limiter: RateLimiter = rate_limiter or TokenBucketRateLimiter(self._config.rate_limits, clock=self._clock)
+        self._build()
+        if self._config.prewarm and self._config.enabled:
+            self.warm_up(self._config.prewarm)
+
+    def _build(self) -> None:
+        config = self._config
+        key = config.key() if config.enabled else None
+        groq = config.type is ProviderType.GROQ
+        self._transport = SessionTransport(
+            config.base_url,
+            clock=self._clock,
+            api_key=key,
+            headers=config.headers,
+            proxies=config.proxies,
+            ca_bundle=config.ca_bundle,
+            cert=config.cert,
+            max_connections=config.max_connections,
+            session=self._session,
+        )
+        self._models = Models(config.models, lambda: self.request("GET", "/models"), with_catalogue=groq)
+        self._engine = Engine(
+            transport=self._transport,
+            limiter=self._limiter,
+            tracker=self._tracker,
+            clock=self._clock,
+            policy=config.retry,
+            provider=config.type.value,
+            default_model=config.default_model,
+            secret=key,
+            tokenizer=self._tokenizer,
+            replacement_for=(lambda model: default_catalogue().replacement_for(model))
+            if groq
+            else (lambda _model: None),
+            check=self._check,
+            learn=groq,
+            require_finish_reason=config.require_finish_reason,
+        )
+        self._health = HealthMonitor(
+            self._clock, lambda: len(self.get_models()), {"models": self._probe_models, "chat": self._probe_chat}
+        )
+
+    def __repr__(self) -> str:
+        state = "closed" if self._engine.closed else "disabled" if not self._config.enabled else "open"
+        return f"<{type(self).__name__} {self._config.base_url} {state}, {self._engine.in_flight} calls under way>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Connections, limits and figures belong to a process. The configuration drops its key when it is pickled.
+        return {"config": self._config}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["config"])  # type: ignore[misc]  # builds new parts in the other process
+
+    # --- generating --------------------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        timeout: Timeout = None,
+        cancel: CancelToken | None = None,
+        extra_headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        extra_query: Mapping[str, Any] | None = None,
+        **fields: Unpack[RequestFields],
+    ) -> LLMResponse:
+        """Return a whole answer.
+
+        Args:
+            prompt: Text, messages, or a request.
+            timeout: Seconds for the whole call, waiting and retries included, a duration such as ``"30s"``, or
+                :class:`~groq_provider.Timeouts`; ``None``: as configured.
+            cancel: Ends the call from any thread, wherever it waits.
+            extra_headers: Sent with this request; ``Authorization`` cannot be replaced.
+            extra_body: Body fields this version does not know; they win over all others.
+            extra_query: Query parameters.
+            fields: Request fields (``model``, ``temperature``, ``tools``, …); they override those of a request.
+
+        Raises:
+            InvalidRequestError: A value is wrong; nothing was sent.
+            APIStatusError: The service refused; its subclasses say why.
+            RateLimitTimeoutError: The limiter would need longer than *timeout*.
+            TransportError: No answer came.
+            DeadlineExceededError: The time is up.
+            RequestCancelledError: *cancel* was used.
+        """
+        request = LLMRequest.of(prompt, **fields)
+        return self._engine.generate(request, self._options(timeout, cancel, extra_headers, extra_body, extra_query))
+
+    def generate_stream(
+        self,
+        prompt: Prompt,
+        *,
+        timeout: Timeout = None,
+        cancel: CancelToken | None = None,
+        extra_headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        extra_query: Mapping[str, Any] | None = None,
+        **fields: Unpack[RequestFields],
+    ) -> ResponseStream:
+        """Return an answer as it is made.
+
+        The request is sent now: a refusal of the service is raised here. Arguments and errors as for :meth:`generate`; errors of
+        the stream itself are raised by ``next()`` and hold what had arrived in ``partial``.
+        """
+        request = LLMRequest.of(prompt, **fields)
+        return ResponseStream(
+            *self._engine.open_stream(request, self._options(timeout, cancel, extra_headers, extra_body, extra_query))
+        )
+
+    def generate_many(
+        self,
+        requests: Iterable[Prompt],
+        *,
+        max_workers: int = 8,
+        ordered: bool = True,
+        timeout: Timeout = None,
+        cancel: CancelToken | None = None,
+        **fields: Unpack[RequestFields],
+    ) -> BulkRun:
+        """Return the answers to many requests, made by threads.
+
+        Args:
+            requests: Prompts, messages or requests; any iterable, read as far as needed.
+            max_workers: Threads, at least 1.
+            ordered: Whether results come in the order of the input, or as they finish.
+            timeout: Per item; as for :meth:`generate`.
+            cancel: Ends the whole run.
+            fields: Request fields for every item.
+
+        Returns:
+            An iterator of :class:`~groq_provider.BulkResult`; an item that fails is a result with an ``error``.
+        """
+        limits = self._timeouts(timeout)
+
+        def call(request: LLMRequest, token: CancelToken) -> LLMResponse:
+            return self._engine.generate(request, CallOptions(timeouts=limits, cancel=token, batch=True))
+
+        self._require_open()
+        return BulkRun(requests, call, fields=dict(fields), max_workers=max_workers, ordered=ordered, cancel=cancel)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        timeout: Timeout = None,
+        cancel: CancelToken | None = None,
+        extra_headers: Mapping[str, str] | None = None,
+        extra_query: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Reach an endpoint that has no method here: send one JSON request and return the decoded answer.
+
+        Retries, time limits and errors as for :meth:`generate`; no rate limit is charged and no latency recorded.
+
+        Args:
+            method: ``GET``, ``POST``, ``DELETE``, …
+            path: Under the base URL, with a leading slash: ``"/models"``.
+            json: Body; ``None``: none.
+            timeout: As for :meth:`generate`.
+            cancel: As for :meth:`generate`.
+            extra_headers: As for :meth:`generate`.
+            extra_query: As for :meth:`generate`.
+        """
+        if not isinstance(path, str) or not path.startswith("/") or any(ord(c) <= 32 or ord(c) > 126 for c in path):
+            raise InvalidRequestError(
+                f"path = {checks.shown(path)}: must begin with a slash and be percent-encoded ASCII"
+            )
+        if not isinstance(method, str) or not method.isascii() or not method.isalpha():
+            raise InvalidRequestError(f"method = {checks.shown(method)}: must be an HTTP method")
+        body = None if json is None else codec.dumps(json)
+        return self._engine.plain_request(
+            method.upper(), path, body, self._options(timeout, cancel, extra_headers, None, extra_query)
+        )
+
+    # --- what there is -----------------------------------------------------------------------------------------------------
+
+    def get_type(self) -> ProviderType:
+        """Return ``ProviderType.GROQ``, or what is configured."""
+        return self._config.type
+
+    def get_name(self) -> str:
+        """Return ``"Groq"``, for another server its host."""
+        if self._config.type is ProviderType.GROQ:
+            return "Groq"
+        return self._config.base_url.split("//", 1)[-1].split("/", 1)[0]
+
+    def get_models(self) -> tuple[ModelInfo, ...]:
+        """Return the models of the configuration, or the whole catalogue of the package; no I/O."""
+        return self._models.get()
+
+    def list_models(self, *, refresh: bool = False) -> tuple[ModelInfo, ...]:
+        """Return the models the service itself lists for this key, with what the catalogue knows of them.
+
+        Asked once and remembered; *refresh* asks again. Unknown ids come with what the service says of them.
+        """
+        self._require_open()
+        return self._models.list(refresh=refresh)
+
+    def get_capabilities(self) -> tuple[ModelCapability, ...]:
+        """Return what the offered models together can do; no I/O."""
+        return tuple(self._models.capabilities())
+
+    def fastest_models(self) -> tuple[ModelInfo, ...]:
+        """Return the offered models with a published speed, fastest first. Nominal figures, not measurements."""
+        fast = [
+            model
+            for model in self.get_models()
+            if model.performance_profile and model.performance_profile.avg_tokens_per_second
+        ]
+        return tuple(sorted(fast, key=lambda model: -(model.performance_profile.avg_tokens_per_second or 0)))  # type: ignore[union-attr]  # filtered above
+
+    def get_latency_metrics(self, model: str | None = None) -> LatencyMetrics:
+        """Return statistics over the newest calls of one model, or of all."""
+        return self._tracker.get_metrics(model)
+
+    def get_rate_limits(self) -> Mapping[str, RateLimitStatus]:
+        """Return what is known of the limits, by model."""
+        return self._limiter.get_status()
+
+    def is_available(self, *, probe: bool = False) -> bool:
+        """Say whether a call is worth trying. Never raises, never logs.
+
+        Without *probe* no I/O is done: True unless the provider is closed, disabled, without a key, or was found unhealthy in the
+        last 30 seconds. With *probe* the service is asked (``GET /models``, 5 s at most).
+        """
+        if self._engine.closed or not self._config.enabled:
+            return False
+        if probe:
+            return self.get_health(timeout=5.0).status in ("healthy", "degraded")
+        return not self._health.suspect()
+
+    def get_health(
+        self, *, probe: str = "models", timeout: float = 10.0, raise_on_error: bool = False
+    ) -> ProviderHealth:
+        """Check the service now.
+
+        Args:
+            probe: ``"models"`` asks for the list of models: no tokens, no place in the limits, no latency record. ``"chat"`` makes a
+                completion of 10 tokens with the default model.
+            timeout: Seconds for the check.
+            raise_on_error: Raise what went wrong instead of returning it.
+        """
+        return self._health.check(probe, timeout=timeout, raise_on_error=raise_on_error)
+
+    # --- life --------------------------------------------------------------------------------------------------------------
+
+    def warm_up(self, connections: int = 1, *, timeout: float = 10.0) -> int:
+        """Open connections, TLS included, ahead of the first calls; send nothing.
+
+        Servers close connections that stay without a request, so do it shortly before use.
+
+        Args:
+            connections: How many, 1 to 100.
+            timeout: Seconds for all of them.
+
+        Returns:
+            How many are ready.
+        """
+        self._require_open()
+        return self._transport.warm_up(connections, timeout=timeout)
+
+    def close(self) -> None:
+        """End calls under way, close every connection, refuse further calls. Idempotent."""
+        self._engine.close()
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    # --- small helpers -----------------------------------------------------------------------------------------------------
+
+    def _require_open(self) -> None:
+        if self._engine.closed:
+            raise ProviderClosedError("the provider was closed; make a new one", sent=False)
+        if not self._config.enabled:
+            raise ProviderDisabledError(
+                "provider unavailable: disabled by its configuration (enabled: false)", sent=False
+            )
+
+    def _timeouts(self, timeout: Timeout) -> Timeouts:
+        if timeout is None:
+            return self._config.timeout
+        try:
+            return Timeouts.of(timeout) or self._config.timeout
+        except ConfigurationError as error:
+            raise InvalidRequestError(str(error)) from None
+
+    def _options(
+        self,
+        timeout: Timeout,
+        cancel: CancelToken | None,
+        headers: Mapping[str, str] | None,
+        body: Mapping[str, Any] | None,
+        query: Mapping[str, Any] | None,
+    ) -> CallOptions:
+        self._require_open()
+        if headers is not None:
+            headers = checks.check_headers(headers, what="extra_headers", error=InvalidRequestError)
+        for name, given in (("extra_body", body), ("extra_query", query)):
+            if given is not None and not isinstance(given, Mapping):
+                raise InvalidRequestError(f"{name} must be a mapping, not {type(given).__name__}")
+        return CallOptions(
+            timeouts=self._timeouts(timeout), cancel=cancel, headers=headers, extra_body=body, query=query
+        )
+
+    def _check(self, request: LLMRequest, model: str) -> LLMRequest:
+        """Hold the length asked for against the model's maximum; only for live models of the catalogue, others are the service's business."""
+        asked = request.max_output_tokens
+        if asked is None:
+            return request
+        known = self._models.find(model)
+        if known is None or known.deprecated or not known.max_tokens or asked <= known.max_tokens:
+            return request
+        name = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
+        if self._config.trim_max_tokens:
+            return LLMRequest.of(request, **{name: known.max_tokens})
+        raise InvalidRequestError(
+            f"{name} = {asked}: must be at most {known.max_tokens}, the maximum of model {model!r}"
+        )
+
+    def _probe_models(self, timeout: float) -> int | None:
+        return self._models.update(self._probe("GET", "/models", None, timeout))
+
+    def _probe_chat(self, timeout: float) -> None:
+        request = LLMRequest(messages="Hi", max_completion_tokens=10, temperature=0.1)
+        self._probe(
+            "POST", CHAT_PATH, codec.request_body(request, model=self._config.default_model, stream=False), timeout
+        )
+
+    def _probe(self, method: str, path: str, body: bytes | None, timeout: float) -> Any:
+        """Ask once: a check that tries again hides what it is to find."""
+        options = attrs.evolve(self._options(timeout, None, None, None, None), retry=False)
+        return self._engine.plain_request(method, path, body, options)

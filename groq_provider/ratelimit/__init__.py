@@ -1,0 +1,1 @@
+"""Deciding when a request may go out."""

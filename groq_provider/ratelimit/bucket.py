@@ -1,0 +1,275 @@
+"""The arithmetic of limits: continuously refilled buckets, in whole nanoseconds.
+
+Every limit of the service seen so far is a bucket that refills all the time and holds at most one period's worth:
+``wait = (used + requested - limit) / (limit / period)`` gives the seconds of its refusals. A bucket is kept as its TAT, the
+"theoretical arrival time" of the cell rate algorithm (GCRA): the instant at which it is full again. What is used is then
+``(TAT - now) / interval``; refilling needs no work at all.
+
+Pure: no clock, no lock, no thread. The caller passes *now* and guards the objects.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = [
+    "DIMENSIONS",
+    "INPUT",
+    "OUTPUT",
+    "REQUESTS",
+    "SECOND",
+    "TOKENS",
+    "WHOLE",
+    "Bucket",
+    "BucketSet",
+    "Cost",
+    "Dimension",
+]
+
+#: Nanoseconds of a second.
+SECOND = 1_000_000_000
+
+#: A share of 1 in the unit of shares: millionths.
+WHOLE = 1_000_000
+
+#: What a call uses: requests, tokens in all, tokens of the prompt, tokens of the answer. The places of a :data:`Cost`.
+REQUESTS, TOKENS, INPUT, OUTPUT = range(4)
+
+Cost = tuple[int, int, int, int]
+
+
+class Dimension(NamedTuple):
+    """One of the limits the service knows."""
+
+    name: str
+    kind: int
+    """Which place of a cost it counts."""
+    period: int
+    """Nanoseconds."""
+    unit: str
+    scope: str
+
+    @property
+    def words(self) -> str:
+        """The limit in words, as the service writes it: ``tokens per minute (TPM)``."""
+        return f"{self.unit} per {self.scope} ({self.name.upper()})"
+
+
+_MINUTE, _DAY = 60 * SECOND, 86_400 * SECOND
+
+DIMENSIONS: Mapping[str, Dimension] = {
+    "rpm": Dimension("rpm", REQUESTS, _MINUTE, "requests", "minute"),
+    "rpd": Dimension("rpd", REQUESTS, _DAY, "requests", "day"),
+    "tpm": Dimension("tpm", TOKENS, _MINUTE, "tokens", "minute"),
+    "tpd": Dimension("tpd", TOKENS, _DAY, "tokens", "day"),
+    "itpm": Dimension("itpm", INPUT, _MINUTE, "input tokens", "minute"),
+    "otpm": Dimension("otpm", OUTPUT, _MINUTE, "output tokens", "minute"),
+}
+
+
+class Bucket:
+    """One limit.
+
+    Args:
+        dimension: What it counts, over which period.
+        limit: Its size, at least 1.
+        share: Millionths of *limit* to use. Applies to tokens only: requests are counted the same on both sides, tokens are
+            estimates.
+        now: Nanoseconds of the caller's clock. The bucket starts full.
+
+    .. versionadded:: 0.1.0
+    """
+
+    __slots__ = ("burst", "capacity", "dimension", "interval", "kind", "limit", "tat")
+
+    def __init__(self, dimension: Dimension, limit: int, *, share: int = WHOLE, now: int = 0) -> None:
+        self.dimension = dimension
+        self.kind = dimension.kind
+        self.tat = now
+        self._size(limit, share)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.dimension.name} {self.capacity} of {self.limit}, full at {self.tat} ns>"
+
+    def _size(self, limit: int, share: int) -> None:
+        if self.kind == REQUESTS:
+            share = WHOLE
+        self.limit = limit
+        self.capacity = max(1, limit * share // WHOLE)
+        # Rounded up, so that no rounding ever lets more through than the limit.
+        self.interval = -(-self.dimension.period * WHOLE // (limit * share))
+        self.burst = self.capacity * self.interval
+
+    def resize(self, limit: int, *, share: int, now: int) -> None:
+        """Change the size and keep what is used: a limit that shrinks does not forget the tokens already spent."""
+        used, before = max(self.tat - now, 0), self.interval
+        self._size(limit, share)
+        self.tat = now - (-used * self.interval // before)
+
+    def ready_at(self, units: int) -> int:
+        """Return the instant at which *units* fit; may lie in the past.
+
+        Nothing is free at any time. More than the capacity fits when the bucket is full, and leaves a debt; whether it is
+        more than the limit itself is for the caller to ask.
+        """
+        if not units:
+            return 0
+        if units >= self.capacity:
+            return self.tat
+        return self.tat + units * self.interval - self.burst
+
+    def charge(self, units: int, now: int) -> None:
+        """Take *units*, into debt if need be."""
+        self.tat = max(self.tat, now) + units * self.interval
+
+    def credit(self, units: int, now: int) -> None:
+        """Give *units* back, not beyond full."""
+        self.tat = max(now, self.tat - units * self.interval)
+
+    def sync(self, candidate: int, *, now: int, idle: bool) -> None:
+        """Take over what the service says.
+
+        Tightens at once. Loosens at once only when nothing is in flight, else by a tenth of the gap: what is in flight may
+        not have reached the service when it wrote its figures.
+
+        Args:
+            candidate: Instant at which the service's bucket is full.
+            now: Nanoseconds of the caller's clock.
+            idle: Whether no other request is in flight.
+        """
+        if candidate >= self.tat or idle:
+            self.tat = max(candidate, now)
+        else:
+            self.tat -= (self.tat - max(candidate, now)) // 10
+
+    def service_full_at(self, used: int, now: int) -> int:
+        """Return when the service's own bucket is full again if *used* is charged there now: at its rate, not at our share."""
+        return now - (-used * self.dimension.period // self.limit)
+
+    def remaining(self, now: int) -> int:
+        """Return what is left for this process, the margin of the share held back; negative while in debt."""
+        return self.capacity + (min(now - self.tat, 0) // self.interval)
+
+    def reset(self, now: int) -> int:
+        """Return the nanoseconds until full."""
+        return max(self.tat - now, 0)
+
+
+class BucketSet:
+    """The limits of one model, decided together: all of them or none.
+
+    Args:
+        limits: Sizes by name (``"rpm"`` …); ``None`` and 0 mean not known.
+        share: Millionths of the token limits to use.
+        now: Nanoseconds of the caller's clock.
+
+    .. versionadded:: 0.1.0
+    """
+
+    __slots__ = ("_buckets", "_configured", "_learned", "share")
+
+    def __init__(self, limits: Mapping[str, int | None], *, share: int = WHOLE, now: int = 0) -> None:
+        self.share = share
+        self._configured = {name: limit for name, limit in limits.items() if limit}
+        self._learned: dict[str, int] = {}
+        self._buckets = [
+            Bucket(DIMENSIONS[name], size, share=share, now=now) for name, size in self._configured.items()
+        ]
+
+    def __iter__(self) -> Iterator[Bucket]:
+        return iter(self._buckets)
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def get(self, name: str) -> Bucket | None:
+        """Return the bucket of that name, if that limit is known."""
+        return next((bucket for bucket in self._buckets if bucket.dimension.name == name), None)
+
+    def source(self, bucket: Bucket) -> str:
+        """Say where a limit comes from: ``"configured"`` or ``"learned"``."""
+        return "configured" if self._configured.get(bucket.dimension.name) == bucket.limit else "learned"
+
+    def try_take(self, cost: Cost, now: int) -> bool:
+        """Take *cost* from all buckets if all have it now; else change nothing.
+
+        The hot path: written out, without calls. A cost beyond a capacity is never taken here; see :meth:`ready_at`.
+        """
+        for bucket in self._buckets:
+            units = cost[bucket.kind]
+            if units and (units > bucket.capacity or bucket.tat + units * bucket.interval - bucket.burst > now):
+                return False
+        for bucket in self._buckets:
+            tat = bucket.tat
+            bucket.tat = (tat if tat > now else now) + cost[bucket.kind] * bucket.interval  # noqa: FURB136 - max() costs three times as much
+        return True
+
+    def ready_at(self, cost: Cost) -> tuple[int, Bucket | None]:
+        """Return the instant at which *cost* fits everywhere, and the bucket it waits for; ``(0, None)`` without limits."""
+        latest, cause = 0, None
+        for bucket in self._buckets:
+            ready = bucket.ready_at(cost[bucket.kind])
+            if ready > latest:
+                latest, cause = ready, bucket
+        return latest, cause
+
+    def never_fits(self, cost: Cost) -> Bucket | None:
+        """Return a bucket whose whole limit is less than *cost*, if there is one."""
+        return next((bucket for bucket in self._buckets if cost[bucket.kind] > bucket.limit), None)
+
+    def fitted(self, cost: Cost) -> Cost:
+        """Return *cost* cut to the limits: a margin on top of an estimate must not make a request impossible."""
+        units = list(cost)
+        for bucket in self._buckets:
+            units[bucket.kind] = min(units[bucket.kind], bucket.limit)
+        return units[0], units[1], units[2], units[3]
+
+    def charge(self, cost: Cost, now: int) -> None:
+        """Take *cost* from all buckets, into debt if need be."""
+        for bucket in self._buckets:
+            bucket.charge(cost[bucket.kind], now)
+
+    def settle(self, reserved: Cost, actual: Cost, now: int) -> None:
+        """Replace what was reserved by what was used: debt is allowed, credit ends at full. A refund has used nothing."""
+        for bucket in self._buckets:
+            difference = reserved[bucket.kind] - actual[bucket.kind]
+            if difference > 0:
+                bucket.credit(difference, now)
+            elif difference:
+                bucket.charge(-difference, now)
+
+    def learn(self, name: str, limit: int, now: int) -> str | None:
+        """Take over a limit the service named.
+
+        It lowers a configured one and never raises it. Where none is configured the newest word of the service counts.
+
+        Returns:
+            ``"adopted"`` for a limit not known before, ``"lowered"`` for one that shrank, else ``None``.
+        """
+        if limit < 1:
+            return None  # the service blocks a model in other ways; a limit of nothing would wait for ever
+        self._learned[name] = limit
+        limit = min(limit, self._configured.get(name, limit))
+        bucket = self.get(name)
+        if bucket is None:
+            self._buckets.append(Bucket(DIMENSIONS[name], limit, share=self.share, now=now))
+            return "adopted"
+        before = bucket.limit
+        if limit != before:
+            bucket.resize(limit, share=self.share, now=now)
+        return "lowered" if limit < before else None
+
+    def set_share(self, share: int, now: int) -> None:
+        """Use another share of the token limits from now on."""
+        self.share = share
+        for bucket in self._buckets:
+            bucket.resize(bucket.limit, share=share, now=now)
+
+    def empty(self, now: int) -> None:
+        """Take whatever the limits per minute still hold: the service refused and did not say why."""
+        for bucket in self._buckets:
+            if bucket.dimension.scope == "minute":
+                bucket.tat = max(bucket.tat, now + bucket.burst)

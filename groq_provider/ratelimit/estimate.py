@@ -1,0 +1,66 @@
+"""How many tokens a prompt will be, before the service says so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from groq_provider.types.messages import TextPart
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from groq_provider.types.request import LLMRequest
+
+__all__ = ["BYTES_PER_TOKEN", "estimate_prompt_tokens", "estimate_text_tokens"]
+
+#: UTF-8 bytes per token, on the low side: an estimate that is too small means a refusal by the service.
+BYTES_PER_TOKEN = 3.5
+#: Images and documents have no published size in tokens.
+_PART_TOKENS = 1_000
+#: What the chat template adds to every message.
+_MESSAGE_TOKENS = 4
+
+
+def estimate_text_tokens(size: int) -> int:
+    """Return the estimated tokens of *size* bytes of text."""
+    return int(size / BYTES_PER_TOKEN) + 1
+
+
+def estimate_prompt_tokens(request: LLMRequest, tokenizer: Callable[[str], int] | None = None) -> int:
+    """Return the estimated tokens of a request's messages, tools and schema.
+
+    Args:
+        request: The request.
+        tokenizer: Counts the tokens of a text exactly; ``None``: by its size.
+    """
+    tokens = size = 0
+    for message in request.messages:
+        tokens += _MESSAGE_TOKENS
+        content = message.content
+        texts: list[str] = []
+        if type(content) is str:
+            texts.append(content)
+        elif content:
+            for part in content:
+                if isinstance(part, TextPart):
+                    texts.append(part.text)
+                else:
+                    tokens += _PART_TOKENS
+        if message.reasoning:
+            texts.append(message.reasoning)
+        texts.extend(call.name + call.arguments for call in message.tool_calls or ())
+        for text in texts:
+            if tokenizer is not None:
+                tokens += tokenizer(text)
+            else:
+                size += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+    tokens += _PART_TOKENS * len(request.documents or ())
+    if request.tools:
+        size += sum(
+            len(repr(tool.function.parameters)) + len(tool.function.description or "") + 40
+            for tool in request.tools
+            if tool.function
+        )
+    if request.response_format is not None and request.response_format.json_schema is not None:
+        size += len(repr(request.response_format.json_schema.schema))
+    return tokens + int(size / BYTES_PER_TOKEN)

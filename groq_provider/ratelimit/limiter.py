@@ -1,0 +1,151 @@
+"""The rate limiter for the threads of one process."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from groq_provider.clock import SystemClock
+
+from .bucket import DIMENSIONS, WHOLE
+from .state import ModelState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from groq_provider.cancel import CancelToken
+    from groq_provider.clock import Clock
+    from groq_provider.config import RateLimits
+    from groq_provider.protocols import Reservation
+    from groq_provider.types.status import RateLimitStatus
+
+__all__ = ["TokenBucketRateLimiter"]
+
+
+class TokenBucketRateLimiter:
+    """Decides when a request may go out: first come first served, never more than the limits allow.
+
+    The limits are the service's own model: per model, continuously refilled buckets for requests and tokens per minute and per
+    day. A request reserves its prompt and the longest answer it asks for, as the service itself counts at admission; what it
+    did not use is given back afterwards. Answers correct the figures, and a 429 holds everybody back until its time is up.
+
+    Without limits, configured or learned, everything passes at once.
+
+    Thread safety: one limiter serves any number of threads and providers. Waiting costs nothing: only the head of a queue has a
+    timer, and there is no background thread.
+
+    Args:
+        limits: Limits per model; ``None``: learn them from the service.
+        clock: Time, for tests; ``None``: the computer's own.
+
+    Example:
+        >>> limiter = TokenBucketRateLimiter()
+        >>> place = limiter.reserve("openai/gpt-oss-20b", prompt_tokens=12, max_output_tokens=100)
+        >>> limiter.get_status()["openai/gpt-oss-20b"].in_flight
+        1
+        >>> place.refund()
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(self, limits: RateLimits | None = None, *, clock: Clock | None = None) -> None:
+        self._limits = limits
+        self._clock = SystemClock() if clock is None else clock
+        self._lock = threading.Lock()  # guards additions to _states; looking up needs no lock
+        self._states: dict[str, ModelState] = {}
+
+    def __repr__(self) -> str:
+        states = [state.status() for state in list(self._states.values())]
+        in_flight, waiting = sum(s.in_flight for s in states), sum(s.waiting for s in states)
+        return f"<{type(self).__name__} {len(states)} models, {in_flight} in flight, {waiting} waiting>"
+
+    def reserve(
+        self,
+        model: str,
+        *,
+        prompt_tokens: int,
+        max_output_tokens: int | None = None,
+        deadline: float | None = None,
+        long_wait: float | None = None,
+        cancel: CancelToken | None = None,
+        batch: bool = False,
+        arrival: int | None = None,
+    ) -> Reservation:
+        """Wait for a place, first come first served, and take it.
+
+        Args:
+            model: Limits are per model.
+            prompt_tokens: Estimated tokens of the prompt. Corrected by what earlier estimates of this model turned out to be,
+                plus 5 %.
+            max_output_tokens: Longest answer asked for. ``None``: as long as the longest of recent answers (99th percentile),
+                1,024 before the first.
+            deadline: Monotonic instant, in seconds of the limiter's clock, to give up at; ``None``: wait as long as it takes.
+            long_wait: Longest wait in seconds for a limit per hour or day before refusing at once; ``None``: no bound.
+            cancel: Ends the wait.
+            batch: Whether this is a bulk item: while others wait too, one in five places goes to bulk items.
+            arrival: ``arrival`` of an earlier reservation of this model, for a retry: it goes back to its place in the queue.
+
+        Returns:
+            The place. Settle, refund or keep it.
+
+        Raises:
+            RateLimitTimeoutError: It would take longer than *deadline*; known at once where it can be computed. Nothing was
+                consumed; ``retry_after`` and ``retry_at`` say when to come back.
+            RateLimitedError: A limit per hour or day needs longer than *long_wait*; ``scope`` and ``limit_name`` say which.
+            RequestTooLargeError: The request is larger than a whole limit.
+            RequestCancelledError: *cancel* was used.
+            InvalidRequestError: A negative number of tokens.
+        """
+        state = self._states.get(model) or self._add(model)
+        held = state.acquire(
+            prompt_tokens,
+            max_output_tokens,
+            deadline=deadline,
+            long_wait=long_wait,
+            cancel=cancel,
+            batch=batch,
+            arrival=arrival,
+        )
+        assert held is not None  # noqa: S101 - for mypy: only without wait is there nothing
+        return held
+
+    def try_reserve(
+        self, model: str, *, prompt_tokens: int, max_output_tokens: int | None = None, batch: bool = False
+    ) -> Reservation | None:
+        """Take a place if one is free and nobody waits for it; never waits.
+
+        Arguments are those of :meth:`reserve`.
+
+        Returns:
+            The place, or ``None``.
+
+        Raises:
+            RequestTooLargeError: The request is larger than a whole limit.
+            InvalidRequestError: A negative number of tokens.
+        """
+        state = self._states.get(model) or self._add(model)
+        return state.acquire(prompt_tokens, max_output_tokens, batch=batch, wait=False)
+
+    def get_status(self) -> Mapping[str, RateLimitStatus]:
+        """Return the state of every model seen, by its id; a snapshot."""
+        return {state.model: state.status() for state in list(self._states.values())}
+
+    def _add(self, model: str) -> ModelState:
+        with self._lock:
+            state = self._states.get(model)
+            if state is None:
+                state = self._states[model] = self._new_state(model)
+            return state
+
+    def _new_state(self, model: str) -> ModelState:
+        if self._limits is None:
+            return ModelState(model, {}, share=WHOLE * 97 // 100, clock=self._clock)
+        limits = self._limits.for_model(model)
+        sizes = {name: getattr(limits, name) for name in DIMENSIONS}
+        return ModelState(model, sizes, share=max(round(limits.share * WHOLE), 1), clock=self._clock)
+
+    def _after_fork_in_child(self) -> None:
+        """Start anew in a child process, whose locks may have been held by threads that exist only in the parent."""
+        self._lock = threading.Lock()
+        for state in list(self._states.values()):
+            state.after_fork()

@@ -1,0 +1,84 @@
+"""Why a call does not get its place: found under the lock as plain figures, made into an error outside it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+from groq_provider.errors import RateLimitedError, RateLimitTimeoutError, RequestTooLargeError
+
+from .bucket import SECOND
+
+if TYPE_CHECKING:
+    from groq_provider.clock import Clock
+    from groq_provider.errors import GroqProviderError
+
+    from .bucket import Bucket
+
+__all__ = ["Refusal", "TooLarge", "TooLate", "TooLong"]
+
+
+class TooLarge(NamedTuple):
+    """The request is larger than a whole limit."""
+
+    bucket: Bucket
+    limit: int
+    need: int
+
+    def error(self, model: str, _clock: Clock) -> GroqProviderError:
+        """Return the error to raise."""
+        dimension = self.bucket.dimension
+        unit = dimension.unit
+        return RequestTooLargeError(
+            f"the request can never fit: it needs {self.need:,} {unit}, the limit is {self.limit:,} {dimension.words} for "
+            f"model {model!r}; lower max_completion_tokens or shorten the prompt",
+            model=model,
+            sent=False,
+        )
+
+
+class TooLate(NamedTuple):
+    """Its turn would come after its deadline."""
+
+    wait: int
+    left: int
+
+    def error(self, model: str, clock: Clock) -> GroqProviderError:
+        """Return the error to raise."""
+        wait = self.wait / SECOND
+        return RateLimitTimeoutError(
+            f"rate limited: the next request to model {model!r} may go out in {wait:.3f} s and the call allows "
+            f"{max(self.left, 0) / SECOND:.3f} s; nothing was sent",
+            model=model,
+            retry_after=wait,
+            retry_at=clock.now() + timedelta(seconds=wait),
+            sent=False,
+        )
+
+
+class TooLong(NamedTuple):
+    """A limit per hour or day is used up for longer than the caller would wait."""
+
+    wait: int
+    scope: str
+    limit_name: str | None
+    limit: int | None
+
+    def error(self, model: str, clock: Clock) -> GroqProviderError:
+        """Return the error to raise."""
+        wait = self.wait / SECOND
+        named = f"limit per {self.scope}" if self.limit_name is None else f"limit {self.limit_name}"
+        size = "" if self.limit is None else f" of {self.limit:,}"
+        return RateLimitedError(
+            f"rate limited: the {named}{size} for model {model!r} is used up for {wait:,.0f} s more; nothing was sent",
+            scope=self.scope,
+            limit_name=self.limit_name,
+            limit=self.limit,
+            model=model,
+            retry_after=wait,
+            retry_at=clock.now() + timedelta(seconds=wait),
+            sent=False,
+        )
+
+
+Refusal = TooLarge | TooLate | TooLong

@@ -1,0 +1,93 @@
+"""A place in the limits, held by one attempt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .cost import actual_cost
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from groq_provider.errors import RateLimitedError
+    from groq_provider.types.response import Usage
+    from groq_provider.types.status import RateLimitInfo
+
+    from .bucket import Cost
+    from .state import ModelState
+
+__all__ = ["HeldReservation"]
+
+_NOTHING: Cost = (0, 0, 0, 0)
+_ONE_REQUEST: Cost = (1, 0, 0, 0)
+
+
+class HeldReservation:
+    """A place in the limits of one model.
+
+    Exactly one of :meth:`settle`, :meth:`refund` and :meth:`keep` counts: the first. As a context manager it is kept at the end
+    if none of them was called. One that is forgotten keeps its estimate too, and no longer counts as in flight.
+
+    Thread safety: every method may be called from any thread, several at once.
+
+    Attributes:
+        wait: Seconds this reservation waited.
+        arrival: The place in the queue; a retry passes it on to keep it.
+        sequence: In which order places of this model were granted; 0 before that.
+        closed: Whether one of the three was called.
+
+    .. versionadded:: 0.1.0
+    """
+
+    __slots__ = ("__weakref__", "_state", "arrival", "closed", "sequence", "wait")
+
+    def __init__(self, state: ModelState) -> None:
+        self._state = state
+        self.wait = 0.0
+        self.arrival = 0
+        self.sequence = 0
+        self.closed = False
+
+    def __repr__(self) -> str:
+        kind = "closed" if self.closed else "open"
+        return f"<{type(self).__name__} {self.sequence} of {self._state.model!r}, {kind}, waited {self.wait:.3f} s>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.keep()
+
+    def __del__(self) -> None:
+        # Anywhere, even inside the state's own lock: only leave word.
+        if self.sequence and not self.closed:
+            self._state.drop(self.sequence)
+
+    def settle(self, usage: Usage) -> None:
+        """Replace the estimate by what was really used; more than reserved becomes a debt.
+
+        Cached tokens are not counted, as the service does not count them. A usage whose ``source`` is ``"unknown"`` keeps the
+        estimate.
+        """
+        self._state.end(self, None if usage.source == "unknown" else actual_cost(usage), usage)
+
+    def refund(self, *, keep_request: bool = False) -> None:
+        """Give everything back: nothing was sent. With *keep_request* only the tokens: the service refused it."""
+        self._state.end(self, _ONE_REQUEST if keep_request else _NOTHING)
+
+    def keep(self) -> None:
+        """Leave the estimate as it is: what was used is unknown."""
+        self._state.end(self, None)
+
+    def feedback(self, info: RateLimitInfo | None, limited: RateLimitedError | None = None) -> None:
+        """Tell the limiter what the answer's headers said, and the refusal if it was one. Does not settle.
+
+        Args:
+            info: The headers; ``None`` without any. Ignored when those of a later request were applied already.
+            limited: The service's refusal. It closes the gate of the model for every caller.
+        """
+        self._state.feedback(self.sequence, info, limited)

@@ -1,0 +1,424 @@
+"""The limits, the queue and the open reservations of one model, and the one lock that guards them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+from groq_provider.errors import InvalidRequestError, RequestCancelledError
+from groq_provider.types.status import RateLimitStatus, RateLimitWindow
+
+from .bucket import OUTPUT, SECOND, TOKENS, BucketSet
+from .corrections import Corrections
+from .cost import Estimate, Estimator
+from .gate import Gate
+from .line import NEVER, Line, Ticket
+from .refusal import Refusal, TooLarge, TooLate, TooLong
+from .reservation import HeldReservation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from groq_provider.cancel import CancelToken
+    from groq_provider.clock import Clock
+    from groq_provider.errors import RateLimitedError
+    from groq_provider.types.response import Usage
+    from groq_provider.types.status import RateLimitInfo
+
+    from .bucket import Bucket, Cost
+
+__all__ = ["ModelState"]
+
+_log = logging.getLogger(__name__)
+
+_NOTHING: Cost = (0, 0, 0, 0)
+_MOST_TOKENS = 1 << 40  # of one request: more than anything has, and NaN and infinity fail the comparison too
+
+
+#: Between probes after a 429, where no limit per minute says better.
+_SPACING = SECOND
+
+
+class ModelState:
+    """Everything the limiter knows of one model.
+
+    Args:
+        model: Its id.
+        limits: Sizes by name.
+        share: Millionths of the token limits to use.
+        clock: Time, and the way to wait.
+    """
+
+    def __init__(self, model: str, limits: Mapping[str, int | None], *, share: int, clock: Clock) -> None:
+        self.model = model
+        self._clock = clock
+        self._monotonic = clock.monotonic
+        #: Guards all below but _dropped. Held for arithmetic only, never while waiting, logging or building errors.
+        self._lock = threading.Lock()
+        self._buckets = BucketSet(limits, share=share, now=self._now())
+        self._estimator = Estimator()
+        self._line = Line()
+        self._gate = Gate()
+        #: What is in flight: by sequence, so in the order it was granted. Holds no reservation, so that one may be collected.
+        self._open: dict[int, Estimate] = {}
+        self._open_output = 0
+        self._arrivals = 0
+        self._sequence = 0
+        self._corrections = Corrections(self._buckets, self._gate, self._open)
+        self._noted = False  # whether the adoption of limits was logged
+        #: Sequences of reservations that were collected unsettled. A finalizer may run anywhere, even with the lock held by the
+        #: same thread, so it only appends here (atomic by itself); whoever comes next under the lock clears up.
+        self._dropped: deque[int] = deque()
+
+    # --- taking a place ----------------------------------------------------------------------------------------------
+
+    def _now(self) -> int:
+        return int(self._monotonic() * SECOND)
+
+    def acquire(
+        self,
+        prompt: int,
+        max_output: int | None,
+        *,
+        deadline: float | None = None,
+        long_wait: float | None = None,
+        cancel: CancelToken | None = None,
+        batch: bool = False,
+        arrival: int | None = None,
+        wait: bool = True,
+    ) -> HeldReservation | None:
+        """Take a place; see :meth:`groq_provider.protocols.RateLimiter.reserve`. Without *wait*: now, or ``None``."""
+        if not 0 <= prompt < _MOST_TOKENS or not (max_output is None or 0 <= max_output < _MOST_TOKENS):
+            raise InvalidRequestError(
+                f"prompt_tokens = {prompt!r}, max_output_tokens = {max_output!r}: must be integers of at least 0",
+                model=self.model,
+            )
+        if cancel is not None and cancel.cancelled:
+            raise self._cancelled()
+        held = HeldReservation(self)
+        ticket = None
+        # Outside the lock what can be: the less it is held, the less often a thread loses its turn while holding it.
+        estimate = None if max_output is None else self._estimator.estimate(prompt, max_output)
+        try:
+            with self._lock:
+                if self._dropped:
+                    self._clear_up()
+                if estimate is None:
+                    estimate = self._estimator.estimate(prompt, self._estimator.expected_output())
+                if arrival is None:
+                    arrival = self._arrivals = self._arrivals + 1
+                held.arrival = arrival
+                now = int(self._monotonic() * SECOND)
+                # Nobody overtakes: the fast path is closed while anybody waits or the gate is in use.
+                if not self._line and not self._gate.active and self._buckets.try_take(estimate.cost, now):
+                    self._enter(held, estimate)
+                    return held
+                ticket = Ticket(
+                    held,
+                    estimate,
+                    sure=self._estimator.sure(estimate.cost),
+                    since=now,
+                    deadline=_nanoseconds(deadline),
+                    long_wait=_nanoseconds(long_wait),
+                    batch=batch,
+                )
+                refusal = self._queue(ticket, now, wait=wait)
+            self._raise(refusal)
+            if not ticket.granted:
+                if not wait:
+                    return None
+                self._sleep(ticket, cancel)
+        except BaseException:  # an interrupt as well: the place goes to the next, what was taken goes back
+            self._leave(held, ticket)
+            raise
+        return held
+
+    def _cancelled(self) -> RequestCancelledError:
+        return RequestCancelledError(
+            f"cancelled while waiting for the rate limit of model {self.model!r}", model=self.model, sent=False
+        )
+
+    def _raise(self, refusal: Refusal | None) -> None:
+        if refusal is not None:  # made here, outside the lock: it asks the clock for the time of day
+            raise refusal.error(self.model, self._clock)
+
+    def _enter(self, held: HeldReservation, estimate: Estimate) -> None:
+        """Note a place as taken. Its cost has been charged."""
+        self._sequence += 1
+        self._open[self._sequence] = estimate
+        self._open_output += estimate.cost[OUTPUT]
+        held.sequence = self._sequence
+
+    def _queue(self, ticket: Ticket, now: int, *, wait: bool) -> Refusal | None:
+        """Put a caller in the queue, unless it is clear now that it waits in vain."""
+        refusal: Refusal | None = self._fit(ticket)
+        if refusal is None and wait and self._line:
+            refusal = self._forecast(ticket, now)
+        if refusal is not None or (not wait and self._line):
+            return refusal
+        self._line.add(ticket)
+        self._advance(now)
+        if ticket.granted:
+            return None
+        if not wait:
+            self._line.remove(ticket)
+            return None
+        return self._hopeless(ticket, now) if self._line.head is ticket else None
+
+    def _sleep(self, ticket: Ticket, cancel: CancelToken | None) -> None:
+        """Wait until granted; raise when it will not come to that."""
+        handle = None if cancel is None else cancel.subscribe(ticket.cancel)
+        try:
+            while True:
+                with self._lock:
+                    timeout, refusal = self._step(ticket)
+                if ticket.cancelled:
+                    raise self._cancelled()
+                self._raise(refusal)
+                if ticket.granted:
+                    return
+                self._clock.wait(ticket.wake, timeout)
+        finally:
+            if cancel is not None and handle is not None:
+                cancel.unsubscribe(handle)
+
+    def _step(self, ticket: Ticket) -> tuple[float | None, Refusal | None]:
+        """Look around after waking: return how long to sleep on, or why not."""
+        # Before looking, so that a wake-up from now on ends the next sleep.
+        ticket.wake.acquire(blocking=False)
+        now = self._now()
+        if not ticket.granted:
+            self._advance(now)
+        if ticket.granted:
+            return None, None
+        if self._line.head is ticket:
+            refusal = self._hopeless(ticket, now)
+            ticket.armed = self._ready_at(ticket.estimate.cost)[0]
+        else:
+            refusal = self._out_of_time(ticket, now) if now >= ticket.deadline else None
+            ticket.armed = ticket.deadline
+        # At least a microsecond: a clock in floats may not see less.
+        return None if ticket.armed == NEVER else max(ticket.armed - now, 1000) / SECOND, refusal
+
+    def _leave(self, held: HeldReservation, ticket: Ticket | None) -> None:
+        """Undo whatever a caller had got to when it was stopped."""
+        with self._lock:
+            if ticket is not None and not ticket.granted and ticket in self._line:
+                self._line.remove(ticket)
+            estimate = self._close(held)
+            now = self._now()
+            if estimate is not None:
+                self._buckets.settle(estimate.cost, _NOTHING, now)
+            self._advance(now)
+
+    # --- whose turn, and when ----------------------------------------------------------------------------------------
+
+    def _advance(self, now: int) -> None:
+        """Grant what can be granted now, in order, and see that the head wakes in time for the rest.
+
+        To be called after everything that may have changed that: time, credit, headers, somebody leaving.
+        """
+        while (ticket := self._line.head) is not None:
+            if not ticket.granted:
+                # What can never fit counts as later than any deadline: its caller wakes, finds that out and leaves.
+                ready = NEVER + 1 if self._fit(ticket) else self._ready_at(ticket.estimate.cost)[0]
+                if ready > now:
+                    if ready < ticket.armed or ready > ticket.deadline:
+                        ticket.armed = ready
+                        ticket.rouse()
+                    return
+                self._buckets.charge(ticket.estimate.cost, now)
+                self._enter(ticket.held, ticket.estimate)
+                ticket.held.wait = (now - ticket.since) / SECOND
+                self._gate.passed(now, self._spacing())
+                ticket.granted = True
+            # Out of the queue only now: should an interrupt have struck in between, the next who comes here finishes the job.
+            self._line.serve(ticket)
+            ticket.rouse()
+
+    def _spacing(self) -> int:
+        """Nanoseconds between probes: one request at the rate of the limit per minute."""
+        bucket = self._buckets.get("rpm")
+        return _SPACING if bucket is None else bucket.interval
+
+    def _ready_at(self, cost: Cost) -> tuple[int, Bucket | None]:
+        ready, cause = self._buckets.ready_at(cost)
+        return (self._gate.opens_at, None) if self._gate.opens_at > ready else (ready, cause)
+
+    def _fit(self, ticket: Ticket) -> TooLarge | None:
+        """Cut the cost to the limits as they are now; or find that it can never fit."""
+        estimate = ticket.estimate
+        if self._buckets.never_fits(estimate.cost) is None:
+            return None
+        bucket = self._buckets.never_fits(estimate.need)
+        if bucket is not None:
+            return TooLarge(bucket, bucket.limit, estimate.need[bucket.kind])
+        ticket.estimate = estimate._replace(cost=self._buckets.fitted(estimate.cost))
+        return None
+
+    def _hopeless(self, ticket: Ticket, now: int) -> Refusal | None:
+        """Find out whether the head waits in vain."""
+        refusal: Refusal | None = self._fit(ticket)
+        if refusal is None and ticket.long_wait != NEVER:
+            refusal = self._too_long(ticket, _NOTHING, now)
+        if refusal is None:
+            ready = self._ready_at(ticket.estimate.cost)[0]
+            refusal = TooLate(ready - now, ticket.deadline - now) if ready > ticket.deadline else None
+        return refusal
+
+    def _forecast(self, ticket: Ticket, now: int) -> Refusal | None:
+        """Find out whether a newcomer waits in vain behind those that are there already."""
+        if ticket.long_wait == NEVER and ticket.deadline == NEVER:
+            return None
+        before = self._line.sure_before(ticket)
+        if before is None:
+            return None
+        refusal: Refusal | None = self._too_long(ticket, before, now) if ticket.long_wait != NEVER else None
+        if refusal is None:
+            ready = max([self._gate.opens_at, *(self._least(bucket, ticket, before) for bucket in self._buckets)])
+            refusal = TooLate(ready - now, ticket.deadline - now) if ready > ticket.deadline else None
+        return refusal
+
+    def _out_of_time(self, ticket: Ticket, now: int) -> TooLate:
+        """Say that a deadline passed in the queue, and how long it would take at least if begun now."""
+        ready, _ = self._ready_at(ticket.estimate.cost)
+        return TooLate(max(ready - now, 0), ticket.deadline - now)
+
+    def _too_long(self, ticket: Ticket, before: Cost, now: int) -> TooLong | None:
+        gate = self._gate
+        if gate.scope in {"hour", "day"} and gate.opens_at - now > ticket.long_wait:
+            return TooLong(gate.opens_at - now, gate.scope, gate.limit_name, gate.limit)
+        for bucket in self._buckets:
+            if bucket.dimension.scope == "day":
+                wait = self._least(bucket, ticket, before) - now
+                if wait > ticket.long_wait:
+                    return TooLong(wait, "day", bucket.dimension.name.upper(), bucket.limit)
+        return None
+
+    def _least(self, bucket: Bucket, ticket: Ticket, before: Cost) -> int:
+        """Return the earliest instant at which *ticket* can fit into *bucket* after those before it.
+
+        For the head that is the plain computation. For the others what is in flight, and those before, are taken to give back
+        as much as answers have given back so far.
+        """
+        units = ticket.estimate.cost[bucket.kind]
+        if before == _NOTHING or not units:
+            return bucket.ready_at(units)
+        hoped = 0
+        if bucket.kind in {TOKENS, OUTPUT}:
+            hoped = int(self._open_output * (1 - self._estimator.output_yield))
+        ahead = before[bucket.kind] - hoped
+        return bucket.tat + (ahead + min(units, bucket.capacity)) * bucket.interval - bucket.burst
+
+    # --- giving it back ----------------------------------------------------------------------------------------------
+
+    def _close(self, held: HeldReservation) -> Estimate | None:
+        """End a reservation: the first who does gets what was reserved, everybody after ``None``."""
+        held.closed = True
+        return self._forget(held.sequence)
+
+    def _forget(self, sequence: int) -> Estimate | None:
+        estimate = self._open.pop(sequence, None)
+        if estimate is not None:
+            self._open_output = self._open_output - estimate.cost[OUTPUT] if self._open else 0
+        return estimate
+
+    def drop(self, sequence: int) -> None:
+        """Forget a reservation that was collected unsettled; for finalizers, takes no lock."""
+        self._dropped.append(sequence)
+
+    def _clear_up(self) -> None:
+        while self._dropped:
+            self._forget(self._dropped.popleft())
+
+    def end(self, held: HeldReservation, actual: Cost | None, usage: Usage | None = None) -> None:
+        """End a reservation.
+
+        Args:
+            held: Ended once; a second call changes nothing.
+            actual: What to count instead of what was reserved; ``None`` keeps that.
+            usage: To learn from.
+        """
+        try:
+            with self._lock:
+                estimate = self._close(held)
+                if estimate is None or actual is None:
+                    return
+                now = self._now()
+                self._buckets.settle(estimate.cost, actual, now)
+                if usage is not None and usage.source == "reported":
+                    self._estimator.learn(estimate.prompt, estimate.cost[OUTPUT], usage)
+                if self._line:
+                    self._advance(now)
+        except BaseException:  # an interrupt: nobody may stay in flight, and nobody unwoken
+            with self._lock:
+                self._close(held)  # kept, if it had not come to the settlement yet
+                self._advance(self._now())
+            raise
+
+    # --- what the service says ---------------------------------------------------------------------------------------
+
+    def feedback(self, sequence: int, info: RateLimitInfo | None, limited: RateLimitedError | None) -> None:
+        """Learn from an answer."""
+        with self._lock:
+            self._clear_up()
+            now = self._now()
+            if info is not None:
+                self._corrections.headers(sequence, info, now)
+            if limited is None:
+                self._corrections.success(sequence, now)
+            else:
+                self._corrections.refusal(sequence, self._sequence, info, limited, now)
+            self._advance(now)
+            head = self._line.head
+            if head is not None:
+                head.rouse()  # it may have become clear that it waits in vain
+            learned = None if self._noted or not self._corrections.learned else dict(self._corrections.learned)
+            self._noted = self._noted or learned is not None
+        if learned:  # logging takes locks of its own and may do I/O
+            shown = ", ".join(f"{name} {limit:,}" for name, limit in learned.items())
+            _log.info("limits of model %.200r learned from the service: %s", self.model, shown)
+
+    # --- looking in --------------------------------------------------------------------------------------------------
+
+    def status(self) -> RateLimitStatus:
+        """Return a snapshot."""
+        with self._lock:
+            self._clear_up()
+            now = self._now()
+            windows = [
+                (b.dimension.name, b.limit, b.remaining(now), b.reset(now), self._buckets.source(b))
+                for b in self._buckets
+            ]
+            waiting, in_flight, last = len(self._line), len(self._open), self._corrections.last
+            blocked = max(self._gate.opens_at - now, 0) if self._gate.active else 0
+        return RateLimitStatus(
+            model=self.model,
+            windows={
+                name: RateLimitWindow(limit=limit, remaining=remaining, reset=reset / SECOND, source=source)
+                for name, limit, remaining, reset, source in windows
+            },
+            waiting=waiting,
+            in_flight=in_flight,
+            blocked_for=blocked / SECOND,
+            last=last,
+        )
+
+    def after_fork(self) -> None:
+        """Start anew in a child process: its threads, and what they held or waited for, stayed in the parent.
+
+        What is used stays counted. The parent goes on using the quota too, so the child takes half the share until the service
+        tells it more.
+        """
+        self._lock = threading.Lock()
+        self._line = Line()
+        self._open.clear()
+        self._open_output = 0
+        self._dropped = deque()
+        self._corrections.be_careful(self._now())
+
+
+def _nanoseconds(seconds: float | None) -> int:
+    return NEVER if seconds is None else int(min(seconds, 4e9) * SECOND)

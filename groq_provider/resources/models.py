@@ -1,0 +1,75 @@
+"""The models: the catalogue that comes with the package, and the service's own list merged over it."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from groq_provider.catalog import Catalogue, default_catalogue
+from groq_provider.errors import ResponseDecodeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from groq_provider.types.models import ModelCapability, ModelInfo
+
+__all__ = ["Models"]
+
+
+class Models:
+    """Models of one provider.
+
+    Thread safety: every method may be called from any thread.
+
+    Args:
+        configured: Ids to offer, in this order; empty: the whole catalogue.
+        fetch: Asks the service for its list.
+        with_catalogue: Whether the package's catalogue speaks for this provider.
+    """
+
+    def __init__(self, configured: tuple[str, ...], fetch: Callable[[], Any], *, with_catalogue: bool) -> None:
+        self._configured = configured
+        self._fetch = fetch
+        self._static = default_catalogue if with_catalogue else _nothing
+        self._live: Catalogue | None = None
+        self._lock = threading.Lock()  # one refresh at a time; readers take whichever list is there
+
+    def get(self) -> tuple[ModelInfo, ...]:
+        """Return the models offered, without I/O."""
+        catalogue = self._static()
+        return catalogue.select(self._configured) if self._configured else catalogue.models
+
+    def find(self, model: str) -> ModelInfo | None:
+        """Return what is known of a model, without I/O."""
+        live = self._live
+        return (live.find(model) if live is not None else None) or self._static().find(model)
+
+    def list(self, *, refresh: bool, fetch: Callable[[], Any] | None = None) -> tuple[ModelInfo, ...]:
+        """Return the service's own list merged over the catalogue, asking the service when needed."""
+        if refresh or self._live is None:
+            with self._lock:
+                if refresh or self._live is None:
+                    self.update((fetch or self._fetch)())
+        live = self._live
+        return live.models if live is not None else ()
+
+    def update(self, data: Any) -> int:
+        """Take in a decoded answer of ``/models``; return how many models it names.
+
+        Raises:
+            ResponseDecodeError: It is no such answer.
+        """
+        entries = data.get("data") if isinstance(data, dict) else None
+        if not isinstance(entries, list):
+            raise ResponseDecodeError("the list of models has no 'data' array @ $.data")
+        good = [item for item in entries if isinstance(item, dict) and isinstance(item.get("id"), str) and item["id"]]
+        self._live = self._static().merged(good)
+        return len(good)
+
+    def capabilities(self) -> Sequence[ModelCapability]:
+        """Return what the offered models together can do."""
+        return self._static().capabilities(self._configured or None)
+
+
+def _nothing() -> Catalogue:
+    return Catalogue(())

@@ -1,0 +1,113 @@
+"""Whether and when to try again: a pure decision, and a budget shared by all calls of a provider.
+
+Three things are told apart. *Never sent*: repeating costs nothing. *Surely rejected* (an error status): the service did not work on
+it. *Maybe processed* (the connection broke after the request had left): repeating may be billed twice, which is accepted for broken
+connections and not for an answer that was merely slow.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from groq_provider import errors as e
+
+if TYPE_CHECKING:
+    import random
+
+    from groq_provider.clock import Clock
+    from groq_provider.config import RetryPolicy
+
+__all__ = ["RetryBudget", "retry_delay"]
+
+#: Failures that hint at a broken peer rather than a passing trouble: tried once more, no oftener.
+_ONCE = (e.ProtocolError, e.ResponseDecodeError)
+
+
+def retry_delay(
+    error: e.GroqProviderError, *, retries: int, policy: RetryPolicy, rng: random.Random, stream: bool
+) -> float | None:
+    """Return the seconds to wait before the next try; ``None``: do not try again.
+
+    A server's hint is never undercut, and not followed beyond ``policy.hint_cap``; without one the delay is drawn from zero to an
+    exponentially growing bound (full jitter).
+
+    Args:
+        error: What the last try ended with.
+        retries: Tries made beyond the first so far.
+        policy: The caller's switches.
+        rng: Source of the jitter.
+        stream: Whether it is a stream (that has not yet given out anything).
+    """
+    if retries >= policy.max_retries or not _worth_it(error, retries, stream=stream):
+        return None
+    hint = error.retry_after
+    if hint is not None:
+        if hint > policy.hint_cap:
+            return None
+        return hint + rng.uniform(0, max(0.1, 0.05 * hint))
+    if isinstance(error, e.RateLimitedError) and error.scope in ("hour", "day"):
+        return None  # nobody knows when, and it is not soon
+    base = policy.throttle_delay if throttling(error) else policy.base_delay
+    return rng.uniform(0, min(policy.max_delay, base * 2.0 ** min(retries, 30)))
+
+
+def _worth_it(error: e.GroqProviderError, retries: int, *, stream: bool) -> bool:
+    if isinstance(error, (e.RequestCancelledError, e.ProviderClosedError, e.DeadlineExceededError)):
+        return False
+    if isinstance(error, _ONCE):
+        return retries == 0
+    if isinstance(error, e.ReadTimeoutError) and not stream and error.sent is not False:
+        return False  # it may have been processed and billed; whoever wants it again says so
+    return error.retryable
+
+
+def throttling(error: e.GroqProviderError) -> bool:
+    """Say whether the service refused for lack of room rather than failed."""
+    return isinstance(error, (e.RateLimitedError, e.OverloadedError))
+
+
+class RetryBudget:
+    """Keeps retries a small share of the load when everything fails at once.
+
+    Holds up to 100 units and gains one a second. A retry costs 5 units after throttling, 14 after another failure, nothing
+    when the request was never sent; a call that succeeds gains one, after retries the cost of its last one. In a total outage that
+    is seven retries and then one every 14 seconds, for all threads together.
+
+    Thread safety: shared by all calls of a provider.
+    """
+
+    _CAPACITY = 100.0
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()  # guards the two below
+        self._units = self._CAPACITY
+        self._at = clock.monotonic()
+
+    @staticmethod
+    def cost(error: e.GroqProviderError) -> float:
+        """Return what a retry after *error* costs."""
+        if error.sent is False:
+            return 0.0
+        return 5.0 if throttling(error) else 14.0
+
+    def spend(self, cost: float) -> bool:
+        """Take *cost* units if they are there."""
+        if cost <= 0:
+            return True
+        with self._lock:
+            now = self._clock.monotonic()
+            self._units = min(self._CAPACITY, self._units + (now - self._at))
+            self._at = now
+            if self._units < cost:
+                return False
+            self._units -= cost
+            return True
+
+    def succeeded(self, last_cost: float) -> None:
+        """Give back after a success: the cost of its last retry, or one unit for a first try."""
+        if self._units >= self._CAPACITY:  # the usual case, without the lock: a stale look costs one unit at most
+            return
+        with self._lock:
+            self._units = min(self._CAPACITY, self._units + max(1.0, last_cost))

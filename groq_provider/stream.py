@@ -1,0 +1,334 @@
+"""An answer as it is made: complete, or an error that holds what there was."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from groq_provider import errors as e
+from groq_provider.types.response import LLMResponse, ResponseChunk
+from groq_provider.wire import codec
+from groq_provider.wire.assemble import Assembler
+from groq_provider.wire.failures import error_from_object
+from groq_provider.wire.sse import DONE, Event, EventDecoder
+
+from .engine import MAX_BODY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from .engine import Exchange
+    from .protocols import WireResponse
+
+__all__ = ["ResponseStream"]
+
+
+class ResponseStream:
+    """Iterate it for chunks; use it as a context manager, so that leaving early frees the connection.
+
+    ``"".join(chunk.content for chunk in stream)`` is the answer. The last chunk has ``content=""``, the finish reason, the usage
+    and the latency figures. A stream that ends early, stalls or breaks raises; what had arrived is on ``error.partial``.
+
+    Thread safety: it belongs to one reading thread; :meth:`cancel` may be called from any.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(self, exchange: Exchange, wire: WireResponse) -> None:
+        self._exchange = exchange
+        self._pending: deque[ResponseChunk] = deque()
+        self._given = False  # whether a chunk was handed out: from there nothing is tried again
+        self._ended = False
+        self._error: e.GroqProviderError | None = None
+        self._response: LLMResponse | None = None
+        #: Events whose bytes were not UTF-8; the broken parts read U+FFFD.
+        self.decode_errors = 0
+        self._start(wire)
+
+    def _start(self, wire: WireResponse) -> None:
+        """Begin to read an answer; again after a retry."""
+        self._wire = wire
+        self._decoder = EventDecoder()
+        self._assembler = Assembler()
+        self._first_token_at: float | None = None
+        kind = wire.headers.get("content-type") or ""
+        self._plain = kind.startswith("application/json")
+
+    def __repr__(self) -> str:
+        state = "failed" if self._error else "complete" if self._response else "closed" if self._ended else "open"
+        return f"<{type(self).__name__} {self._exchange.model} {state}, {self._assembler.chunks} chunks>"
+
+    # --- reading -----------------------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[ResponseChunk]:
+        return self
+
+    def __next__(self) -> ResponseChunk:
+        pending = self._pending
+        while not pending:
+            if self._ended:
+                if self._error is not None:
+                    raise self._error
+                raise StopIteration
+            self._pump()
+        self._given = True
+        return pending.popleft()
+
+    def poll(self, timeout: float = 0.0) -> bool:
+        """Wait up to *timeout* seconds for something to come.
+
+        For the reading thread only.
+
+        Returns:
+            True when ``next()`` has a chunk, the end or an error ready, and will not wait.
+        """
+        clock = self._exchange.engine.clock
+        deadline = clock.monotonic() + timeout
+        while not self._pending and not self._ended:
+            if not self._wire.ready(max(0.0, deadline - clock.monotonic())):
+                return False
+            self._pump()
+        return True
+
+    def _pump(self) -> None:
+        """Read once and take in what came. Leaves chunks, the end or an error behind, or nothing yet."""
+        try:
+            if self._plain:
+                self._read_plain()
+                return
+            lines = self._wire.read_lines()
+            if lines is None:
+                self._end_of_body()
+                return
+            feed = self._decoder.feed
+            for line in lines:
+                event = feed(line)
+                if event is not None:
+                    self._take(event)
+                    if self._ended:
+                        return
+        except e.GroqProviderError as error:
+            self._broken(error)
+        except BaseException:  # KeyboardInterrupt and the like
+            self.close()
+            raise
+
+    def _take(self, event: Event) -> None:
+        data = event.data
+        if data[:6] == DONE:
+            self._end_of_stream(clean=True)
+            return
+        try:
+            text = str(data, "utf-8")
+        except UnicodeDecodeError:
+            self.decode_errors += 1
+            text = str(data, "utf-8", "replace")
+        decoded = codec.loads_text(text, "an event of the stream")
+        if event.name == "error" or (type(decoded) is dict and decoded.get("error")):
+            raise self._service_error(decoded)
+        assembler = self._assembler
+        chunk = assembler.feed(decoded)
+        if assembler.stop_error is not None:
+            raise e.StreamInterruptedError(f"the service stopped the answer early: {assembler.stop_error[:300]}")
+        call = self._exchange.call
+        if chunk is not None:
+            if self._first_token_at is None:
+                self._first_token_at = call.clock.monotonic()
+            self._pending.append(chunk)
+        if self._first_token_at is not None:
+            # Only events of data keep a stream alive: comments reset nothing. Until the first token its own limit runs.
+            call.deadline = call.earlier(self._exchange.options.timeouts.idle)
+
+    def _service_error(self, decoded: Any) -> e.GroqProviderError:
+        """Return the error that an error event stands for: the class its status and code give without streaming."""
+        exchange = self._exchange
+        found = decoded.get("error") if type(decoded) is dict else None
+        if type(found) is not dict:
+            found = decoded if type(decoded) is dict and "message" in decoded else {"message": str(found or "")[:500]}
+        error: e.GroqProviderError = error_from_object(
+            found,
+            status=None,
+            now=exchange.engine.clock.now(),
+            request_id=self._assembler.request_id,
+            model=exchange.model,
+            provider=exchange.engine.provider,
+            secret=exchange.engine.secret,
+        )
+        if type(error) is e.APIStatusError and error.status_code is None:
+            error = e.StreamInterruptedError(
+                f"the service reported an error in the stream: {error.message}", code=error.code, type=error.type
+            )
+        return error
+
+    # --- ends --------------------------------------------------------------------------------------------------------------
+
+    def _end_of_body(self) -> None:
+        event = self._decoder.finish()
+        if event is not None:  # the last event lacks its blank line; taken if it makes the answer complete
+            try:
+                self._take(event)
+            except e.ResponseDecodeError:
+                pass  # cut in the middle: the check below says so
+        if not self._ended:
+            self._end_of_stream(clean=False)
+
+    def _end_of_stream(self, *, clean: bool) -> None:
+        """Hold the answer against what a whole one needs, and finish it."""
+        complete = self._assembler.finish_reason is not None or (
+            clean and not self._exchange.engine.require_finish_reason
+        )
+        if not complete:
+            raise e.StreamInterruptedError("the stream ended before the answer was complete: no finish_reason came")
+        self._wire.drain(self._exchange.call)
+        self._complete(self._assembler.response_fields(), self._assembler.text_size())
+
+    def _complete(self, fields: dict[str, Any], size: int) -> None:
+        response = self._exchange.succeeded(fields, first_token_at=self._first_token_at, output_size=size)
+        self._response = response
+        self._ended = True
+        self._pending.append(
+            ResponseChunk(
+                finish_reason=response.finish_reason, usage=response.usage, provider_metadata=response.provider_metadata
+            )
+        )
+
+    def _read_plain(self) -> None:
+        """Take a whole JSON answer that a server sent although a stream was asked for."""
+        body = self._wire.read_body(MAX_BODY)
+        data = codec.loads(body)
+        if type(data) is dict and data.get("error"):
+            raise self._service_error(data)
+        fields = codec.response_fields(data)
+        fields["raw"] = data
+        if fields["content"] or fields["reasoning"]:
+            self._pending.append(ResponseChunk(content=fields["content"], reasoning=fields["reasoning"]))
+        self._complete(fields, len(body))
+
+    def _broken(self, error: e.GroqProviderError) -> None:
+        """Try again if nothing was given out yet; else fail with what there is."""
+        exchange = self._exchange
+        self._wire.close()
+        if self._assembler.finish_reason is not None and isinstance(
+            error, (e.IncompleteResponseError, e.ReadTimeoutError)
+        ):
+            # The service had said that the answer is complete; only the end of the body is missing.
+            self._complete(self._assembler.response_fields(), self._assembler.text_size())
+            return
+        begun = self._given or bool(self._pending)
+        if not begun:
+            final = exchange.recover(error)
+            if final is None:
+                self._again()
+                return
+            error = final
+        else:
+            error = exchange.failed(self._as_stream_error(error), usage=self._known_usage())
+        error.partial = self.partial
+        self._error = error
+        self._ended = True
+
+    def _again(self) -> None:
+        try:
+            self._start(self._exchange.run(self._exchange.open))
+        except e.GroqProviderError as error:
+            error.partial = self.partial
+            self._error = error
+            self._ended = True
+
+    def _as_stream_error(self, error: e.GroqProviderError) -> e.GroqProviderError:
+        """Name a failure after the first chunk for what it is to the reader."""
+        total = self._exchange.call.total_deadline
+        in_time = total is None or self._exchange.engine.clock.monotonic() < total
+        cls: type[e.GroqProviderError] | None = None
+        if isinstance(error, e.ReadTimeoutError) and in_time:
+            cls, text = e.StreamIdleTimeoutError, f"no event for {self._exchange.options.timeouts.idle:g} s"
+        elif isinstance(error, (e.IncompleteResponseError, e.APIConnectionError)):
+            cls, text = e.StreamInterruptedError, f"the stream broke: {error.message}"
+        elif isinstance(error, e.ResponseDecodeError):
+            cls, text = e.StreamProtocolError, f"the stream cannot be read: {error.message}"
+        if cls is None:
+            return error
+        named = cls(text, sent=True)
+        named.__cause__ = error.__cause__
+        return named
+
+    def _known_usage(self) -> Any:
+        return self._assembler.usage or self._exchange.estimated_usage(self._assembler.text_size())
+
+    def collect(self) -> LLMResponse:
+        """Read to the end and return the whole answer.
+
+        Raises:
+            GroqProviderError: The stream failed; ``error.partial`` holds what had arrived.
+        """
+        for _ in self:
+            pass
+        return self.response
+
+    @property
+    def response(self) -> LLMResponse:
+        """The whole answer, after the end.
+
+        Raises:
+            RuntimeError: The stream has not ended, or was closed before its end.
+            GroqProviderError: The stream failed.
+        """
+        if self._response is not None:
+            return self._response
+        if self._error is not None:
+            raise self._error
+        raise RuntimeError(
+            "the stream was closed before its end; see stream.partial"
+            if self._ended
+            else "the stream has not ended yet"
+        )
+
+    @property
+    def partial(self) -> LLMResponse:
+        """What has arrived so far, with ``finish_reason=None``; for the reading thread."""
+        assembler = self._assembler
+        return self._exchange.partial(
+            assembler.response_fields(), first_token_at=self._first_token_at, output_size=assembler.text_size()
+        )
+
+    def cancel(self) -> None:
+        """End the stream now, from any thread: the reader gets :class:`~groq_provider.RequestCancelledError`."""
+        self._exchange.call.cancel()
+
+    def close(self) -> None:
+        """Stop reading and free the connection. Idempotent; after the end without effect."""
+        if self._ended:
+            return
+        self._ended = True
+        self._pending.clear()
+        self._wire.close()
+        self._exchange.abandoned(self._known_usage(), first_token=self._first_token())
+
+    def _first_token(self) -> float | None:
+        at, sent = self._first_token_at, self._exchange.call.sent_at
+        return None if at is None or sent is None else at - sent
+
+    def __enter__(self) -> ResponseStream:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_ended", True):
+            return
+        self._ended = True
+        # No lock may be touched here: the collector may run inside any of them. The socket is closed; the books follow later.
+        self._wire.abandon()
+        exchange, usage, first_token = self._exchange, self._known_usage(), self._first_token()
+        exchange.engine.later(lambda: exchange.abandoned(usage, first_token=first_token))
+        warnings.warn(
+            f"unclosed {self!r}: use it as a context manager, or read it to its end",
+            ResourceWarning,
+            source=self,
+            stacklevel=2,
+        )

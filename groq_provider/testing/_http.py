@@ -1,0 +1,332 @@
+"""HTTP/1.1 on a socket, right or wrong as the fault wants it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import time
+from contextlib import suppress
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from groq_provider.testing._wire import Part
+from groq_provider.testing.replies import Fault, RecordedRequest
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterator
+    from io import BufferedIOBase
+
+    from groq_provider.testing._service import Answer
+    from groq_provider.testing.replies import Outcome
+
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+_LONGEST_LINE = 65536
+_PEEK = socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0)
+_WATCH = 0.02  # seconds between looks at a stalled connection
+_WHOLE_BODY = {"short-content-length", "long-content-length", "garbage-status-line", "headers-cut"}
+
+
+class BrokenError(Exception):
+    """The connection ends here: because of a fault, of a client that left, or of a stop."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome)
+        self.outcome: Outcome = outcome
+
+
+class BadRequestError(Exception):
+    """What came is not HTTP."""
+
+
+def read_request(stream: BufferedIOBase, send: Callable[[bytes], object]) -> RecordedRequest | None:
+    """The next request on a connection.
+
+    Args:
+        stream: What the client sends.
+        send: Used for `100 Continue`.
+
+    Returns:
+        The request, or `None` where the client has closed the connection.
+
+    Raises:
+        BadRequestError: Not HTTP, or cut off.
+    """
+    line = stream.readline(_LONGEST_LINE)
+    while line in {b"\r\n", b"\n"}:
+        line = stream.readline(_LONGEST_LINE)
+    if not line:
+        return None
+    words = line.decode("latin-1").split()
+    if len(words) != 3 or not words[2].startswith("HTTP/1."):
+        raise BadRequestError(line)
+    raw: list[tuple[str, str]] = []
+    headers: dict[str, str] = {}
+    while True:
+        line = stream.readline(_LONGEST_LINE)
+        if line in {b"\r\n", b"\n"}:
+            break
+        name, colon, value = line.decode("latin-1").partition(":")
+        if not colon:
+            raise BadRequestError(line)
+        value = value.strip()
+        raw.append((name, value))
+        name = name.lower()
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    if headers.get("expect", "").lower() == "100-continue":
+        send(b"HTTP/1.1 100 Continue\r\n\r\n")
+    body = _read_body(stream, headers)
+    parsed = None
+    if body:
+        with suppress(ValueError):
+            parsed = json.loads(body)
+    return RecordedRequest(
+        method=words[0], target=words[1], version=words[2], headers=headers, raw_headers=raw, body=body, json=parsed
+    )
+
+
+def _read_body(stream: BufferedIOBase, headers: dict[str, str]) -> bytes:
+    if "chunked" in headers.get("transfer-encoding", "").lower():
+        found: list[bytes] = []
+        while True:
+            size = _number(stream.readline(_LONGEST_LINE).partition(b";")[0], 16)
+            chunk = stream.read(size)
+            if len(chunk) < size:
+                raise BadRequestError(chunk)
+            stream.readline(_LONGEST_LINE)
+            if not size:
+                return b"".join(found)
+            found.append(chunk)
+    size = _number(headers.get("content-length", "0").encode(), 10)
+    body = stream.read(size) if size else b""
+    if len(body) < size:
+        raise BadRequestError(body)
+    return body
+
+
+def _number(text: bytes, base: int) -> int:
+    try:
+        number = int(text, base)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise BadRequestError(text)
+    return number
+
+
+def hard_close(sock: socket.socket) -> None:
+    """Make the coming close of *sock* a reset."""
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+class Writer:
+    """Writes one answer.
+
+    Args:
+        sock: The connection.
+        stopping: Set when the emulator stops; ends every wait.
+        before_event: Called with the index before each event of a stream.
+    """
+
+    def __init__(self, sock: socket.socket, stopping: threading.Event, before_event: Callable[[int], object]) -> None:
+        self._sock = sock
+        self._stopping = stopping
+        self._before_event = before_event
+        self._fault = Fault()
+        self._sent = 0  # bytes of the body
+        self._count = 0  # events
+
+    def write(self, answer: Answer, request: RecordedRequest, started: float) -> bool:
+        """Send *answer* to *request*, which was read at monotonic time *started*.
+
+        Returns:
+            Whether the connection may be used again.
+
+        Raises:
+            BrokenError: The connection has to be closed now.
+        """
+        fault = self._fault = answer.fault
+        if fault.stall_before_headers:
+            self._stall()
+        parts = answer.parts
+        if parts:
+            self._wait_until(started + answer.due(parts[0]))
+        else:
+            self._wait_until(started + answer.latency)
+        if fault.cut_before_headers:
+            self._break()
+        if fault.reset_before_headers:
+            self._break(reset=True)
+        bad_chunk = fault.framing in {"bad-chunk-size", "negative-chunk-size"}
+        chunked = answer.is_stream or fault.chunk_bytes is not None or bad_chunk
+        if fault.framing in _WHOLE_BODY:
+            chunked = False
+            parts = [Part(b"".join(part.data for part in parts), parts[-1].tokens if parts else 0)]
+        close = request.headers.get("connection", "").lower() == "close" or fault.framing is not None
+        # HTTP/1.0 knows no chunks: a stream ends with the connection, as it does on demand.
+        unframed = fault.framing == "close-delimited" or (chunked and request.version == "HTTP/1.0")
+        if unframed:
+            chunked = False
+        close = close or request.version == "HTTP/1.0"
+        self._head(answer, parts, chunked=chunked, unframed=unframed, close=close)
+        if request.method == "HEAD":
+            return not close
+        self._faults_here()
+        for index, part in enumerate(parts):
+            self._wait_until(started + answer.due(part))
+            if answer.is_stream:
+                self._before_event(index)
+            if answer.settle is not None and index == len(parts) - 1:
+                answer.settle()  # before the client can know that it is over
+            if bad_chunk and index == min(fault.after_events, len(parts) - 1):
+                self._send(b"zz\r\n" if fault.framing == "bad-chunk-size" else b"-5\r\n")
+                self._send(part.data + b"\r\n")
+                raise BrokenError("broken")
+            self._body(part.data, chunked=chunked)
+            if part.data.startswith((b"data:", b":", b"event:")) or not answer.is_stream:
+                self._count += 1
+                self._faults_here()
+        if fault.hold_open:
+            self._stall()
+        if chunked:
+            self._send(b"0\r\n\r\n")
+        if fault.framing is not None:
+            raise BrokenError("broken")
+        return not close
+
+    def _head(self, answer: Answer, parts: list[Part], *, chunked: bool, unframed: bool, close: bool) -> None:
+        framing = self._fault.framing
+        if framing == "garbage-status-line":
+            self._send(b"\x16\x03\x01 not http at all\r\n\r\n")
+            raise BrokenError("broken")
+        lines = [f"HTTP/1.1 {answer.status} {_PHRASES.get(answer.status, 'Emulated')}"]
+        lines += [f"{name}: {value}" for name, value in answer.headers]
+        if chunked:
+            lines.append("transfer-encoding: chunked")
+        elif not unframed and answer.status not in {204, 304}:
+            size = sum(len(part.data) for part in parts)
+            size = {"short-content-length": size // 2, "long-content-length": size + 64}.get(framing or "", size)
+            lines.append(f"content-length: {size}")
+        lines.append("connection: close" if close else "connection: keep-alive")
+        data = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        if framing == "headers-cut":
+            self._send(data[: len(data) // 2])
+            raise BrokenError("broken")
+        self._send(data)
+
+    def _body(self, data: bytes, *, chunked: bool) -> None:
+        """Send *data*, as one HTTP chunk or several, with the faults at its bytes."""
+        size = self._fault.chunk_bytes or len(data)
+        for start in range(0, len(data), size):
+            chunk = data[start : start + size]
+            if not self._breaks_within(len(chunk)):
+                self._send(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
+                self._sent += len(chunk)
+                continue
+            if chunked:
+                self._send(b"%x\r\n" % len(chunk))
+            while chunk:
+                stops = [at - self._sent for at in self._byte_faults() if self._sent < at <= self._sent + len(chunk)]
+                step = min(stops, default=len(chunk))
+                self._send(chunk[:step])
+                self._sent += step
+                chunk = chunk[step:]
+                self._faults_at_byte()
+            if chunked:
+                self._send(b"\r\n")
+
+    def _byte_faults(self) -> Iterator[int]:
+        fault = self._fault
+        for at in (fault.stall_at_byte, fault.cut_at_byte, fault.reset_at_byte):
+            if at is not None:
+                yield at
+
+    def _breaks_within(self, size: int) -> bool:
+        return any(self._sent < at <= self._sent + size for at in self._byte_faults())
+
+    def _faults_at_byte(self) -> None:
+        fault = self._fault
+        if fault.stall_at_byte == self._sent:
+            self._stall()
+        if fault.cut_at_byte == self._sent:
+            self._break()
+        if fault.reset_at_byte == self._sent:
+            self._break(reset=True)
+
+    def _faults_here(self) -> None:
+        """The faults that are due after so many events; before the first one also those at byte 0."""
+        fault = self._fault
+        if self._sent == 0:
+            self._faults_at_byte()
+        if fault.stall_after_events == self._count:
+            self._stall()
+        if fault.cut_after_events == self._count:
+            self._break()
+        if fault.reset_after_events == self._count:
+            self._break(reset=True)
+
+    def _break(self, *, reset: bool = False) -> None:
+        if reset:
+            hard_close(self._sock)
+        self._fault.reached.set()
+        raise BrokenError("broken")
+
+    def _send(self, data: bytes) -> None:
+        drip = self._fault.drip
+        try:
+            if drip is None:
+                self._sock.sendall(data)
+                return
+            for start in range(0, len(data), drip):
+                self._sock.sendall(data[start : start + drip])
+                if self._fault.drip_interval:
+                    self._pause(self._fault.drip_interval)
+        except OSError:
+            raise BrokenError("client-gone") from None
+
+    def _wait_until(self, instant: float) -> None:
+        left = instant - time.monotonic()
+        if left > 0:
+            self._pause(left)
+
+    def _pause(self, seconds: float | None, released: threading.Event | None = None) -> None:
+        """Wait *seconds* (`None`: without end), less if released; ends with the emulator and with the client."""
+        end = None if seconds is None else time.monotonic() + seconds
+        while True:
+            left = _WATCH if end is None else end - time.monotonic()
+            if left <= 0:
+                return
+            if released is not None and released.wait(min(left, _WATCH)):
+                return
+            if self._stopping.wait(0 if released is not None else min(left, _WATCH)):
+                raise BrokenError("broken")
+            if left > _WATCH or end is None:
+                self._check_client()
+
+    def _check_client(self) -> None:
+        """Notice a client that has left while nothing is written."""
+        if _PEEK == socket.MSG_PEEK:  # this platform would block
+            return
+        try:
+            # On the plain socket, also under TLS, where only the end of the connection is looked for.
+            gone = not socket.socket.recv(self._sock, 1, _PEEK)
+        except BlockingIOError:
+            return
+        except OSError:
+            gone = True
+        if gone:
+            raise BrokenError("client-gone")
+
+    def _stall(self) -> None:
+        self._fault.reached.set()
+        self._pause(self._fault.stall_for, self._fault.released)
+
+
+def half_close(sock: Any) -> None:
+    """Say goodbye in TLS, without waiting for the other side."""
+    if hasattr(sock, "unwrap"):
+        with suppress(OSError, ValueError):
+            sock.settimeout(0)
+            sock.unwrap()

@@ -1,0 +1,145 @@
+"""The emulated service's own rate limits: continuously refilled buckets per model and tier."""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# dimension -> (words of the 429 text, period in seconds, `type` of the error)
+DIMENSIONS: dict[str, tuple[str, int, str]] = {
+    "rpm": ("requests per minute", 60, "requests"),
+    "rpd": ("requests per day", 86400, "requests"),
+    "tpm": ("tokens per minute", 60, "tokens"),
+    "tpd": ("tokens per day", 86400, "tokens"),
+    "itpm": ("input tokens per minute", 60, "tokens"),
+    "otpm": ("output tokens per minute", 60, "tokens"),
+}
+# What the headers show where nothing is enforced.
+_SHOWN = {"rpd": 14_400_000, "tpm": 1_000_000_000}
+_EPSILON = 1e-6
+
+
+def go_duration(seconds: float) -> str:
+    """*seconds* the way Go prints a duration, to the millisecond.
+
+    >>> [go_duration(s) for s in (0, 0.4, 7.66, 86.4, 179.56, 892, 3780)]
+    ['0s', '400ms', '7.66s', '1m26.4s', '2m59.56s', '14m52s', '1h3m0s']
+    """
+    millis = max(round(seconds * 1000), 0)
+    if millis == 0:
+        return "0s"
+    if millis < 1000:
+        return f"{millis}ms"
+    minutes, rest = divmod(millis, 60_000)
+    text = f"{rest / 1000:.3f}".rstrip("0").rstrip(".") + "s"
+    if minutes:
+        hours, minutes = divmod(minutes, 60)
+        text = f"{hours}h{minutes}m{text}" if hours else f"{minutes}m{text}"
+    return text
+
+
+class Bucket:
+    """Credit that refills continuously; full at first. The caller holds the lock."""
+
+    __slots__ = ("level", "limit", "rate", "stamp")
+
+    def __init__(self, limit: int, period: float, now: float) -> None:
+        self.limit = limit
+        self.rate = limit / period
+        self.level = float(limit)
+        self.stamp = now
+
+    def refill(self, now: float) -> float:
+        """The credit at *now*."""
+        if now > self.stamp:
+            self.level = min(float(self.limit), self.level + (now - self.stamp) * self.rate)
+            self.stamp = now
+        return self.level
+
+    def until(self, level: float) -> float:
+        """Seconds until the credit, as of the last refill, has grown to *level*."""
+        return max(level - self.level, 0.0) / self.rate if self.rate else math.inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A request over a limit; `wait` is `None` where waiting does not help."""
+
+    dimension: str
+    limit: int
+    used: int
+    requested: int
+    wait: float | None
+
+
+class ModelLimits:
+    """The buckets of one model on one service tier; safe to use from many threads.
+
+    Args:
+        limits: Limit per dimension (see `DIMENSIONS`); a missing one is not enforced.
+        now: Monotonic time, in seconds.
+    """
+
+    def __init__(self, limits: Mapping[str, int], now: float) -> None:
+        self._lock = threading.Lock()  # guards every bucket; held for arithmetic only
+        self._enforced = [name for name in DIMENSIONS if name in limits]
+        self._buckets = {
+            name: Bucket(limits.get(name, _SHOWN.get(name, 0)), DIMENSIONS[name][1], now)
+            for name in DIMENSIONS
+            if name in limits or name in _SHOWN
+        }
+
+    @staticmethod
+    def _cost(name: str, prompt: float, completion: float) -> float:
+        return {"rpm": 1, "rpd": 1, "itpm": prompt, "otpm": completion}.get(name, prompt + completion)
+
+    def fits(self, prompt: int, assumed: int) -> int:
+        """*assumed* completion tokens, cut to what a full bucket could ever give beside *prompt*."""
+        room = [self._buckets[name].limit - prompt for name in ("tpm", "tpd") if name in self._enforced]
+        room += [self._buckets["otpm"].limit] if "otpm" in self._enforced else []
+        return max(min([assumed, *room]), 0)
+
+    def admit(self, now: float, prompt: int, completion: int) -> Refusal | None:
+        """Charge every bucket, or none and say which one is short."""
+        with self._lock:
+            for bucket in self._buckets.values():
+                bucket.refill(now)
+            for name in self._enforced:
+                bucket = self._buckets[name]
+                cost = self._cost(name, prompt, completion)
+                if cost > bucket.limit:
+                    return Refusal(dimension=name, limit=bucket.limit, used=0, requested=int(cost), wait=None)
+                if cost > bucket.level + _EPSILON:
+                    used = min(math.ceil(bucket.limit - bucket.level - _EPSILON), bucket.limit)
+                    wait = bucket.until(cost)
+                    return Refusal(dimension=name, limit=bucket.limit, used=used, requested=int(cost), wait=wait)
+            for name, bucket in self._buckets.items():
+                bucket.level -= self._cost(name, prompt, completion)
+            return None
+
+    def settle(self, now: float, prompt: int, completion: int) -> None:
+        """Give back *prompt* and *completion* tokens that were charged and not used; negative numbers take more."""
+        with self._lock:
+            for name, bucket in self._buckets.items():
+                if DIMENSIONS[name][2] == "tokens":
+                    bucket.refill(now)
+                    bucket.level = min(float(bucket.limit), bucket.level + self._cost(name, prompt, completion))
+
+    def headers(self, now: float) -> list[tuple[str, str]]:
+        """The six `x-ratelimit-*` headers: requests are per day, tokens per minute, reset is the time to full."""
+        with self._lock:
+            found = []
+            for word, name in (("requests", "rpd"), ("tokens", "tpm")):
+                bucket = self._buckets[name]
+                left = bucket.refill(now)
+                found.append((word, bucket.limit, max(int(left + _EPSILON), 0), bucket.until(bucket.limit)))
+        return [
+            *((f"x-ratelimit-limit-{word}", str(limit)) for word, limit, _, _ in found),
+            *((f"x-ratelimit-remaining-{word}", str(left)) for word, _, left, _ in found),
+            *((f"x-ratelimit-reset-{word}", go_duration(reset)) for word, _, _, reset in found),
+        ]

@@ -1,0 +1,1 @@
+"""Requests over kept connections: requests' adapter, urllib3's pools, our time limits and interruptions."""

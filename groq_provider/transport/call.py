@@ -1,0 +1,154 @@
+"""One exchange as the transport sees it: when it must stop, and how somebody else stops it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+from groq_provider.cancel import CancelToken
+from groq_provider.errors import RequestCancelledError
+
+if TYPE_CHECKING:
+    from groq_provider.clock import Clock
+
+__all__ = ["CallState", "activate", "current"]
+
+# The base-class method on purpose. SSLSocket.shutdown() drops the TLS layer first, after which a reader that still runs is
+# handed ciphertext (cpython#124618); urllib3's response.shutdown() has the same flaw.
+_shutdown = socket.socket.shutdown
+
+
+class CallState(CancelToken):
+    """Time limits and cancellation of one call.
+
+    It is the call's own cancel token, so whatever waits with a token (the limiter, a retry delay) wakes with it; and while the
+    call owns a socket, cancelling shuts that socket down, which wakes a blocked connect, handshake, send or read at once.
+
+    Thread safety: one thread runs the call; any thread may cancel it.
+
+    Attributes:
+        deadline: Monotonic instant every blocking operation is cut to; ``None``: no limit.
+        connect_deadline: The same while the connection is being made.
+        after_send: Seconds from the sent request to :attr:`deadline`, as far as :attr:`total_deadline` allows.
+        total_deadline: Monotonic instant nothing may outlive.
+        resends: How often the transport sent the request again after a stale connection.
+        sent: Whether the request left: ``False``, ``True``, or ``None`` for partly.
+        received: Whether a byte of the answer came.
+        sent_at: Monotonic instant the request had left.
+    """
+
+    __slots__ = (
+        "_sock",
+        "after_send",
+        "clock",
+        "connect_deadline",
+        "deadline",
+        "received",
+        "resends",
+        "sent",
+        "sent_at",
+        "total_deadline",
+    )
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        total_deadline: float | None = None,
+        connect: float | None = None,
+        after_send: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.clock = clock
+        self.total_deadline = total_deadline
+        self.after_send = after_send
+        self._sock: socket.socket | None = None  # guarded by _lock
+        self.begin(connect)
+
+    def begin(self, connect: float | None) -> None:
+        """Start an attempt: the limits that count per attempt start anew, the total does not."""
+        self.deadline = self.total_deadline
+        self.connect_deadline = self.earlier(connect)
+        self.resends = 0
+        self.sent: bool | None = False
+        self.received = False
+        self.sent_at: float | None = None
+
+    def earlier(self, seconds: float | None) -> float | None:
+        """Return the instant *seconds* from now, cut to the total."""
+        if seconds is None:
+            return self.total_deadline
+        instant = self.clock.monotonic() + seconds
+        return instant if self.total_deadline is None else min(instant, self.total_deadline)
+
+    def request_sent(self) -> None:
+        """Note that the request has left; from here the limit for the answer runs."""
+        self.sent = True
+        self.sent_at = self.clock.monotonic()
+        self.deadline = self.earlier(self.after_send)
+
+    def left(self, deadline: float | None) -> float | None:
+        """Return the seconds until *deadline*.
+
+        Raises:
+            TimeoutError: None are left.
+        """
+        if deadline is None:
+            return None
+        seconds = deadline - self.clock.monotonic()
+        if seconds <= 0:
+            raise TimeoutError("timed out")
+        return seconds
+
+    def bind(self, sock: socket.socket) -> None:
+        """Name the socket this call waits on from now.
+
+        Raises:
+            RequestCancelledError: The call was cancelled before.
+        """
+        with self._lock:
+            if not self._cancelled:
+                self._sock = sock
+                return
+        raise RequestCancelledError("the call was cancelled")
+
+    def unbind(self) -> None:
+        """Let go of the socket, before anybody else may get it: a late cancel must not touch it."""
+        with self._lock:
+            self._sock = None
+
+    def cancel(self) -> None:
+        """End this call wherever it waits. Idempotent; from any thread."""
+        super().cancel()
+        with self._lock:
+            if self._sock is not None:
+                try:
+                    _shutdown(self._sock, socket.SHUT_RDWR)
+                except OSError:
+                    pass  # not connected yet, or gone already
+
+
+_current = threading.local()
+
+
+def current() -> CallState:
+    """Return the call this thread is sending; urllib3's hooks have no argument to pass it through."""
+    call: CallState = _current.call
+    return call
+
+
+class activate:  # noqa: N801 - a context manager used like a function, twice as fast as contextlib's
+    """Make *call* this thread's current call for the length of a block."""
+
+    __slots__ = ("_before", "_call")
+
+    def __init__(self, call: CallState) -> None:
+        self._call = call
+
+    def __enter__(self) -> None:
+        self._before = getattr(_current, "call", None)
+        _current.call = self._call
+
+    def __exit__(self, *_exc: object) -> None:
+        _current.call = self._before

@@ -1,0 +1,195 @@
+"""Pools of kept connections: liveness, age, fork safety, one resend on a stale connection."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import os
+import queue
+import ssl
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ClosedPoolError
+
+from .call import CallState, activate, current
+from .connection import PlainConnection, TLSConnection, readable
+
+if TYPE_CHECKING:
+    from groq_provider.clock import Clock
+
+__all__ = ["MAX_IDLE", "POOL_SIZE", "PlainPool", "TLSPool"]
+
+#: Connections kept per host.
+POOL_SIZE = 100
+#: Seconds after which an idle connection is not used again (the design document's idle timeout).
+MAX_IDLE = 90.0
+
+_log = logging.getLogger(__name__)
+_pools: weakref.WeakSet[_Pool] = weakref.WeakSet()
+
+
+class _Pool(HTTPConnectionPool):
+    """What both kinds of pools share. Never blocks; a cap on connections is the transport's business."""
+
+    clock: Clock
+
+    def __init__(self, *args: Any, clock: Clock, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.clock = clock
+        _pools.add(self)
+
+    def _get_conn(self, timeout: float | None = None) -> Any:  # noqa: ARG002 - urllib3's signature; this pool never waits
+        kept = self.pool
+        if kept is None:
+            raise ClosedPoolError(self, "the pool is closed")
+        try:
+            conn: Any = kept.get(block=False)
+        except queue.Empty:
+            conn = None
+        if conn is None:
+            return self._new_conn()
+        if conn.sock is not None and not self._usable(conn):
+            if conn.pid == os.getpid():
+                conn.close()
+            else:
+                _abandon(conn)
+        return conn
+
+    def _usable(self, conn: Any) -> bool:
+        if conn.pid != os.getpid() or self.clock.monotonic() - conn.idle_since > MAX_IDLE:
+            return False
+        sock = conn.sock
+        if not readable(sock, 0):
+            return True
+        if not isinstance(sock, ssl.SSLSocket):
+            return False  # closed by the peer, or bytes nobody asked for
+        # After the handshake a TLS 1.3 server sends session tickets, which make an idle socket readable. urllib3 takes that
+        # for a closed connection and throws away every connection that was opened ahead.
+        try:
+            sock.settimeout(0)
+            sock.recv(1)
+        except (ssl.SSLWantReadError, BlockingIOError):
+            return True
+        except OSError:
+            return False
+        return False
+
+    def _put_conn(self, conn: Any) -> None:
+        if conn is not None:
+            conn.idle_since = self.clock.monotonic()
+        kept = self.pool
+        if kept is not None:
+            try:
+                kept.put(conn, block=False)
+            except queue.Full:
+                pass  # more than POOL_SIZE at once: closed below, which is no reason to warn
+            else:
+                return
+        if conn is not None:
+            conn.close()
+
+    def _make_request(self, conn: Any, method: str, url: str, **kwargs: Any) -> Any:  # type: ignore[override]  # urllib3 passes the rest by keyword
+        call = current()
+        reused = conn.sock is not None
+        if reused:
+            call.bind(conn.sock)
+        try:
+            return super()._make_request(conn, method, url, **kwargs)
+        except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
+            # The peer closed an idle connection just as the request went out. Only then, and only once, the request is sent
+            # again: a fresh connection that breaks, or an answer that began, is the retry policy's business.
+            if not reused or call.received or call.cancelled:
+                raise
+            conn.close()
+        call.resends += 1
+        call.sent = False
+        _log.debug("the kept connection was stale: sending again on a fresh one")
+        if self.proxy is not None and self.scheme == "https":
+            self._prepare_proxy(conn)
+        return super()._make_request(conn, method, url, **kwargs)
+
+    def warm_up(self, connections: int, timeout: float) -> int:
+        """Open connections until that many are ready, and keep them.
+
+        Returns:
+            How many are ready.
+        """
+        taken = [self._get_conn() for _ in range(connections)]
+
+        def ready(conn: Any) -> bool:
+            if conn.sock is not None:
+                return True
+            call = CallState(self.clock, total_deadline=self.clock.monotonic() + timeout)
+            try:
+                with activate(call):
+                    conn.timeout = timeout
+                    if self.proxy is not None and self.scheme == "https":
+                        self._prepare_proxy(conn)
+                    else:
+                        conn.connect()
+            except Exception as error:  # noqa: BLE001 - whatever goes wrong, that connection is not ready
+                _log.debug("warm-up: %s", type(error).__name__)
+                conn.close()
+                return False
+            finally:
+                call.unbind()
+            return True
+
+        try:
+            # With a round trip between the two ends, handshakes side by side are what makes this quick.
+            with ThreadPoolExecutor(min(connections, 8), thread_name_prefix="groq-warm-up") as threads:
+                return sum(threads.map(ready, taken))
+        finally:
+            for conn in taken:
+                self._put_conn(conn)
+
+    def idle(self) -> int:
+        """Count the open connections that wait for use; for tests and repr."""
+        kept = self.pool
+        return 0 if kept is None else sum(1 for conn in list(kept.queue) if conn is not None and conn.sock is not None)
+
+    def _after_fork_in_child(self) -> None:
+        """Forget what the parent holds, without a word on its sockets and without touching a lock it may hold."""
+        kept = self.pool
+        if kept is None:
+            return
+        inherited = [conn for conn in kept.queue if conn is not None]
+        kept.__init__(kept.maxsize)  # type: ignore[misc]  # new locks, empty
+        for _ in range(kept.maxsize):
+            kept.put(None)
+        for conn in inherited:
+            _abandon(conn)
+
+
+def _abandon(conn: Any) -> None:
+    """Let go of a connection that belongs to the parent process: close our descriptor, say nothing to the peer."""
+    sock, conn.sock = conn.sock, None
+    if sock is not None:
+        try:
+            os.close(sock.detach())  # SSLSocket.close() is silent too, but detach() cannot ever send a close_notify
+        except OSError:
+            pass
+
+
+class PlainPool(_Pool):
+    """Connections without TLS."""
+
+    ConnectionCls = PlainConnection
+
+
+class TLSPool(_Pool, HTTPSConnectionPool):
+    """Connections with TLS."""
+
+    ConnectionCls = TLSConnection
+
+
+def _after_fork_in_child() -> None:
+    for pool in list(_pools):
+        pool._after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,213 @@
+"""Answers: a requests.Response whose body is read as it arrives, whole or line by line."""
+
+from __future__ import annotations
+
+import http.client
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import requests
+from requests.cookies import RequestsCookieJar
+from urllib3.exceptions import HTTPError
+
+from groq_provider.errors import IncompleteResponseError, ResponseTooLargeError
+from groq_provider.wire.sse import LineSplitter
+
+from .connection import readable
+from .failures import map_read_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .call import CallState
+
+__all__ = ["Response"]
+
+_PIECE = 32_768
+#: After the end of a stream, so much is read for the end of the body, and for so long; else the connection is dropped.
+_DRAIN_BYTES = 64 * 1024
+_DRAIN_SECONDS = 0.05
+#: Status codes whose answers have no body.
+_BODILESS = frozenset({204, 304})
+
+
+class Response(requests.Response):
+    """An answer whose head is there.
+
+    ``iter_lines()`` is right where requests' own is not: it splits at CR, LF and CRLF only, in linear time, holds nothing back
+    on any framing, and decodes nothing.
+
+    The body is read by http.client's ``read1``, which gives out what has arrived, also of a chunk that is not complete yet;
+    urllib3's waits for whole chunks. A body with a content encoding goes through urllib3's decoder instead.
+
+    Not shared between threads.
+    """
+
+    def __init__(self, raw: Any, request: Any, call: CallState | None) -> None:
+        # Not requests' own __init__: it makes a cookie jar and a case-insensitive dict that nothing here uses.
+        self._content: Any = False
+        self._content_consumed = False
+        self._next = None
+        self.status_code = raw.status
+        self.headers = raw.headers  # urllib3's own are case-insensitive, too
+        self.raw = raw
+        self.url = request.url
+        self.encoding = "utf-8"
+        self.history = []
+        self.reason = raw.reason
+        self.elapsed = timedelta(0)
+        self.request = request
+        self._call = call
+        self._done = False
+        self._splitter = LineSplitter()
+        fp = raw._fp
+        self._fp = fp
+        self._wire = isinstance(fp, http.client.HTTPResponse)
+        encoding = raw.headers.get("content-encoding")
+        self._encoded = encoding is not None and encoding.lower() not in ("", "identity")
+        # Both framings at once is how requests are smuggled: read as chunked, never used again.
+        self._reusable = not (self._wire and fp.chunked and "content-length" in raw.headers)
+
+    @property
+    def cookies(self) -> RequestsCookieJar:  # type: ignore[override]  # an attribute there
+        """Always empty: this client keeps no cookies."""
+        return RequestsCookieJar()
+
+    # --- reading ---------------------------------------------------------------------------------------------------------
+
+    def read1(self) -> bytes:
+        """Return what has arrived of the body, waiting for the first byte; nothing at its end."""
+        if self._done:
+            return b""
+        try:
+            data: bytes = self.raw.read1(_PIECE, decode_content=True) if self._encoded else self._fp.read1(_PIECE)
+            if self._wire and self._fp.chunked and (self._fp.chunk_left or 0) < 0:
+                raise http.client.IncompleteRead(b"")  # a negative chunk size, which int() lets pass
+        except (OSError, HTTPError, http.client.HTTPException, ValueError, AttributeError) as caught:
+            problem = caught
+        else:
+            if not data:
+                self._end_of_body()
+            return data
+        self.close()
+        raise map_read_error(problem, self._call)
+
+    def _end_of_body(self) -> None:
+        fp = self._fp
+        if self._wire and fp.length:  # announced by Content-Length and not come; http.client says nothing
+            missing = fp.length
+            self.close()
+            if self._call is not None and self._call.cancelled:
+                raise map_read_error(ConnectionAbortedError(), self._call)
+            raise IncompleteResponseError(f"the answer ended {missing:,} bytes before its announced length")
+        self._release()
+
+    def _release(self) -> None:
+        """Give the connection back for the next request."""
+        self._done = True
+        if self._call is not None:
+            self._call.unbind()
+        if self._wire:
+            if self._fp.buffered():
+                self._reusable = False
+            self._fp.close()
+        if not self._reusable:
+            self.raw.close()
+        self.raw.release_conn()
+
+    def read_body(self, limit: int) -> bytes:
+        """Return the whole body and give the connection back.
+
+        Raises:
+            ResponseTooLargeError: More than *limit* bytes; the connection is dropped.
+            IncompleteResponseError: Less than was announced.
+        """
+        first = self.read1()
+        if not first:
+            return first
+        parts, size = [first], len(first)
+        if self._at_end():
+            self._release()
+            return first
+        while data := self.read1():
+            size += len(data)
+            if size > limit:
+                self.close()
+                raise ResponseTooLargeError(f"the answer is larger than {limit:,} bytes")
+            parts.append(data)
+        return b"".join(parts)
+
+    def _at_end(self) -> bool:
+        """Say whether the whole announced length has come, so that no further read is needed to know it."""
+        return self._wire and not self._encoded and self._fp.length == 0
+
+    def iter_lines(self, *_requests_own: Any, **_also: Any) -> Iterator[bytes]:
+        """Yield the lines of the body as bytes without their ends, each as soon as it has arrived.
+
+        The arguments of requests' method are accepted and have no effect.
+        """
+        while (lines := self.read_lines()) is not None:
+            yield from lines
+
+    def read_lines(self) -> list[bytes] | None:
+        """Read once and return the lines that completes, perhaps none; ``None`` at the end of the body."""
+        if data := self.read1():
+            return self._splitter.feed(data)
+        rest = self._splitter.finish()
+        return [rest] if rest else None
+
+    def ready(self, timeout: float) -> bool:
+        """Wait up to *timeout* seconds until :meth:`read_lines` has something to read."""
+        if self._done or not self._wire or self._fp.fp is None or self._fp.buffered():
+            return True
+        sock = self._fp.fp.raw._socket
+        if getattr(sock, "pending", int)():
+            return True  # decrypted already, so that the system knows nothing of it
+        return readable(sock, timeout)
+
+    # --- ending ----------------------------------------------------------------------------------------------------------
+
+    def drain(self, call: CallState) -> None:
+        """Read on to the end of the body, for a moment at most, so that the connection can serve again; else close it."""
+        if self._done:
+            return
+        call.deadline = call.earlier(_DRAIN_SECONDS)
+        left = _DRAIN_BYTES
+        try:
+            while left > 0 and (data := self.read1()):
+                left -= len(data)
+        except Exception:  # noqa: BLE001 - the answer is complete; what follows it is nobody's concern
+            self.close()
+        if not self._done:
+            self.close()
+
+    def abandon(self) -> None:
+        """Drop the connection without touching a lock: for finalizers, which may run inside any of them."""
+        if self._done:
+            return
+        self._done = True
+        if self._wire:
+            connection = self.raw._connection
+            self._fp.close()
+            if connection is not None:
+                connection.close()
+            self.raw._connection = None
+
+    def close(self) -> None:
+        """Drop the connection, unless it has gone back already. Idempotent."""
+        if self._done:
+            return
+        self._done = True
+        if self._call is not None:
+            self._call.unbind()
+        self.raw.close()
+        self.raw.release_conn()
+
+    @property
+    def content(self) -> bytes:
+        """The whole body; for callers of the transport that treat it as requests' own."""
+        if self._content is False:
+            self._content = self.read_body(1 << 62)
+            self._content_consumed = True
+        found: bytes = self._content
+        return found

@@ -1,0 +1,483 @@
+"""The transport: one requests.Session, one adapter, one pool, one place where requests are built."""
+
+from __future__ import annotations
+
+import functools
+import ssl
+from collections import deque
+from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.models import PreparedRequest
+from requests.utils import (
+    DEFAULT_CA_BUNDLE_PATH,
+    default_headers,
+    get_environ_proxies,
+    prepend_scheme_if_needed,
+    select_proxy,
+)
+from urllib3.connection import ProxyConfig
+from urllib3.util import parse_url
+
+from groq_provider._version import __version__
+from groq_provider.errors import (
+    ConfigurationError,
+    GroqProviderError,
+    PoolTimeoutError,
+    ProviderClosedError,
+    RequestCancelledError,
+)
+
+from .call import CallState, activate
+from .connection import TLSSocket, socket_options
+from .failures import map_send_error
+from .pool import POOL_SIZE, PlainPool, TLSPool
+from .response import Response
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from groq_provider.clock import Clock
+
+__all__ = ["Adapter", "SecretHeader", "SessionTransport"]
+
+USER_AGENT = f"groq_provider/{__version__} (python-requests/{requests.__version__})"
+
+
+class SecretHeader(str):
+    """A header value that does not show itself where frames and dicts are printed."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'****'"
+
+
+class _Headers(dict[str, str]):
+    """A dict under the canonical names; other spellings find them, too, for whoever looks at a request."""
+
+    def __missing__(self, key: str) -> str:
+        lower = key.lower()
+        for name, found in self.items():
+            if name.lower() == lower:
+                return found
+        raise KeyError(key)
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(key) or (isinstance(key, str) and any(name.lower() == key.lower() for name in self))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        try:
+            return self[key]
+        except KeyError:
+            return default
+
+
+class _Request(PreparedRequest):
+    """A request built by hand: what requests would check on every call was checked once, at construction."""
+
+    def __init__(self, method: str, base: str, target: str, headers: _Headers, body: bytes | None) -> None:
+        self.method = method
+        self.url = base + target
+        self.headers = headers  # type: ignore[assignment]  # finds any spelling, which is all that is asked of it
+        self.body = body
+        self.hooks = {"response": []}
+        self._cookies = None
+        self._body_position = None
+        self._target = target
+
+    @property
+    def path_url(self) -> str:
+        return self._target
+
+
+@functools.lru_cache(maxsize=8)
+def _tls_context(ca_bundle: str, cert: str | tuple[str, str] | None) -> ssl.SSLContext:
+    """Return the one context of these settings. Loading the CA bundle costs 30 to 40 ms: once a process, not once a connection."""
+    try:
+        folder = Path(ca_bundle).is_dir()
+        context = ssl.create_default_context(cafile=None if folder else ca_bundle, capath=ca_bundle if folder else None)
+        if cert is not None:
+            context.load_cert_chain(*((cert,) if isinstance(cert, str) else cert))
+    except (OSError, ssl.SSLError) as error:
+        reason = error.strerror or str(error)
+        raise ConfigurationError(
+            f"the CA bundle {ca_bundle!r} or the client certificate cannot be loaded: {reason}"
+        ) from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.sslsocket_class = TLSSocket
+    return context
+
+
+class Adapter(HTTPAdapter):
+    """requests' adapter with our pool behind it. ``send`` is not overridden, so the ``responses`` library works."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        clock: Clock,
+        proxy: str | None,
+        ca_bundle: str | None,
+        cert: str | tuple[str, str] | None,
+    ) -> None:
+        self._parts = urlsplit(base_url)
+        self._clock = clock
+        self._proxy = proxy
+        self._ca_bundle = ca_bundle
+        self._cert = cert
+        self._pool: PlainPool | TLSPool | None = None
+        self._pool_lock = Lock()  # guards the making of _pool
+        super().__init__(pool_connections=1, pool_maxsize=POOL_SIZE)
+
+    def pool(self) -> PlainPool | TLSPool:
+        """Return the pool, made on first use: a TLS context is costly and not every program gets as far as a request."""
+        if self._pool is None:
+            with self._pool_lock:
+                if self._pool is None:
+                    self._pool = self._make_pool()
+        return self._pool
+
+    def _make_pool(self) -> PlainPool | TLSPool:
+        parts = self._parts
+        secure = parts.scheme == "https"
+        host, port = parts.hostname or "", parts.port or (443 if secure else 80)
+        settings: dict[str, Any] = {
+            "clock": self._clock,
+            "maxsize": POOL_SIZE,
+            "block": False,
+            "socket_options": socket_options(),
+        }
+        if secure:
+            settings["ssl_context"] = self._context()
+        if self._proxy is None:
+            return (TLSPool if secure else PlainPool)(host, port, **settings)
+        proxy = parse_url(self._proxy)
+        settings["_proxy"] = proxy
+        settings["_proxy_headers"] = self.proxy_headers(self._proxy)
+        settings["_proxy_config"] = ProxyConfig(self._context() if proxy.scheme == "https" else None, False, None, None)
+        if secure:  # a tunnel through the proxy
+            return TLSPool(host, port, **settings)
+        proxy_port = proxy.port or (443 if proxy.scheme == "https" else 80)
+        if proxy.scheme == "https":
+            settings["ssl_context"] = self._context()
+            return TLSPool(proxy.host or "", proxy_port, **settings)
+        return PlainPool(proxy.host or "", proxy_port, **settings)
+
+    def _context(self) -> ssl.SSLContext:
+        return _tls_context(self._ca_bundle or DEFAULT_CA_BUNDLE_PATH, self._cert)
+
+    # --- hooks of HTTPAdapter ----------------------------------------------------------------------------------------------
+
+    def get_connection_with_tls_context(self, *_args: Any, **_kwargs: Any) -> Any:
+        """Return our pool, whatever the request: this adapter serves one base URL."""
+        return self.pool()
+
+    def cert_verify(self, *_args: Any, **_kwargs: Any) -> None:
+        """Do nothing: the TLS context decides, and is shared, so that nothing may be written on it per request."""
+
+    def request_url(self, request: Any, proxies: Any) -> str:  # noqa: ARG002 - requests' signature
+        """Return the path, or for a plain-HTTP proxy the whole URL."""
+        if self._proxy is not None and self._parts.scheme == "http":
+            return str(request.url)
+        return str(request.path_url)
+
+    def build_response(self, req: Any, resp: Any) -> Response:
+        """Return our answer; no cookies, no charset guessing."""
+        return Response(resp, req, getattr(req, "call", None))
+
+    def close(self) -> None:
+        """Close every kept connection."""
+        super().close()
+        if self._pool is not None:
+            self._pool.close()
+
+
+class _Slots:
+    """A fair cap on connections in use: first come, first served; each waiter owns its wake-up."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._free = count  # guarded by _lock, like _queue
+        self._queue: deque[Lock] = deque()
+        self._lock = Lock()
+
+    def take(self, call: CallState, limit: float | None) -> None:
+        """Wait for a slot.
+
+        Raises:
+            PoolTimeoutError: None came free until the instant *limit*.
+        """
+        with self._lock:
+            if self._free > 0 and not self._queue:
+                self._free -= 1
+                return
+            mine = Lock()
+            mine.acquire()
+            self._queue.append(mine)
+        handle = call.subscribe(functools.partial(_release_quietly, mine))
+        try:
+            granted = call.clock.wait(mine, None if limit is None else limit - call.clock.monotonic())
+        except BaseException:
+            self._leave(mine)
+            raise
+        finally:
+            call.unsubscribe(handle)
+        if call.cancelled:
+            self._leave(mine)
+            raise RequestCancelledError("the call was cancelled", sent=False)
+        if not granted and self._leave(mine):
+            raise PoolTimeoutError(
+                f"all {self._count} connections (max_connections) were busy for too long", sent=False
+            )
+
+    def _leave(self, mine: Lock) -> bool:
+        """Leave the queue; a slot granted in the meantime goes to the next. Say whether we were still waiting."""
+        with self._lock:
+            try:
+                self._queue.remove(mine)
+            except ValueError:
+                pass
+            else:
+                return True
+        self.give()
+        return False
+
+    def give(self) -> None:
+        """Give a slot back, to the first in the queue if there is one."""
+        with self._lock:
+            if not self._queue:
+                self._free += 1
+                return
+            first = self._queue.popleft()
+        _release_quietly(first)
+
+
+def _release_quietly(lock: Lock) -> None:
+    try:
+        lock.release()
+    except RuntimeError:
+        pass  # woken already, by a cancel or a grant
+
+
+class SessionTransport:
+    """Sends requests to one base URL.
+
+    Thread safety: any number of threads may send at once; nothing on the session changes after construction.
+
+    Args:
+        base_url: ``https://host[:port]/prefix`` under which all paths stand.
+        clock: Time.
+        api_key: Sent as bearer token; ``None``: no ``Authorization`` header.
+        headers: Sent with every request.
+        proxies: As in requests; ``None``: from the environment, read here and now.
+        ca_bundle: File or folder of CA certificates; ``None``: ``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE``, else certifi's.
+        cert: Client certificate, or a pair of certificate and key.
+        max_connections: Most requests under way at once; ``None``: no cap.
+        session: A session of the caller's. Its headers, proxies, verify and cert are read once; it stays open.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        clock: Clock,
+        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        proxies: Mapping[str, str] | None = None,
+        ca_bundle: str | None = None,
+        cert: str | tuple[str, str] | None = None,
+        max_connections: int | None = None,
+        session: requests.Session | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        parts = urlsplit(base_url)
+        self._origin = f"{parts.scheme}://{parts.netloc}"
+        self._prefix = parts.path.rstrip("/")
+        self._where = self._origin
+        self._clock = clock
+        self._closed = False
+        self._own_session = session is None
+        own_headers, own_proxies, own_bundle, own_cert = _read_session(session)
+        # A session that was told not to look at the environment is taken at its word.
+        trust_env = session is None or session.trust_env
+        proxy = _proxy_for(base_url, proxies or own_proxies, trust_env=trust_env)
+        if ca_bundle is None:
+            ca_bundle = own_bundle or (_ca_from(environ) if trust_env else None)
+        self.adapter = Adapter(base_url, clock=clock, proxy=proxy, ca_bundle=ca_bundle, cert=cert or own_cert)
+        self.session = requests.Session() if session is None else session
+        if session is None:
+            self.session.trust_env = False
+            self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self.session.mount(self._origin, self.adapter)
+        self._headers = _Headers(
+            {"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "identity"}
+        )
+        for name, text in {**own_headers, **(headers or {})}.items():
+            _set_header(self._headers, name, text)
+        self._authorization = None if api_key is None else SecretHeader(f"Bearer {api_key}")
+        self._slots = None if max_connections is None else _Slots(max_connections)
+
+    def __repr__(self) -> str:
+        pool = self.adapter._pool
+        state = "closed" if self._closed else f"{0 if pool is None else pool.idle()} idle connections"
+        return f"<{type(self).__name__} {self._origin}, {state}>"
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None,
+        body: bytes | None,
+        call: CallState,
+        query: str = "",
+    ) -> Response:
+        """Send one request and return when the head of the answer is there.
+
+        Raises:
+            TransportError: No answer came.
+            RequestCancelledError: The call was cancelled.
+            ProviderClosedError: The transport was closed.
+        """
+        if self._closed:
+            raise ProviderClosedError("the provider was closed; make a new one", sent=False)
+        request = self._build(method, path, headers, body, query)
+        request.call = call  # type: ignore[attr-defined]  # read by build_response
+        if self._slots is None:
+            return self._exchange(request, call)
+        self._slots.take(call, call.earlier(call.after_send))
+        try:
+            response = self._exchange(request, call)
+        except BaseException:
+            self._slots.give()
+            raise
+        _give_back_at_end(response, self._slots)
+        return response
+
+    def _build(
+        self, method: str, path: str, extra: Mapping[str, str] | None, body: bytes | None, query: str
+    ) -> _Request:
+        headers = _Headers(self._headers)
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            headers["Content-Length"] = str(len(body))
+        if extra:
+            for name, text in extra.items():
+                _set_header(headers, name, text)
+        if self._authorization is not None:
+            headers["Authorization"] = self._authorization  # last: nothing replaces it
+        return _Request(method, self._origin, self._prefix + path + query, headers, body)
+
+    def _exchange(self, request: _Request, call: CallState) -> Response:
+        problem: BaseException
+        try:
+            with activate(call):
+                # Time limits are the call's; what requests is told bounds nothing but a call without any.
+                response: Response = self.adapter.send(request, stream=True, timeout=None)  # type: ignore[assignment]  # by build_response
+        except (GroqProviderError, requests.RequestException, OSError, ValueError) as caught:
+            problem = caught
+        except Exception as caught:  # noqa: BLE001 - urllib3 and http.client let a few of their own through
+            if self._closed:
+                raise ProviderClosedError("the provider was closed during the call", sent=call.sent) from None
+            problem = caught
+        except BaseException:
+            call.unbind()
+            raise
+        else:
+            if not call.cancelled:
+                return response
+            response.close()
+            problem = ConnectionAbortedError()
+        call.unbind()
+        mapped = map_send_error(problem, call, self._where)
+        # Outside the except block, so that no context links back to the exception that holds the request and its key.
+        del problem
+        raise mapped
+
+    def warm_up(self, connections: int, *, timeout: float = 10.0) -> int:
+        """Open connections, TLS included, without sending a request; return how many are ready.
+
+        Raises:
+            ProviderClosedError: The transport was closed.
+            ConfigurationError: Not 1 to 100 connections.
+        """
+        if self._closed:
+            raise ProviderClosedError("the provider was closed; make a new one")
+        if not 1 <= connections <= POOL_SIZE:
+            raise ConfigurationError(f"connections = {connections}: must be 1 to {POOL_SIZE}, the size of the pool")
+        return self.adapter.pool().warm_up(connections, timeout)
+
+    def close(self) -> None:
+        """Close every kept connection; a session of the caller's stays open. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self.adapter.close()
+        if self._own_session:
+            self.session.close()
+        elif self.session.adapters.get(self._origin) is self.adapter:
+            del self.session.adapters[self._origin]
+
+
+def _set_header(headers: _Headers, name: str, text: str) -> None:
+    """Set a header under whichever spelling it has already."""
+    lower = name.lower()
+    for known in headers:
+        if known.lower() == lower:
+            headers[known] = text
+            return
+    headers[name] = text
+
+
+def _give_back_at_end(response: Response, slots: _Slots) -> None:
+    """Have the slot given back when the response lets go of its connection, exactly once."""
+    release, once = response.raw.release_conn, Lock()
+
+    def give_back() -> None:
+        release()
+        if once.acquire(blocking=False):
+            slots.give()
+
+    response.raw.release_conn = give_back  # type: ignore[method-assign]  # this answer's only
+
+
+def _read_session(session: requests.Session | None) -> tuple[dict[str, str], dict[str, str], str | None, Any]:
+    if session is None:
+        return {}, {}, None, None
+    if not isinstance(session, requests.Session):
+        raise ConfigurationError(f"session must be a requests.Session, not {type(session).__name__}")
+    if session.verify is False:
+        raise ConfigurationError(
+            "session.verify is False: certificates are always checked; set it to the path of your CA bundle"
+        )
+    stock = default_headers()
+    headers = {str(k): str(v) for k, v in session.headers.items() if stock.get(k) != v and k.lower() != "authorization"}
+    return headers, dict(session.proxies), None if session.verify is True else str(session.verify), session.cert
+
+
+def _proxy_for(base_url: str, proxies: Mapping[str, str] | None, *, trust_env: bool) -> str | None:
+    if not proxies and trust_env:
+        proxies = get_environ_proxies(base_url, no_proxy=None)
+    found = select_proxy(base_url, dict(proxies)) if proxies else None
+    if not found:
+        return None
+    found = str(prepend_scheme_if_needed(found, "http"))  # type: ignore[no-untyped-call]
+    parts = urlsplit(found)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigurationError(
+            f"the proxy {parts.scheme}://{parts.hostname or ''} cannot be used: give an http:// or https:// proxy with a host"
+        )
+    return found
+
+
+def _ca_from(environ: Mapping[str, str] | None) -> str | None:
+    import os
+
+    environ = os.environ if environ is None else environ
+    return environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE") or None

@@ -1,0 +1,211 @@
+"""What the value classes share: strict checks with readable messages, masked representations."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+
+from groq_provider.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+T = TypeVar("T")
+
+
+def mask(content: object) -> str:
+    """Represent text of a caller by its size: prompts never reach a repr."""
+    if content is None:
+        return "None"
+    if isinstance(content, str):
+        return f"<{len(content)} characters>"
+    if isinstance(content, (tuple, list, dict)):
+        return f"<{len(content)} items>"
+    return f"<{type(content).__name__}>"
+
+
+def shorten(text: object, limit: int = 200) -> str:
+    """Represent a value of a caller inside a message: escaped and cut."""
+    shown = repr(text)
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for a name close to a known one, else nothing."""
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def field_names(cls: type) -> tuple[str, ...]:
+    """Return the names a class is built from."""
+    return tuple(a.alias for a in attrs.fields(cls) if a.init)
+
+
+def build(cls: type[T], data: object, *, what: str, drop: frozenset[str] = frozenset()) -> T:
+    """Build a value from a mapping such as OpenAI-style code holds.
+
+    Args:
+        cls: The value class.
+        data: An instance of it (returned as it is) or a mapping of its fields.
+        what: Name of the place, for messages.
+        drop: Names that are quietly left out: fields that exist in answers only.
+
+    Raises:
+        InvalidRequestError: Not a mapping, or a key the class does not have.
+    """
+    if isinstance(data, cls):
+        return data
+    if not isinstance(data, Mapping):
+        raise InvalidRequestError(f"{what} must be a {cls.__name__} or a mapping, not {type(data).__name__}")
+    names = field_names(cls)
+    kept = {key: item for key, item in data.items() if key not in drop}
+    unknown = [key for key in kept if key not in names]
+    if unknown:
+        if "extra" in names:
+            extra = {key: kept.pop(key) for key in unknown}
+            kept["extra"] = {**extra, **kept.get("extra", {})}
+        else:
+            hints = ", ".join(f"{key!r}{nearest(str(key), names)}" for key in unknown)
+            raise InvalidRequestError(f"{what} has no field {hints}; known fields: {', '.join(names)}")
+    try:
+        return cls(**kept)
+    except TypeError as error:  # a required field is missing
+        raise InvalidRequestError(f"{what}: {str(error).replace('__init__() ', '')}") from None
+
+
+def many(cls: type[T], data: object, *, what: str, drop: frozenset[str] = frozenset()) -> tuple[T, ...]:
+    """Build a tuple of values from a sequence of instances or mappings."""
+    if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Sequence):
+        raise InvalidRequestError(f"{what} must be a sequence, not {type(data).__name__}")
+    return tuple([build(cls, item, what=f"{what}[{index}]", drop=drop) for index, item in enumerate(data)])
+
+
+def optional_many(cls: type[T], data: object, what: str) -> tuple[T, ...] | None:
+    """Convert: ``None`` stays, a sequence becomes a tuple of values."""
+    return None if data is None else many(cls, data, what=what)
+
+
+def optional_build(cls: type[T], data: object, what: str) -> T | None:
+    """Convert: ``None`` stays, a mapping becomes a value."""
+    return None if data is None else build(cls, data, what=what)
+
+
+def strings(data: object, what: str) -> tuple[str, ...] | None:
+    """Convert an optional sequence of strings."""
+    if data is None:
+        return None
+    if isinstance(data, (str, bytes)) or not isinstance(data, Sequence):
+        raise InvalidRequestError(f"{what} must be a sequence of strings, not {type(data).__name__}")
+    for index, item in enumerate(data):
+        if not isinstance(item, str):
+            raise InvalidRequestError(f"{what}[{index}] must be a string, not {type(item).__name__}")
+    return tuple(data)
+
+
+# --- validators: one message shape, "field = value: what is allowed" ---------------------------------------------------
+
+Validator = Any  # attrs' own validator type is invariant in the field's type
+
+
+def _refuse(attribute: attrs.Attribute[Any], shown: object, allowed: str, error: type[Exception]) -> None:
+    raise error(f"{attribute.name} = {shorten(shown)}: must be {allowed}")
+
+
+def number(
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    integer: bool = False,
+    optional: bool = True,
+    above: float | None = None,
+    error: type[Exception] = InvalidRequestError,
+) -> Validator:
+    """Check a number and its range; booleans, NaN and infinities are no numbers here."""
+    kinds: tuple[type, ...] = (int,) if integer else (int, float)
+    noun = "an integer" if integer else "a number"
+    if low is not None and high is not None:
+        allowed = f"{noun} from {low} to {high}"
+    elif low is not None:
+        allowed = f"{noun} of at least {low}"
+    elif above is not None:
+        allowed = f"{noun} above {above}"
+    else:
+        allowed = noun
+    if optional:
+        allowed += ", or None"
+
+    def check(_instance: object, attribute: attrs.Attribute[Any], given: Any) -> None:
+        if given is None and optional:
+            return
+        if isinstance(given, bool) or not isinstance(given, kinds) or given != given or given in _INFINITIES:  # noqa: PLR0124 - NaN
+            _refuse(attribute, given, allowed, error)
+        if (low is not None and given < low) or (high is not None and given > high):
+            _refuse(attribute, given, allowed, error)
+        if above is not None and given <= above:
+            _refuse(attribute, given, allowed, error)
+
+    return check
+
+
+_INFINITIES = (float("inf"), float("-inf"))
+
+
+def text(*, optional: bool = True, empty: bool = True, secret: bool = False) -> Validator:
+    """Check a string. With *secret* the value is not shown in the message."""
+    allowed = "a string" if empty else "a non-empty string"
+    if optional:
+        allowed += ", or None"
+
+    def check(_instance: object, attribute: attrs.Attribute[Any], given: object) -> None:
+        if given is None and optional:
+            return
+        if not isinstance(given, str):
+            raise InvalidRequestError(f"{attribute.name} must be {allowed}, not {type(given).__name__}")
+        if not empty and not given:
+            _refuse(attribute, mask(given) if secret else given, allowed, InvalidRequestError)
+
+    return check
+
+
+def boolean(*, optional: bool = True, error: type[Exception] = InvalidRequestError) -> Validator:
+    """Check a truth value."""
+    allowed = "True or False" + (", or None" if optional else "")
+
+    def check(_instance: object, attribute: attrs.Attribute[Any], given: object) -> None:
+        if not (isinstance(given, bool) or (optional and given is None)):
+            _refuse(attribute, given, allowed, error)
+
+    return check
+
+
+def one_of(*allowed: str) -> Validator:
+    """Check an optional word of a closed list."""
+    shown = "one of " + ", ".join(allowed) + ", or None"
+
+    def check(_instance: object, attribute: attrs.Attribute[Any], given: object) -> None:
+        if given is not None and given not in allowed:
+            _refuse(attribute, given, shown, InvalidRequestError)
+
+    return check
+
+
+def mapping(*, optional: bool = True, values: type | None = None) -> Validator:
+    """Check a mapping with string keys and, if given, values of one type."""
+
+    def check(_instance: object, attribute: attrs.Attribute[Any], given: object) -> None:
+        if given is None and optional:
+            return
+        if not isinstance(given, Mapping):
+            raise InvalidRequestError(f"{attribute.name} must be a mapping, not {type(given).__name__}")
+        for key, item in given.items():
+            if not isinstance(key, str):
+                raise InvalidRequestError(f"{attribute.name}: key {shorten(key)} must be a string")
+            if values is not None and (not isinstance(item, values) or isinstance(item, bool)):
+                raise InvalidRequestError(
+                    f"{attribute.name}[{key!r}] must be {values.__name__}, not {type(item).__name__}"
+                )
+
+    return check

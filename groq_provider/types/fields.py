@@ -1,0 +1,61 @@
+"""Keyword arguments of ``generate`` and its kin, for type checkers: the fields of a request but its messages."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+from .messages import Tool
+from .request import Document, ResponseFormat, SearchSettings, StreamOptions
+
+__all__ = ["RequestFields"]
+
+JSON = Mapping[str, Any]
+
+
+class RequestFields(TypedDict, total=False):
+    """Fields of :class:`~groq_provider.LLMRequest`, in every form it accepts.
+
+    .. versionadded:: 0.1.0
+    """
+
+    model: str | None
+    temperature: float | None
+    top_p: float | None
+    max_completion_tokens: int | None
+    max_tokens: int | None
+    n: int | None
+    stop: str | Sequence[str] | None
+    seed: int | None
+    stream: bool
+    stream_options: StreamOptions | JSON | None
+    tools: Sequence[Tool | JSON] | None
+    tool_choice: Literal["none", "auto", "required"] | JSON | None
+    parallel_tool_calls: bool | None
+    response_format: ResponseFormat | JSON | None
+    reasoning_format: Literal["hidden", "raw", "parsed"] | None
+    include_reasoning: bool | None
+    reasoning_effort: Literal["none", "default", "low", "medium", "high"] | None
+    service_tier: Literal["auto", "on_demand", "flex", "performance"] | None
+    disable_tool_validation: bool | None
+    documents: Sequence[Document | JSON] | None
+    citation_options: Literal["enabled", "disabled"] | None
+    search_settings: SearchSettings | JSON | None
+    include_domains: Sequence[str] | None
+    exclude_domains: Sequence[str] | None
+    compound_custom: JSON | None
+    user: str | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    logit_bias: Mapping[str, int] | None
+    logprobs: bool | None
+    top_logprobs: int | None
+    metadata: Mapping[str, str] | None
+    store: bool | None
+    functions: Sequence[JSON] | None
+    function_call: str | JSON | None
+    debug: bool | None
+    id: uuid.UUID | str
+    custom_id: str | None
+    provider_metadata: JSON

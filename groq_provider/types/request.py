@@ -1,0 +1,352 @@
+"""What is asked of the service: one chat completion."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from groq_provider.errors import InvalidRequestError
+
+from ._base import (
+    boolean,
+    build,
+    mapping,
+    mask,
+    nearest,
+    number,
+    one_of,
+    optional_build,
+    optional_many,
+    shorten,
+    strings,
+    text,
+)
+from .messages import Message, Tool, as_message
+
+__all__ = ["Document", "JSONSchemaFormat", "LLMRequest", "ResponseFormat", "SearchSettings", "StreamOptions"]
+
+
+@attrs.frozen(kw_only=True)
+class Document:
+    """A context document the model may cite: text or data, exactly one of them.
+
+    .. versionadded:: 0.1.0
+    """
+
+    id: str | None = attrs.field(default=None, validator=text())
+    text: str | None = attrs.field(default=None, validator=text(), repr=mask)
+    data: Mapping[str, Any] | None = attrs.field(default=None, validator=mapping(), repr=mask)
+
+    def __attrs_post_init__(self) -> None:
+        if (self.text is None) == (self.data is None):
+            raise InvalidRequestError("a document needs exactly one of text and data")
+
+
+def _document(data: object, what: str) -> Document:
+    """Take a document as an instance, flat, or in the service's form with its nested ``source``."""
+    if isinstance(data, Mapping) and isinstance(data.get("source"), Mapping):
+        source = data["source"]
+        flat = {key: item for key, item in data.items() if key != "source"}
+        return build(Document, {**flat, "text": source.get("text"), "data": source.get("data")}, what=what)
+    return build(Document, data, what=what)
+
+
+def _documents(data: object) -> tuple[Document, ...] | None:
+    if data is None:
+        return None
+    if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Sequence):
+        raise InvalidRequestError(f"documents must be a sequence, not {type(data).__name__}")
+    return tuple([_document(item, f"documents[{index}]") for index, item in enumerate(data)])
+
+
+@attrs.frozen(kw_only=True)
+class JSONSchemaFormat:
+    """The schema of a structured answer.
+
+    .. versionadded:: 0.1.0
+    """
+
+    name: str = attrs.field(validator=text(optional=False, empty=False))
+    description: str | None = attrs.field(default=None, validator=text())
+    schema: Mapping[str, Any] | None = attrs.field(default=None, validator=mapping())
+    strict: bool | None = attrs.field(default=None, validator=boolean())
+
+
+def _to_json_schema(data: object) -> JSONSchemaFormat | None:
+    return optional_build(JSONSchemaFormat, data, "json_schema")
+
+
+@attrs.frozen(kw_only=True)
+class ResponseFormat:
+    """The form of the answer: ``text``, ``json_object`` (the prompt must ask for JSON) or ``json_schema``.
+
+    .. versionadded:: 0.1.0
+    """
+
+    type: str = attrs.field()
+    json_schema: JSONSchemaFormat | None = attrs.field(default=None, converter=_to_json_schema)
+
+    @type.validator
+    def _check_type(self, _attribute: object, given: object) -> None:
+        if given not in ("text", "json_object", "json_schema"):
+            raise InvalidRequestError(f"type = {shorten(given)}: must be text, json_object or json_schema")
+
+    def __attrs_post_init__(self) -> None:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise InvalidRequestError("json_schema belongs to type 'json_schema', and only there")
+
+
+def _to_include_domains(data: object) -> tuple[str, ...] | None:
+    return strings(data, "include_domains")
+
+
+def _to_exclude_domains(data: object) -> tuple[str, ...] | None:
+    return strings(data, "exclude_domains")
+
+
+@attrs.frozen(kw_only=True)
+class SearchSettings:
+    """Settings for systems that search the web.
+
+    .. versionadded:: 0.1.0
+    """
+
+    include_domains: tuple[str, ...] | None = attrs.field(default=None, converter=_to_include_domains)
+    exclude_domains: tuple[str, ...] | None = attrs.field(default=None, converter=_to_exclude_domains)
+    country: str | None = attrs.field(default=None, validator=text())
+    include_images: bool | None = attrs.field(default=None, validator=boolean())
+
+
+@attrs.frozen(kw_only=True)
+class StreamOptions:
+    """Options of a stream; not needed: the service reports usage anyway.
+
+    .. versionadded:: 0.1.0
+    """
+
+    include_usage: bool | None = attrs.field(default=None, validator=boolean())
+
+
+def _messages(data: object) -> tuple[Message, ...]:
+    if isinstance(data, str):
+        if not data:
+            raise InvalidRequestError("the prompt is empty: give at least one character")
+        return (Message(role="user", content=data),)
+    if isinstance(data, Message):
+        return (data,)
+    if isinstance(data, (bytes, bytearray, Mapping)) or not isinstance(data, Sequence):
+        raise InvalidRequestError(
+            f"messages must be text, a Message or a sequence of messages, not {type(data).__name__}: decode bytes, wrap a mapping in a list"
+        )
+    if not data:
+        raise InvalidRequestError("messages is empty: give at least one message")
+    return tuple([as_message(item, f"messages[{index}]") for index, item in enumerate(data)])
+
+
+def _stop(data: object) -> str | tuple[str, ...] | None:
+    if data is None or isinstance(data, str):
+        return data
+    found = strings(data, "stop") or ()
+    if len(found) > 4:
+        raise InvalidRequestError(f"stop has {len(found)} strings: at most 4")
+    return found
+
+
+def _uuid(given: object) -> uuid.UUID:
+    if isinstance(given, uuid.UUID):
+        return given
+    try:
+        return uuid.UUID(str(given))
+    except ValueError:
+        raise InvalidRequestError(
+            f"id = {shorten(given)}: must be a UUID; a key of your own goes into custom_id"
+        ) from None
+
+
+def _functions(data: object) -> tuple[Mapping[str, Any], ...] | None:
+    if data is None:
+        return None
+    if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Sequence):
+        raise InvalidRequestError(f"functions must be a sequence of mappings, not {type(data).__name__}")
+    return tuple(data)
+
+
+def _to_stream_options(data: object) -> StreamOptions | None:
+    return optional_build(StreamOptions, data, "stream_options")
+
+
+def _to_tools(data: object) -> tuple[Tool, ...] | None:
+    return optional_many(Tool, data, "tools")
+
+
+def _to_response_format(data: object) -> ResponseFormat | None:
+    return optional_build(ResponseFormat, data, "response_format")
+
+
+def _to_search_settings(data: object) -> SearchSettings | None:
+    return optional_build(SearchSettings, data, "search_settings")
+
+
+@attrs.frozen(kw_only=True)
+class LLMRequest:
+    """One chat completion to ask for.
+
+    Every field of the service's request under its own name. ``None`` means "not sent"; 0 and 0.0 are sent. Values are
+    checked here; unknown model names pass through. Only ``messages`` is required: ``LLMRequest(messages="Hello")``.
+
+    Attributes:
+        messages: Text, or a sequence of :class:`Message` or mappings. At least one.
+        model: ``None``: the provider's default model.
+        temperature: 0 to 2; the service's default is 1.
+        top_p: 0 to 1.
+        max_completion_tokens: Longest answer, reasoning included. The service's limits count it in full at admission.
+        max_tokens: Deprecated name of the same; one of the two at most.
+        n: The service allows 1 only.
+        stop: One to four texts that end the answer.
+        seed: Best effort repeatability; the seed used comes back in ``response.x_groq.seed``.
+        stream: Without effect: ``generate`` and ``generate_stream`` each set their own.
+        stream_options: Not needed; usage is reported anyway.
+        tools: At most 128 tools.
+        tool_choice: ``"none"``, ``"auto"``, ``"required"``, the name form ``{"type": "function", "function": {"name": …}}``.
+        parallel_tool_calls: Whether several calls may come in one answer.
+        response_format: :class:`ResponseFormat` or a mapping.
+        reasoning_format: ``"hidden"``, ``"raw"`` or ``"parsed"``; not together with ``include_reasoning``.
+        include_reasoning: Whether reasoning is in the answer.
+        reasoning_effort: ``none``, ``default``, ``low``, ``medium``, ``high``; which of them depends on the model.
+        service_tier: ``auto``, ``on_demand``, ``flex``, ``performance``.
+        disable_tool_validation: Do not have tool calls checked by the service.
+        documents: Context to cite.
+        citation_options: ``enabled`` or ``disabled``.
+        search_settings: For systems that search the web.
+        include_domains: Deprecated; see ``search_settings``.
+        exclude_domains: Deprecated; see ``search_settings``.
+        compound_custom: Settings of Compound systems (shut down 2026-09-21); kept for completeness.
+        user: End-user id for abuse monitoring.
+        frequency_penalty: -2 to 2; no model supports it yet.
+        presence_penalty: -2 to 2; no model supports it yet.
+        logit_bias: Refused by the service; for compatible servers.
+        logprobs: Refused by the service; for compatible servers.
+        top_logprobs: 0 to 20; refused by the service; for compatible servers.
+        metadata: Up to the service; it does not use it yet.
+        store: Up to the service; it does not use it yet.
+        functions: Deprecated form of ``tools``.
+        function_call: Deprecated form of ``tool_choice``.
+        debug: Undocumented by the service.
+        id: Your own id of this request, repeated as ``response.client_request_id``. Never sent.
+        custom_id: Your key of this item in a bulk job. Never sent.
+        provider_metadata: Further body fields, sent as they are; for what this class does not know.
+
+    Raises:
+        InvalidRequestError: A value is out of range or of the wrong type; the message names field, value and range.
+
+    .. versionadded:: 0.1.0
+    """
+
+    messages: tuple[Message, ...] = attrs.field(converter=_messages)
+    model: str | None = attrs.field(default=None, validator=text(empty=False))
+    temperature: float | None = attrs.field(default=None, validator=number(0, 2))
+    top_p: float | None = attrs.field(default=None, validator=number(0, 1))
+    max_completion_tokens: int | None = attrs.field(default=None, validator=number(1, integer=True))
+    max_tokens: int | None = attrs.field(default=None, validator=number(1, integer=True))
+    n: int | None = attrs.field(default=None, validator=number(1, 1, integer=True))
+    stop: str | tuple[str, ...] | None = attrs.field(default=None, converter=_stop, repr=mask)
+    seed: int | None = attrs.field(default=None, validator=number(integer=True))
+    stream: bool = attrs.field(default=False, validator=boolean(optional=False))
+    stream_options: StreamOptions | None = attrs.field(default=None, converter=_to_stream_options)
+    tools: tuple[Tool, ...] | None = attrs.field(default=None, converter=_to_tools)
+    tool_choice: str | Mapping[str, Any] | None = attrs.field(default=None)
+    parallel_tool_calls: bool | None = attrs.field(default=None, validator=boolean())
+    response_format: ResponseFormat | None = attrs.field(default=None, converter=_to_response_format)
+    reasoning_format: str | None = attrs.field(default=None, validator=one_of("hidden", "raw", "parsed"))
+    include_reasoning: bool | None = attrs.field(default=None, validator=boolean())
+    reasoning_effort: str | None = attrs.field(
+        default=None, validator=one_of("none", "default", "low", "medium", "high")
+    )
+    service_tier: str | None = attrs.field(default=None, validator=one_of("auto", "on_demand", "flex", "performance"))
+    disable_tool_validation: bool | None = attrs.field(default=None, validator=boolean())
+    documents: tuple[Document, ...] | None = attrs.field(default=None, converter=_documents, repr=mask)
+    citation_options: str | None = attrs.field(default=None, validator=one_of("enabled", "disabled"))
+    search_settings: SearchSettings | None = attrs.field(default=None, converter=_to_search_settings)
+    include_domains: tuple[str, ...] | None = attrs.field(default=None, converter=_to_include_domains)
+    exclude_domains: tuple[str, ...] | None = attrs.field(default=None, converter=_to_exclude_domains)
+    compound_custom: Mapping[str, Any] | None = attrs.field(default=None, validator=mapping())
+    user: str | None = attrs.field(default=None, validator=text())
+    frequency_penalty: float | None = attrs.field(default=None, validator=number(-2, 2))
+    presence_penalty: float | None = attrs.field(default=None, validator=number(-2, 2))
+    logit_bias: Mapping[str, int] | None = attrs.field(default=None, validator=mapping(values=int))
+    logprobs: bool | None = attrs.field(default=None, validator=boolean())
+    top_logprobs: int | None = attrs.field(default=None, validator=number(0, 20, integer=True))
+    metadata: Mapping[str, str] | None = attrs.field(default=None, validator=mapping(values=str), repr=mask)
+    store: bool | None = attrs.field(default=None, validator=boolean())
+    functions: tuple[Mapping[str, Any], ...] | None = attrs.field(default=None, converter=_functions)
+    function_call: str | Mapping[str, Any] | None = attrs.field(default=None)
+    debug: bool | None = attrs.field(default=None, validator=boolean())
+    id: uuid.UUID = attrs.field(factory=uuid.uuid4, converter=_uuid)
+    custom_id: str | None = attrs.field(default=None, validator=text())
+    provider_metadata: Mapping[str, Any] = attrs.field(factory=dict, validator=mapping(optional=False), repr=mask)
+
+    @tool_choice.validator
+    def _check_tool_choice(self, _attribute: object, given: object) -> None:
+        if given is None or isinstance(given, Mapping) or given in ("none", "auto", "required"):
+            return
+        raise InvalidRequestError(
+            f"tool_choice = {shorten(given)}: must be none, auto, required or {{'type': 'function', 'function': {{'name': …}}}}"
+        )
+
+    @tools.validator
+    def _check_tools(self, _attribute: object, given: tuple[Tool, ...] | None) -> None:
+        if given is None:
+            return
+        if len(given) > 128:
+            raise InvalidRequestError(f"tools has {len(given)} tools: at most 128")
+        names = [tool.function.name for tool in given if tool.function]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InvalidRequestError(f"tools: the name {twice[0]!r} is used more than once")
+
+    def __attrs_post_init__(self) -> None:
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise InvalidRequestError(
+                f"max_tokens = {self.max_tokens} and max_completion_tokens = {self.max_completion_tokens}: give one of the two"
+            )
+        if self.reasoning_format is not None and self.include_reasoning is not None:
+            raise InvalidRequestError("reasoning_format and include_reasoning: give one of the two")
+
+    @property
+    def max_output_tokens(self) -> int | None:
+        """The longest answer asked for, under whichever of its two names."""
+        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+
+    @classmethod
+    def of(
+        cls, prompt: str | Message | Sequence[Message | Mapping[str, Any]] | LLMRequest, **fields: Any
+    ) -> LLMRequest:
+        """Take what ``generate`` takes: text, messages or a request, with fields that override those of the request."""
+        if isinstance(prompt, LLMRequest):
+            if not fields:
+                return prompt
+            _check_names(fields)
+            # Either name of the length limit replaces the other one.
+            if fields.get("max_tokens") is not None:
+                fields.setdefault("max_completion_tokens", None)
+            elif fields.get("max_completion_tokens") is not None:
+                fields.setdefault("max_tokens", None)
+            return attrs.evolve(prompt, **fields)
+        if fields:
+            _check_names(fields)
+        return cls(messages=prompt, **fields)
+
+
+REQUEST_FIELDS = frozenset(a.name for a in attrs.fields(LLMRequest))
+
+
+def _check_names(fields: Mapping[str, Any]) -> None:
+    if not REQUEST_FIELDS.issuperset(fields):
+        unknown = [name for name in fields if name not in REQUEST_FIELDS]
+        hints = ", ".join(f"{name!r}{nearest(name, REQUEST_FIELDS)}" for name in unknown)
+        raise InvalidRequestError(
+            f"no request field {hints}; what the service knows and this version does not goes into extra_body"
+        )

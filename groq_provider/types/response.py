@@ -1,0 +1,496 @@
+"""What comes back: answers, chunks of answers, usage, timing and the record of every try."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from ._base import mask
+from .messages import Message, ToolCall
+from .status import RateLimitInfo
+
+__all__ = [
+    "Annotation",
+    "Attempt",
+    "BrowserResult",
+    "Chart",
+    "ChartElement",
+    "CodeResult",
+    "DocumentCitation",
+    "ExecutedTool",
+    "FunctionCitation",
+    "LLMResponse",
+    "MCPTool",
+    "MCPToolList",
+    "ModelUsage",
+    "ResponseChunk",
+    "SearchResult",
+    "SearchResults",
+    "Timing",
+    "ToolCallDelta",
+    "Usage",
+    "UsageBreakdown",
+    "XGroq",
+    "XGroqUsage",
+]
+
+_extra: Any = attrs.field(factory=dict, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class Usage:
+    """Tokens and server times of an answer.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt, cached ones included.
+        completion_tokens: Tokens of the answer, reasoning included.
+        total_tokens: The sum.
+        cached_tokens: Prompt tokens that came from the service's cache: half price, not counted by rate limits.
+        reasoning_tokens: Completion tokens spent on reasoning.
+        queue_time: Seconds in the service's queue; not part of ``total_time``.
+        prompt_time: Seconds for the prompt.
+        completion_time: Seconds for the completion.
+        total_time: ``prompt_time + completion_time``.
+        source: ``"reported"`` by the service, ``"estimated"`` from the text, or ``"unknown"``; zeros of the latter mean nothing.
+        extra: What else the service sent here.
+
+    .. versionadded:: 0.1.0
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    queue_time: float | None = None
+    prompt_time: float | None = None
+    completion_time: float | None = None
+    total_time: float | None = None
+    source: str = "reported"
+    extra: Mapping[str, Any] = _extra
+
+
+@attrs.frozen(kw_only=True)
+class ModelUsage:
+    """Usage of one model inside a system of several.
+
+    .. versionadded:: 0.1.0
+    """
+
+    model: str
+    usage: Usage
+
+
+@attrs.frozen(kw_only=True)
+class UsageBreakdown:
+    """Usage by model, for systems of several models.
+
+    .. versionadded:: 0.1.0
+    """
+
+    models: tuple[ModelUsage, ...] | None = None
+    extra: Mapping[str, Any] = _extra
+
+
+@attrs.frozen(kw_only=True)
+class SearchResult:
+    """One hit of a web search.
+
+    .. versionadded:: 0.1.0
+    """
+
+    title: str | None = None
+    url: str | None = None
+    content: str | None = None
+    score: float | None = None
+    extra: Mapping[str, Any] = _extra
+
+
+@attrs.frozen(kw_only=True)
+class SearchResults:
+    """What a web search of the service found.
+
+    .. versionadded:: 0.1.0
+    """
+
+    results: tuple[SearchResult, ...] | None = None
+    images: tuple[Any, ...] | None = None
+    extra: Mapping[str, Any] = _extra
+
+
+@attrs.frozen(kw_only=True)
+class ChartElement:
+    """One series, bar or slice of a chart.
+
+    .. versionadded:: 0.1.0
+    """
+
+    label: str
+    group: str | None = None
+    value: float | None = None
+    points: tuple[tuple[float, ...], ...] | None = None
+    angle: float | None = None
+    radius: float | None = None
+    min: float | None = None
+    first_quartile: float | None = None
+    median: float | None = None
+    third_quartile: float | None = None
+    max: float | None = None
+    outliers: tuple[float, ...] | None = None
+    extra: Mapping[str, Any] = _extra
+
+
+@attrs.frozen(kw_only=True)
+class Chart:
+    """A chart drawn by the service's code interpreter.
+
+    .. versionadded:: 0.1.0
+    """
+
+    type: str
+    elements: tuple[ChartElement, ...] = ()
+    title: str | None = None
+    x_label: str | None = None
+    y_label: str | None = None
+    x_unit: str | None = None
+    y_unit: str | None = None
+    x_ticks: tuple[Any, ...] | None = None
+    y_ticks: tuple[Any, ...] | None = None
+    x_tick_labels: tuple[str, ...] | None = None
+    y_tick_labels: tuple[str, ...] | None = None
+    x_scale: str | None = None
+    y_scale: str | None = None
+    extra: Mapping[str, Any] = _extra
+
+
+@attrs.frozen(kw_only=True)
+class CodeResult:
+    """One result of the service's code interpreter.
+
+    .. versionadded:: 0.1.0
+    """
+
+    text: str | None = None
+    png: str | None = attrs.field(default=None, repr=mask)
+    chart: Chart | None = None
+    charts: tuple[Chart, ...] | None = None
+    extra: Mapping[str, Any] = _extra
+
+
+@attrs.frozen(kw_only=True)
+class BrowserResult:
+    """One page visited by the service's browser.
+
+    .. versionadded:: 0.1.0
+    """
+
+    url: str
+    title: str
+    live_view_url: str | None = None
+    content: str | None = None
+    extra: Mapping[str, Any] = _extra
+
+
+@attrs.frozen(kw_only=True)
+class ExecutedTool:
+    """A tool the service ran by itself.
+
+    .. versionadded:: 0.1.0
+    """
+
+    index: int
+    type: str
+    arguments: str = ""
+    output: str | None = None
+    name: str | None = None
+    search_results: SearchResults | None = None
+    code_results: tuple[CodeResult, ...] | None = None
+    browser_results: tuple[BrowserResult, ...] | None = None
+    extra: Mapping[str, Any] = _extra
+
+
+@attrs.frozen(kw_only=True)
+class DocumentCitation:
+    """A stretch of the answer that rests on a document.
+
+    .. versionadded:: 0.1.0
+    """
+
+    start_index: int
+    end_index: int
+    document_id: str | None = None
+    extra: Mapping[str, Any] = _extra
+
+
+@attrs.frozen(kw_only=True)
+class FunctionCitation:
+    """A stretch of the answer that rests on the result of a tool call.
+
+    .. versionadded:: 0.1.0
+    """
+
+    start_index: int
+    end_index: int
+    tool_call_id: str | None = None
+    extra: Mapping[str, Any] = _extra
+
+
+@attrs.frozen(kw_only=True)
+class Annotation:
+    """A citation inside the answer.
+
+    .. versionadded:: 0.1.0
+    """
+
+    type: str
+    document_citation: DocumentCitation | None = None
+    function_citation: FunctionCitation | None = None
+    extra: Mapping[str, Any] = _extra
+
+
+@attrs.frozen(kw_only=True)
+class MCPTool:
+    """A tool that a remote MCP server offers.
+
+    .. versionadded:: 0.1.0
+    """
+
+    name: str
+    description: str | None = None
+    input_schema: Any = None
+    annotations: Any = None
+    extra: Mapping[str, Any] = _extra
+
+
+@attrs.frozen(kw_only=True)
+class MCPToolList:
+    """The tools of one remote MCP server.
+
+    .. versionadded:: 0.1.0
+    """
+
+    id: str | None = None
+    type: str | None = None
+    server_label: str | None = None
+    tools: tuple[MCPTool, ...] | None = None
+    extra: Mapping[str, Any] = _extra
+
+
+@attrs.frozen(kw_only=True)
+class XGroqUsage:
+    """Cache figures of the service.
+
+    .. versionadded:: 0.1.0
+    """
+
+    sram_cached_tokens: int | None = None
+    dram_cached_tokens: int | None = None
+    extra: Mapping[str, Any] = _extra
+
+
+@attrs.frozen(kw_only=True)
+class XGroq:
+    """The service's own part of an answer.
+
+    Attributes:
+        id: The request id ``req_…`` to name to support.
+        seed: The seed really used.
+        usage: Cache figures.
+        error: Why a stream was stopped early.
+        debug: Token ids, where asked for.
+        extra: What else the service sent here.
+
+    .. versionadded:: 0.1.0
+    """
+
+    id: str | None = None
+    seed: int | None = None
+    usage: XGroqUsage | None = None
+    error: str | None = None
+    debug: Any = attrs.field(default=None, repr=False)
+    extra: Mapping[str, Any] = _extra
+
+
+@attrs.frozen(kw_only=True)
+class Timing:
+    """Where the time of a call went, in seconds.
+
+    Attributes:
+        total: From the call to the complete answer, waiting and retries included.
+        wait: Of it, spent in the rate limiter's queue and between retries.
+        time_to_first_token: From the sent request to the first content, reasoning or tool-call text; ``None`` for a plain
+            answer, where it cannot be known.
+        tokens_per_second: Completion tokens over the time they took: from the first token to the end of a stream; for a
+            plain answer over the service's ``completion_time``. ``None`` where undefined.
+        overall_tokens_per_second: Completion tokens over ``total``.
+        server_queue: The service's own figure.
+        server_prompt: The service's own figure.
+        server_completion: The service's own figure.
+
+    .. versionadded:: 0.1.0
+    """
+
+    total: float = 0.0
+    wait: float = 0.0
+    time_to_first_token: float | None = None
+    tokens_per_second: float | None = None
+    overall_tokens_per_second: float | None = None
+    server_queue: float | None = None
+    server_prompt: float | None = None
+    server_completion: float | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Attempt:
+    """One try of a call.
+
+    Attributes:
+        number: Counts from 1.
+        started_at: Wall clock, aware UTC.
+        status_code: Of its answer, if there was one.
+        error: Name of the error class, ``None`` for success.
+        wait: Seconds waited before it: limiter queue and retry delay.
+        duration: Seconds from its start to its end.
+        request_id: The service's id, if an answer came.
+        sent: Whether the request left: ``False``, ``True`` or ``None`` for unknown. A sent request may have been billed.
+
+    .. versionadded:: 0.1.0
+    """
+
+    number: int
+    started_at: datetime
+    status_code: int | None = None
+    error: str | None = None
+    wait: float = 0.0
+    duration: float = 0.0
+    request_id: str | None = None
+    sent: bool | None = None
+
+
+@attrs.frozen(kw_only=True)
+class LLMResponse:
+    """A whole answer.
+
+    Attributes:
+        id: The service's ``chatcmpl-…``.
+        request_id: The service's ``req_…``, for support.
+        client_request_id: The ``id`` of your request.
+        provider: Name of the provider that answered.
+        model: Model that answered; may differ from the one asked for.
+        content: Text of the answer; ``""`` when there is none (tool calls only).
+        reasoning: The model's reasoning, where it is given apart.
+        tool_calls: Calls of tools the model asks for.
+        finish_reason: ``stop``, ``length``, ``tool_calls``, ``function_call``; ``None`` for a partial answer.
+        usage: Always there; see ``usage.source``.
+        timing: Where the time went.
+        attempts: Every try of this call, the transport's own resend included.
+        rate_limit: What the answer's headers said about the limits; ``None`` without such headers.
+        created_at: When the service made it.
+        executed_tools: Tools the service ran by itself.
+        annotations: Citations.
+        function_call: Deprecated form of a single tool call.
+        logprobs: Always ``None`` on this service so far.
+        system_fingerprint: The service's configuration.
+        service_tier: The tier really used.
+        usage_breakdown: Usage by model, for systems of several.
+        x_groq: The service's own part.
+        mcp_list_tools: Tools of remote MCP servers.
+        provider_metadata: ``first_token_latency_ms``, ``total_latency_ms``, ``tokens_per_second``.
+        raw: The decoded JSON body of a plain answer; ``None`` for a stream.
+        extra: Fields of the answer this version does not know.
+
+    .. versionadded:: 0.1.0
+    """
+
+    id: str | None = None
+    request_id: str | None = None
+    client_request_id: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    content: str = ""
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: str | None = None
+    usage: Usage = attrs.field(factory=lambda: Usage(source="unknown"))
+    timing: Timing = attrs.field(factory=Timing)
+    attempts: tuple[Attempt, ...] = ()
+    rate_limit: RateLimitInfo | None = None
+    created_at: datetime | None = None
+    executed_tools: tuple[ExecutedTool, ...] = ()
+    annotations: tuple[Annotation, ...] = ()
+    function_call: Mapping[str, Any] | None = None
+    logprobs: Any = None
+    system_fingerprint: str | None = None
+    service_tier: str | None = None
+    usage_breakdown: UsageBreakdown | None = None
+    x_groq: XGroq | None = None
+    mcp_list_tools: tuple[MCPToolList, ...] | None = None
+    provider_metadata: Mapping[str, Any] = attrs.field(factory=dict)
+    raw: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
+    extra: Mapping[str, Any] = _extra
+
+    @property
+    def message(self) -> Message:
+        """The answer as a message, ready to append to a history.
+
+        Answer-only fields are left out, the reasoning too: the service charges for it and some models refuse it.
+        """
+        content: str | None = self.content
+        if not content and (self.tool_calls or self.function_call):
+            content = None
+        return Message(
+            role="assistant", content=content, tool_calls=self.tool_calls or None, function_call=self.function_call
+        )
+
+    @property
+    def processing_time(self) -> float:
+        """Seconds from the call to the complete answer; the same as ``timing.total``."""
+        return self.timing.total
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the answer was cut by its length limit."""
+        return self.finish_reason == "length"
+
+
+@attrs.frozen(kw_only=True)
+class ResponseChunk:
+    """A piece of a streamed answer, as it arrived.
+
+    Attributes:
+        content: Text to append; ``"".join`` of all of them is the answer.
+        reasoning: Reasoning text to append.
+        tool_calls: Fragments of tool calls; the whole ones are on ``stream.response``.
+        finish_reason: ``None`` but on the last chunk.
+        index: Which of several answers (always 0 on this service).
+        usage: ``None`` but on the last chunk.
+        provider_metadata: Empty but on the last chunk, which has ``first_token_latency_ms``, ``total_latency_ms`` and
+            ``tokens_per_second``.
+
+    .. versionadded:: 0.1.0
+    """
+
+    content: str = ""
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    finish_reason: str | None = None
+    index: int = 0
+    usage: Usage | None = None
+    provider_metadata: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class ToolCallDelta:
+    """A fragment of a tool call inside a stream. This service sends each call whole, in one fragment.
+
+    .. versionadded:: 0.1.0
+    """
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+    type: str | None = None

@@ -1,0 +1,160 @@
+"""The state of things: health, latency, rate limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from groq_provider.errors import GroqProviderError
+
+__all__ = ["LatencyMetrics", "ProviderHealth", "RateLimitInfo", "RateLimitStatus", "RateLimitWindow"]
+
+
+@attrs.frozen(kw_only=True)
+class RateLimitInfo:
+    """What the headers of one answer said about the limits of its model.
+
+    On this service ``requests`` counts per DAY and ``tokens`` per MINUTE. ``reset`` is the time until the limit is full again,
+    not until the next request is allowed.
+
+    Attributes:
+        limit_requests: Requests per day.
+        remaining_requests: Of them, left.
+        reset_requests: Seconds until all are back.
+        limit_tokens: Tokens per minute.
+        remaining_tokens: Of them, left.
+        reset_tokens: Seconds until all are back.
+        retry_after: Seconds to wait, only with 429 and not always.
+
+    .. versionadded:: 0.1.0
+    """
+
+    limit_requests: int | None = None
+    remaining_requests: int | None = None
+    reset_requests: float | None = None
+    limit_tokens: int | None = None
+    remaining_tokens: int | None = None
+    reset_tokens: float | None = None
+    retry_after: float | None = None
+
+
+@attrs.frozen(kw_only=True)
+class RateLimitWindow:
+    """One limit of one model as this process knows it.
+
+    Attributes:
+        limit: Size of the limit per period.
+        remaining: Left now; negative while in debt.
+        reset: Seconds until full again.
+        source: ``"configured"`` or ``"learned"`` from the service.
+
+    .. versionadded:: 0.1.0
+    """
+
+    limit: int
+    remaining: int
+    reset: float
+    source: str = "configured"
+
+
+@attrs.frozen(kw_only=True)
+class RateLimitStatus:
+    """The limits of one model as this process knows them.
+
+    Attributes:
+        model: The model.
+        windows: By the service's names: ``rpm``, ``rpd``, ``tpm``, ``tpd``, ``itpm``, ``otpm``; only what is known.
+        waiting: Calls in the queue.
+        in_flight: Reservations not yet settled.
+        blocked_for: Seconds until a 429's gate opens again; 0 when open.
+        last: What the newest answer's headers said.
+
+    .. versionadded:: 0.1.0
+    """
+
+    model: str
+    windows: Mapping[str, RateLimitWindow] = attrs.field(factory=dict)
+    waiting: int = 0
+    in_flight: int = 0
+    blocked_for: float = 0.0
+    last: RateLimitInfo | None = None
+
+
+@attrs.frozen(kw_only=True)
+class LatencyMetrics:
+    """Statistics over the newest calls. Durations are seconds; a figure without samples is 0.0.
+
+    Percentiles interpolate linearly between the closest ranks (numpy's default): of the ten samples 10, 20 … 100 ms, p50 is 55,
+    p95 is 95.5 and p99 is 99.1 ms.
+
+    Attributes:
+        avg_first_token_latency: Time to first token; streams only, a plain answer has none.
+        p50_first_token_latency: Its median.
+        p95_first_token_latency: Its 95th percentile.
+        p99_first_token_latency: Its 99th percentile.
+        avg_total_latency: Whole call.
+        p50_total_latency: Its median.
+        p95_total_latency: Its 95th percentile.
+        p99_total_latency: Its 99th percentile.
+        min_total_latency: The fastest.
+        max_total_latency: The slowest.
+        avg_tokens_per_second: Generation speed.
+        p50_tokens_per_second: Its median.
+        p95_tokens_per_second: Its 95th percentile.
+        p99_tokens_per_second: Its 99th percentile.
+        sample_count: Successful calls these figures rest on.
+        first_token_count: Of them, with a time to first token.
+        error_count: Calls that failed; kept apart from all figures above. Counted since the start, not only in the ring.
+        success_count: Calls that succeeded, likewise.
+
+    .. versionadded:: 0.1.0
+    """
+
+    avg_first_token_latency: float = 0.0
+    p50_first_token_latency: float = 0.0
+    p95_first_token_latency: float = 0.0
+    p99_first_token_latency: float = 0.0
+    avg_total_latency: float = 0.0
+    p50_total_latency: float = 0.0
+    p95_total_latency: float = 0.0
+    p99_total_latency: float = 0.0
+    min_total_latency: float = 0.0
+    max_total_latency: float = 0.0
+    avg_tokens_per_second: float = 0.0
+    p50_tokens_per_second: float = 0.0
+    p95_tokens_per_second: float = 0.0
+    p99_tokens_per_second: float = 0.0
+    sample_count: int = 0
+    first_token_count: int = 0
+    error_count: int = 0
+    success_count: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class ProviderHealth:
+    """The outcome of a health check.
+
+    Attributes:
+        status: ``"unknown"`` before the first check, ``"healthy"``, ``"degraded"`` (it answers, but not as it should) or
+            ``"unhealthy"``.
+        last_check: Aware UTC; ``None`` before the first check.
+        latency: Seconds the probe took.
+        model_count: Models the service offers, or the catalogue's count where it did not say.
+        error_count: Failed checks in a row.
+        message: What went wrong.
+        error: The exception, for code that wants to look closer.
+
+    .. versionadded:: 0.1.0
+    """
+
+    status: str = "unknown"
+    last_check: datetime | None = None
+    latency: float = 0.0
+    model_count: int = 0
+    error_count: int = 0
+    message: str = ""
+    error: GroqProviderError | None = attrs.field(default=None, eq=False)

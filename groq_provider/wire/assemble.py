@@ -1,0 +1,232 @@
+"""Chunks of a stream into one answer: text, reasoning, tool calls by index, usage from whichever place came last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from groq_provider.errors import ResponseDecodeError
+from groq_provider.types.messages import ToolCall
+from groq_provider.types.response import ResponseChunk, ToolCallDelta, Usage, XGroq
+
+from . import codec
+
+__all__ = ["Assembler"]
+
+# What nearly every chunk has and nothing else; a chunk of these keys alone takes the short way.
+_USUAL = frozenset({"id", "object", "created", "model", "system_fingerprint", "choices"})
+_USUAL_DELTA = frozenset({"content", "role", "reasoning", "channel"})
+
+
+class Assembler:
+    """Takes the decoded chunks of one stream in order.
+
+    Not shared between threads.
+
+    Attributes:
+        finish_reason: Of the answer, once it came.
+        usage: The newest report, if any came. Reports are never added up.
+        stop_error: Text of ``x_groq.error``, by which the service says why it stopped early.
+        chunks: How many carried content, reasoning or tool-call text.
+    """
+
+    __slots__ = (
+        "_calls",
+        "_content",
+        "_fields",
+        "_order",
+        "_reasoning",
+        "chunks",
+        "finish_reason",
+        "stop_error",
+        "usage",
+    )
+
+    def __init__(self) -> None:
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: dict[int, _PartialCall] = {}
+        self._order = 0
+        self._fields: dict[str, Any] = {}
+        self.finish_reason: str | None = None
+        self.usage: Usage | None = None
+        self.stop_error: str | None = None
+        self.chunks = 0
+
+    def feed(self, data: Any) -> ResponseChunk | None:
+        """Take one chunk; return what it adds for the reader, or ``None`` when that is nothing.
+
+        Raises:
+            ResponseDecodeError: It is not a chunk; the message names the place.
+        """
+        if type(data) is not dict:
+            raise ResponseDecodeError(f"expected an object, got {type(data).__name__} @ $")
+        if not self._fields or not _USUAL.issuperset(data):
+            self._read_envelope(data)
+        choices = data.get("choices")
+        if not choices:  # a usage-only chunk
+            if choices is not None and type(choices) is not list:
+                raise ResponseDecodeError(f"expected an array, got {type(choices).__name__} @ $.choices")
+            return None
+        if type(choices) is not list:
+            raise ResponseDecodeError(f"expected an array, got {type(choices).__name__} @ $.choices")
+        if len(choices) == 1:
+            return self._choice(choices[0], "$.choices[0]")
+        found = [self._choice(choice, f"$.choices[{i}]") for i, choice in enumerate(choices)]
+        return next((chunk for chunk in found if chunk is not None), None)
+
+    def _choice(self, choice: Any, path: str) -> ResponseChunk | None:
+        if type(choice) is not dict:
+            raise ResponseDecodeError(f"expected an object, got {type(choice).__name__} @ {path}")
+        delta = choice.get("delta")
+        index = choice.get("index") or 0
+        if type(index) is not int:
+            raise ResponseDecodeError(f"expected an integer, got {type(index).__name__} @ {path}.index")
+        finish = choice.get("finish_reason")
+        if finish:  # some servers send "" on running chunks
+            if type(finish) is not str:
+                raise ResponseDecodeError(f"expected a string, got {type(finish).__name__} @ {path}.finish_reason")
+            if index == 0:
+                self.finish_reason = finish
+        if not delta:
+            if delta is None or type(delta) is dict:
+                return None
+            raise ResponseDecodeError(f"expected an object, got {type(delta).__name__} @ {path}.delta")
+        if type(delta) is not dict:
+            raise ResponseDecodeError(f"expected an object, got {type(delta).__name__} @ {path}.delta")
+        return self._delta(delta, index, f"{path}.delta")
+
+    def _delta(self, delta: dict[str, Any], index: int, path: str) -> ResponseChunk | None:
+        content = delta.get("content")
+        reasoning = delta.get("reasoning")
+        if content is None:
+            content = ""
+        elif type(content) is not str:
+            raise ResponseDecodeError(f"expected a string, got {type(content).__name__} @ {path}.content")
+        if reasoning is not None and type(reasoning) is not str:
+            raise ResponseDecodeError(f"expected a string, got {type(reasoning).__name__} @ {path}.reasoning")
+        calls: tuple[ToolCallDelta, ...] = ()
+        if not _USUAL_DELTA.issuperset(delta):
+            calls = self._rare(delta, path)
+        if not content and not reasoning and not calls:
+            return None
+        if index == 0:
+            if content:
+                self._content.append(content)
+            if reasoning:
+                self._reasoning.append(reasoning)
+        self.chunks += 1
+        return ResponseChunk(content=content, reasoning=reasoning or None, tool_calls=calls, index=index)
+
+    def _rare(self, delta: dict[str, Any], path: str) -> tuple[ToolCallDelta, ...]:
+        for name, found in codec.message_parts(delta, path).items():
+            if name == "function_call":
+                self._fields[name] = _join_function_call(self._fields.get(name) or {}, found)
+            else:
+                self._fields[name] = (*self._fields.get(name, ()), *found)
+        return tuple(
+            [
+                self._call(codec.tool_call(item, f"{path}.tool_calls[{i}]"))
+                for i, item in enumerate(codec.items(delta, "tool_calls", path))
+            ]
+        )
+
+    def _call(self, found: ToolCallDelta) -> ToolCallDelta:
+        """Add a fragment to its call: by index; a fragment without one belongs to the call of its id, else to the newest."""
+        index = found.index
+        if index < 0:
+            known = next((i for i, call in self._calls.items() if found.id and call.id == found.id), None)
+            if known is None:
+                known = max(self._calls, default=-1) + (1 if found.id or not self._calls else 0)
+            index = known
+            found = ToolCallDelta(index=index, id=found.id, name=found.name, arguments=found.arguments, type=found.type)
+        call = self._calls.get(index)
+        if call is None:
+            call = self._calls[index] = _PartialCall()
+        call.id = call.id or found.id or ""
+        call.name = call.name or found.name or ""
+        call.type = found.type or call.type
+        call.arguments.append(found.arguments)
+        return found
+
+    def _read_envelope(self, data: dict[str, Any]) -> None:
+        fields = codec.envelope({key: item for key, item in data.items() if key != "x_groq"})
+        x_groq = data.get("x_groq")
+        if x_groq is not None:
+            if type(x_groq) is not dict:
+                raise ResponseDecodeError(f"expected an object, got {type(x_groq).__name__} @ $.x_groq")
+            self._read_x_groq(x_groq)
+        if "usage" in data and data["usage"] is not None:
+            self.usage = codec.usage(data["usage"])
+        extra = fields.pop("extra", None)
+        if extra:
+            self._fields["extra"] = {**self._fields.get("extra", {}), **extra}
+        for key, found in fields.items():
+            # The first chunk names the answer; systems of several models give a new id to every chunk and "stub" to the last.
+            if key in ("id", "created_at"):
+                self._fields.setdefault(key, found)
+            else:
+                self._fields[key] = found
+
+    def _read_x_groq(self, x_groq: dict[str, Any]) -> None:
+        """Read the service's own part. Its ``usage`` is the answer's usage here, unlike in a plain answer."""
+        rest = dict(x_groq)
+        reported = rest.get("usage")
+        if type(reported) is dict and "completion_tokens" in reported:
+            self.usage = codec.usage(rest.pop("usage"), "$.x_groq.usage")
+        if (breakdown := rest.pop("usage_breakdown", None)) is not None:
+            self._fields["usage_breakdown"] = codec.usage_breakdown(breakdown, "$.x_groq.usage_breakdown")
+        if rest.get("error"):
+            error = rest["error"]
+            self.stop_error = error if type(error) is str else codec.dumps(error).decode()[:500]
+            rest["error"] = self.stop_error
+        merged = {**self._fields.get("_x_groq", {}), **{key: item for key, item in rest.items() if item is not None}}
+        self._fields["_x_groq"] = merged
+        codec.decode(XGroq, merged, "$.x_groq")  # a wrong part is named where it came, not at the end
+
+    @property
+    def request_id(self) -> str | None:
+        """The service's id, if a chunk named it."""
+        found = self._fields.get("_x_groq", {}).get("id")
+        return found if isinstance(found, str) else None
+
+    def text_size(self) -> int:
+        """Return the characters received: content, reasoning and tool arguments."""
+        calls = sum(len(part) for call in self._calls.values() for part in call.arguments)
+        return sum(map(len, self._content)) + sum(map(len, self._reasoning)) + calls
+
+    def response_fields(self) -> dict[str, Any]:
+        """Return the fields of :class:`~groq_provider.LLMResponse` so far."""
+        fields = {key: found for key, found in self._fields.items() if key != "_x_groq"}
+        if "_x_groq" in self._fields:
+            fields["x_groq"] = codec.decode(XGroq, self._fields["_x_groq"], "$.x_groq")
+        fields["content"] = "".join(self._content)
+        fields["reasoning"] = "".join(self._reasoning) or None
+        fields["tool_calls"] = tuple(
+            [
+                ToolCall(id=call.id, name=call.name, arguments="".join(call.arguments), type=call.type, index=index)
+                for index, call in sorted(self._calls.items())
+            ]
+        )
+        fields["finish_reason"] = self.finish_reason
+        if self.usage is not None:
+            fields["usage"] = self.usage
+        return fields
+
+
+class _PartialCall:
+    __slots__ = ("arguments", "id", "name", "type")
+
+    def __init__(self) -> None:
+        self.id = ""
+        self.name = ""
+        self.type = "function"
+        self.arguments: list[str] = []
+
+
+def _join_function_call(known: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Merge fragments of the deprecated single call: the name once, the arguments appended."""
+    return {
+        **known,
+        **{key: item for key, item in found.items() if key != "arguments" and item is not None},
+        "arguments": f"{known.get('arguments', '')}{found.get('arguments') or ''}",
+    }

@@ -1,0 +1,267 @@
+"""Failures of the service: status, headers and body into the right error, by code first, then by status.
+
+Bodies and texts: ``{"error": {"message", "type", "param", "code", "failed_generation", "status_code"}}``; gateways in front of
+the service answer with HTML or plain text, so nothing about a body is taken for granted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from groq_provider import errors as e
+
+from . import headers as h
+
+__all__ = ["MAX_ERROR_BODY", "error_from_object", "error_from_response"]
+
+#: Of an error body, no more than this is read.
+MAX_ERROR_BODY = 64 * 1024
+_MAX_MESSAGE = 500
+
+_BY_CODE: dict[str, type[e.APIStatusError]] = {
+    "invalid_api_key": e.AuthenticationError,
+    "context_length_exceeded": e.ContextTooLongError,
+    "tool_use_failed": e.ToolUseFailedError,
+    "json_validate_failed": e.JSONValidationFailedError,
+    "model_decommissioned": e.ModelDecommissionedError,
+    "model_not_found": e.ModelNotFoundError,
+    "unknown_url": e.NotFoundError,
+    "model_terms_required": e.PermissionDeniedError,
+    "model_permission_blocked_org": e.PermissionDeniedError,
+    "model_permission_blocked_project": e.PermissionDeniedError,
+    "organization_restricted": e.PermissionDeniedError,
+    "blocked_api_access": e.PermissionDeniedError,
+    "capacity_exceeded": e.OverloadedError,
+    "over_capacity": e.OverloadedError,
+}
+
+_BY_STATUS: dict[int, type[e.APIStatusError]] = {
+    400: e.InvalidRequestError,
+    401: e.AuthenticationError,
+    403: e.PermissionDeniedError,
+    404: e.NotFoundError,
+    409: e.InvalidRequestError,
+    413: e.RequestTooLargeError,
+    422: e.InvalidRequestError,
+    429: e.RateLimitedError,
+    498: e.OverloadedError,
+    503: e.OverloadedError,
+    529: e.OverloadedError,
+}
+
+# The phrases of the design document, by class; looked up along the class's bases.
+_PHRASES: dict[type[Exception], str] = {
+    e.ContextTooLongError: "context too long",
+    e.InvalidRequestError: "invalid request",
+    e.RequestTooLargeError: "request too large",
+    e.AuthenticationError: "unauthorized: invalid Groq API key",
+    e.PermissionDeniedError: "permission denied",
+    e.ModelNotFoundError: "model not found",
+    e.NotFoundError: "not found",
+    e.ModelDecommissionedError: "model decommissioned",
+    e.RateLimitedError: "rate limited",
+    e.OverloadedError: "groq overloaded",
+    e.ProviderUnavailableError: "groq service unavailable",
+}
+
+_CONTEXT = re.compile(
+    r"context.length|context.window|context.limit|max(?:imum)?.context|max(?:imum)?.prompt.length"
+    r"|reduce the length.{0,20}(?:message|input|prompt)|(?:input|prompt)(?: is)? too long",
+    re.IGNORECASE,
+)
+_LIMIT = re.compile(
+    r" on (?P<what>[a-z ]{1,40}) \((?P<name>RPM|RPD|TPM|TPD|ASH|ASD|ITPM|OTPM)\): Limit (?P<limit>\d{1,15})"
+    r"(?:, Used (?P<used>\d{1,15}))?, Requested ~?(?P<requested>\d{1,15})"
+)
+_TRY_AGAIN = re.compile(r"try again in ([0-9hmsuµn.]{1,32}?)(?:[.,]?(?:\s|$))")
+_SCOPES = {"ASH": "hour", "RPD": "day", "TPD": "day", "ASD": "day"}
+_FIELDS = ("message", "code", "type", "param", "failed_generation")
+_RETRYABLE_4XX = frozenset({408, 425})
+
+
+def error_from_response(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    now: datetime,
+    model: str | None = None,
+    provider: str | None = None,
+    secret: str | None = None,
+) -> e.APIStatusError:
+    """Return the error that an answer with an error status stands for. Never raises.
+
+    Args:
+        status: The HTTP status.
+        headers: Case-insensitive header fields.
+        body: Whatever came, cut at :data:`MAX_ERROR_BODY`.
+        now: For ``retry_at``.
+        model: The model asked for.
+        provider: Name of the provider.
+        secret: The API key, blanked out wherever the body repeats it.
+    """
+    found = _error_object(body)
+    if found is None:
+        found = {"message": _plain_message(body, headers)}
+    should_retry = headers.get("x-should-retry")
+    return error_from_object(
+        found,
+        status=status,
+        now=now,
+        retry_after=h.parse_retry_after(headers, now),
+        retryable={"true": True, "false": False}.get(should_retry.strip().lower()) if should_retry else None,
+        request_id=h.request_id(headers),
+        model=model,
+        provider=provider,
+        secret=secret,
+    )
+
+
+def error_from_object(
+    found: Mapping[str, Any],
+    *,
+    status: int | None,
+    now: datetime,
+    retry_after: float | None = None,
+    retryable: bool | None = None,
+    request_id: str | None = None,
+    model: str | None = None,
+    provider: str | None = None,
+    secret: str | None = None,
+) -> e.APIStatusError:
+    """Return the error that an error object stands for: the body of a status, or an event of a stream. Never raises."""
+    own_status = found.get("status_code")
+    if isinstance(own_status, int) and not isinstance(own_status, bool):
+        status = own_status
+    message, code, kind, param, failed_generation = [_text(found.get(key)) for key in _FIELDS]
+    message = message or ""
+    if secret:  # a server that repeats what it was sent
+        message = message.replace(secret, "****")
+        failed_generation = failed_generation and failed_generation.replace(secret, "****")
+    cls = _class(status, code, kind, message, retry_after)
+    if retry_after is None and (hint := _TRY_AGAIN.search(message[-_MAX_MESSAGE:])):
+        retry_after = h.parse_duration(hint[1])
+    data: dict[str, Any] = {
+        "status_code": status,
+        "code": code,
+        "type": kind,
+        "param": param,
+        "failed_generation": failed_generation,
+        "request_id": request_id,
+        "model": model,
+        "provider": provider,
+        "retry_after": retry_after,
+        "retry_at": None if retry_after is None else now + timedelta(seconds=min(retry_after, h.MAX_HINT)),
+        "retryable": retryable,
+    }
+    if retryable is None and status in _RETRYABLE_4XX:
+        data["retryable"] = True
+    if issubclass(cls, e.RateLimitedError):
+        data.update(_limit(message, kind))
+    return cls(_message(cls, status, message), **data)
+
+
+def _class(
+    status: int | None, code: str | None, kind: str | None, message: str, retry_after: float | None
+) -> type[e.APIStatusError]:
+    if code == "rate_limit_exceeded" or status == 429:
+        # The service gives one code to two things. A request above the limit itself never fits, however long one waits.
+        hopeless = message.startswith("Request too large") or (
+            retry_after is None and _LIMIT.search(message) is not None and "try again in" not in message
+        )
+        return e.RequestTooLargeError if status == 413 or hopeless else e.RateLimitedError
+    if code is not None and code in _BY_CODE:
+        return _BY_CODE[code]
+    cls = _BY_STATUS.get(status or 0)
+    if cls is e.InvalidRequestError and _CONTEXT.search(message):
+        return e.ContextTooLongError
+    if cls is e.NotFoundError and message.startswith("The model "):
+        return e.ModelNotFoundError
+    if cls is not None:
+        return cls
+    if status is not None and status >= 500:
+        return e.ProviderUnavailableError
+    if status is None and kind == "internal_server_error":
+        return e.ProviderUnavailableError
+    if status is None and kind == "invalid_request_error":
+        return e.InvalidRequestError
+    return e.APIStatusError
+
+
+def _message(cls: type[e.APIStatusError], status: int | None, message: str) -> str:
+    message = message[:_MAX_MESSAGE]
+    phrase = next((_PHRASES[base] for base in cls.__mro__ if base in _PHRASES), None)
+    if cls is e.OverloadedError and status == 503:
+        phrase = "groq service unavailable, overloaded"
+    if cls is e.OverloadedError and not message:
+        message = "please retry after a moment"
+    if phrase is None:
+        return f"groq API error ({status}): {message or 'no message'}"
+    if not message:
+        return f"{phrase} (status {status})"
+    return f"{phrase}: {message}"
+
+
+def _limit(message: str, kind: str | None) -> dict[str, Any]:
+    match = _LIMIT.search(message[: 2 * _MAX_MESSAGE])
+    if match is None:
+        return {"scope": "minute" if kind in ("requests", "tokens") and "day" not in message else None}
+    name = match["name"]
+    return {
+        "limit_name": name,
+        "scope": _SCOPES.get(name, "minute"),
+        "limit": int(match["limit"]),
+        "used": int(match["used"]) if match["used"] else None,
+        "requested": int(match["requested"]),
+    }
+
+
+def _error_object(body: bytes) -> Mapping[str, Any] | None:
+    """Find the error object of a body: ``{"error": {…}}``, ``{"error": "text"}`` or ``{"message": …}``."""
+    try:
+        decoded = json.loads(body[:MAX_ERROR_BODY])
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(decoded, Mapping):
+        return None
+    found = decoded.get("error")
+    if isinstance(found, Mapping):
+        return found if _text(found.get("message")) or _text(found.get("code")) else None
+    if isinstance(found, str) and found:
+        return {"message": found}
+    if isinstance(decoded.get("message"), str):
+        return decoded
+    return None
+
+
+_TITLE = re.compile(rb"<title[^>]{0,100}>([^<]{1,200})", re.IGNORECASE)
+
+
+def _plain_message(body: bytes, headers: Mapping[str, str]) -> str:
+    """Describe a body that is not the service's: pages of gateways by their title, text by its beginning."""
+    start = body[:4096].lstrip()
+    ray = headers.get("cf-ray")
+    suffix = f" (cf-ray {ray[:40]})" if ray else ""
+    if not start:
+        return f"empty body{suffix}"
+    if start[:1] == b"<" or "html" in (headers.get("content-type") or "").lower():
+        title = _TITLE.search(start)
+        named = f" titled {title[1].decode('utf-8', 'replace').strip()!r}" if title else ""
+        return f"an HTML page{named} instead of JSON: a gateway answered, not the service{suffix}"
+    return " ".join(start[:300].decode("utf-8", "replace").split()) + suffix
+
+
+def _text(found: object) -> str | None:
+    """Take strings as they are and numbers as text: some servers give a number as code."""
+    if isinstance(found, str):
+        return found
+    if isinstance(found, (int, float)) and not isinstance(found, bool):
+        try:
+            return str(found)
+        except ValueError:  # an integer of thousands of digits
+            return None
+    return None

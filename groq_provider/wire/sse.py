@@ -1,0 +1,149 @@
+"""Event streams, by the WHATWG text: bytes into lines, lines into events.
+
+Both steps take linear time, keep bytes as bytes, and give out what is complete at once: nothing waits for a later byte that does
+not belong to it. A CR at the end of what has arrived ends its line; an LF that follows it is its second half.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from groq_provider.errors import ResponseTooLargeError
+
+__all__ = ["DONE", "MAX_EVENT_BYTES", "MAX_LINE_BYTES", "Event", "EventDecoder", "LineSplitter"]
+
+#: The data of the event that ends a chat stream.
+DONE = b"[DONE]"
+
+#: A longer line or event is not an answer of this service but a fault or an attack.
+MAX_LINE_BYTES = 1 << 20
+MAX_EVENT_BYTES = 4 << 20
+
+
+class LineSplitter:
+    """Split a body into lines at CR, LF and CRLF, wherever the pieces were cut.
+
+    Not shared between threads.
+    """
+
+    __slots__ = ("_after_cr", "_parts", "_pending", "max_line")
+
+    def __init__(self, max_line: int = MAX_LINE_BYTES) -> None:
+        self.max_line = max_line
+        self._parts: list[bytes] = []  # the unfinished line; a list, since adding to bytes would be quadratic
+        self._pending = 0
+        self._after_cr = False
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the lines that *data* completes, without their ends.
+
+        Raises:
+            ResponseTooLargeError: A line is longer than ``max_line`` bytes.
+        """
+        if not data:
+            return []
+        if self._after_cr and data[:1] == b"\n":
+            data = data[1:]  # second half of a CRLF
+            self._after_cr = False
+            if not data:
+                return []
+        self._after_cr = data[-1:] == b"\r"
+        if b"\r" in data:
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if b"\n" not in data:
+            self._hold(data)
+            return []
+        lines = data.split(b"\n")
+        rest = lines.pop()
+        if self._parts:
+            lines[0] = b"".join([*self._parts, lines[0]])
+            self._parts.clear()
+            self._pending = 0
+        if len(data) > self.max_line or len(lines[0]) > self.max_line:
+            for line in lines:
+                self._check(len(line))
+        if rest:
+            self._hold(rest)
+        return lines
+
+    def finish(self) -> bytes:
+        """Return the last line if the body ended without an end of line, else nothing."""
+        rest = b"".join(self._parts)
+        self._parts.clear()
+        self._pending = 0
+        return rest
+
+    def _hold(self, data: bytes) -> None:
+        self._parts.append(data)
+        self._pending += len(data)
+        self._check(self._pending)
+
+    def _check(self, size: int) -> None:
+        if size > self.max_line:
+            raise ResponseTooLargeError(f"a line of the stream is longer than {self.max_line:,} bytes")
+
+
+class Event(NamedTuple):
+    """One event: its name (``""`` where none is given) and its data."""
+
+    name: str
+    data: bytes
+
+
+class EventDecoder:
+    """Turn lines into events. Comments, ``id`` and ``retry`` are read and mean nothing here.
+
+    Not shared between threads.
+    """
+
+    __slots__ = ("_data", "_first", "_name", "_size", "max_event")
+
+    def __init__(self, max_event: int = MAX_EVENT_BYTES) -> None:
+        self.max_event = max_event
+        self._name = ""
+        self._data: list[bytes] = []
+        self._size = 0
+        self._first = True
+
+    def feed(self, line: bytes) -> Event | None:
+        """Take one line; return the event it completes, if it does.
+
+        Raises:
+            ResponseTooLargeError: The event is larger than ``max_event`` bytes.
+        """
+        if self._first:
+            self._first = False
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if not line:
+            return self._dispatch()
+        if line[:5] == b"data:":  # nearly every line
+            data = line[6:] if line[5:6] == b" " else line[5:]
+            self._data.append(data)
+            self._size += len(data) + 1
+            if self._size > self.max_event:
+                raise ResponseTooLargeError(f"an event of the stream is larger than {self.max_event:,} bytes")
+            return None
+        if line == b"data":
+            self._data.append(b"")
+        elif line[:6] == b"event:":
+            name = line[7:] if line[6:7] == b" " else line[6:]
+            self._name = name.decode("utf-8", "replace")
+        elif line == b"event":
+            self._name = ""
+        return None
+
+    def finish(self) -> Event | None:
+        """Return the event that the end of the body left without its blank line, if there is one.
+
+        The WHATWG text drops it; whether it counts is for the caller to decide.
+        """
+        return self._dispatch()
+
+    def _dispatch(self) -> Event | None:
+        lines, name = self._data, self._name
+        self._name = ""
+        if not lines:
+            return None
+        self._data = []
+        self._size = 0
+        return Event(name, lines[0] if len(lines) == 1 else b"\n".join(lines))

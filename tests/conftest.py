@@ -1,0 +1,87 @@
+"""What every test gets: no other host than this machine, nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import threading
+import time
+
+import pytest
+
+_LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="run soaks, fuzzing and kill tests whole")
+    parser.addoption("--live", action="store_true", help="run tests against the real service; needs GROQ_API_KEY")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--live"):
+        return
+    skip = pytest.mark.skip(reason="talks to the real service: needs --live and GROQ_API_KEY")
+    for item in items:
+        if "live" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def full(request):
+    """Whether the long tests run whole."""
+    return request.config.getoption("--full")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch):
+    """No key, no proxy, no host of the developer's reaches a test."""
+    for name in list(os.environ):
+        if name.startswith("GROQ_") or name.lower().endswith("_proxy") or name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _no_other_host(monkeypatch, request):
+    """Fail a test that talks to anything but this machine."""
+    if "live" in request.keywords:
+        return
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if isinstance(address, tuple) and not str(address[0]).startswith(_LOOPBACK):
+            raise AssertionError(f"a test tries to reach {address[0]}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+def open_sockets() -> int:
+    """Count this process's open sockets."""
+    count = 0
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            count += os.readlink(f"/proc/self/fd/{name}").startswith("socket:")
+        except OSError:
+            continue
+    return count
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind():
+    """Fail a test that leaves a thread or a socket behind. Those on their way out get two seconds."""
+    if not os.path.isdir("/proc/self/fd"):
+        yield
+        return
+    threads, sockets = set(threading.enumerate()), open_sockets()
+    yield
+    deadline = time.monotonic() + 2
+    while True:
+        gc.collect()
+        left = [thread for thread in threading.enumerate() if thread not in threads and thread.is_alive()]
+        extra = open_sockets() - sockets
+        if not left and extra <= 0:
+            return
+        if time.monotonic() > deadline:
+            pytest.fail(f"left behind: threads {left}, {extra} sockets")
+        time.sleep(0.01)

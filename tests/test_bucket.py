@@ -1,0 +1,235 @@
+"""The arithmetic of limits."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groq_provider.ratelimit.bucket import DIMENSIONS, SECOND, TOKENS, WHOLE, Bucket, BucketSet, Dimension
+
+HOUR = Dimension("ash", TOKENS, 3600 * SECOND, "audio seconds", "hour")
+SHARE = 970_000
+
+
+def cost(tokens: int = 0, *, prompt: int = 0, output: int = 0) -> tuple[int, int, int, int]:
+    return 1, tokens or prompt + output, prompt, output
+
+
+@pytest.mark.parametrize(
+    ("dimension", "limit", "used", "requested", "seconds", "tolerance"),
+    [
+        pytest.param(DIMENSIONS["tpm"], 15000, 11972, 4351, 5.289, 0.004, id="tpm-5.289"),
+        pytest.param(DIMENSIONS["tpm"], 15000, 11390, 4351, 2.961, 0.004, id="tpm-2.961"),
+        pytest.param(DIMENSIONS["tpm"], 6000, 5034, 1443, 4.77, 0.001, id="tpm-4.77"),
+        pytest.param(DIMENSIONS["rpm"], 30, 30, 1, 2.0, 1e-9, id="rpm-2"),
+        pytest.param(DIMENSIONS["tpd"], 100000, 99000, 2032, 892, 0.5, id="tpd-14m52s"),
+        pytest.param(DIMENSIONS["otpm"], 1000, 997, 192, 11.34, 0.001, id="otpm-11.34"),
+        pytest.param(HOUR, 7200, 7100, 180, 40, 0.001, id="ash-40"),
+    ],
+)
+def test_waits_are_those_of_the_service(dimension, limit, used, requested, seconds, tolerance):
+    """The waits of published 429 texts come out of the same arithmetic."""
+    bucket = Bucket(dimension, limit)
+    bucket.charge(used, 0)
+    assert bucket.ready_at(requested) / SECOND == pytest.approx(seconds, abs=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "seconds"),
+    [(14400, 1, 6.0), (1000, 1, 86.4), (14400, 30, 179.99)],
+    ids=["6s", "1m26.4s", "2m59.56s"],
+)
+def test_reset_is_the_time_until_full(limit, used, seconds):
+    """The reset headers of the day limit come out too."""
+    bucket = Bucket(DIMENSIONS["rpd"], limit)
+    bucket.charge(used, 0)
+    assert bucket.reset(0) / SECOND == pytest.approx(seconds, abs=0.5)
+
+
+def test_share_scales_tokens_only():
+    """Requests are whole: both sides count them alike."""
+    buckets = BucketSet({"rpm": 30, "tpm": 1000}, share=SHARE)
+    assert {bucket.dimension.name: bucket.capacity for bucket in buckets} == {"rpm": 30, "tpm": 970}
+    assert buckets.get("tpm").interval == -(-60 * SECOND * 100 // (1000 * 97))
+
+
+def test_all_or_nothing():
+    """A cost that one bucket refuses leaves the others as they were."""
+    buckets = BucketSet({"rpm": 30, "tpm": 100})
+    assert buckets.try_take(cost(90), 0)
+    before = [bucket.tat for bucket in buckets]
+    assert not buckets.try_take(cost(20), 0)
+    assert [bucket.tat for bucket in buckets] == before
+
+
+def test_more_than_the_share_waits_for_full_and_goes_into_debt():
+    """Between share times limit and limit a request goes out once nothing is used."""
+    bucket = Bucket(DIMENSIONS["tpm"], 1000, share=SHARE)
+    bucket.charge(10, 0)
+    assert bucket.ready_at(990) == bucket.tat == 10 * bucket.interval
+    bucket.charge(990, bucket.tat)
+    assert bucket.remaining(10 * bucket.interval) == -20
+
+
+def test_never_fits_asks_the_limit_itself():
+    """Only a cost above the limit can never fit."""
+    buckets = BucketSet({"tpm": 1000}, share=SHARE)
+    assert buckets.never_fits(cost(1000)) is None
+    assert buckets.never_fits(cost(1001)) is buckets.get("tpm")
+    assert buckets.fitted(cost(prompt=1001))[TOKENS] == 1000
+
+
+def test_nothing_is_free_even_in_debt():
+    """A cost of nothing never waits."""
+    buckets = BucketSet({"otpm": 10})
+    buckets.charge(cost(output=10), 0)
+    buckets.charge(cost(output=10), 0)
+    assert buckets.ready_at(cost(prompt=5)) == (0, None)
+    assert buckets.try_take(cost(prompt=5), 0)
+
+
+def test_no_limits_no_wait():
+    """Unknown limits, zero included, hold nobody up."""
+    buckets = BucketSet({"rpm": None, "tpm": 0})
+    assert len(buckets) == 0
+    assert buckets.try_take(cost(10**9), 0)
+
+
+def test_the_cause_is_the_bucket_that_takes_longest():
+    """A wait names its limit."""
+    buckets = BucketSet({"rpm": 1, "rpd": 1})
+    buckets.charge(cost(), 0)
+    ready, cause = buckets.ready_at(cost())
+    assert ready == 86_400 * SECOND
+    assert cause is buckets.get("rpd")
+
+
+def test_resize_keeps_what_is_used():
+    """A smaller limit does not forget the tokens spent."""
+    bucket = Bucket(DIMENSIONS["tpm"], 1000)
+    bucket.charge(400, 0)
+    bucket.resize(500, share=WHOLE, now=0)
+    assert bucket.remaining(0) == 100
+
+
+@pytest.mark.parametrize(
+    ("configured", "learned", "limit", "source", "outcome"),
+    [
+        pytest.param(1000, 800, 800, "learned", "lowered", id="lowers"),
+        pytest.param(1000, 2000, 1000, "configured", None, id="never-raises"),
+        pytest.param(None, 2000, 2000, "learned", "adopted", id="adopts"),
+        pytest.param(1000, 0, 1000, "configured", None, id="nothing-is-no-limit"),
+    ],
+)
+def test_learned_limits(configured, learned, limit, source, outcome):
+    """The service lowers a configured limit, and is believed where none is configured."""
+    buckets = BucketSet({"tpm": configured})
+    assert buckets.learn("tpm", learned, 0) == outcome
+    bucket = buckets.get("tpm")
+    assert (bucket.limit, buckets.source(bucket)) == (limit, source)
+
+
+def test_a_learned_limit_follows_the_service_up_to_the_configured_one():
+    """A plan that changes back is believed too."""
+    buckets = BucketSet({"tpm": 1000})
+    buckets.learn("tpm", 500, 0)
+    assert buckets.learn("tpm", 3000, 0) is None
+    assert buckets.get("tpm").limit == 1000
+
+
+@pytest.mark.parametrize(
+    ("candidate", "idle", "expected"),
+    [
+        pytest.param(50, False, 50, id="tightens-at-once"),
+        pytest.param(20, False, 38, id="loosens-by-a-tenth"),
+        pytest.param(20, True, 20, id="loosens-when-idle"),
+        pytest.param(5, True, 10, id="not-before-now"),
+    ],
+)
+def test_sync(candidate, idle, expected):
+    """Headers tighten at once and loosen with care."""
+    bucket = Bucket(DIMENSIONS["rpm"], 30, now=40)
+    bucket.sync(candidate, now=10, idle=idle)
+    assert bucket.tat == expected
+
+
+def test_empty_takes_the_minute_limits_only():
+    """A refusal without a name says nothing about the day."""
+    buckets = BucketSet({"rpm": 30, "rpd": 1000, "tpm": 1000})
+    buckets.empty(0)
+    assert [bucket.remaining(0) for bucket in buckets] == [0, 1000, 0]
+
+
+def test_unexplained_share_keeps_what_is_used():
+    """A smaller share makes less of the same."""
+    buckets = BucketSet({"tpm": 1000})
+    buckets.charge(cost(300), 0)
+    buckets.set_share(WHOLE // 2, 0)
+    assert buckets.get("tpm").remaining(0) == 200
+
+
+def test_repr_shows_the_state():
+    """A bucket says what it is."""
+    assert repr(Bucket(DIMENSIONS["rpm"], 30)) == "<Bucket rpm 30 of 30, full at 0 ns>"
+
+
+@given(
+    limit=st.integers(1, 10**6),
+    share=st.integers(1, WHOLE),
+    name=st.sampled_from(sorted(DIMENSIONS)),
+    steps=st.lists(st.tuples(st.integers(0, 90 * SECOND), st.integers(1, 10**6)), max_size=40),
+)
+def test_no_window_holds_more_than_burst_and_rate(limit, share, name, steps):
+    """In any window w no more is admitted than burst + rate times w."""
+    bucket = Bucket(DIMENSIONS[name], limit, share=share)
+    now, admitted = 0, []
+    for gap, units in steps:
+        now += gap
+        units = 1 + units % bucket.capacity
+        if bucket.ready_at(units) <= now:
+            bucket.charge(units, now)
+            admitted.append((now, units))
+    for i, (start, _) in enumerate(admitted):
+        total = 0
+        for end, units in admitted[i:]:
+            total += units
+            assert total * bucket.interval <= bucket.burst + (end - start)
+            whole = limit if bucket.kind == 0 else limit * share / WHOLE
+            assert total <= bucket.capacity + whole * (end - start) / bucket.dimension.period + 1e-6
+
+
+@given(
+    operations=st.lists(
+        st.tuples(st.integers(0, 30 * SECOND), st.sampled_from(["take", "settle", "refund"]), st.integers(0, 2000)),
+        max_size=60,
+    )
+)
+def test_level_never_above_full_and_nothing_gets_lost(operations):
+    """Whatever is settled or refunded, a bucket never holds more than its capacity; without time passing the sums agree."""
+    timed = BucketSet({"rpm": 30, "tpm": 1000, "tpd": 20_000}, share=SHARE)
+    still = BucketSet({"tpd": 10**9})
+    now, held, used = 0, [], 0
+    for gap, kind, units in operations:
+        now += gap
+        if kind == "take":
+            if timed.try_take(cost(units), now):
+                still.charge(cost(units), 0)
+                held.append(units)
+        elif held:
+            reserved = held.pop()
+            actual = cost(units) if kind == "settle" else (0, 0, 0, 0)
+            timed.settle(cost(reserved), actual, now)
+            still.settle(cost(reserved), actual, 0)
+            used += actual[TOKENS]
+        assert all(bucket.remaining(now) <= bucket.capacity and bucket.reset(now) >= 0 for bucket in timed)
+        assert still.get("tpd").remaining(0) == 10**9 - used - sum(held)
+
+
+@given(units=st.integers(1, 1000), used=st.integers(0, 3000))
+def test_a_cost_fits_exactly_when_its_time_has_come(units, used):
+    """Not a nanosecond earlier."""
+    buckets = BucketSet({"tpm": 1000})
+    buckets.charge(cost(used), 0)
+    ready, _ = buckets.ready_at(cost(units))
+    if ready > 0:
+        assert not buckets.try_take(cost(units), ready - 1)
+    assert buckets.try_take(cost(units), max(ready, 0))
