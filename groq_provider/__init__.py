@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .breaker import BreakerPolicy, CircuitBreaker
     from .bulk import BulkResult, BulkRun
     from .cancel import CancelToken
     from .catalog import DEFAULT_MODEL, FAST_MODEL, MODEL_MIGRATION, Catalogue, default_catalogue
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
         ToolUseFailedError,
         TransportError,
     )
+    from .fallback import FallbackProvider, FallbackStream
     from .latency import LatencyTracker
     from .protocols import LatencyRecorder, Provider, RateLimiter, Reservation
     from .provider import GroqProvider
@@ -104,6 +106,7 @@ if TYPE_CHECKING:
 
 #: Where each name lives. A test holds this, ``__all__`` and the imports above against each other.
 _HOMES = {
+    "breaker": "BreakerPolicy CircuitBreaker",
     "bulk": "BulkResult BulkRun",
     "cancel": "CancelToken",
     "catalog": "DEFAULT_MODEL FAST_MODEL MODEL_MIGRATION Catalogue default_catalogue",
@@ -119,6 +122,7 @@ _HOMES = {
         "ResponseTooLargeError StreamError StreamIdleTimeoutError StreamInterruptedError StreamProtocolError TLSError "
         "ToolUseFailedError TransportError"
     ),
+    "fallback": "FallbackProvider FallbackStream",
     "latency": "LatencyTracker",
     "protocols": "LatencyRecorder Provider RateLimiter Reservation",
     "provider": "GroqProvider",
@@ -145,6 +149,7 @@ __all__ = [
     "Annotation",
     "Attempt",
     "AuthenticationError",
+    "BreakerPolicy",
     "BrowserResult",
     "BulkResult",
     "BulkRun",
@@ -152,6 +157,7 @@ __all__ = [
     "Catalogue",
     "Chart",
     "ChartElement",
+    "CircuitBreaker",
     "CircuitOpenError",
     "Clock",
     "CodeResult",
@@ -164,6 +170,8 @@ __all__ = [
     "DocumentCitation",
     "DocumentPart",
     "ExecutedTool",
+    "FallbackProvider",
+    "FallbackStream",
     "FunctionCitation",
     "GroqProvider",
     "GroqProviderError",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import queue
 from collections import deque
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,12 @@ import attrs
 
 from groq_provider import errors as e
 from groq_provider.cancel import CancelToken
+from groq_provider.types.messages import Message
 from groq_provider.types.request import LLMRequest
 from groq_provider.types.response import LLMResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
 __all__ = ["BulkResult", "BulkRun"]
@@ -71,9 +73,10 @@ class BulkRun:
     ) -> None:
         if isinstance(max_workers, bool) or not isinstance(max_workers, int) or max_workers < 1:
             raise e.ConfigurationError(f"max_workers = {max_workers!r}: must be an integer of at least 1")
-        if isinstance(requests, (str, bytes)):
+        if isinstance(requests, (str, bytes, Mapping, Message, LLMRequest)) or not isinstance(requests, Iterable):
+            kind = "text" if isinstance(requests, str) else type(requests).__name__
             raise e.InvalidRequestError(
-                "generate_many takes a sequence of prompts or requests, not one text; put it in a list"
+                f"generate_many takes a sequence of prompts or requests, not one {kind}; put it in a list"
             )
         self._input = enumerate(iter(requests))
         self._call = call
@@ -85,7 +88,7 @@ class BulkRun:
         self._outer = cancel
         self._handle = None if cancel is None else cancel.subscribe(self._token.cancel)
         self._waiting: deque[Future[BulkResult]] = deque()  # in order of input; ordered runs only
-        self._done: queue.SimpleQueue[BulkResult] = queue.SimpleQueue()  # unordered runs only
+        self._done: queue.SimpleQueue[Future[BulkResult]] = queue.SimpleQueue()  # unordered runs only
         self._running = 0
         self._exhausted = False
         self._input_error: BaseException | None = None
@@ -109,16 +112,21 @@ class BulkRun:
                 if self._input_error is not None:
                     raise self._input_error
                 raise StopIteration
-            result = self._waiting.popleft().result() if self._ordered else self._done.get()
+            result = (self._waiting.popleft() if self._ordered else self._done.get()).result()
         except BaseException:  # KeyboardInterrupt while waiting, an input that fails
             self.close()
             raise
         self._running -= 1
         self.completed += 1
+        if isinstance(result.error, e.ProviderClosedError):
+            self._exhausted = True  # nothing further can succeed
         return result
 
     def _fill(self) -> None:
         while self._running < self._window and not self._exhausted:
+            if self._token.cancelled:
+                self._exhausted = True
+                return
             try:
                 index, item = next(self._input)
             except StopIteration:
@@ -131,36 +139,19 @@ class BulkRun:
 
     def _submit(self, index: int, item: Any) -> None:
         # Each item sees the context variables (trace ids and the like) of the thread that iterates.
-        future = self._threads.submit(contextvars.copy_context().run, self._run, index, item)
+        # Nothing of it refers to this object, so that a run nobody holds any more is collected and ends its work.
+        future = self._threads.submit(
+            contextvars.copy_context().run, _run, self._call, self._fields, self._token, index, item
+        )
         self._running += 1
         self.submitted += 1
         if self._ordered:
             self._waiting.append(future)
         else:
-            future.add_done_callback(self._finished)
-
-    def _finished(self, future: Future[BulkResult]) -> None:
-        if not future.cancelled():
-            self._done.put(future.result())
-
-    def _run(self, index: int, item: Any) -> BulkResult:
-        request = None
-        custom_id = str(index)
-        try:
-            request = LLMRequest.of(item, **self._fields)
-            custom_id = request.custom_id or custom_id
-            return BulkResult(
-                index=index, custom_id=custom_id, request=request, response=self._call(request, self._token)
-            )
-        except e.GroqProviderError as error:
-            return BulkResult(index=index, custom_id=custom_id, request=request, error=error)
-        except Exception as error:  # noqa: BLE001 - a bug must not take the other items with it
-            wrapped = e.GroqProviderError(f"unexpected {type(error).__name__} in a bulk item: {str(error)[:200]}")
-            wrapped.__cause__ = error
-            return BulkResult(index=index, custom_id=custom_id, request=request, error=wrapped)
+            future.add_done_callback(self._done.put)
 
     def cancel(self) -> None:
-        """End every unfinished item now, from any thread; their results are ``RequestCancelledError``."""
+        """End every unfinished item now, from any thread: their results are ``RequestCancelledError``. No further ones are taken."""
         self._token.cancel()
 
     def close(self) -> None:
@@ -187,3 +178,25 @@ class BulkRun:
             self._closed = True
             self._token.cancel()
             self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _run(
+    call: Callable[[LLMRequest, CancelToken], LLMResponse],
+    fields: dict[str, Any],
+    token: CancelToken,
+    index: int,
+    item: Any,
+) -> BulkResult:
+    """Work on one item, in a thread of the pool; whatever happens is a result."""
+    request = None
+    custom_id = str(index)
+    try:
+        request = LLMRequest.of(item, **fields)
+        custom_id = request.custom_id or custom_id
+        return BulkResult(index=index, custom_id=custom_id, request=request, response=call(request, token))
+    except e.GroqProviderError as error:
+        return BulkResult(index=index, custom_id=custom_id, request=request, error=error)
+    except Exception as error:  # noqa: BLE001 - a bug must not take the other items with it
+        wrapped = e.GroqProviderError(f"unexpected {type(error).__name__} in a bulk item: {str(error)[:200]}")
+        wrapped.__cause__ = error
+        return BulkResult(index=index, custom_id=custom_id, request=request, error=wrapped)

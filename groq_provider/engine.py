@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import attrs
 
@@ -136,7 +136,6 @@ class Engine:
     def plain_request(self, method: str, path: str, body: bytes | None, options: CallOptions) -> Any:
         """Return the decoded JSON answer of any other endpoint."""
         exchange = Exchange(self, options, method=method, path=path, body=body)
-        exchange.begin()
         return exchange.run(exchange.fetch_json)
 
     def _completion(self, request: LLMRequest, options: CallOptions, *, stream: bool) -> Exchange:
@@ -145,17 +144,16 @@ class Engine:
             raise e.InvalidRequestError("no model: name one in the request, or set default_model")
         request = self.check(request, model)
         body = codec.request_body(request, model=model, stream=stream, extra_body=options.extra_body)
-        exchange = Exchange(
+        return Exchange(
             self, options, method="POST", path=CHAT_PATH, body=body, stream=stream, request=request, model=model
         )
-        exchange.begin()
-        return exchange
 
     def close(self) -> None:
         """Refuse new calls and end those under way. Idempotent."""
         self.closed = True
         for call in list(self._live.values()):
             call.cancel()
+        self._clear_up()
 
     def later(self, action: Callable[[], None]) -> None:
         """Have *action* run by the next call: for finalizers, which must not touch a lock."""
@@ -163,12 +161,8 @@ class Engine:
 
     def enter(self, call: CallState) -> None:
         """Count a call as under way."""
-        while self._orphans:
-            try:
-                action = self._orphans.popleft()
-            except IndexError:
-                break
-            action()
+        if self._orphans:
+            self._clear_up()
         self._live[id(call)] = call
         if self.closed:
             call.cancel()
@@ -176,6 +170,14 @@ class Engine:
     def leave(self, call: CallState) -> None:
         """The opposite."""
         self._live.pop(id(call), None)
+
+    def _clear_up(self) -> None:
+        while self._orphans:
+            try:
+                action = self._orphans.popleft()
+            except IndexError:
+                break  # another thread was quicker
+            action()
 
 
 class Exchange:
@@ -236,6 +238,8 @@ class Exchange:
         self._attempt_at = self.started
         self._attempt_wall: datetime | None = None
         self._status: int | None = None
+        self._rejected = False  # whether the service surely did no work on the attempt
+        self._begun = False
         self._over = False
         self._handle = 0
 
@@ -248,6 +252,8 @@ class Exchange:
             GroqProviderError: What the last one ended with, with every attempt on it.
         """
         try:
+            if not self._begun:
+                self._begin()
             while True:
                 final: e.GroqProviderError | None
                 try:
@@ -260,15 +266,18 @@ class Exchange:
                     except e.GroqProviderError as error:
                         final = self.recover(error)
                 if final is not None:
-                    raise final
+                    # Without the frames below: their local variables hold the request and the answer, and whoever keeps
+                    # the error would keep them, too.
+                    raise final.with_traceback(None)
         except e.GroqProviderError:
             raise
         except BaseException:  # KeyboardInterrupt and the like: leave nothing behind
             self.abandoned()
             raise
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         """Count the call as under way and follow the caller's token."""
+        self._begun = True
         self.engine.enter(self.call)
         cancel = self.options.cancel
         if cancel is not None:
@@ -279,7 +288,8 @@ class Exchange:
         if call.cancelled:
             raise e.RequestCancelledError("the call was cancelled before it was sent", sent=False)
         call.begin(self.options.timeouts.connect)
-        self._status = None
+        self._status = self.request_id = None  # of the attempt before
+        self._rejected = False
         if self.request is None or self.model is None:
             self._attempt_at, self._attempt_wall = self.engine.clock.monotonic(), self.engine.clock.now()
             return
@@ -300,16 +310,23 @@ class Exchange:
         self._attempt_at = self.engine.clock.monotonic()
         self._attempt_wall = self.engine.clock.now()
 
-    def recover(self, error: e.GroqProviderError) -> e.GroqProviderError | None:
-        """Decide after a failed attempt: wait and return ``None`` to try again, or return the error to raise."""
+    def recover(self, error: e.GroqProviderError, *, usage: Usage | None = None) -> e.GroqProviderError | None:
+        """Decide after a failed attempt: wait and return ``None`` to try again, or return the error to raise.
+
+        Args:
+            error: What happened.
+            usage: What a failed stream had used, as far as known.
+        """
         error = self._translate(error)
-        self._after_attempt(error)
+        self._after_attempt(error, usage=usage)
         engine, call = self.engine, self.call
         if not self.options.retry:
             return self.failed(error, recorded=True)
         delay = retry_delay(error, retries=self._retries, policy=engine.policy, rng=engine.rng, stream=self.stream)
-        if delay is None or call.cancelled:
+        if delay is None:
             return self.failed(error, recorded=True)
+        if call.cancelled:
+            return None  # as during the delay: the next step says that it was cancelled, or closed
         if call.total_deadline is not None and engine.clock.monotonic() + delay + _LEAST_TIME > call.total_deadline:
             return self.failed(error, recorded=True)
         cost = engine.budget.cost(error)
@@ -356,12 +373,13 @@ class Exchange:
 
     def _refused(self, response: WireResponse) -> e.GroqProviderError:
         engine, status = self.engine, response.status_code
+        self._rejected = True
         if 300 <= status < 400:
-            location = response.headers.get("location", "")
             response.close()
-            host = location.split("//", 1)[-1].split("/", 1)[0].rsplit("@", 1)[-1][:100]
+            self._feedback(None)
+            host = _host(response.headers.get("location", ""))
             return e.RedirectRefusedError(
-                f"the server redirects (status {status}) to {host or 'nowhere'}: check base_url; the request was not sent there",
+                f"the server redirects (status {status}) to {host}: check base_url; the request was not sent there",
                 sent=True,
             )
         try:
@@ -370,6 +388,9 @@ class Exchange:
             return cancelled
         except e.GroqProviderError:
             body = b""  # never an error over the status
+        except BaseException:
+            response.close()
+            raise
         error = error_from_response(
             status,
             response.headers,
@@ -410,8 +431,13 @@ class Exchange:
         if content_type.startswith("text/event-stream"):
             response.close()
             raise e.ResponseDecodeError("the server sent an event stream to a plain request", status_code=self._status)
-        body = response.read_body(MAX_BODY)
+        try:
+            body = response.read_body(MAX_BODY)
+        except BaseException:  # KeyboardInterrupt and the like, too
+            response.close()
+            raise
         if not body:
+            self._rejected = True
             raise e.ResponseDecodeError(f"the answer is empty (status {self._status})", status_code=self._status)
         return codec.loads(body)
 
@@ -431,6 +457,7 @@ class Exchange:
         timing = self._timing(usage, now, first_token_at)
         if not self._over:
             self._over = True
+            self._leave()
             self._add_attempt(None, now)
             if self.reservation is not None:
                 self.reservation.settle(usage)
@@ -438,7 +465,6 @@ class Exchange:
             self._record(
                 total=timing.total, first_token=timing.time_to_first_token, tokens_per_second=timing.tokens_per_second
             )
-            self._leave()
         return self._response(fields, timing, metadata=True)
 
     def partial(
@@ -463,18 +489,21 @@ class Exchange:
         """
         error = self._translate(error)
         if not self._over:
+            self._over = True
+            self._leave()
             if not recorded:
                 self._after_attempt(error, usage=usage)
-            self._over = True
             if self.reservation is not None:
                 self.reservation.keep()  # without effect after any other settlement
             if not isinstance(error, (e.RequestCancelledError, e.ProviderClosedError)) or error.sent is not False:
                 self._record(total=self.engine.clock.monotonic() - self.started, ok=False)
-            self._leave()
         error.model = error.model or self.model
         error.provider = error.provider or self.engine.provider
         error.request_id = error.request_id or self.request_id
         error.attempts = tuple(self.attempts)
+        for link in (error.__cause__, error.__context__):
+            if isinstance(link, ValueError) and not isinstance(link, OSError):
+                error.__cause__ = error.__context__ = None  # decoders put the whole document on their errors
         if error.retry_after is not None and error.retry_at is None:
             error.retry_at = self.engine.clock.now() + timedelta(seconds=error.retry_after)
         return error
@@ -484,6 +513,7 @@ class Exchange:
         if self._over:
             return
         self._over = True
+        self._leave()
         if self.reservation is not None:
             if self.call.sent is False:
                 self.reservation.refund()
@@ -493,7 +523,6 @@ class Exchange:
                 self.reservation.keep()
         if first_token is not None:
             self._record(first_token=first_token)
-        self._leave()
 
     def _record(self, **figures: Any) -> None:
         if self.request is not None and self.model is not None:
@@ -507,6 +536,9 @@ class Exchange:
     def _translate(self, error: e.GroqProviderError) -> e.GroqProviderError:
         """Name the cause the caller can act on: closed rather than cancelled, out of time rather than slow."""
         call, engine = self.call, self.engine
+        if call.cancelled and isinstance(error, (e.TransportError, e.ResponseError, e.StreamError)):
+            # The socket was shut down under the reader; what that looks like depends on the framing.
+            error = e.RequestCancelledError("the call was cancelled", sent=call.sent, partial=error.partial)
         if (
             isinstance(error, e.RequestCancelledError)
             and engine.closed
@@ -532,8 +564,8 @@ class Exchange:
         self._add_attempt(error, self.engine.clock.monotonic())
         if reservation is None:
             return
-        if isinstance(error, e.APIStatusError) and error.status_code is not None:
-            reservation.refund(keep_request=True)  # the service refused it: no tokens used
+        if self._rejected:
+            reservation.refund(keep_request=True)  # an error status, a redirect, an empty answer: no tokens used
         elif self.call.sent is False:
             reservation.refund()
         elif usage is not None:
@@ -614,3 +646,11 @@ class Exchange:
             rate_limit=self.rate_limit,
             **fields,
         )
+
+
+def _host(location: str) -> str:
+    """Return the host a redirect points to, and nothing else of it: paths and queries may hold secrets."""
+    try:
+        return (urlsplit(location).hostname or "another place on the same host")[:100]
+    except ValueError:
+        return "an unreadable address"

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
+from ._fork import forkable
 from .errors import ConfigurationError
 from .types.status import LatencyMetrics
 
@@ -62,6 +63,7 @@ class LatencyTracker:
         self._max_samples = max_samples
         self._lock = threading.Lock()  # guards changes of _rings; looking up needs no lock
         self._rings: dict[str, _Ring] = {}
+        forkable(self)
 
     def __repr__(self) -> str:
         metrics = self.get_metrics()

@@ -79,7 +79,10 @@ class Provider(Protocol):
 
 
 class WireResponse(Protocol):
-    """An answer whose head has arrived and whose body has not."""
+    """An answer whose head has arrived and whose body has not.
+
+    .. versionadded:: 0.1.0
+    """
 
     status_code: int
 
@@ -119,7 +122,10 @@ class WireResponse(Protocol):
 
 
 class Transport(Protocol):
-    """Sends requests over connections it keeps."""
+    """Sends requests over connections it keeps.
+
+    .. versionadded:: 0.1.0
+    """
 
     def send(
         self,
@@ -144,7 +150,10 @@ class Transport(Protocol):
 
 
 class Reservation(Protocol):
-    """A place in the limits, held by one attempt. Exactly one of settle, refund and keep counts: the first."""
+    """A place in the limits, held by one attempt. Exactly one of settle, refund and keep counts: the first.
+
+    .. versionadded:: 0.1.0
+    """
 
     wait: float
     """Seconds this reservation waited."""
@@ -170,7 +179,10 @@ class Reservation(Protocol):
 
 
 class RateLimiter(Protocol):
-    """Decides when a request may go out. Shared by threads."""
+    """Decides when a request may go out. Shared by threads.
+
+    .. versionadded:: 0.1.0
+    """
 
     def reserve(
         self,
@@ -210,7 +222,10 @@ class RateLimiter(Protocol):
 
 
 class LatencyRecorder(Protocol):
-    """Keeps what calls took. Shared by threads."""
+    """Keeps what calls took. Shared by threads.
+
+    .. versionadded:: 0.1.0
+    """
 
     def record(
         self,

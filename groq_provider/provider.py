@@ -9,6 +9,7 @@ import attrs
 
 from . import _checks as checks
 from .bulk import BulkRun
+from .cancel import CancelToken
 from .catalog import default_catalogue
 from .clock import Clock, SystemClock
 from .config import ProviderConfig, Timeouts
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     import requests
     from typing_extensions import Self, Unpack
 
-    from .cancel import CancelToken
     from .config import ProviderSettings
     from .protocols import LatencyRecorder, RateLimiter
     from .types.fields import RequestFields
@@ -104,7 +104,11 @@ class GroqProvider:
             LatencyTracker(self._config.latency_samples) if self._config.track_latency else NullLatencyTracker()
         )
         self._tracker = own if latency_tracker is None else latency_tracker
-        self._limiter: RateLimiter = rate_limiter or TokenBucketRateLimiter(self._config.rate_limits, clock=self._clock)
+        self._limiter: RateLimiter = (
+            TokenBucketRateLimiter(self._config.rate_limits, clock=self._clock)
+            if rate_limiter is None
+            else rate_limiter
+        )
         self._build()
         if self._config.prewarm and self._config.enabled:
             self.warm_up(self._config.prewarm)
@@ -191,6 +195,7 @@ class GroqProvider:
             RequestCancelledError: *cancel* was used.
         """
         request = LLMRequest.of(prompt, **fields)
+        del prompt, fields  # a traceback that shows local variables must not show them; a request hides its text
         return self._engine.generate(request, self._options(timeout, cancel, extra_headers, extra_body, extra_query))
 
     def generate_stream(
@@ -210,6 +215,7 @@ class GroqProvider:
         the stream itself are raised by ``next()`` and hold what had arrived in ``partial``.
         """
         request = LLMRequest.of(prompt, **fields)
+        del prompt, fields  # a traceback that shows local variables must not show them; a request hides its text
         return ResponseStream(
             *self._engine.open_stream(request, self._options(timeout, cancel, extra_headers, extra_body, extra_query))
         )
@@ -238,6 +244,7 @@ class GroqProvider:
             An iterator of :class:`~groq_provider.BulkResult`; an item that fails is a result with an ``error``.
         """
         limits = self._timeouts(timeout)
+        _check_token(cancel)
 
         def call(request: LLMRequest, token: CancelToken) -> LLMResponse:
             return self._engine.generate(request, CallOptions(timeouts=limits, cancel=token, batch=True))
@@ -348,6 +355,7 @@ class GroqProvider:
             timeout: Seconds for the check.
             raise_on_error: Raise what went wrong instead of returning it.
         """
+        self._timeouts(timeout)  # a wrong argument is the caller's mistake, and no news of the service
         return self._health.check(probe, timeout=timeout, raise_on_error=raise_on_error)
 
     # --- life --------------------------------------------------------------------------------------------------------------
@@ -405,6 +413,7 @@ class GroqProvider:
         query: Mapping[str, Any] | None,
     ) -> CallOptions:
         self._require_open()
+        _check_token(cancel)
         if headers is not None:
             headers = checks.check_headers(headers, what="extra_headers", error=InvalidRequestError)
         for name, given in (("extra_body", body), ("extra_query", query)):
@@ -442,3 +451,8 @@ class GroqProvider:
         """Ask once: a check that tries again hides what it is to find."""
         options = attrs.evolve(self._options(timeout, None, None, None, None), retry=False)
         return self._engine.plain_request(method, path, body, options)
+
+
+def _check_token(cancel: object) -> None:
+    if cancel is not None and not isinstance(cancel, CancelToken):
+        raise InvalidRequestError(f"cancel must be a CancelToken, not {type(cancel).__name__}")

@@ -11,6 +11,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from groq_provider import errors as e
+from groq_provider._fork import forkable
 
 if TYPE_CHECKING:
     import random
@@ -84,6 +85,10 @@ class RetryBudget:
         self._lock = threading.Lock()  # guards the two below
         self._units = self._CAPACITY
         self._at = clock.monotonic()
+        forkable(self)
+
+    def _after_fork_in_child(self) -> None:
+        self._lock = threading.Lock()
 
     @staticmethod
     def cost(error: e.GroqProviderError) -> float:

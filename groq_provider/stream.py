@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from groq_provider import errors as e
-from groq_provider.types.response import LLMResponse, ResponseChunk
+from groq_provider.types.response import LLMResponse, ResponseChunk, ToolCallDelta
 from groq_provider.wire import codec
 from groq_provider.wire.assemble import Assembler
 from groq_provider.wire.failures import error_from_object
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from .protocols import WireResponse
 
 __all__ = ["ResponseStream"]
+
+#: Seconds a reader that comes back late gets to take in what has arrived.
+_GRACE = 0.05
 
 
 class ResponseStream:
@@ -40,6 +43,7 @@ class ResponseStream:
         self._exchange = exchange
         self._pending: deque[ResponseChunk] = deque()
         self._given = False  # whether a chunk was handed out: from there nothing is tried again
+        self._away = True  # whether the reader was busy elsewhere since the last read
         self._ended = False
         self._error: e.GroqProviderError | None = None
         self._response: LLMResponse | None = None
@@ -54,7 +58,8 @@ class ResponseStream:
         self._assembler = Assembler()
         self._first_token_at: float | None = None
         kind = wire.headers.get("content-type") or ""
-        self._plain = kind.startswith("application/json")
+        # One JSON answer instead of a stream; or a gateway's page, which the JSON decoder refuses with a clear word.
+        self._plain = kind.startswith(("application/json", "text/html"))
 
     def __repr__(self) -> str:
         state = "failed" if self._error else "complete" if self._response else "closed" if self._ended else "open"
@@ -73,7 +78,7 @@ class ResponseStream:
                     raise self._error
                 raise StopIteration
             self._pump()
-        self._given = True
+        self._given = self._away = True
         return pending.popleft()
 
     def poll(self, timeout: float = 0.0) -> bool:
@@ -84,17 +89,38 @@ class ResponseStream:
         Returns:
             True when ``next()`` has a chunk, the end or an error ready, and will not wait.
         """
-        clock = self._exchange.engine.clock
-        deadline = clock.monotonic() + timeout
+        call = self._exchange.call
+        clock = call.clock
+        until = clock.monotonic() + timeout
         while not self._pending and not self._ended:
-            if not self._wire.ready(max(0.0, deadline - clock.monotonic())):
-                return False
+            if self._away:
+                self._back()
+            now = clock.monotonic()
+            # Whoever only polls is told of a time limit, too: reading past it fails.
+            late = call.deadline is not None and call.deadline <= now
+            if not late:
+                end = until if call.deadline is None else min(until, call.deadline)
+                if not self._wire.ready(max(0.0, end - now)):
+                    if clock.monotonic() >= until:
+                        return False
+                    continue
             self._pump()
         return True
+
+    def _back(self) -> None:
+        """Start the limit for the next event anew: the time the reader spent elsewhere is not the service's silence."""
+        self._away = False
+        call, limits = self._exchange.call, self._exchange.options.timeouts
+        if self._first_token_at is not None:
+            call.deadline = call.earlier(limits.idle)
+        elif call.deadline is not None and call.deadline - call.clock.monotonic() < _GRACE:
+            call.deadline = call.earlier(_GRACE)  # enough to take in what has arrived meanwhile
 
     def _pump(self) -> None:
         """Read once and take in what came. Leaves chunks, the end or an error behind, or nothing yet."""
         try:
+            if self._away:
+                self._back()
             if self._plain:
                 self._read_plain()
                 return
@@ -103,12 +129,18 @@ class ResponseStream:
                 self._end_of_body()
                 return
             feed = self._decoder.feed
+            taken = False
             for line in lines:
                 event = feed(line)
                 if event is not None:
+                    taken = True
                     self._take(event)
                     if self._ended:
                         return
+            if taken and self._first_token_at is not None:
+                # Only events of data keep a stream alive: comments reset nothing. Until the first token its own limit runs.
+                call = self._exchange.call
+                call.deadline = call.earlier(self._exchange.options.timeouts.idle)
         except e.GroqProviderError as error:
             self._broken(error)
         except BaseException:  # KeyboardInterrupt and the like
@@ -132,14 +164,10 @@ class ResponseStream:
         chunk = assembler.feed(decoded)
         if assembler.stop_error is not None:
             raise e.StreamInterruptedError(f"the service stopped the answer early: {assembler.stop_error[:300]}")
-        call = self._exchange.call
         if chunk is not None:
             if self._first_token_at is None:
-                self._first_token_at = call.clock.monotonic()
+                self._first_token_at = self._exchange.engine.clock.monotonic()
             self._pending.append(chunk)
-        if self._first_token_at is not None:
-            # Only events of data keep a stream alive: comments reset nothing. Until the first token its own limit runs.
-            call.deadline = call.earlier(self._exchange.options.timeouts.idle)
 
     def _service_error(self, decoded: Any) -> e.GroqProviderError:
         """Return the error that an error event stands for: the class its status and code give without streaming."""
@@ -202,8 +230,16 @@ class ResponseStream:
             raise self._service_error(data)
         fields = codec.response_fields(data)
         fields["raw"] = data
-        if fields["content"] or fields["reasoning"]:
-            self._pending.append(ResponseChunk(content=fields["content"], reasoning=fields["reasoning"]))
+        calls = tuple(
+            [
+                ToolCallDelta(index=i, id=call.id, name=call.name, arguments=call.arguments, type=call.type)
+                for i, call in enumerate(fields.get("tool_calls", ()))
+            ]
+        )
+        if fields["content"] or fields["reasoning"] or calls:
+            self._pending.append(
+                ResponseChunk(content=fields["content"], reasoning=fields["reasoning"], tool_calls=calls)
+            )
         self._complete(fields, len(body))
 
     def _broken(self, error: e.GroqProviderError) -> None:
@@ -218,15 +254,17 @@ class ResponseStream:
             return
         begun = self._given or bool(self._pending)
         if not begun:
-            final = exchange.recover(error)
+            final = exchange.recover(error, usage=self._known_usage())
             if final is None:
                 self._again()
                 return
             error = final
+            if not isinstance(error, e.ReadTimeoutError):  # before the first token that is its name
+                error = exchange.failed(self._as_stream_error(error))
         else:
             error = exchange.failed(self._as_stream_error(error), usage=self._known_usage())
         error.partial = self.partial
-        self._error = error
+        self._error = error.with_traceback(None)  # its frames hold what was read
         self._ended = True
 
     def _again(self) -> None:
@@ -321,14 +359,10 @@ class ResponseStream:
     def __del__(self) -> None:
         if getattr(self, "_ended", True):
             return
+        text = f"unclosed {self!r}: use it as a context manager, or read it to its end"
         self._ended = True
         # No lock may be touched here: the collector may run inside any of them. The socket is closed; the books follow later.
         self._wire.abandon()
         exchange, usage, first_token = self._exchange, self._known_usage(), self._first_token()
         exchange.engine.later(lambda: exchange.abandoned(usage, first_token=first_token))
-        warnings.warn(
-            f"unclosed {self!r}: use it as a context manager, or read it to its end",
-            ResourceWarning,
-            source=self,
-            stacklevel=2,
-        )
+        warnings.warn(text, ResourceWarning, source=self, stacklevel=2)

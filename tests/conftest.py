@@ -77,11 +77,11 @@ def _nothing_left_behind():
     yield
     deadline = time.monotonic() + 2
     while True:
-        gc.collect()
         left = [thread for thread in threading.enumerate() if thread not in threads and thread.is_alive()]
         extra = open_sockets() - sockets
         if not left and extra <= 0:
             return
+        gc.collect()  # costly, so only when something is there
         if time.monotonic() > deadline:
             pytest.fail(f"left behind: threads {left}, {extra} sockets")
         time.sleep(0.01)

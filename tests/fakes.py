@@ -76,3 +76,147 @@ class _Parked:
         self.lock = lock
         self.until = until
         self.expired = False
+
+
+# --- of the engine -----------------------------------------------------------------------------------------------------------
+
+
+class FakeReservation:
+    """Notes how it ended; more than one ending that counts is for the test to find."""
+
+    def __init__(self, arrival: int, wait: float = 0.0) -> None:
+        self.arrival = arrival
+        self.wait = wait
+        self.calls: list[tuple] = []
+        self.seen: list[tuple] = []
+
+    def settle(self, usage):
+        self.calls.append(("settle", usage))
+
+    def refund(self, *, keep_request=False):
+        self.calls.append(("refund", "tokens" if keep_request else "all"))
+
+    def keep(self):
+        self.calls.append(("keep",))
+
+    def feedback(self, info, limited=None):
+        self.seen.append((info, limited))
+
+    @property
+    def ending(self):
+        """What counts: the first."""
+        return self.calls[0][:2] if self.calls and self.calls[0][0] == "refund" else self.calls[0][:1]
+
+
+class FakeLimiter:
+    """Grants at once, or does what *script* says: an exception to raise, seconds to wait, or something to call."""
+
+    def __init__(self, clock, *script) -> None:
+        self.clock = clock
+        self.script = list(script)
+        self.asked: list[dict] = []
+        self.granted: list[FakeReservation] = []
+
+    def reserve(self, model, **arguments):
+        self.asked.append({"model": model, **arguments})
+        step = self.script.pop(0) if self.script else 0.0
+        if isinstance(step, BaseException):
+            raise step
+        if callable(step):
+            step = step(arguments) or 0.0
+        if step:
+            wake = threading.Lock()
+            wake.acquire()
+            self.clock.wait(wake, step)
+        self.granted.append(FakeReservation(len(self.granted) + 1, step))
+        return self.granted[-1]
+
+    def get_status(self):
+        return {}
+
+
+class FakeTracker:
+    """Notes what is recorded."""
+
+    def __init__(self) -> None:
+        self.records: list[dict] = []
+
+    def record(self, model, **figures):
+        self.records.append({"model": model, **figures})
+
+    def get_metrics(self, model=None):
+        raise NotImplementedError
+
+
+class FakeWire:
+    """An answer. The body is given out in the pieces it was made of; an exception among them is raised."""
+
+    def __init__(self, status=200, body=b"", headers=None, *, pieces=None) -> None:
+        self.status_code = status
+        self.headers = {"content-type": "application/json", "x-request-id": "req_1", **(headers or {})}
+        self.pieces = [body] if pieces is None else list(pieces)
+        self.closed = 0
+        self.drained = 0
+
+    def read_body(self, limit):
+        parts = []
+        for piece in self.pieces:
+            if isinstance(piece, BaseException):
+                raise piece
+            parts.append(piece)
+        return b"".join(parts)
+
+    def read_lines(self):
+        if not self.pieces:
+            return None
+        piece = self.pieces.pop(0)
+        if isinstance(piece, BaseException):
+            raise piece
+        if callable(piece):
+            piece = piece()
+        return piece.split(b"\n")[:-1]
+
+    def ready(self, timeout):
+        return True
+
+    def abandon(self):
+        self.closed += 1
+
+    def drain(self, call):
+        self.drained += 1
+
+    def close(self):
+        self.closed += 1
+
+
+class FakeTransport:
+    """Answers with what *script* says, in order: a FakeWire, an exception, or a function of the call that returns one."""
+
+    def __init__(self, clock, *script, took=0.5) -> None:
+        self.clock = clock
+        self.script = list(script)
+        self.took = took
+        self.sent: list[dict] = []
+
+    def send(self, method, path, *, headers, body, call, query=""):
+        self.sent.append(
+            {"method": method, "path": path, "headers": headers, "body": body, "query": query, "call": call}
+        )
+        step = self.script.pop(0)
+        if callable(step) and not isinstance(step, FakeWire):
+            step = step(call)
+        if isinstance(step, BaseException):
+            if getattr(step, "sent", None) is not False:
+                call.request_sent()
+            self.clock.advance(self.took)
+            raise step
+        call.request_sent()
+        call.received = True
+        self.clock.advance(self.took)
+        return step
+
+    def warm_up(self, connections, *, timeout):
+        return connections
+
+    def close(self):
+        pass

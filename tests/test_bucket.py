@@ -26,7 +26,7 @@ def cost(tokens: int = 0, *, prompt: int = 0, output: int = 0) -> tuple[int, int
         pytest.param(HOUR, 7200, 7100, 180, 40, 0.001, id="ash-40"),
     ],
 )
-def test_waits_are_those_of_the_service(dimension, limit, used, requested, seconds, tolerance):
+def test_waits_are_those_of_the_service(dimension, limit, used, requested, seconds, tolerance):  # noqa: PLR0917 - a table
     """The waits of published 429 texts come out of the same arithmetic."""
     bucket = Bucket(dimension, limit)
     bucket.charge(used, 0)
@@ -182,9 +182,9 @@ def test_no_window_holds_more_than_burst_and_rate(limit, share, name, steps):
     """In any window w no more is admitted than burst + rate times w."""
     bucket = Bucket(DIMENSIONS[name], limit, share=share)
     now, admitted = 0, []
-    for gap, units in steps:
+    for gap, asked in steps:
         now += gap
-        units = 1 + units % bucket.capacity
+        units = 1 + asked % bucket.capacity
         if bucket.ready_at(units) <= now:
             bucket.charge(units, now)
             admitted.append((now, units))

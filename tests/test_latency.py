@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from groq_provider.errors import ConfigurationError
 from groq_provider.latency import LatencyTracker, NullLatencyTracker
-from groq_provider.protocols import LatencyRecorder
 from groq_provider.types.status import LatencyMetrics
 
 
@@ -115,8 +114,7 @@ def test_the_null_tracker_gives_zeros():
 
 def test_both_fit_the_protocol():
     """What the engine calls is there."""
-    recorders: list[LatencyRecorder] = [LatencyTracker(), NullLatencyTracker()]
-    for recorder in recorders:
+    for recorder in (LatencyTracker(), NullLatencyTracker()):
         recorder.record("m", total=0.5, first_token=None, tokens_per_second=None, ok=True)
         assert isinstance(recorder.get_metrics(model="m"), LatencyMetrics)
 

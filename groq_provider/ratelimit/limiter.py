@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from groq_provider._fork import forkable
 from groq_provider.clock import SystemClock
 
 from .bucket import DIMENSIONS, WHOLE
@@ -53,6 +54,7 @@ class TokenBucketRateLimiter:
         self._clock = SystemClock() if clock is None else clock
         self._lock = threading.Lock()  # guards additions to _states; looking up needs no lock
         self._states: dict[str, ModelState] = {}
+        forkable(self)
 
     def __repr__(self) -> str:
         states = [state.status() for state in list(self._states.values())]

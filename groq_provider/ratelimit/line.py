@@ -40,7 +40,6 @@ class Ticket:
         "cancelled",
         "deadline",
         "estimate",
-        "granted",
         "held",
         "long_wait",
         "since",
@@ -66,7 +65,6 @@ class Ticket:
         self.deadline = deadline
         self.long_wait = long_wait
         self.batch = batch
-        self.granted = False
         self.cancelled = False
         #: When the caller wakes by itself; nobody needs to wake it for later than that.
         self.armed = NEVER
@@ -74,6 +72,11 @@ class Ticket:
         # else, and one that comes before the sleep is not lost.
         self.wake = threading.Lock()
         self.wake.acquire()
+
+    @property
+    def granted(self) -> bool:
+        """Whether it has got its place."""
+        return self.held.sequence > 0
 
     def rouse(self) -> None:
         """Wake the caller. Takes no lock of anybody's, so a signal handler may come here through a cancel."""

@@ -47,8 +47,8 @@ class HeldReservation:
         self._state = state
         self.wait = 0.0
         self.arrival = 0
-        self.sequence = 0
         self.closed = False
+        self.sequence = 0
 
     def __repr__(self) -> str:
         kind = "closed" if self.closed else "open"
@@ -64,7 +64,7 @@ class HeldReservation:
 
     def __del__(self) -> None:
         # Anywhere, even inside the state's own lock: only leave word.
-        if self.sequence and not self.closed:
+        if getattr(self, "sequence", 0) and not self.closed:  # unset if an interrupt struck in __init__
             self._state.drop(self.sequence)
 
     def settle(self, usage: Usage) -> None:

@@ -147,9 +147,9 @@ class ModelState:
     def _enter(self, held: HeldReservation, estimate: Estimate) -> None:
         """Note a place as taken. Its cost has been charged."""
         self._sequence += 1
-        self._open[self._sequence] = estimate
         self._open_output += estimate.cost[OUTPUT]
-        held.sequence = self._sequence
+        held.sequence = self._sequence  # first, so that whoever is interrupted here can be cleared up after
+        self._open[held.sequence] = estimate
 
     def _queue(self, ticket: Ticket, now: int, *, wait: bool) -> Refusal | None:
         """Put a caller in the queue, unless it is clear now that it waits in vain."""
@@ -205,7 +205,7 @@ class ModelState:
     def _leave(self, held: HeldReservation, ticket: Ticket | None) -> None:
         """Undo whatever a caller had got to when it was stopped."""
         with self._lock:
-            if ticket is not None and not ticket.granted and ticket in self._line:
+            if ticket is not None and ticket in self._line:
                 self._line.remove(ticket)
             estimate = self._close(held)
             now = self._now()
@@ -230,10 +230,9 @@ class ModelState:
                         ticket.rouse()
                     return
                 self._buckets.charge(ticket.estimate.cost, now)
-                self._enter(ticket.held, ticket.estimate)
                 ticket.held.wait = (now - ticket.since) / SECOND
                 self._gate.passed(now, self._spacing())
-                ticket.granted = True
+                self._enter(ticket.held, ticket.estimate)
             # Out of the queue only now: should an interrupt have struck in between, the next who comes here finishes the job.
             self._line.serve(ticket)
             ticket.rouse()

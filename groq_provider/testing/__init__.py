@@ -1,4 +1,4 @@
-"""A local Groq and a clock for tests; standard library only.
+"""A local Groq and a clock for tests. The emulator needs nothing but the standard library.
 
 >>> from groq_provider.testing import Emulator, Fault, Reply
 
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from groq_provider.testing.clock import FakeClock
     from groq_provider.testing.emulator import Emulator, serve
+    from groq_provider.testing.offline import demo_provider
     from groq_provider.testing.replies import Fault, Gate, RecordedRequest, Reply
 
-__all__ = ["Emulator", "FakeClock", "Fault", "Gate", "RecordedRequest", "Reply", "serve"]
+__all__ = ["Emulator", "FakeClock", "Fault", "Gate", "RecordedRequest", "Reply", "demo_provider", "serve"]
 
 _HOMES = {
     "Emulator": "emulator",
@@ -22,6 +23,7 @@ _HOMES = {
     "Gate": "replies",
     "RecordedRequest": "replies",
     "Reply": "replies",
+    "demo_provider": "offline",
     "serve": "emulator",
 }
 

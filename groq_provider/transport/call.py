@@ -12,7 +12,7 @@ from groq_provider.errors import RequestCancelledError
 if TYPE_CHECKING:
     from groq_provider.clock import Clock
 
-__all__ = ["CallState", "activate", "current"]
+__all__ = ["CallState", "activate", "adopt", "current"]
 
 # The base-class method on purpose. SSLSocket.shutdown() drops the TLS layer first, after which a reader that still runs is
 # handed ciphertext (cpython#124618); urllib3's response.shutdown() has the same flaw.
@@ -29,7 +29,8 @@ class CallState(CancelToken):
 
     Attributes:
         deadline: Monotonic instant every blocking operation is cut to; ``None``: no limit.
-        connect_deadline: The same while the connection is being made.
+        connect: Seconds a connection may take to be made.
+        connect_deadline: The same as an instant, as far as :attr:`total_deadline` allows.
         after_send: Seconds from the sent request to :attr:`deadline`, as far as :attr:`total_deadline` allows.
         total_deadline: Monotonic instant nothing may outlive.
         resends: How often the transport sent the request again after a stale connection.
@@ -42,6 +43,7 @@ class CallState(CancelToken):
         "_sock",
         "after_send",
         "clock",
+        "connect",
         "connect_deadline",
         "deadline",
         "received",
@@ -69,6 +71,7 @@ class CallState(CancelToken):
     def begin(self, connect: float | None) -> None:
         """Start an attempt: the limits that count per attempt start anew, the total does not."""
         self.deadline = self.total_deadline
+        self.connect = connect
         self.connect_deadline = self.earlier(connect)
         self.resends = 0
         self.sent: bool | None = False
@@ -81,6 +84,17 @@ class CallState(CancelToken):
             return self.total_deadline
         instant = self.clock.monotonic() + seconds
         return instant if self.total_deadline is None else min(instant, self.total_deadline)
+
+    def send_timeout(self) -> float | None:
+        """Return the seconds the next piece of the request may take to leave: a peer that takes nothing for so long is dead.
+
+        Raises:
+            TimeoutError: None are left.
+        """
+        left, patience = self.left(self.deadline), self.after_send
+        if left is None or patience is None:
+            return patience if left is None else left
+        return min(left, patience)
 
     def request_sent(self) -> None:
         """Note that the request has left; from here the limit for the answer runs."""
@@ -136,6 +150,11 @@ def current() -> CallState:
     """Return the call this thread is sending; urllib3's hooks have no argument to pass it through."""
     call: CallState = _current.call
     return call
+
+
+def adopt(call: CallState) -> None:
+    """Make *call* this thread's current call until the next: for requests that others send through the adapter."""
+    _current.call = call
 
 
 class activate:  # noqa: N801 - a context manager used like a function, twice as fast as contextlib's

@@ -18,11 +18,14 @@ from .call import CallState, current
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["PlainConnection", "TLSConnection", "TLSSocket", "readable", "socket_options"]
+__all__ = ["PlainConnection", "TLSConnection", "TLSSocket", "WireHTTPResponse", "readable", "socket_options"]
 
 #: What is sent at once between two looks at the clock.
 _SEND_PIECE = 65_536
 _READ_BUFFER = 16_384
+#: The line with the size of a chunk, its extensions included.
+_MAX_SIZE_LINE = 8_192
+_HEX_DIGITS = b"0123456789abcdefABCDEF"
 
 
 def socket_options() -> list[tuple[int, int, int]]:
@@ -34,38 +37,87 @@ def socket_options() -> list[tuple[int, int, int]]:
     return options
 
 
+_poll = getattr(select, "poll", None)  # not on every system
+
+
 def readable(sock: Any, timeout: float) -> bool:
     """Wait up to *timeout* seconds until *sock* can be read without waiting: data, or the end of it."""
-    poll = getattr(select, "poll", None)
-    if poll is None:  # not on every system
+    if _poll is None:  # pragma: no cover - Windows
         return bool(select.select([sock], [], [], timeout)[0])
-    poller = poll()
+    poller = _poll()
     poller.register(sock, select.POLLIN)
     return bool(poller.poll(timeout * 1000))
+
+
+def _connected(sock: socket.socket, timeout: float | None) -> bool:
+    """Wait up to *timeout* seconds until the attempt to connect has ended, well or badly."""
+    if _poll is None:  # pragma: no cover - Windows, which reports a failure as an exceptional condition
+        return any(select.select([], [sock], [sock], timeout))
+    poller = _poll()
+    poller.register(sock, select.POLLOUT)
+    return bool(poller.poll(None if timeout is None else timeout * 1000))
+
+
+_WAIT, _LOOK, _FROZEN, _FAILED = range(4)
 
 
 class DeadlineIO(socket.SocketIO):
     """The read side of a socket; never waits past the call's deadline. One per answer.
 
-    Set ``frozen`` to have it say "nothing yet" instead of reading, so that what is buffered above it can be looked at.
+    A read waits for bytes, or looks for some without waiting, or says "nothing yet" so that what is buffered above can be looked at:
+    see :meth:`set_mode`. ``ended`` says whether the peer has closed.
     """
 
     def __init__(self, sock: socket.socket, call: CallState) -> None:
         super().__init__(sock, "r")
-        sock._io_refs += 1  # type: ignore[attr-defined]  # as socket.makefile() does: the file keeps the socket open
+        # As socket.makefile() does: the file keeps the socket open. TLS inside TLS counts on the socket below.
+        counted: Any = getattr(sock, "socket", sock)
+        counted._io_refs += 1
         self._call = call
         self._socket = sock
-        self.frozen = False
+        self._failure: OSError | None = None
+        self._how = _WAIT
+        self.ended = False
 
     def readinto(self, buffer: Buffer) -> int | None:
         """Read once, for as long as the call's deadline allows."""
-        if self.frozen:
-            return None
         call = self._call
+        if self._how:
+            return self._special(buffer)
         self._socket.settimeout(call.left(call.deadline))
         count = self._socket.recv_into(buffer)
-        call.received = True
+        if count:
+            call.received = True
+        else:
+            self.ended = True
         return count
+
+    def _special(self, buffer: Buffer) -> int | None:
+        if self._how == _FROZEN:
+            return None
+        if self._failure is not None:
+            if self._how == _FAILED:
+                raise self._failure
+            return None
+        try:
+            self._socket.settimeout(0)
+            count = self._socket.recv_into(buffer)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return None
+        except OSError as error:  # the system says it once only: keep it for the one who reads
+            self._failure = error
+            return None
+        self.ended = not count
+        return count
+
+    def set_mode(self, mode: int) -> None:
+        """Read in this way from now."""
+        self._how = _FAILED if mode == _WAIT and self._failure is not None else mode
+
+    @property
+    def over(self) -> bool:
+        """Whether a read will find the end or an error."""
+        return self.ended or self._failure is not None
 
 
 class _Readable:
@@ -87,22 +139,90 @@ class WireHTTPResponse(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(_Readable(sock, current()), *args, **kwargs)  # type: ignore[arg-type]  # only makefile() is used
 
-    def buffered(self) -> bool:
-        """Say whether bytes of after the body have been read already; then the connection cannot serve again."""
-        reader: Any = self.fp
-        if reader is None:
-            return False
-        reader.raw.frozen = True
-        found = bool(reader.peek(1))
-        reader.raw.frozen = False
-        return found
+    #: Whether bytes of after the body have been read already; known once the answer is closed. Such a connection is of no use.
+    overrun = False
+
+    def _read_status(self) -> tuple[str, int, str]:
+        while True:
+            found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]  # not in typeshed
+            if not 101 < found[1] < 200:
+                return found
+            http.client._read_headers(self.fp)  # type: ignore[attr-defined]  # 103 and its like, which http.client takes for the answer
+
+    def begin(self) -> None:
+        """Read the head of the answer. http.client takes one that was cut off for one that has ended."""
+        super().begin()
+        fp: Any = self.fp
+        if fp.raw.ended:
+            raise http.client.IncompleteRead(b"")
+
+    def _get_chunk_left(self) -> int | None:
+        """Do as http.client does, with the checks it leaves out: the end of each chunk, and sizes that int() takes and HTTP does not."""
+        left: int | None = self.chunk_left
+        if left:
+            return left
+        fp: Any = self.fp
+        if left is not None and fp.read(2) != b"\r\n":
+            raise http.client.IncompleteRead(b"")
+        line: bytes = fp.readline(_MAX_SIZE_LINE)
+        size = line.partition(b";")[0].strip()
+        if line[-1:] != b"\n" or not size or size.strip(_HEX_DIGITS):
+            raise http.client.IncompleteRead(b"")
+        self.chunk_left = left = int(size, 16) or None
+        if left is None:
+            self._read_and_discard_trailer()  # type: ignore[attr-defined]  # not in typeshed
+            self._close_conn()
+        return left
+
+    def _close_conn(self) -> None:
+        """Let go of the connection; the last moment to see what has been read too much."""
+        self.overrun = bool(self._peek(_FROZEN))
+        super()._close_conn()  # type: ignore[misc]  # not in typeshed
+
+    def _peek(self, mode: int) -> bytes:
+        """Return what is buffered; if nothing is, read once in this mode before."""
+        fp: Any = self.fp
+        fp.raw.set_mode(mode)
+        held: bytes = fp.peek(1)
+        fp.raw.set_mode(_WAIT)
+        return held
+
+    def begun(self) -> bool:
+        """Say whether something of the body, or its end, has been read already and waits in the buffer."""
+        fp: Any = self.fp
+        if fp is None:
+            return True
+        held = self._peek(_FROZEN)
+        if not self.chunked or self.chunk_left:
+            return bool(held)
+        # Between two chunks: the end of the last one and half a size line are nothing to read yet.
+        if self.chunk_left == 0 and held[:2] == b"\r\n":
+            fp.read(2)
+            self.chunk_left = None
+            held = held[2:]
+        size, newline, data = held.partition(b"\n")
+        return bool(newline and (data or size.strip() == b"0"))
+
+    def look(self) -> bool:
+        """Take in what has arrived, without waiting; say whether a read has something to do now."""
+        if self._peek(_FROZEN):
+            return True  # half a line, to which nothing can be added without reading it
+        self._peek(_LOOK)
+        fp: Any = self.fp
+        return fp.raw.over or self.begun()
+
+    def waits_on(self) -> Any:
+        """Return the socket."""
+        fp: Any = self.fp
+        return fp.raw._socket
 
 
 class _Interruptible(HTTPConnection):
     """What both kinds of connections share."""
 
     response_class = WireHTTPResponse
-    idle_since = 0.0
+    #: Monotonic instant it went back to the pool; ``None``: not since it was connected.
+    idle_since: float | None = None
     pid = 0
 
     def _new_conn(self) -> socket.socket:
@@ -116,23 +236,36 @@ class _Interruptible(HTTPConnection):
         except UnicodeError as error:
             raise NewConnectionError(self, f"cannot resolve {self.host!r}: {error}") from error
         problem: OSError | None = None
-        for family, kind, protocol, _name, address in found:
+        for tried, where in enumerate(found):
             try:
-                return self._connect_to(call, family, kind, protocol, address)
-            except TimeoutError as error:
-                raise ConnectTimeoutError(self, f"connection to {self.host} timed out") from error
+                # A dead address takes its share of the time and leaves the rest to those after it.
+                left = call.left(call.connect_deadline)
+                return self._connect_to(call, where, None if left is None else left / (len(found) - tried))
             except OSError as error:
                 problem = error
+        if isinstance(problem, TimeoutError):
+            raise ConnectTimeoutError(self, f"connection to {self.host} timed out") from problem
         raise NewConnectionError(self, f"cannot connect to {self.host}: {problem or 'no address'}") from problem
 
-    def _connect_to(self, call: CallState, family: int, kind: int, protocol: int, address: Any) -> socket.socket:
+    def _connect_to(self, call: CallState, where: tuple[Any, ...], timeout: float | None) -> socket.socket:
+        family, kind, protocol, _name, address = where
         sock = socket.socket(family, kind, protocol)
         try:
             for option in self.socket_options or ():
                 sock.setsockopt(*option)
-            sock.settimeout(call.left(call.connect_deadline))
             call.bind(sock)
-            sock.connect(address)
+            # Not with a timeout: a cancel just before connect() would find nothing to shut down, and connect() would wait on.
+            sock.setblocking(False)
+            try:
+                sock.connect(address)
+                waits = False
+            except BlockingIOError:
+                waits = True
+            if waits and not call.cancelled:
+                if not _connected(sock, timeout):
+                    raise TimeoutError("timed out")
+                if failure := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    raise OSError(failure, os.strerror(failure))
             if call.cancelled:  # a shut-down socket may report success
                 raise ConnectionAbortedError("cancelled")
             sock.settimeout(call.left(call.connect_deadline))  # for the TLS handshake or the tunnel that follows
@@ -141,7 +274,22 @@ class _Interruptible(HTTPConnection):
             sock.close()
             raise
         self.pid = os.getpid()
+        self.idle_since = None
         return sock
+
+    def connect(self) -> None:
+        """Connect, a proxy's tunnel and the TLS handshake included, within the limit for connecting."""
+        call = current()
+        sent, received = call.sent, call.received
+        call.deadline = call.connect_deadline
+        try:
+            super().connect()
+        except BaseException:
+            call.unbind()
+            raise
+        finally:  # what went through the tunnel so far was not the request
+            call.sent, call.received = sent, received
+            call.deadline = call.total_deadline
 
     def send(self, data: Any) -> None:
         """Send, looking at the clock between pieces."""
@@ -151,18 +299,23 @@ class _Interruptible(HTTPConnection):
         if call.sent is False:
             call.sent = None
         if not isinstance(data, (bytes, bytearray)) or len(data) <= _SEND_PIECE:
-            self.sock.settimeout(call.left(call.deadline))
+            self.sock.settimeout(call.send_timeout())
             super().send(data)
             return
         view = memoryview(data)
         for start in range(0, len(view), _SEND_PIECE):
-            self.sock.settimeout(call.left(call.deadline))
+            self.sock.settimeout(call.send_timeout())
             super().send(view[start : start + _SEND_PIECE])
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         """Send a request and note that it has left."""
-        super().request(*args, **kwargs)
-        current().request_sent()
+        call = current()
+        try:
+            super().request(*args, **kwargs)
+        except OSError:
+            call.deadline = call.earlier(call.after_send)  # urllib3 may still look for an answer that came early
+            raise
+        call.request_sent()
 
 
 class PlainConnection(_Interruptible):
@@ -181,6 +334,12 @@ class TLSSocket(ssl.SSLSocket):
     def do_handshake(self, block: bool = False) -> None:
         """Shake hands within the call's limit for connecting."""
         call = current()
-        call.bind(self)
-        self.settimeout(call.left(call.connect_deadline))
-        super().do_handshake(block)
+        try:
+            call.bind(self)
+            self.settimeout(call.left(call.connect_deadline))
+            super().do_handshake(block)
+        except BaseException:
+            # Before Python 3.12 ssl closes the socket after some errors only, a cancel or Ctrl-C not among them.
+            call.unbind()
+            self.close()
+            raise

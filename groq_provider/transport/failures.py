@@ -83,16 +83,22 @@ def map_send_error(problem: BaseException, call: CallState, where: str) -> e.Gro
     def has(*wanted: type[BaseException]) -> bool:
         return any(isinstance(item, wanted) for item in kinds)
 
+    if has(rq.ConnectTimeout) or (
+        sent is False and has(TimeoutError, u3.ConnectTimeoutError) and not has(u3.NewConnectionError)
+    ):
+        return _with_cause(e.ConnectTimeoutError(f"no connection to {where} in time", sent=sent), problem)
+    if sent is False and isinstance(problem, ValueError) and not isinstance(problem, rq.RequestException):
+        # Nothing of the value: it may be the key.
+        return e.ConfigurationError("a header or the path holds characters that HTTP does not allow", sent=False)
     if has(u3.ProxyError, rq.ProxyError) or any(
         "Tunnel connection failed" in str(item) for item in kinds if isinstance(item, OSError)
     ):
         text = _reason(problem)
         return _with_cause(e.ProxyError(f"the proxy failed: {text}", sent=sent, retryable="407" not in text), problem)
-    if has(ssl.SSLError, u3.SSLError, ssl.CertificateError) and not has(TimeoutError):
+    # A connection that ends inside TLS is broken like any other; only what TLS itself refuses stays refused.
+    if has(ssl.SSLError, u3.SSLError, ssl.CertificateError) and not has(TimeoutError, ssl.SSLEOFError):
         return _with_cause(e.TLSError(f"TLS failed with {where}: {_reason(problem)}", sent=sent), problem)
-    if sent is False and has(TimeoutError, u3.ConnectTimeoutError) and not has(u3.NewConnectionError):
-        return _with_cause(e.ConnectTimeoutError(f"no connection to {where} in time", sent=False), problem)
-    if has(TimeoutError, u3.ReadTimeoutError):
+    if has(TimeoutError, rq.ReadTimeout):
         return _with_cause(e.ReadTimeoutError(f"no answer from {where} in time", sent=sent), problem)
     if has(http.client.RemoteDisconnected) or (
         has(OSError) and has(ConnectionError, socket.gaierror, u3.NewConnectionError)
@@ -123,12 +129,16 @@ def map_read_error(problem: BaseException, call: CallState | None) -> e.GroqProv
     if any(isinstance(item, (TimeoutError, u3.ReadTimeoutError)) for item in kinds):
         return e.ReadTimeoutError("the answer stopped coming", sent=True)
     if any(isinstance(item, u3.DecodeError) for item in kinds):
-        return e.ResponseDecodeError("the body cannot be decoded: it is not what its content-encoding says")
+        return e.ResponseDecodeError("the body cannot be decoded: it is not what its content-encoding says", sent=True)
     if any(isinstance(item, http.client.IncompleteRead) for item in kinds):
-        return e.IncompleteResponseError("the connection ended before the answer did, or its framing is broken")
+        return e.IncompleteResponseError(
+            "the connection ended before the answer did, or its framing is broken", sent=True
+        )
     if any(isinstance(item, OSError) for item in kinds):
         return _with_cause(
-            e.IncompleteResponseError(f"the connection broke before the answer was complete: {_reason(problem)}"),
+            e.IncompleteResponseError(
+                f"the connection broke before the answer was complete: {_reason(problem)}", sent=True
+            ),
             problem,
         )
     return _with_cause(e.ProtocolError(f"the framing of the answer is broken: {_reason(problem)}", sent=True), problem)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
+import contextlib
 import logging
 import os
 import queue
@@ -20,7 +20,7 @@ from .connection import PlainConnection, TLSConnection, readable
 if TYPE_CHECKING:
     from groq_provider.clock import Clock
 
-__all__ = ["MAX_IDLE", "POOL_SIZE", "PlainPool", "TLSPool"]
+__all__ = ["MAX_IDLE", "POOL_SIZE", "PlainPool", "TLSPool", "at_fork"]
 
 #: Connections kept per host.
 POOL_SIZE = 100
@@ -28,18 +28,21 @@ POOL_SIZE = 100
 MAX_IDLE = 90.0
 
 _log = logging.getLogger(__name__)
-_pools: weakref.WeakSet[_Pool] = weakref.WeakSet()
+#: What starts anew in a forked child, by its method ``_after_fork_in_child``.
+at_fork: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 class _Pool(HTTPConnectionPool):
     """What both kinds of pools share. Never blocks; a cap on connections is the transport's business."""
 
     clock: Clock
+    #: Whether requests go through a tunnel that a proxy makes; set by whoever makes the pool.
+    tunnelled = False
 
     def __init__(self, *args: Any, clock: Clock, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.clock = clock
-        _pools.add(self)
+        at_fork.add(self)
 
     def _get_conn(self, timeout: float | None = None) -> Any:  # noqa: ARG002 - urllib3's signature; this pool never waits
         kept = self.pool
@@ -59,7 +62,7 @@ class _Pool(HTTPConnectionPool):
         return conn
 
     def _usable(self, conn: Any) -> bool:
-        if conn.pid != os.getpid() or self.clock.monotonic() - conn.idle_since > MAX_IDLE:
+        if conn.pid != os.getpid() or self.clock.monotonic() - (conn.idle_since or 0.0) > MAX_IDLE:
             return False
         sock = conn.sock
         if not readable(sock, 0):
@@ -87,29 +90,44 @@ class _Pool(HTTPConnectionPool):
             except queue.Full:
                 pass  # more than POOL_SIZE at once: closed below, which is no reason to warn
             else:
+                if self.pool is None:  # closed meanwhile, perhaps after close() had emptied it
+                    self._empty(kept)
                 return
         if conn is not None:
             conn.close()
 
+    @staticmethod
+    def _empty(kept: queue.LifoQueue[Any]) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if conn := kept.get(block=False):
+                    conn.close()
+
     def _make_request(self, conn: Any, method: str, url: str, **kwargs: Any) -> Any:  # type: ignore[override]  # urllib3 passes the rest by keyword
         call = current()
-        reused = conn.sock is not None
-        if reused:
-            call.bind(conn.sock)
         try:
-            return super()._make_request(conn, method, url, **kwargs)
-        except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
-            # The peer closed an idle connection just as the request went out. Only then, and only once, the request is sent
-            # again: a fresh connection that breaks, or an answer that began, is the retry policy's business.
-            if not reused or call.received or call.cancelled:
-                raise
+            reused = conn.sock is not None and conn.idle_since is not None
+            if conn.sock is not None:
+                call.bind(getattr(conn.sock, "socket", conn.sock))
+            try:
+                return super()._make_request(conn, method, url, **kwargs)
+            except (ConnectionError, ssl.SSLEOFError):
+                # The peer closed an idle connection just as the request went out. Only then, and only once, the request is
+                # sent again: a fresh connection that breaks, or an answer that began, is the retry policy's business.
+                if not reused or call.received or call.cancelled:
+                    raise
+            call.unbind()
             conn.close()
-        call.resends += 1
-        call.sent = False
-        _log.debug("the kept connection was stale: sending again on a fresh one")
-        if self.proxy is not None and self.scheme == "https":
-            self._prepare_proxy(conn)
-        return super()._make_request(conn, method, url, **kwargs)
+            call.resends += 1
+            call.sent = None  # whatever becomes of the second copy, the first may have been read
+            call.connect_deadline = call.earlier(call.connect)
+            _log.debug("the kept connection was stale: sending again on a fresh one")
+            if self.tunnelled:
+                self._prepare_proxy(conn)
+            return super()._make_request(conn, method, url, **kwargs)
+        except BaseException:
+            call.unbind()  # before urllib3 closes the socket, whose number may then be somebody else's
+            raise
 
     def warm_up(self, connections: int, timeout: float) -> int:
         """Open connections until that many are ready, and keep them.
@@ -118,15 +136,15 @@ class _Pool(HTTPConnectionPool):
             How many are ready.
         """
         taken = [self._get_conn() for _ in range(connections)]
+        deadline = self.clock.monotonic() + timeout
 
         def ready(conn: Any) -> bool:
             if conn.sock is not None:
                 return True
-            call = CallState(self.clock, total_deadline=self.clock.monotonic() + timeout)
+            call = CallState(self.clock, total_deadline=deadline)
             try:
                 with activate(call):
-                    conn.timeout = timeout
-                    if self.proxy is not None and self.scheme == "https":
+                    if self.tunnelled:
                         self._prepare_proxy(conn)
                     else:
                         conn.connect()
@@ -187,8 +205,8 @@ class TLSPool(_Pool, HTTPSConnectionPool):
 
 
 def _after_fork_in_child() -> None:
-    for pool in list(_pools):
-        pool._after_fork_in_child()
+    for each in list(at_fork):
+        each._after_fork_in_child()
 
 
 if hasattr(os, "register_at_fork"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .call import CallState
+    from .slots import Slot
 
 __all__ = ["Response"]
 
@@ -27,8 +29,6 @@ _PIECE = 32_768
 #: After the end of a stream, so much is read for the end of the body, and for so long; else the connection is dropped.
 _DRAIN_BYTES = 64 * 1024
 _DRAIN_SECONDS = 0.05
-#: Status codes whose answers have no body.
-_BODILESS = frozenset({204, 304})
 
 
 class Response(requests.Response):
@@ -58,6 +58,7 @@ class Response(requests.Response):
         self.elapsed = timedelta(0)
         self.request = request
         self._call = call
+        self.slot: Slot | None = None
         self._done = False
         self._splitter = LineSplitter()
         fp = raw._fp
@@ -65,6 +66,10 @@ class Response(requests.Response):
         self._wire = isinstance(fp, http.client.HTTPResponse)
         encoding = raw.headers.get("content-encoding")
         self._encoded = encoding is not None and encoding.lower() not in ("", "identity")
+        if self._encoded:
+            raw._original_response = (
+                None  # else urllib3 gives the connection back at the end of the body, with our call on it
+            )
         # Both framings at once is how requests are smuggled: read as chunked, never used again.
         self._reusable = not (self._wire and fp.chunked and "content-length" in raw.headers)
 
@@ -81,8 +86,6 @@ class Response(requests.Response):
             return b""
         try:
             data: bytes = self.raw.read1(_PIECE, decode_content=True) if self._encoded else self._fp.read1(_PIECE)
-            if self._wire and self._fp.chunked and (self._fp.chunk_left or 0) < 0:
-                raise http.client.IncompleteRead(b"")  # a negative chunk size, which int() lets pass
         except (OSError, HTTPError, http.client.HTTPException, ValueError, AttributeError) as caught:
             problem = caught
         else:
@@ -90,30 +93,37 @@ class Response(requests.Response):
                 self._end_of_body()
             return data
         self.close()
-        raise map_read_error(problem, self._call)
+        mapped = map_read_error(problem, self._call)
+        del problem  # its frames hold the request
+        raise mapped
 
     def _end_of_body(self) -> None:
-        fp = self._fp
-        if self._wire and fp.length:  # announced by Content-Length and not come; http.client says nothing
-            missing = fp.length
+        fp, call = self._fp, self._call
+        missing = (fp.length or 0) if self._wire else 0
+        if call is not None and call.cancelled and (missing or not fp.chunked):
+            self.close()  # what looks like the end may be our own shutdown of the socket
+            raise map_read_error(ConnectionAbortedError(), call)
+        if missing:  # announced by Content-Length and not come; http.client says nothing
             self.close()
-            if self._call is not None and self._call.cancelled:
-                raise map_read_error(ConnectionAbortedError(), self._call)
-            raise IncompleteResponseError(f"the answer ended {missing:,} bytes before its announced length")
+            raise IncompleteResponseError(f"the answer ended {missing:,} bytes before its announced length", sent=True)
         self._release()
 
     def _release(self) -> None:
         """Give the connection back for the next request."""
         self._done = True
-        if self._call is not None:
-            self._call.unbind()
+        call = self._call
+        if call is not None:
+            call.unbind()
         if self._wire:
-            if self._fp.buffered():
-                self._reusable = False
             self._fp.close()
-        if not self._reusable:
+        if not self._reusable or (self._wire and self._fp.overrun) or (call is not None and call.cancelled):
             self.raw.close()
         self.raw.release_conn()
+        self._leave()
+
+    def _leave(self) -> None:
+        if self.slot is not None:
+            self.slot.give()
 
     def read_body(self, limit: int) -> bytes:
         """Return the whole body and give the connection back.
@@ -122,20 +132,17 @@ class Response(requests.Response):
             ResponseTooLargeError: More than *limit* bytes; the connection is dropped.
             IncompleteResponseError: Less than was announced.
         """
-        first = self.read1()
-        if not first:
-            return first
-        parts, size = [first], len(first)
-        if self._at_end():
-            self._release()
-            return first
+        parts, size = [], 0
         while data := self.read1():
             size += len(data)
             if size > limit:
                 self.close()
-                raise ResponseTooLargeError(f"the answer is larger than {limit:,} bytes")
+                raise ResponseTooLargeError(f"the answer is larger than {limit:,} bytes", sent=True)
             parts.append(data)
-        return b"".join(parts)
+            if self._at_end():
+                self._release()
+                break
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _at_end(self) -> bool:
         """Say whether the whole announced length has come, so that no further read is needed to know it."""
@@ -158,12 +165,15 @@ class Response(requests.Response):
 
     def ready(self, timeout: float) -> bool:
         """Wait up to *timeout* seconds until :meth:`read_lines` has something to read."""
-        if self._done or not self._wire or self._fp.fp is None or self._fp.buffered():
+        if self._done or not self._wire or self._fp.begun():
             return True
-        sock = self._fp.fp.raw._socket
-        if getattr(sock, "pending", int)():
-            return True  # decrypted already, so that the system knows nothing of it
-        return readable(sock, timeout)
+        sock = self._fp.waits_on()
+        pending = getattr(sock, "pending", int)  # decrypted already, so that the system knows nothing of it
+        until = time.monotonic() + timeout
+        while pending() or readable(sock, max(0.0, until - time.monotonic())):
+            if self._fp.look():
+                return True
+        return False
 
     # --- ending ----------------------------------------------------------------------------------------------------------
 
@@ -192,6 +202,7 @@ class Response(requests.Response):
             if connection is not None:
                 connection.close()
             self.raw._connection = None
+        self._leave()
 
     def close(self) -> None:
         """Drop the connection, unless it has gone back already. Idempotent."""
@@ -202,6 +213,7 @@ class Response(requests.Response):
             self._call.unbind()
         self.raw.close()
         self.raw.release_conn()
+        self._leave()
 
     @property
     def content(self) -> bytes:

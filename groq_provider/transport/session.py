@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
 import ssl
-from collections import deque
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from threading import Lock
@@ -22,22 +22,22 @@ from requests.utils import (
     select_proxy,
 )
 from urllib3.connection import ProxyConfig
+from urllib3.exceptions import ClosedPoolError
 from urllib3.util import parse_url
 
 from groq_provider._version import __version__
 from groq_provider.errors import (
     ConfigurationError,
     GroqProviderError,
-    PoolTimeoutError,
     ProviderClosedError,
-    RequestCancelledError,
 )
 
-from .call import CallState, activate
+from .call import CallState, activate, adopt
 from .connection import TLSSocket, socket_options
 from .failures import map_send_error
-from .pool import POOL_SIZE, PlainPool, TLSPool
+from .pool import POOL_SIZE, PlainPool, TLSPool, at_fork
 from .response import Response
+from .slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -111,7 +111,14 @@ def _tls_context(ca_bundle: str, cert: str | tuple[str, str] | None) -> ssl.SSLC
         ) from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.sslsocket_class = TLSSocket
+    # urllib3 sets this before every handshake, on a context that other threads are using just then: once is enough.
+    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols = _nothing_more  # type: ignore[assignment, method-assign]  # this context's only
     return context
+
+
+def _nothing_more(_protocols: object) -> None:
+    """Leave the protocols as they are."""
 
 
 class Adapter(HTTPAdapter):
@@ -132,16 +139,23 @@ class Adapter(HTTPAdapter):
         self._ca_bundle = ca_bundle
         self._cert = cert
         self._pool: PlainPool | TLSPool | None = None
-        self._pool_lock = Lock()  # guards the making of _pool
+        self._closed = False
+        self._pool_lock = Lock()  # guards the making of _pool, and its end
+        at_fork.add(self)
         super().__init__(pool_connections=1, pool_maxsize=POOL_SIZE)
 
     def pool(self) -> PlainPool | TLSPool:
         """Return the pool, made on first use: a TLS context is costly and not every program gets as far as a request."""
         if self._pool is None:
             with self._pool_lock:
+                if self._closed:
+                    raise ProviderClosedError("the provider was closed; make a new one", sent=False)
                 if self._pool is None:
                     self._pool = self._make_pool()
         return self._pool
+
+    def _after_fork_in_child(self) -> None:
+        self._pool_lock = Lock()
 
     def _make_pool(self) -> PlainPool | TLSPool:
         parts = self._parts
@@ -162,7 +176,9 @@ class Adapter(HTTPAdapter):
         settings["_proxy_headers"] = self.proxy_headers(self._proxy)
         settings["_proxy_config"] = ProxyConfig(self._context() if proxy.scheme == "https" else None, False, None, None)
         if secure:  # a tunnel through the proxy
-            return TLSPool(host, port, **settings)
+            pool = TLSPool(host, port, **settings)
+            pool.tunnelled = True
+            return pool
         proxy_port = proxy.port or (443 if proxy.scheme == "https" else 80)
         if proxy.scheme == "https":
             settings["ssl_context"] = self._context()
@@ -181,6 +197,14 @@ class Adapter(HTTPAdapter):
     def cert_verify(self, *_args: Any, **_kwargs: Any) -> None:
         """Do nothing: the TLS context decides, and is shared, so that nothing may be written on it per request."""
 
+    def add_headers(self, request: Any, **kwargs: Any) -> None:
+        """Add none. The one hook that is told the time limits of a request that somebody else sends through this adapter."""
+        if getattr(request, "call", None) is None:
+            timeout = kwargs.get("timeout")
+            connect, read = timeout if isinstance(timeout, tuple) else (timeout, timeout)
+            request.call = CallState(self._clock, connect=connect, after_send=read)
+            adopt(request.call)
+
     def request_url(self, request: Any, proxies: Any) -> str:  # noqa: ARG002 - requests' signature
         """Return the path, or for a plain-HTTP proxy the whole URL."""
         if self._proxy is not None and self._parts.scheme == "http":
@@ -189,80 +213,18 @@ class Adapter(HTTPAdapter):
 
     def build_response(self, req: Any, resp: Any) -> Response:
         """Return our answer; no cookies, no charset guessing."""
-        return Response(resp, req, getattr(req, "call", None))
+        call: CallState | None = getattr(req, "call", None)
+        if call is not None and call.sent is False:
+            call.request_sent()  # an answer without a connection: from the `responses` library
+        return Response(resp, req, call)
 
     def close(self) -> None:
         """Close every kept connection."""
         super().close()
+        with self._pool_lock:
+            self._closed = True
         if self._pool is not None:
             self._pool.close()
-
-
-class _Slots:
-    """A fair cap on connections in use: first come, first served; each waiter owns its wake-up."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._free = count  # guarded by _lock, like _queue
-        self._queue: deque[Lock] = deque()
-        self._lock = Lock()
-
-    def take(self, call: CallState, limit: float | None) -> None:
-        """Wait for a slot.
-
-        Raises:
-            PoolTimeoutError: None came free until the instant *limit*.
-        """
-        with self._lock:
-            if self._free > 0 and not self._queue:
-                self._free -= 1
-                return
-            mine = Lock()
-            mine.acquire()
-            self._queue.append(mine)
-        handle = call.subscribe(functools.partial(_release_quietly, mine))
-        try:
-            granted = call.clock.wait(mine, None if limit is None else limit - call.clock.monotonic())
-        except BaseException:
-            self._leave(mine)
-            raise
-        finally:
-            call.unsubscribe(handle)
-        if call.cancelled:
-            self._leave(mine)
-            raise RequestCancelledError("the call was cancelled", sent=False)
-        if not granted and self._leave(mine):
-            raise PoolTimeoutError(
-                f"all {self._count} connections (max_connections) were busy for too long", sent=False
-            )
-
-    def _leave(self, mine: Lock) -> bool:
-        """Leave the queue; a slot granted in the meantime goes to the next. Say whether we were still waiting."""
-        with self._lock:
-            try:
-                self._queue.remove(mine)
-            except ValueError:
-                pass
-            else:
-                return True
-        self.give()
-        return False
-
-    def give(self) -> None:
-        """Give a slot back, to the first in the queue if there is one."""
-        with self._lock:
-            if not self._queue:
-                self._free += 1
-                return
-            first = self._queue.popleft()
-        _release_quietly(first)
-
-
-def _release_quietly(lock: Lock) -> None:
-    try:
-        lock.release()
-    except RuntimeError:
-        pass  # woken already, by a cancel or a grant
 
 
 class SessionTransport:
@@ -299,7 +261,6 @@ class SessionTransport:
         parts = urlsplit(base_url)
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._prefix = parts.path.rstrip("/")
-        self._where = self._origin
         self._clock = clock
         self._closed = False
         self._own_session = session is None
@@ -319,9 +280,10 @@ class SessionTransport:
             {"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "identity"}
         )
         for name, text in {**own_headers, **(headers or {})}.items():
-            _set_header(self._headers, name, text)
+            if api_key is None or name.lower() != "authorization":
+                _set_header(self._headers, name, text)
         self._authorization = None if api_key is None else SecretHeader(f"Bearer {api_key}")
-        self._slots = None if max_connections is None else _Slots(max_connections)
+        self._slots = None if max_connections is None else Slots(max_connections)
 
     def __repr__(self) -> str:
         pool = self.adapter._pool
@@ -351,13 +313,14 @@ class SessionTransport:
         request.call = call  # type: ignore[attr-defined]  # read by build_response
         if self._slots is None:
             return self._exchange(request, call)
-        self._slots.take(call, call.earlier(call.after_send))
+        slot = self._slots.take(call, call.earlier(call.after_send))
+        call.connect_deadline = call.earlier(call.connect)  # waiting for the slot was not connecting
         try:
             response = self._exchange(request, call)
         except BaseException:
-            self._slots.give()
+            slot.give()
             raise
-        _give_back_at_end(response, self._slots)
+        response.slot = slot
         return response
 
     def _build(
@@ -369,9 +332,10 @@ class SessionTransport:
             headers["Content-Length"] = str(len(body))
         if extra:
             for name, text in extra.items():
-                _set_header(headers, name, text)
+                if self._authorization is None or name.lower() != "authorization":  # which nothing replaces
+                    _set_header(headers, name, text)
         if self._authorization is not None:
-            headers["Authorization"] = self._authorization  # last: nothing replaces it
+            headers["Authorization"] = self._authorization
         return _Request(method, self._origin, self._prefix + path + query, headers, body)
 
     def _exchange(self, request: _Request, call: CallState) -> Response:
@@ -380,11 +344,7 @@ class SessionTransport:
             with activate(call):
                 # Time limits are the call's; what requests is told bounds nothing but a call without any.
                 response: Response = self.adapter.send(request, stream=True, timeout=None)  # type: ignore[assignment]  # by build_response
-        except (GroqProviderError, requests.RequestException, OSError, ValueError) as caught:
-            problem = caught
-        except Exception as caught:  # noqa: BLE001 - urllib3 and http.client let a few of their own through
-            if self._closed:
-                raise ProviderClosedError("the provider was closed during the call", sent=call.sent) from None
+        except Exception as caught:  # noqa: BLE001 - requests, urllib3, http.client, ssl and socket each have their own
             problem = caught
         except BaseException:
             call.unbind()
@@ -395,7 +355,11 @@ class SessionTransport:
             response.close()
             problem = ConnectionAbortedError()
         call.unbind()
-        mapped = map_send_error(problem, call, self._where)
+        mapped: GroqProviderError
+        if self._closed and not isinstance(problem, GroqProviderError):
+            mapped = ProviderClosedError("the provider was closed during the call", sent=call.sent)
+        else:
+            mapped = map_send_error(problem, call, self._origin)
         # Outside the except block, so that no context links back to the exception that holds the request and its key.
         del problem
         raise mapped
@@ -411,7 +375,10 @@ class SessionTransport:
             raise ProviderClosedError("the provider was closed; make a new one")
         if not 1 <= connections <= POOL_SIZE:
             raise ConfigurationError(f"connections = {connections}: must be 1 to {POOL_SIZE}, the size of the pool")
-        return self.adapter.pool().warm_up(connections, timeout)
+        try:
+            return self.adapter.pool().warm_up(connections, timeout)
+        except ClosedPoolError:
+            raise ProviderClosedError("the provider was closed; make a new one") from None
 
     def close(self) -> None:
         """Close every kept connection; a session of the caller's stays open. Idempotent."""
@@ -435,30 +402,18 @@ def _set_header(headers: _Headers, name: str, text: str) -> None:
     headers[name] = text
 
 
-def _give_back_at_end(response: Response, slots: _Slots) -> None:
-    """Have the slot given back when the response lets go of its connection, exactly once."""
-    release, once = response.raw.release_conn, Lock()
-
-    def give_back() -> None:
-        release()
-        if once.acquire(blocking=False):
-            slots.give()
-
-    response.raw.release_conn = give_back  # type: ignore[method-assign]  # this answer's only
-
-
 def _read_session(session: requests.Session | None) -> tuple[dict[str, str], dict[str, str], str | None, Any]:
     if session is None:
         return {}, {}, None, None
     if not isinstance(session, requests.Session):
         raise ConfigurationError(f"session must be a requests.Session, not {type(session).__name__}")
-    if session.verify is False:
+    if session.verify is not None and not session.verify:
         raise ConfigurationError(
             "session.verify is False: certificates are always checked; set it to the path of your CA bundle"
         )
     stock = default_headers()
     headers = {str(k): str(v) for k, v in session.headers.items() if stock.get(k) != v and k.lower() != "authorization"}
-    return headers, dict(session.proxies), None if session.verify is True else str(session.verify), session.cert
+    return headers, dict(session.proxies), None if session.verify in (True, None) else str(session.verify), session.cert
 
 
 def _proxy_for(base_url: str, proxies: Mapping[str, str] | None, *, trust_env: bool) -> str | None:
@@ -477,7 +432,5 @@ def _proxy_for(base_url: str, proxies: Mapping[str, str] | None, *, trust_env: b
 
 
 def _ca_from(environ: Mapping[str, str] | None) -> str | None:
-    import os
-
     environ = os.environ if environ is None else environ
     return environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE") or None

@@ -28,8 +28,11 @@ def mask(content: object) -> str:
 
 
 def shorten(text: object, limit: int = 200) -> str:
-    """Represent a value of a caller inside a message: escaped and cut."""
-    shown = repr(text)
+    """Represent a value of a caller inside a message: escaped, cut, and never failing."""
+    try:
+        shown = repr(text)
+    except Exception:  # noqa: BLE001 - a repr may raise anything; int has a digit limit
+        return f"<{type(text).__name__}>"
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
@@ -44,6 +47,10 @@ def field_names(cls: type) -> tuple[str, ...]:
     return tuple(a.alias for a in attrs.fields(cls) if a.init)
 
 
+def _required(cls: type) -> list[str]:
+    return [a.alias for a in attrs.fields(cls) if a.init and a.default is attrs.NOTHING]
+
+
 def build(cls: type[T], data: object, *, what: str, drop: frozenset[str] = frozenset()) -> T:
     """Build a value from a mapping such as OpenAI-style code holds.
 
@@ -54,7 +61,7 @@ def build(cls: type[T], data: object, *, what: str, drop: frozenset[str] = froze
         drop: Names that are quietly left out: fields that exist in answers only.
 
     Raises:
-        InvalidRequestError: Not a mapping, or a key the class does not have.
+        InvalidRequestError: Not a mapping, a key the class does not have, or a needed one is missing.
     """
     if isinstance(data, cls):
         return data
@@ -65,15 +72,20 @@ def build(cls: type[T], data: object, *, what: str, drop: frozenset[str] = froze
     unknown = [key for key in kept if key not in names]
     if unknown:
         if "extra" in names:
-            extra = {key: kept.pop(key) for key in unknown}
-            kept["extra"] = {**extra, **kept.get("extra", {})}
+            given = kept.get("extra", {})
+            if not isinstance(given, Mapping):
+                raise InvalidRequestError(f"{what}: extra must be a mapping, not {type(given).__name__}")
+            kept["extra"] = {**{key: kept.pop(key) for key in unknown}, **given}
         else:
             hints = ", ".join(f"{key!r}{nearest(str(key), names)}" for key in unknown)
             raise InvalidRequestError(f"{what} has no field {hints}; known fields: {', '.join(names)}")
     try:
         return cls(**kept)
-    except TypeError as error:  # a required field is missing
-        raise InvalidRequestError(f"{what}: {str(error).replace('__init__() ', '')}") from None
+    except TypeError:
+        missing = [name for name in _required(cls) if name not in kept]
+        if not missing:
+            raise
+        raise InvalidRequestError(f"{what} needs {', '.join(missing)}") from None
 
 
 def many(cls: type[T], data: object, *, what: str, drop: frozenset[str] = frozenset()) -> tuple[T, ...]:

@@ -21,10 +21,10 @@ class RequestFields(TypedDict, total=False):
     """
 
     model: str | None
-    temperature: float | None
-    top_p: float | None
     max_completion_tokens: int | None
     max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
     n: int | None
     stop: str | Sequence[str] | None
     seed: int | None

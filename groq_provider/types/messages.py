@@ -72,7 +72,7 @@ ContentPart = Union[TextPart, ImagePart, DocumentPart]  # noqa: UP007 - asked at
 _PARTS = (TextPart, ImagePart, DocumentPart)
 
 
-def _part(data: object, what: str) -> ContentPart:
+def as_part(data: object, what: str) -> ContentPart:
     """Take a part as an instance or in the service's wire form."""
     if isinstance(data, _PARTS):
         return data
@@ -100,7 +100,7 @@ def _content(data: object) -> str | tuple[ContentPart, ...] | None:
         raise InvalidRequestError(f"content must be text, a sequence of parts or None, not {type(data).__name__}")
     if not data:
         raise InvalidRequestError("content is an empty sequence: give at least one part, or text")
-    return tuple([_part(item, f"content[{index}]") for index, item in enumerate(data)])
+    return tuple([as_part(item, f"content[{index}]") for index, item in enumerate(data)])
 
 
 @attrs.frozen(kw_only=True)
@@ -205,13 +205,13 @@ class ToolCall:
         return decoded
 
 
-def _tool_call(data: object, what: str) -> ToolCall:
+def as_tool_call(data: object, what: str) -> ToolCall:
     """Take a call as an instance, flat, or in the service's wire form with its nested ``function``."""
     if isinstance(data, Mapping) and isinstance(data.get("function"), Mapping):
         flat = {key: item for key, item in data.items() if key != "function"}
         function = data["function"]
         return build(
-            ToolCall, {**flat, "name": function.get("name"), "arguments": function.get("arguments", "")}, what=what
+            ToolCall, {**flat, "name": function.get("name"), "arguments": function.get("arguments") or ""}, what=what
         )
     return build(ToolCall, data, what=what)
 
@@ -221,7 +221,7 @@ def _tool_calls(data: object) -> tuple[ToolCall, ...] | None:
         return None
     if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Sequence):
         raise InvalidRequestError(f"tool_calls must be a sequence, not {type(data).__name__}")
-    return tuple([_tool_call(item, f"tool_calls[{index}]") for index, item in enumerate(data)]) or None
+    return tuple([as_tool_call(item, f"tool_calls[{index}]") for index, item in enumerate(data)]) or None
 
 
 #: Keys that assistant messages of answers carry (ours, OpenAI's, other servers') and requests must not.
@@ -297,4 +297,6 @@ def as_message(data: object, what: str) -> Message:
         return data
     if isinstance(data, str):
         raise InvalidRequestError(f"{what} is a str; give Message.user(…) or a mapping with role and content")
+    if isinstance(data, Mapping):
+        data = {key: item for key, item in data.items() if item is not None}
     return build(Message, data, what=what, drop=ANSWER_ONLY)

@@ -45,7 +45,7 @@ class Document:
             raise InvalidRequestError("a document needs exactly one of text and data")
 
 
-def _document(data: object, what: str) -> Document:
+def as_document(data: object, what: str) -> Document:
     """Take a document as an instance, flat, or in the service's form with its nested ``source``."""
     if isinstance(data, Mapping) and isinstance(data.get("source"), Mapping):
         source = data["source"]
@@ -59,7 +59,7 @@ def _documents(data: object) -> tuple[Document, ...] | None:
         return None
     if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Sequence):
         raise InvalidRequestError(f"documents must be a sequence, not {type(data).__name__}")
-    return tuple([_document(item, f"documents[{index}]") for index, item in enumerate(data)])
+    return tuple([as_document(item, f"documents[{index}]") for index, item in enumerate(data)])
 
 
 @attrs.frozen(kw_only=True)
@@ -200,10 +200,10 @@ class LLMRequest:
     Attributes:
         messages: Text, or a sequence of :class:`Message` or mappings. At least one.
         model: ``None``: the provider's default model.
-        temperature: 0 to 2; the service's default is 1.
-        top_p: 0 to 1.
         max_completion_tokens: Longest answer, reasoning included. The service's limits count it in full at admission.
         max_tokens: Deprecated name of the same; one of the two at most.
+        temperature: 0 to 2; the service's default is 1.
+        top_p: 0 to 1.
         n: The service allows 1 only.
         stop: One to four texts that end the answer.
         seed: Best effort repeatability; the seed used comes back in ``response.x_groq.seed``.
@@ -247,10 +247,10 @@ class LLMRequest:
 
     messages: tuple[Message, ...] = attrs.field(converter=_messages)
     model: str | None = attrs.field(default=None, validator=text(empty=False))
-    temperature: float | None = attrs.field(default=None, validator=number(0, 2))
-    top_p: float | None = attrs.field(default=None, validator=number(0, 1))
     max_completion_tokens: int | None = attrs.field(default=None, validator=number(1, integer=True))
     max_tokens: int | None = attrs.field(default=None, validator=number(1, integer=True))
+    temperature: float | None = attrs.field(default=None, validator=number(0, 2))
+    top_p: float | None = attrs.field(default=None, validator=number(0, 1))
     n: int | None = attrs.field(default=None, validator=number(1, 1, integer=True))
     stop: str | tuple[str, ...] | None = attrs.field(default=None, converter=_stop, repr=mask)
     seed: int | None = attrs.field(default=None, validator=number(integer=True))
@@ -272,7 +272,7 @@ class LLMRequest:
     search_settings: SearchSettings | None = attrs.field(default=None, converter=_to_search_settings)
     include_domains: tuple[str, ...] | None = attrs.field(default=None, converter=_to_include_domains)
     exclude_domains: tuple[str, ...] | None = attrs.field(default=None, converter=_to_exclude_domains)
-    compound_custom: Mapping[str, Any] | None = attrs.field(default=None, validator=mapping())
+    compound_custom: Mapping[str, Any] | None = attrs.field(default=None, validator=mapping(), repr=mask)
     user: str | None = attrs.field(default=None, validator=text())
     frequency_penalty: float | None = attrs.field(default=None, validator=number(-2, 2))
     presence_penalty: float | None = attrs.field(default=None, validator=number(-2, 2))
@@ -337,6 +337,8 @@ class LLMRequest:
             return attrs.evolve(prompt, **fields)
         if fields:
             _check_names(fields)
+            if "messages" in fields:
+                raise InvalidRequestError("the prompt and messages: give one of the two")
         return cls(messages=prompt, **fields)
 
 

@@ -203,7 +203,7 @@ class ExecutedTool:
 
     index: int
     type: str
-    arguments: str = ""
+    arguments: str = attrs.field(default="", repr=mask)
     output: str | None = None
     name: str | None = None
     search_results: SearchResults | None = None
@@ -421,7 +421,7 @@ class LLMResponse:
     created_at: datetime | None = None
     executed_tools: tuple[ExecutedTool, ...] = ()
     annotations: tuple[Annotation, ...] = ()
-    function_call: Mapping[str, Any] | None = None
+    function_call: Mapping[str, Any] | None = attrs.field(default=None, repr=mask)
     logprobs: Any = None
     system_fingerprint: str | None = None
     service_tier: str | None = None
@@ -492,5 +492,5 @@ class ToolCallDelta:
     index: int
     id: str | None = None
     name: str | None = None
-    arguments: str = ""
+    arguments: str = attrs.field(default="", repr=mask)
     type: str | None = None

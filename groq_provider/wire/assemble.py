@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from groq_provider.errors import ResponseDecodeError
+from groq_provider.types._base import shorten
 from groq_provider.types.messages import ToolCall
 from groq_provider.types.response import ResponseChunk, ToolCallDelta, Usage, XGroq
 
@@ -72,7 +73,7 @@ class Assembler:
         if len(choices) == 1:
             return self._choice(choices[0], "$.choices[0]")
         found = [self._choice(choice, f"$.choices[{i}]") for i, choice in enumerate(choices)]
-        return next((chunk for chunk in found if chunk is not None), None)
+        return min((chunk for chunk in found if chunk is not None), key=lambda chunk: chunk.index, default=None)
 
     def _choice(self, choice: Any, path: str) -> ResponseChunk | None:
         if type(choice) is not dict:
@@ -106,7 +107,7 @@ class Assembler:
             raise ResponseDecodeError(f"expected a string, got {type(reasoning).__name__} @ {path}.reasoning")
         calls: tuple[ToolCallDelta, ...] = ()
         if not _USUAL_DELTA.issuperset(delta):
-            calls = self._rare(delta, path)
+            calls = self._rare(delta, index, path)
         if not content and not reasoning and not calls:
             return None
         if index == 0:
@@ -117,18 +118,23 @@ class Assembler:
         self.chunks += 1
         return ResponseChunk(content=content, reasoning=reasoning or None, tool_calls=calls, index=index)
 
-    def _rare(self, delta: dict[str, Any], path: str) -> tuple[ToolCallDelta, ...]:
-        for name, found in codec.message_parts(delta, path).items():
+    def _rare(self, delta: dict[str, Any], index: int, path: str) -> tuple[ToolCallDelta, ...]:
+        calls = [
+            codec.tool_call(item, f"{path}.tool_calls[{i}]")
+            for i, item in enumerate(codec.items(delta, "tool_calls", path))
+        ]
+        parts = codec.message_parts(delta, path)
+        if index != 0:  # another answer than the one put together here
+            return tuple(calls)
+        if unknown := codec.unknown_parts(delta):
+            extra = self._fields.get("extra", {})
+            self._fields["extra"] = {**extra, "message": {**extra.get("message", {}), **unknown}}
+        for name, found in parts.items():
             if name == "function_call":
                 self._fields[name] = _join_function_call(self._fields.get(name) or {}, found)
             else:
                 self._fields[name] = (*self._fields.get(name, ()), *found)
-        return tuple(
-            [
-                self._call(codec.tool_call(item, f"{path}.tool_calls[{i}]"))
-                for i, item in enumerate(codec.items(delta, "tool_calls", path))
-            ]
-        )
+        return tuple([self._call(call) for call in calls])
 
     def _call(self, found: ToolCallDelta) -> ToolCallDelta:
         """Add a fragment to its call: by index; a fragment without one belongs to the call of its id, else to the newest."""
@@ -177,11 +183,12 @@ class Assembler:
             self._fields["usage_breakdown"] = codec.usage_breakdown(breakdown, "$.x_groq.usage_breakdown")
         if rest.get("error"):
             error = rest["error"]
-            self.stop_error = error if type(error) is str else codec.dumps(error).decode()[:500]
+            self.stop_error = error if type(error) is str else shorten(error, 500)
             rest["error"] = self.stop_error
         merged = {**self._fields.get("_x_groq", {}), **{key: item for key, item in rest.items() if item is not None}}
+        # A wrong part is named where it came, and is not kept: the rest must still make a partial answer.
+        codec.decode(XGroq, merged, "$.x_groq")
         self._fields["_x_groq"] = merged
-        codec.decode(XGroq, merged, "$.x_groq")  # a wrong part is named where it came, not at the end
 
     @property
     def request_id(self) -> str | None:

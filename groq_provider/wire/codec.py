@@ -37,9 +37,23 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+def _finite(text: str) -> float:
+    found = float(text)
+    if math.isinf(found):
+        raise ValueError(f"a number is too large: {text[:40]}")
+    return found
+
+
+def _as_dict(given: object) -> dict[Any, Any]:
+    """Let the encoder write the mappings that are no dict."""
+    if isinstance(given, Mapping):
+        return dict(given)
+    raise TypeError(f"Object of type {type(given).__name__} is not JSON serializable")
+
+
 # json.loads builds a decoder per call when it is given parse_constant; one decoder serves all threads.
-_decode_json = json.JSONDecoder(parse_constant=_refuse_constant).decode
-_encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_decode_json = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite).decode
+_encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_as_dict).encode
 
 
 def loads(data: bytes, what: str = "the body") -> Any:
@@ -94,6 +108,11 @@ def converter() -> Converter:
         lambda cls: attrs.has(cls) and cls.__module__ in (m.__name__, q.__name__),
         lambda cls: lambda data, _: build(cls, data, what=cls.__name__),
     )
+    # These have a wire form of their own, nested where the class is flat.
+    for part in (m.TextPart, m.ImagePart, m.DocumentPart):
+        made.register_structure_hook(part, lambda data, cls: _of_class(m.as_part(data, cls.__name__), cls))
+    made.register_structure_hook(m.ToolCall, lambda data, _: m.as_tool_call(data, "ToolCall"))
+    made.register_structure_hook(q.Document, lambda data, _: q.as_document(data, "Document"))
     made.register_unstructure_hook_factory(
         lambda cls: attrs.has(cls) and "extra" in attrs.fields_dict(cls), _extra_hook(made)
     )
@@ -153,6 +172,17 @@ def _as_mapping(data: object) -> Mapping[str, Any]:
     return data
 
 
+def _of_class(found: T, cls: Any) -> T:
+    if not isinstance(found, cls):
+        raise TypeError(f"expected {cls.__name__}, got {type(found).__name__}")
+    return found
+
+
+#: Filled by hand and not named as on the wire: what the service sends may bear the name of a field of ours (``provider``,
+#: ``cached_tokens``), so their ``extra`` stays apart.
+_OWN_FORM = (r.LLMResponse, r.Usage)
+
+
 def _answer_hook(made: Converter) -> Any:
     """Return a hook factory: known keys into fields, the others into ``extra``."""
     from cattrs.gen import make_dict_structure_fn, override
@@ -161,6 +191,8 @@ def _answer_hook(made: Converter) -> Any:
         known = frozenset(attrs.fields_dict(cls))
         if "extra" not in known:
             return make_dict_structure_fn(cls, made)
+        known -= {"extra"}
+        own_form = cls in _OWN_FORM
         fill = make_dict_structure_fn(cls, made, extra=override(omit=True))
 
         def structure(data: Any, _cls: Any) -> Any:
@@ -168,6 +200,8 @@ def _answer_hook(made: Converter) -> Any:
                 {key: item for key, item in _as_mapping(data).items() if item is not None or key not in known}, cls
             )
             rest = {key: item for key, item in data.items() if key not in known}
+            if own_form and "extra" in rest:
+                rest.update(_as_mapping(rest.pop("extra")))
             return attrs.evolve(found, extra=rest) if rest else found
 
         return structure
@@ -182,11 +216,15 @@ def _extra_hook(made: Converter) -> Any:
     def factory(cls: Any) -> Any:
         write = make_dict_unstructure_fn(cls, made, _cattrs_omit_if_default=True, extra=override(omit=True))
         required = [a.name for a in attrs.fields(cls) if a.name == "type"]
+        own_form = cls in _OWN_FORM
 
         def unstructure(given: Any) -> dict[str, Any]:
             written: dict[str, Any] = {name: getattr(given, name) for name in required}
             written.update(write(given))
-            written.update(given.extra)
+            if not own_form:
+                written.update(given.extra)
+            elif given.extra:
+                written["extra"] = given.extra
             return written
 
         return unstructure
@@ -401,6 +439,10 @@ _MESSAGE = frozenset(
     {"role", "content", "reasoning", "tool_calls", "executed_tools", "annotations", "function_call", "channel"}
 )
 
+# What most messages have and nothing else; they take the short way.
+_USUAL_MESSAGE = frozenset({"role", "content", "reasoning", "tool_calls"})
+_CHOICE = frozenset({"index", "message", "logprobs", "finish_reason"})
+
 
 def envelope(data: dict[str, Any]) -> dict[str, Any]:
     """Return the fields that plain answers and chunks share, as far as they are there and not null."""
@@ -459,6 +501,11 @@ def message_parts(message: dict[str, Any], path: str) -> dict[str, Any]:
     return fields
 
 
+def unknown_parts(message: dict[str, Any]) -> dict[str, Any]:
+    """Return what an answer's message or a delta has beside the fields known here; nulls say nothing."""
+    return {key: item for key, item in message.items() if key not in _MESSAGE and item is not None}
+
+
 def response_fields(data: object) -> dict[str, Any]:
     """Return the fields of :class:`~groq_provider.LLMResponse` that a plain answer's JSON gives.
 
@@ -490,12 +537,14 @@ def response_fields(data: object) -> dict[str, Any]:
                 for i, c in enumerate(whole)
             ]
         )
-    if not _MESSAGE.issuperset(message):
-        unknown = {key: item for key, item in message.items() if key not in _MESSAGE and item is not None}
-        if unknown:
+    if not _USUAL_MESSAGE.issuperset(message):
+        if unknown := unknown_parts(message):
             fields["extra"] = {**fields.get("extra", {}), "message": unknown}
-    if len(message) > 2:
         fields.update(message_parts(message, path))
+    if not _CHOICE.issuperset(choice):
+        unknown = {key: item for key, item in choice.items() if key not in _CHOICE and item is not None}
+        if unknown:
+            fields["extra"] = {**fields.get("extra", {}), "choice": unknown}
     if (reported := data.get("usage")) is not None:
         fields["usage"] = usage(reported)
     return fields

@@ -73,6 +73,8 @@ _CONTEXT = re.compile(
     r"|reduce the length.{0,20}(?:message|input|prompt)|(?:input|prompt)(?: is)? too long",
     re.IGNORECASE,
 )
+# Out of range by itself, whatever the messages are; the service's text names the context window too.
+_OUTPUT_RANGE = re.compile(r"`max_(?:completion_)?tokens` must be ")
 _LIMIT = re.compile(
     r" on (?P<what>[a-z ]{1,40}) \((?P<name>RPM|RPD|TPM|TPD|ASH|ASD|ITPM|OTPM)\): Limit (?P<limit>\d{1,15})"
     r"(?:, Used (?P<used>\d{1,15}))?, Requested ~?(?P<requested>\d{1,15})"
@@ -104,6 +106,8 @@ def error_from_response(
         provider: Name of the provider.
         secret: The API key, blanked out wherever the body repeats it.
     """
+    if secret:  # before anything is cut, in the middle of it perhaps
+        body = body.replace(secret.encode("utf-8", "replace"), b"****")
     found = _error_object(body)
     if found is None:
         found = {"message": _plain_message(body, headers)}
@@ -135,16 +139,18 @@ def error_from_object(
 ) -> e.APIStatusError:
     """Return the error that an error object stands for: the body of a status, or an event of a stream. Never raises."""
     own_status = found.get("status_code")
-    if isinstance(own_status, int) and not isinstance(own_status, bool):
+    if status is None and type(own_status) is int and 400 <= own_status <= 599:
         status = own_status
-    message, code, kind, param, failed_generation = [_text(found.get(key)) for key in _FIELDS]
-    message = message or ""
+    texts = [_text(found.get(key)) for key in _FIELDS]
     if secret:  # a server that repeats what it was sent
-        message = message.replace(secret, "****")
-        failed_generation = failed_generation and failed_generation.replace(secret, "****")
+        texts = [text and text.replace(secret, "****") for text in texts]
+    message, code, kind, param, failed_generation = texts
+    message = message or ""
     cls = _class(status, code, kind, message, retry_after)
     if retry_after is None and (hint := _TRY_AGAIN.search(message[-_MAX_MESSAGE:])):
         retry_after = h.parse_duration(hint[1])
+    if retry_after is not None:
+        retry_after = min(retry_after, h.MAX_HINT)
     data: dict[str, Any] = {
         "status_code": status,
         "code": code,
@@ -155,7 +161,7 @@ def error_from_object(
         "model": model,
         "provider": provider,
         "retry_after": retry_after,
-        "retry_at": None if retry_after is None else now + timedelta(seconds=min(retry_after, h.MAX_HINT)),
+        "retry_at": None if retry_after is None else now + timedelta(seconds=retry_after),
         "retryable": retryable,
     }
     if retryable is None and status in _RETRYABLE_4XX:
@@ -177,7 +183,7 @@ def _class(
     if code is not None and code in _BY_CODE:
         return _BY_CODE[code]
     cls = _BY_STATUS.get(status or 0)
-    if cls is e.InvalidRequestError and _CONTEXT.search(message):
+    if cls is e.InvalidRequestError and _CONTEXT.search(message) and not _OUTPUT_RANGE.match(message):
         return e.ContextTooLongError
     if cls is e.NotFoundError and message.startswith("The model "):
         return e.ModelNotFoundError

@@ -124,8 +124,8 @@ class EventDecoder:
                 raise ResponseTooLargeError(f"an event of the stream is larger than {self.max_event:,} bytes")
             return None
         if line == b"data":
-            self._data.append(b"")
-        elif line[:6] == b"event:":
+            return self.feed(b"data:")
+        if line[:6] == b"event:":
             name = line[7:] if line[6:7] == b" " else line[6:]
             self._name = name.decode("utf-8", "replace")
         elif line == b"event":

@@ -1,0 +1,216 @@
+"""The command `groq-provider`: a demonstration, a chat, the models, a health check, the emulator.
+
+Exit codes: 0 for success, 1 for an error or bad health, 2 for wrong usage, 130 after Ctrl-C, 141 when nobody reads the output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from groq_provider import GroqProviderError, __version__
+
+from .advice import complaint
+from .screen import say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["main"]
+
+_INTERRUPTED = 130  # what shells report for SIGINT
+_NO_READER = 141  # likewise for SIGPIPE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; `None` takes the arguments of the process."""
+    _make_streams_safe()
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        say("\ninterrupted")
+        code = _INTERRUPTED
+    except BrokenPipeError:
+        _drop_output()
+        code = _NO_READER
+    except GroqProviderError as error:
+        say(complaint(error))
+        code = 1
+    except OSError as error:  # the disk is full, the port is taken
+        _drop_output()
+        say(f"groq-provider: {error.strerror or error}")
+        code = 1
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    parser = _parser()
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as stop:  # --help, --version, wrong usage; all said already
+        return stop.code if isinstance(stop.code, int) else 2
+    if args.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    command: Callable[[argparse.Namespace], int] = args.command
+    return command(args)
+
+
+def _make_streams_safe() -> None:
+    """Let no text fail to print: a terminal without Unicode gets question marks, a closed stream nothing."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - open as long as the process
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _drop_output() -> None:
+    """Have the interpreter's own flush at exit go nowhere, where it cannot fail again."""
+    try:
+        target = sys.stdout.fileno()
+    except (OSError, ValueError):  # no file: tests
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, target)
+    os.close(null)
+
+
+# --- arguments -----------------------------------------------------------------------------------------------------------
+
+
+def _number(kind: Callable[[str], float], low: float, high: float = math.inf, *, what: str) -> Callable[[str], float]:
+    def convert(text: str) -> float:
+        value = kind(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return value
+
+    convert.__name__ = "number"  # argparse: "invalid number value: 'x'"
+    return convert
+
+
+def _parser() -> argparse.ArgumentParser:
+    count = _number(int, 1, 1_000_000, what="a number of at least 1")
+    parser = argparse.ArgumentParser(
+        prog="groq-provider",
+        description="A client for Groq Cloud. The key is read from GROQ_API_KEY.",
+        epilog="Exit codes: 0 success, 1 error, 2 wrong usage, 130 Ctrl-C, 141 nobody reads the output.",
+    )
+    parser.add_argument("--version", action="version", version=f"groq-provider {__version__}")
+    parser.set_defaults(command=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo", help="stream an answer, run a small batch, show the figures; without a key on the bundled emulator"
+    )
+    demo.add_argument("--model", metavar="ID", help="model to ask (default: the provider's)")
+    demo.add_argument("--prompt", metavar="TEXT", help="what to ask for in the streamed answer")
+    demo.add_argument("--items", type=count, default=20, metavar="N", help="requests of the batch (default: 20)")
+    demo.add_argument(
+        "--workers",
+        type=_number(int, 1, 1000, what="a number from 1 to 1000"),
+        default=8,
+        metavar="N",
+        help="threads of the batch (default: 8)",
+    )
+    demo.add_argument("--no-color", action="store_true", help="no colours; NO_COLOR in the environment does the same")
+    demo.set_defaults(command=_demo)
+
+    chat = commands.add_parser("chat", help="ask something; without a text, talk line by line")
+    chat.add_argument("text", nargs="?", help="the question; - reads it from standard input")
+    chat.add_argument("--model", metavar="ID", help="model to ask (default: the provider's)")
+    chat.add_argument("--system", metavar="TEXT", help="instruction to the model")
+    chat.add_argument(
+        "--temperature", type=_number(float, 0, 2, what="a number from 0 to 2"), metavar="T", help="0 to 2"
+    )
+    chat.add_argument("--max-tokens", type=count, metavar="N", help="longest answer in tokens, reasoning included")
+    chat.add_argument("--json", action="store_true", help="print each answer as one line of JSON, when it is complete")
+    chat.set_defaults(command=_chat)
+
+    models = commands.add_parser("models", help="list the models of the catalogue, or of the service")
+    models.add_argument("--refresh", action="store_true", help="ask the service; needs a key")
+    models.add_argument("--all", action="store_true", help="also those that were shut down or will be")
+    models.add_argument("--json", action="store_true", help="everything that is known of each, as JSON")
+    models.set_defaults(command=_models)
+
+    health = commands.add_parser("health", help="check the service; exit code 0 when it is healthy, else 1")
+    health.add_argument("--probe", choices=("models", "chat"), default="models", help="chat costs a few tokens")
+    health.add_argument(
+        "--timeout",
+        type=_number(float, 0.001, 86_400, what="a number of seconds above 0"),
+        default=10.0,
+        metavar="SECONDS",
+        help="default: 10",
+    )
+    health.add_argument("--json", action="store_true", help="print the outcome as JSON")
+    health.set_defaults(command=_health)
+
+    emulator = commands.add_parser("emulator", help="run a local Groq for tests until Ctrl-C or SIGTERM")
+    emulator.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    emulator.add_argument(
+        "--port",
+        type=_number(int, 0, 65_535, what="a port"),
+        default=0,
+        metavar="N",
+        help="port to listen on; 0 picks a free one (default: 0)",
+    )
+    emulator.add_argument("--plan", choices=("free", "developer"), help="enforce the limits of this plan")
+    emulator.add_argument(
+        "--speed",
+        type=_number(float, 0, what="a number of at least 0"),
+        default=1.0,
+        metavar="X",
+        help="factor on the models' nominal speed; 0 is as fast as possible (default: 1)",
+    )
+    emulator.set_defaults(command=_emulator)
+    return parser
+
+
+# Each imports what it needs when it runs: `--help` and `--version` answer at once.
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from .demo import run
+
+    return run(model=args.model, prompt=args.prompt, items=args.items, workers=args.workers, color=not args.no_color)
+
+
+def _chat(args: argparse.Namespace) -> int:
+    from .chat import run
+
+    fields = {"model": args.model, "temperature": args.temperature, "max_completion_tokens": args.max_tokens}
+    return run(args.text, system=args.system, as_json=args.json, fields=fields)
+
+
+def _models(args: argparse.Namespace) -> int:
+    from .show import models
+
+    return models(refresh=args.refresh, everything=args.all, as_json=args.json)
+
+
+def _health(args: argparse.Namespace) -> int:
+    from .show import health
+
+    return health(probe=args.probe, timeout=args.timeout, as_json=args.json)
+
+
+def _emulator(args: argparse.Namespace) -> int:
+    from groq_provider.testing import serve
+
+    say("Any key but 'invalid' is accepted. Point GROQ_BASE_URL to the address below; Ctrl-C ends it.")
+    try:
+        serve(args.host, args.port, plan=args.plan, speed=args.speed)
+    except (OSError, OverflowError) as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        say(
+            f"groq-provider: cannot listen on {args.host} port {args.port}: {getattr(error, 'strerror', None) or error}"
+        )
+        return 1
+    return 0

@@ -1,0 +1,49 @@
+"""Errors as a line for people, with what to do about them."""
+
+from __future__ import annotations
+
+import groq_provider as g
+
+__all__ = ["complaint"]
+
+# The first that fits counts, so subclasses stand before their bases. Errors whose message says what to do are not here.
+_ADVICE: tuple[tuple[type[g.GroqProviderError], str], ...] = (
+    (g.AuthenticationError, "Check GROQ_API_KEY; keys are made at https://console.groq.com/keys."),
+    (g.PermissionDeniedError, "Look at the project's model permissions and spend limit at https://console.groq.com."),
+    (g.ModelNotFoundError, "List what your key may use with: groq-provider models --refresh"),
+    (g.ModelDecommissionedError, "List the models of today with: groq-provider models"),
+    (g.NotFoundError, "Check GROQ_BASE_URL: the server there has no such endpoint."),
+    (g.RateLimitTimeoutError, "Try again later, or allow more time."),
+    (g.RateLimitedError, "Wait, or raise the limit of your organisation at https://console.groq.com/settings/limits."),
+    (g.ContextTooLongError, "Send less text, or lower --max-tokens."),
+    (g.RequestTooLargeError, "Send less text, or lower --max-tokens: the service counts it in full beforehand."),
+    (g.ToolUseFailedError, "Try again: the model wrote a call that the service refused."),
+    (g.JSONValidationFailedError, "Try again: the model wrote JSON that the service refused."),
+    (g.OverloadedError, "Try again in a moment; https://groqstatus.com shows known trouble."),
+    (g.ProviderUnavailableError, "Try again in a moment; https://groqstatus.com shows known trouble."),
+    (g.TLSError, "Behind a proxy that inspects traffic, set REQUESTS_CA_BUNDLE to its certificates."),
+    (g.ProxyError, "Check HTTPS_PROXY and NO_PROXY."),
+    (g.RedirectRefusedError, "Check GROQ_BASE_URL: it must name the API itself."),
+    (g.ProtocolError, "Check GROQ_BASE_URL: what answers there does not speak HTTP as it should."),
+    (g.ResponseError, "Check GROQ_BASE_URL; if it is right, try again."),
+    (g.TransportError, "Check the network and GROQ_BASE_URL, then try again."),
+    (g.StreamError, "What had arrived is above; try again for the rest."),
+    (g.DeadlineExceededError, "Try again, or allow more time."),
+    (g.InvalidRequestError, "Change the request and try again."),
+)
+
+
+def complaint(error: g.GroqProviderError) -> str:
+    """Return what happened on one line, and on a second what to do, where the message does not say so itself."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if error.request_id:
+        text += f" (request {error.request_id})"
+    if error.retry_after:
+        text += f" (retry after {error.retry_after:.3g} s)"
+    hint = next((hint for kind, hint in _ADVICE if isinstance(error, kind)), None)
+    replacement = getattr(error, "replacement", None)
+    if replacement:
+        hint = f"Use --model {replacement}."
+    # What comes from a server must not steer the terminal.
+    line = "".join(character if character.isprintable() else "?" for character in text)
+    return f"groq-provider: {line}" + (f"\n  {hint}" if hint else "")

@@ -1,0 +1,140 @@
+"""What the commands print: text, JSON, tables, a line of progress."""
+
+from __future__ import annotations
+
+import enum
+import json
+import sys
+from contextlib import contextmanager
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from groq_provider import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+__all__ = ["Progress", "Screen", "as_data", "out", "out_json", "say"]
+
+_CONTROL = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])  # all but tab and line feed
+
+
+def out(text: str, *, end: str = "\n") -> None:
+    """Print and hand over at once. On a terminal control characters are left out: a model's words must not steer it."""
+    if sys.stdout.isatty():
+        text = text.translate(_CONTROL)
+    sys.stdout.write(text + end)
+    sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    """Tell the user something that is not the output."""
+    try:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+    except OSError:
+        pass  # nobody listens there either
+
+
+def out_json(data: Any, *, indent: int | None = None) -> None:
+    """Print as JSON, non-ASCII escaped: it reads the same in every encoding."""
+    out(json.dumps(data, indent=indent))
+
+
+def as_data(value: Any) -> dict[str, Any]:
+    """Return one of the library's values as plain data; exceptions, raw bodies and unknown fields are left out."""
+    return attrs.asdict(
+        value,
+        filter=lambda field, _value: field.name not in ("error", "raw", "extra"),
+        value_serializer=lambda _instance, _field, item: _plain(item),
+    )
+
+
+def _plain(item: Any) -> Any:
+    if isinstance(item, date):
+        return item.isoformat()
+    return item.value if isinstance(item, enum.Enum) else item
+
+
+class Progress:
+    """Counts a batch: items, tokens, errors."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.done = 0
+        self.errors = 0
+        self.tokens = 0
+
+    def text(self, elapsed: float) -> str:
+        """Return it as a line, for *elapsed* seconds since the start."""
+        speed = self.tokens / elapsed if elapsed > 0 else 0.0
+        errors = "1 error" if self.errors == 1 else f"{self.errors} errors"
+        return f"{self.done} of {self.total} done, {speed:,.0f} tokens/s, {errors}"
+
+
+class Screen:
+    """Tables and progress by rich; on anything but a terminal plain text.
+
+    Raises:
+        ConfigurationError: rich is not installed.
+    """
+
+    def __init__(self, *, color: bool = True) -> None:
+        try:
+            from rich.console import Console
+        except ImportError:
+            raise ConfigurationError('this command needs the package rich: pip install "groq-provider[cli]"') from None
+        # Without a terminal there is no width to keep to.
+        width = None if sys.stdout.isatty() else 200
+        self._console = Console(no_color=True if not color else None, width=width, highlight=False)
+
+    def heading(self, text: str) -> None:
+        """Begin a section."""
+        from rich.text import Text
+
+        self._show(Text(f"\n{text}", style="bold"))
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print a table; the first column is text, all others are numbers but those whose name ends in a space."""
+        from rich import box
+        from rich.table import Table
+
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 0, 0, 1))
+        for position, name in enumerate(columns):
+            left = position == 0 or name.endswith(" ")
+            fixed = 0 < position < len(columns) - 1
+            table.add_column(name.strip(), justify="left" if left else "right", overflow="fold", no_wrap=fixed)
+        for row in rows:
+            table.add_row(*row)
+        self._show(table)
+        out("")
+
+    def _show(self, thing: Any) -> None:
+        # By way of `out`, so that a closed pipe is found where all other output finds it.
+        with self._console.capture() as capture:
+            self._console.print(thing, markup=False)
+        lines = [line.rstrip() for line in capture.get().splitlines()]
+        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.flush()
+
+    @contextmanager
+    def progress(self, counts: Progress) -> Iterator[Callable[[], None]]:
+        """Show *counts* on a terminal as long as the with block runs; what it gives is called after each change."""
+        if not self._console.is_terminal:
+            yield lambda: None
+            return
+        import rich.progress as r
+        from rich.text import Text
+
+        class Counts(r.ProgressColumn):
+            max_refresh = None
+
+            def render(self, task: r.Task) -> Text:
+                return Text(counts.text(task.elapsed or 0.0))
+
+        columns = (r.SpinnerColumn(), r.BarColumn(bar_width=30), Counts())
+        with r.Progress(*columns, console=self._console, transient=True) as live:
+            task = live.add_task("", total=counts.total)
+            yield lambda: live.update(task, completed=counts.done)

@@ -1,0 +1,56 @@
+"""A provider for demonstrations: Groq with a key, the emulator without one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
+
+import requests
+
+from groq_provider import GroqProvider, ProviderConfig
+from groq_provider.testing.emulator import Emulator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def demo_provider(*, model: str | None = None, notes: TextIO | None = None) -> Iterator[GroqProvider]:
+    """Give a provider on Groq if `GROQ_API_KEY` is set, else on an `Emulator` that runs as long as the with block.
+
+    Says on *notes* which of the two it is. The emulator keeps to the nominal speeds of the models and to limits of 1,000
+    requests and 250,000 tokens per minute and 14,400 requests per day.
+
+    Args:
+        model: Default model; `None` means as configured.
+        notes: Where to say it; `None` means standard error.
+
+    Raises:
+        ConfigurationError: A `GROQ_…` variable or the model is wrong.
+
+    .. versionadded:: 0.1.0
+    """
+    notes = sys.stderr if notes is None else notes
+    if os.environ.get("GROQ_API_KEY", "").strip():
+        config = ProviderConfig.load(default_model=model)
+        with GroqProvider(config) as provider:
+            print(f"Talking to {config.base_url}.", file=notes, flush=True)
+            yield provider
+        return
+    # Those of the developer plan, and a limit per day as the free plan has, so that there is something to see.
+    emulator = Emulator(limits={"rpm": 1000, "rpd": 14_400, "tpm": 250_000})
+    # A session that was told not to look at the environment: no proxy stands between two ends of this machine.
+    with emulator, requests.Session() as session:
+        session.trust_env = False
+        print(
+            f"GROQ_API_KEY is not set: talking to the bundled emulator at {emulator.base_url}; "
+            "its words are made up, nothing leaves this machine.",
+            file=notes,
+            flush=True,
+        )
+        with GroqProvider(
+            base_url=emulator.base_url, api_key=emulator.api_key, default_model=model, session=session
+        ) as provider:
+            yield provider

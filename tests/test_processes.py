@@ -1,0 +1,342 @@
+"""Many processes: forks, gunicorn, Celery, multiprocessing, gevent. The server runs in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+
+from groq_provider import GroqProvider
+from groq_provider import errors as e
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+# What a fork in a process with threads makes Python 3.12 and later say; forking is what is tested here.
+QUIET = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]
+SERVE = "from groq_provider.testing import serve; serve('127.0.0.1', 0, speed=0)"
+
+
+def first_line(process):
+    """The URL the server prints first."""
+    for line in process.stdout:
+        for word in line.split():
+            if word.startswith("http://"):
+                return word.rstrip(".,")
+    raise AssertionError(process.stderr and process.stderr.read())
+
+
+@pytest.fixture(scope="module")
+def server():
+    """An emulator in another process; its base URL."""
+    process = subprocess.Popen([sys.executable, "-u", "-c", SERVE], stdout=subprocess.PIPE, text=True)
+    try:
+        yield first_line(process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=10)
+        process.stdout.close()
+
+
+def run(program, *args, timeout=120, **environment):
+    """Run a program in a fresh interpreter; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, *QUIET, "-c", textwrap.dedent(program), *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "GROQ_API_KEY": "gsk_test", **environment},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+ROUNDS = """
+    import os, sys, threading, time
+    from groq_provider import GroqProvider
+    base, rounds, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    provider = GroqProvider(base_url=base, rate_limits={"rpm": 10_000_000})
+    stop = threading.Event()
+
+    def ask(tag):
+        answer = provider.generate(tag, max_tokens=64)
+        assert answer.content.startswith(tag), (tag, answer.content)
+        with provider.generate_stream(tag + "s", max_tokens=64) as stream:
+            assert stream.collect().content.startswith(tag + "s")
+
+    def keep_busy(number):
+        count = 0
+        while not stop.is_set():
+            count += 1
+            ask(f"parent{number}x{count}")
+
+    provider.warm_up(2)
+    ask("first")
+    workers = [threading.Thread(target=keep_busy, args=(n,)) for n in range(threads)]
+    for worker in workers: worker.start()
+    for number in range(rounds):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                ask(f"child{number}")
+                code = 0
+            finally:
+                os._exit(code)
+        if not threads:
+            ask(f"own{number}")
+        deadline = time.monotonic() + 20
+        while True:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done: break
+            assert time.monotonic() < deadline, f"child {number} hangs"
+            time.sleep(0.001)
+        assert status == 0, (number, status)
+    stop.set()
+    for worker in workers: worker.join()
+    ask("last")
+    provider.close()
+    print("good")
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("threads", [0, 4], ids=["quiet-parent", "busy-parent"])
+def test_forks_share_no_socket_and_no_lock(server, full, threads):
+    """Parent and child call at once, warm pool and held locks at the fork: no crossed answer, no deadlock."""
+    assert run(ROUNDS, server, 1000 if full else 40, threads, timeout=900).strip() == "good"
+
+
+def test_closing_in_a_child_leaves_the_parents_calls_alone(server):
+    """A child that closes the provider ends nothing of the parent's, streams under way included."""
+    program = """
+        import os, sys
+        from groq_provider import GroqProvider
+        provider = GroqProvider(base_url=sys.argv[1])
+        with provider.generate_stream("Hello", max_tokens=400) as stream:
+            next(stream)
+            child = os.fork()
+            if child == 0:
+                stream.cancel(); stream.close(); provider.close()
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+            assert stream.collect().finish_reason
+        assert provider.generate("again").content
+        provider.close()
+        print("good")
+    """
+    assert run(program, server).strip() == "good"
+
+
+def test_limits_and_breakers_live_on_in_a_child(server):
+    """Limiter, tracker and breaker of a parent work in the child, whatever was held at the fork."""
+    program = """
+        import os, sys
+        from groq_provider import GroqProvider, FallbackProvider, RateLimits
+        provider = GroqProvider(base_url=sys.argv[1], rate_limits=RateLimits(rpm=600_000))
+        both = FallbackProvider([provider])
+        both.generate("one")
+        child = os.fork()
+        if child == 0:
+            both.generate("two")
+            status = provider.get_rate_limits()["openai/gpt-oss-120b"]
+            os._exit(0 if (status.in_flight, status.waiting) == (0, 0) and provider.get_latency_metrics().sample_count == 1 else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        both.close()
+        print("good")
+    """
+    assert run(program, server).strip() == "good"
+
+
+def fail(kind: str) -> None:
+    """Raise an error of the library in a worker process."""
+    raise getattr(e, kind)("limited", retry_after=2.0, status_code=429)
+
+
+def ask(base_url: str) -> object:
+    """Make a call in a worker process."""
+    with GroqProvider(api_key="gsk_test", base_url=base_url) as provider:
+        return provider.generate("from a worker")
+
+
+def use(provider: GroqProvider) -> str:
+    """Use a provider that came through a pickle."""
+    with provider:
+        return provider.generate("carried over").content
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_process_pools_carry_answers_and_errors(server, method, monkeypatch):
+    """Responses and errors come back as they are; a provider goes over without its key and reads it there."""
+    monkeypatch.setenv("GROQ_API_KEY", "gsk_test")
+    with ProcessPoolExecutor(1, mp_context=get_context(method)) as pool:
+        assert pool.submit(ask, server).result(timeout=60).content.startswith("from a worker")
+        with pytest.raises(e.RateLimitedError) as caught:
+            pool.submit(fail, "RateLimitedError").result(timeout=60)
+        assert (caught.value.retry_after, caught.value.status_code) == (2.0, 429)
+        with GroqProvider(base_url=server) as provider:
+            assert pool.submit(use, provider).result(timeout=60).startswith("carried over")
+
+
+APP = """
+import os, sys
+from flask import Flask, Response
+from groq_provider import GroqProvider
+
+app = Flask(__name__)
+provider = GroqProvider(base_url=os.environ["BASE"], prewarm=2)  # before the workers are forked
+provider.generate("warm")
+
+@app.get("/ask/<tag>")
+def ask(tag):
+    return {"answer": provider.generate(tag, max_tokens=64).content, "pid": os.getpid()}
+
+@app.get("/stream/<tag>")
+def stream(tag):
+    answer = provider.generate_stream(tag, max_tokens=64)
+    def body():
+        with answer:
+            for chunk in answer:
+                yield chunk.content
+    return Response(body(), mimetype="text/plain")
+"""
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+@pytest.mark.parametrize("worker", [["sync"], ["gthread", "--threads", "4"]], ids=["sync", "gthread"])
+def test_gunicorn_workers_with_preload(server, tmp_path, worker):
+    """One provider made before the fork serves every worker: no crossed answer."""
+    pytest.importorskip("gunicorn")
+    pytest.importorskip("flask")
+    from concurrent.futures import ThreadPoolExecutor
+    from urllib.request import urlopen
+
+    (tmp_path / "app.py").write_text(APP)
+    port = free_port()
+    command = [sys.executable, "-m", "gunicorn", "--preload", "-w", "3", "-k", *worker, "-b", f"127.0.0.1:{port}", "--chdir", str(tmp_path), "app:app"]
+    environment = {**os.environ, "BASE": server, "GROQ_API_KEY": "gsk_test"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for_port(port, process)
+
+        def fetch(number):
+            with urlopen(f"http://127.0.0.1:{port}/{'ask' if number % 2 else 'stream'}/tag{number}x", timeout=30) as answer:
+                assert f"tag{number}x" in answer.read().decode()
+
+        with ThreadPoolExecutor(12) as threads:
+            list(threads.map(fetch, range(120)))
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+        process.stderr.close()
+
+
+def wait_for_port(port, process):
+    import socket
+
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read()
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise AssertionError("the server did not come up")
+
+
+TASKS = """
+import os
+from celery import Celery
+from groq_provider import GroqProvider
+from groq_provider.errors import RateLimitedError
+
+folder = os.environ["FOLDER"]
+app = Celery("tasks", broker="filesystem://", backend=f"file://{folder}/results")
+app.conf.update(
+    broker_transport_options={"data_folder_in": f"{folder}/queue", "data_folder_out": f"{folder}/queue"},
+    task_serializer="json", result_serializer="pickle", accept_content=["json", "pickle"], result_accept_content=["json", "pickle"],
+)
+provider = GroqProvider(base_url=os.environ["BASE"])
+provider.generate("warm")  # before the pool is forked
+
+@app.task
+def ask(tag):
+    return provider.generate(tag, max_tokens=64).content
+
+@app.task
+def refused():
+    raise RateLimitedError("limited", retry_after=2.0)
+"""
+
+
+def test_celery_prefork(server, tmp_path, monkeypatch):
+    """A provider made at import serves the forked pool; errors of tasks come back as they are."""
+    pytest.importorskip("celery")
+    for name in ("queue", "results"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "tasks_under_test.py").write_text(TASKS)
+    environment = {**os.environ, "BASE": server, "GROQ_API_KEY": "gsk_test", "FOLDER": str(tmp_path), "C_FORCE_ROOT": "1"}
+    program = """
+        from tasks_under_test import ask, refused
+        from groq_provider.errors import RateLimitedError
+        pending = [(f"tag{n}x", ask.delay(f"tag{n}x")) for n in range(20)]
+        for tag, result in pending:
+            assert result.get(timeout=60).startswith(tag)
+        try:
+            refused.delay().get(timeout=60)
+        except RateLimitedError as error:
+            assert error.retry_after == 2.0
+            print("good")
+    """
+    command = [sys.executable, "-m", "celery", "-A", "tasks_under_test", "worker", "-P", "prefork", "-c", "3", "-l", "error", "--without-gossip"]
+    with (tmp_path / "log").open("w+") as log:
+        worker = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log)
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", textwrap.dedent(program)], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=90
+            )
+            log.seek(0)
+            assert done.stdout.strip() == "good", done.stderr[-2000:] + log.read()[-2000:]
+        finally:
+            worker.terminate()
+            worker.wait(timeout=30)
+
+
+def test_gevent(server):
+    """Under monkey-patching, greenlets call at once and a cancel wakes a blocked reader."""
+    pytest.importorskip("gevent")
+    program = """
+        from gevent import monkey; monkey.patch_all()
+        import gevent, sys, time
+        from groq_provider import GroqProvider, CancelToken, RequestCancelledError
+        provider = GroqProvider(base_url=sys.argv[1])
+        def ask(tag):
+            assert provider.generate(tag, max_tokens=64).content.startswith(tag)
+            with provider.generate_stream(tag, max_tokens=64) as stream:
+                assert stream.collect().content.startswith(tag)
+        jobs = [gevent.spawn(ask, f"tag{n}x") for n in range(50)]
+        gevent.joinall(jobs, timeout=60, raise_error=True)
+        assert all(job.successful() for job in jobs)
+        assert len([r for r in provider.generate_many(["a", "b", "c"]) if r.ok]) == 3
+        provider.close()
+        print("good")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), server], capture_output=True, text=True, timeout=90, env={**os.environ, "GROQ_API_KEY": "gsk_test"}
+    )
+    assert done.stdout.strip() == "good", done.stderr[-2000:]
