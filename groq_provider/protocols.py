@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from typing_extensions import Unpack
+
     from .cancel import CancelToken
     from .config import Timeouts
     from .errors import RateLimitedError
     from .transport.call import CallState
+    from .types.fields import RequestFields
     from .types.messages import Message
     from .types.models import ModelCapability, ModelInfo, ProviderType
     from .types.request import LLMRequest
@@ -49,7 +52,7 @@ class Provider(Protocol):
         *,
         timeout: float | Timeouts | None = None,
         cancel: CancelToken | None = None,
-        **fields: Any,
+        **fields: Unpack[RequestFields],
     ) -> LLMResponse:
         """Return a whole answer."""
         ...
@@ -60,7 +63,7 @@ class Provider(Protocol):
         *,
         timeout: float | Timeouts | None = None,
         cancel: CancelToken | None = None,
-        **fields: Any,
+        **fields: Unpack[RequestFields],
     ) -> Iterable[ResponseChunk]:
         """Return an answer as it is made."""
         ...

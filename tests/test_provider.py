@@ -6,6 +6,7 @@ import gc
 import inspect
 import json
 import logging
+import os
 import pickle
 import socket
 import threading
@@ -39,6 +40,8 @@ from groq_provider.testing import Emulator, Fault, Gate, Reply
 KEY = "gsk_CANARYcanaryCANARYcanary0123456789"
 #: Longer than what the emulator repeats in its answers.
 PROMPT = "CANARYprompt about a secret " * 20
+#: Read here: in tests the environment is clean.
+LIVE_KEY = os.environ.get("GROQ_API_KEY")
 NO_RETRY = RetryPolicy(max_retries=0)
 CHAT = "https://api.groq.com/openai/v1/chat/completions"
 
@@ -961,12 +964,9 @@ def _call(provider, request, stream):
 
 @pytest.fixture
 def live():
-    import os
-
-    key = os.environ.get("GROQ_LIVE_API_KEY")
-    if not key:
-        pytest.skip("no key")
-    with GroqProvider(ProviderConfig(api_key=key)) as provider:
+    if not LIVE_KEY:
+        pytest.skip("no GROQ_API_KEY")
+    with GroqProvider(ProviderConfig(api_key=LIVE_KEY)) as provider:
         yield provider
 
 

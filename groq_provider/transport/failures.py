@@ -37,7 +37,8 @@ def _scrubbed(error: BaseException) -> BaseException | None:
     found = [
         item
         for item in _chain(error)
-        if isinstance(item, (OSError, http.client.HTTPException)) and not isinstance(item, rq.RequestException)
+        if isinstance(item, (OSError, http.client.HTTPException))
+        and not isinstance(item, (rq.RequestException, u3.HTTPError))
     ]
     if not found:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,6 +43,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {found[0]!r}?)" if found else ""
 
 
+@functools.cache
 def field_names(cls: type) -> tuple[str, ...]:
     """Return the names a class is built from."""
     return tuple(a.alias for a in attrs.fields(cls) if a.init)

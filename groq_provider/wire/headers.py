@@ -85,8 +85,8 @@ def parse_retry_after(headers: Mapping[str, str], now: datetime) -> float | None
         headers: Case-insensitive header fields.
         now: Stands in for a missing ``date`` header.
     """
-    milliseconds = headers.get("retry-after-ms")
-    if milliseconds is not None and _PLAIN.fullmatch(milliseconds.strip()):
+    milliseconds = (headers.get("retry-after-ms") or "").strip()
+    if _PLAIN.fullmatch(milliseconds):
         return min(float(milliseconds) / 1000, MAX_HINT)
     text = headers.get("retry-after")
     if text is None:
