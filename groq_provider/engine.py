@@ -375,7 +375,7 @@ class Exchange:
         engine, status = self.engine, response.status_code
         self._rejected = True
         if 300 <= status < 400:
-            response.close()
+            response.drain(self.call)
             self._feedback(None)
             host = _host(response.headers.get("location", ""))
             return e.RedirectRefusedError(
@@ -386,8 +386,8 @@ class Exchange:
             body = response.read_body(MAX_ERROR_BODY)
         except e.RequestCancelledError as cancelled:
             return cancelled
-        except e.GroqProviderError:
-            body = b""  # never an error over the status
+        except e.GroqProviderError as problem:  # never an error over the status
+            body = f"an unreadable error body: {problem.message}".encode()
         except BaseException:
             response.close()
             raise
@@ -429,7 +429,7 @@ class Exchange:
         response = self.open()
         content_type = response.headers.get("content-type") or ""
         if content_type.startswith("text/event-stream"):
-            response.close()
+            response.drain(self.call)
             raise e.ResponseDecodeError("the server sent an event stream to a plain request", status_code=self._status)
         try:
             body = response.read_body(MAX_BODY)

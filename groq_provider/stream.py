@@ -159,10 +159,12 @@ class ResponseStream:
             text = str(data, "utf-8", "replace")
         decoded = codec.loads_text(text, "an event of the stream")
         if event.name == "error" or (type(decoded) is dict and decoded.get("error")):
+            self._wire.drain(self._exchange.call)  # the last event: if the body ends here, the connection serves again
             raise self._service_error(decoded)
         assembler = self._assembler
         chunk = assembler.feed(decoded)
         if assembler.stop_error is not None:
+            self._wire.drain(self._exchange.call)
             raise e.StreamInterruptedError(f"the service stopped the answer early: {assembler.stop_error[:300]}")
         if chunk is not None:
             if self._first_token_at is None:
@@ -194,11 +196,8 @@ class ResponseStream:
 
     def _end_of_body(self) -> None:
         event = self._decoder.finish()
-        if event is not None:  # the last event lacks its blank line; taken if it makes the answer complete
-            try:
-                self._take(event)
-            except e.ResponseDecodeError:
-                pass  # cut in the middle: the check below says so
+        if event is not None and _is_last(event):  # it lacks its blank line; taken if it makes the answer complete
+            self._take(event)
         if not self._ended:
             self._end_of_stream(clean=False)
 
@@ -366,3 +365,18 @@ class ResponseStream:
         exchange, usage, first_token = self._exchange, self._known_usage(), self._first_token()
         exchange.engine.later(lambda: exchange.abandoned(usage, first_token=first_token))
         warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
+
+
+def _is_last(event: Event) -> bool:
+    """Say whether an event that was cut off by the end of the body is whole and the last one: an end mark, a finish reason, an error."""
+    if event.data[:6] == DONE:
+        return True
+    try:
+        decoded = codec.loads(event.data)
+    except e.ResponseDecodeError:
+        return False
+    if type(decoded) is not dict:
+        return False
+    choices = decoded.get("choices")
+    finished = type(choices) is list and any(type(item) is dict and item.get("finish_reason") for item in choices)
+    return finished or bool(decoded.get("error")) or event.name == "error"

@@ -365,7 +365,7 @@ def test_a_redirect_is_refused_and_shows_the_host_only(location, shown):
     assert shown in str(error)
     for hidden in ("secret", "pw", "path", "key"):
         assert hidden not in str(error)
-    assert wire.closed == 1
+    assert wire.drained == 1
     assert len(error.attempts) == 1
 
 

@@ -44,7 +44,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 @functools.cache
-def field_names(cls: type) -> tuple[str, ...]:
+def field_names(cls: type[Any]) -> tuple[str, ...]:
     """Return the names a class is built from."""
     return tuple(a.alias for a in attrs.fields(cls) if a.init)
 
@@ -69,7 +69,7 @@ def build(cls: type[T], data: object, *, what: str, drop: frozenset[str] = froze
         return data
     if not isinstance(data, Mapping):
         raise InvalidRequestError(f"{what} must be a {cls.__name__} or a mapping, not {type(data).__name__}")
-    names = field_names(cls)
+    names = field_names(cls)  # type: ignore[arg-type]  # classes are hashable
     kept = {key: item for key, item in data.items() if key not in drop}
     unknown = [key for key in kept if key not in names]
     if unknown:

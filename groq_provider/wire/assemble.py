@@ -61,9 +61,19 @@ class Assembler:
         """
         if type(data) is not dict:
             raise ResponseDecodeError(f"expected an object, got {type(data).__name__} @ $")
+        choices = data.get("choices")
         if not self._fields or not _USUAL.issuperset(data):
             self._read_envelope(data)
-        choices = data.get("choices")
+        elif type(choices) is list and len(choices) == 1 and type(choices[0]) is dict:
+            # The short way for nearly every chunk: one more piece of text and nothing else.
+            choice = choices[0]
+            delta = choice.get("delta")
+            if type(delta) is dict and len(delta) == 1 and not choice.get("finish_reason") and choice.get("index") == 0:
+                content = delta.get("content")
+                if content and type(content) is str:
+                    self._content.append(content)
+                    self.chunks += 1
+                    return ResponseChunk(content=content)
         if not choices:  # a usage-only chunk
             if choices is not None and type(choices) is not list:
                 raise ResponseDecodeError(f"expected an array, got {type(choices).__name__} @ $.choices")
