@@ -42,6 +42,8 @@ CHAT_PATH = "/chat/completions"
 _STREAM_HEADERS = {"Accept": "text/event-stream", "Cache-Control": "no-cache"}
 #: A larger body is a fault or an attack.
 MAX_BODY = 64 << 20
+#: The same for a stream, where around every token stand some 250 bytes of envelope: 64 MiB is less than the longest answers.
+MAX_STREAM = 256 << 20
 #: No attempt is started with less time left.
 _LEAST_TIME = 0.05
 
@@ -380,6 +382,7 @@ class Exchange:
             host = _host(response.headers.get("location", ""))
             return e.RedirectRefusedError(
                 f"the server redirects (status {status}) to {host}: check base_url; the request was not sent there",
+                status_code=status,
                 sent=True,
             )
         try:
@@ -437,9 +440,13 @@ class Exchange:
             response.close()
             raise
         if not body:
-            self._rejected = True
-            raise e.ResponseDecodeError(f"the answer is empty (status {self._status})", status_code=self._status)
+            raise self.empty_answer()
         return codec.loads(body)
+
+    def empty_answer(self) -> e.ResponseDecodeError:
+        """Return the error for an answer without a body: the service made nothing, so no tokens are charged."""
+        self._rejected = True
+        return e.ResponseDecodeError(f"the answer is empty (status {self._status})", status_code=self._status)
 
     # --- ends: exactly one of them counts ----------------------------------------------------------------------------------
 
@@ -497,6 +504,8 @@ class Exchange:
                 self.reservation.keep()  # without effect after any other settlement
             if not isinstance(error, (e.RequestCancelledError, e.ProviderClosedError)) or error.sent is not False:
                 self._record(total=self.engine.clock.monotonic() - self.started, ok=False)
+        if error.sent is None and isinstance(error, (e.ResponseError, e.StreamError)):
+            error.sent = True  # something of an answer came
         error.model = error.model or self.model
         error.provider = error.provider or self.engine.provider
         error.request_id = error.request_id or self.request_id

@@ -7,6 +7,8 @@ connections and not for an answer that was merely slow.
 
 from __future__ import annotations
 
+import http.client
+import socket
 import threading
 from typing import TYPE_CHECKING
 
@@ -21,8 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = ["RetryBudget", "retry_delay"]
 
-#: Failures that hint at a broken peer rather than a passing trouble: tried once more, no oftener.
-_ONCE = (e.ProtocolError, e.ResponseDecodeError)
+#: Causes of a ProtocolError that come of a connection that broke or carried somebody else's bytes: a passing trouble.
+_CUT = (http.client.BadStatusLine, http.client.IncompleteRead)
+#: What a resolver says of a name that it is sure does not exist.
+_NO_SUCH_NAME = {
+    getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_FAIL") if hasattr(socket, name)
+}  # not on every system
 
 
 def retry_delay(
@@ -56,11 +62,21 @@ def retry_delay(
 def _worth_it(error: e.GroqProviderError, retries: int, *, stream: bool) -> bool:
     if isinstance(error, (e.RequestCancelledError, e.ProviderClosedError, e.DeadlineExceededError)):
         return False
-    if isinstance(error, _ONCE):
+    if _lasting(error):
         return retries == 0
     if isinstance(error, e.ReadTimeoutError) and not stream and error.sent is not False:
         return False  # it may have been processed and billed; whoever wants it again says so
     return error.retryable
+
+
+def _lasting(error: e.GroqProviderError) -> bool:
+    """Say whether a failure hints at a broken peer or a wrong name rather than a passing trouble: tried once more, no oftener."""
+    if isinstance(error, e.ResponseDecodeError):
+        return True
+    cause = error.__cause__
+    if isinstance(error, e.ProtocolError):
+        return not isinstance(cause, _CUT)
+    return isinstance(cause, socket.gaierror) and cause.errno in _NO_SUCH_NAME
 
 
 def throttling(error: e.GroqProviderError) -> bool:

@@ -13,7 +13,7 @@ from groq_provider.wire.assemble import Assembler
 from groq_provider.wire.failures import error_from_object
 from groq_provider.wire.sse import DONE, Event, EventDecoder
 
-from .engine import MAX_BODY
+from .engine import MAX_BODY, MAX_STREAM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,9 +57,15 @@ class ResponseStream:
         self._decoder = EventDecoder()
         self._assembler = Assembler()
         self._first_token_at: float | None = None
-        kind = wire.headers.get("content-type") or ""
-        # One JSON answer instead of a stream; or a gateway's page, which the JSON decoder refuses with a clear word.
-        self._plain = kind.startswith(("application/json", "text/html"))
+        self._size = 0
+        headers = wire.headers
+        kind = headers.get("content-type") or ""
+        # One JSON answer instead of a stream; or a gateway's page, which the JSON decoder refuses with a clear word; or nothing.
+        self._plain = (
+            kind.startswith(("application/json", "text/html"))
+            or wire.status_code == 204
+            or headers.get("content-length") == "0"
+        )
 
     def __repr__(self) -> str:
         state = "failed" if self._error else "complete" if self._response else "closed" if self._ended else "open"
@@ -224,6 +230,8 @@ class ResponseStream:
     def _read_plain(self) -> None:
         """Take a whole JSON answer that a server sent although a stream was asked for."""
         body = self._wire.read_body(MAX_BODY)
+        if not body:
+            raise self._exchange.empty_answer()
         data = codec.loads(body)
         if type(data) is dict and data.get("error"):
             raise self._service_error(data)
@@ -246,7 +254,7 @@ class ResponseStream:
         exchange = self._exchange
         self._wire.close()
         if self._assembler.finish_reason is not None and isinstance(
-            error, (e.IncompleteResponseError, e.ReadTimeoutError)
+            error, (e.IncompleteResponseError, e.ReadTimeoutError, e.ProtocolError)
         ):
             # The service had said that the answer is complete; only the end of the body is missing.
             self._complete(self._assembler.response_fields(), self._assembler.text_size())

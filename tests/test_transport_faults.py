@@ -686,6 +686,38 @@ def test_interim_answers_are_passed_over(early):
         assert response.read_body(LIMIT) == b"{}"
 
 
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        HEAD + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
+        HEAD + b"Content-Length: 2, 2\r\n\r\n{}",
+        HEAD + b"Transfer-Encoding: Chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: identity\r\nContent-Length: 2\r\n\r\n{}",
+        HEAD + b"X-A: a\r\n  b\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\nContent-Length: 2\n\n{}",
+        b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\n{}",
+    ],
+    ids=["lengths", "lengths-in-one", "upper-case", "chunked-twice", "identity", "folded", "bare-lf", "http-1.0"],
+)
+def test_odd_but_clear_framing_is_read(whole):
+    """At once, and the connection serves again."""
+    with serving(hanging(whole)) as server, transport_to(server.url) as transport:
+        assert fetch(transport) == b"{}"
+        assert transport.adapter.pool().idle() == 1
+
+
+def test_answer_without_a_body_by_its_status_is_not_waited_for():
+    """101 is nothing we asked for; it must not cost the time limit."""
+    with serving(hanging(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")) as server:
+        with transport_to(server.url) as transport:
+            response = send(transport)
+            assert (response.status_code, response.read_body(LIMIT)) == (101, b"")
+
+
 def test_early_refusal_of_a_large_body_is_read():
     """The server answers 413 and closes while the body is still being sent."""
 
@@ -727,6 +759,9 @@ def test_early_refusal_of_a_large_body_is_read():
         b"HTTP/1.1 " + b"a" * 70_000,
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
         b"HTTP/1.1 200 OK\r\nContent-Length: 2, 3\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\njunk\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\n{}",
     ],
     ids=[
         "cut-in-header",
@@ -748,6 +783,9 @@ def test_early_refusal_of_a_large_body_is_read():
         "long-status-line",
         "two-lengths",
         "two-lengths-in-one",
+        "unasked-coding",
+        "no-field",
+        "space-before-colon",
     ],
 )
 def test_broken_head_is_a_protocol_error(head):

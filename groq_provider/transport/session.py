@@ -277,7 +277,12 @@ class SessionTransport:
             self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self.session.mount(self._origin, self.adapter)
         self._headers = _Headers(
-            {"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "identity"}
+            {
+                "Host": parts.netloc,
+                "User-Agent": USER_AGENT,
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+            }
         )
         for name, text in {**own_headers, **(headers or {})}.items():
             if api_key is None or name.lower() != "authorization":
