@@ -143,6 +143,9 @@ class ResponseStream:
                     self._take(event)
                     if self._ended:
                         return
+            self._size += sum(map(len, lines))
+            if self._size > MAX_STREAM:
+                raise e.ResponseTooLargeError(f"the stream is larger than {MAX_STREAM:,} bytes", sent=True)
             if taken and self._first_token_at is not None:
                 # Only events of data keep a stream alive: comments reset nothing. Until the first token its own limit runs.
                 call = self._exchange.call

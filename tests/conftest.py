@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -37,7 +38,11 @@ def full(request):
 def _clean_environment(monkeypatch):
     """No key, no proxy, no host of the developer's reaches a test."""
     for name in list(os.environ):
-        if name.startswith("GROQ_") or name.lower().endswith("_proxy") or name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"):
+        if (
+            name.startswith("GROQ_")
+            or name.lower().endswith("_proxy")
+            or name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC")
+        ):
             monkeypatch.delenv(name)
 
 
@@ -59,9 +64,9 @@ def _no_other_host(monkeypatch, request):
 def open_sockets() -> int:
     """Count this process's open sockets."""
     count = 0
-    for name in os.listdir("/proc/self/fd"):
+    for link in Path("/proc/self/fd").iterdir():
         try:
-            count += os.readlink(f"/proc/self/fd/{name}").startswith("socket:")
+            count += str(link.readlink()).startswith("socket:")
         except OSError:
             continue
     return count
@@ -70,7 +75,7 @@ def open_sockets() -> int:
 @pytest.fixture(autouse=True)
 def _nothing_left_behind():
     """Fail a test that leaves a thread or a socket behind. Those on their way out get two seconds."""
-    if not os.path.isdir("/proc/self/fd"):
+    if not Path("/proc/self/fd").is_dir():
         yield
         return
     threads, sockets = set(threading.enumerate()), open_sockets()

@@ -7,8 +7,8 @@ import time
 
 import attrs
 import pytest
-
 from fakes import FakeClock
+
 from groq_provider import errors as e
 from groq_provider.breaker import BreakerPolicy, CircuitBreaker, verdict
 

@@ -201,9 +201,10 @@ def test_cancelling_ends_the_search(pair):
     first.enqueue(Reply(content="x", gate=gate))
     gate.release()
     canceller = threading.Thread(target=lambda: (gate.wait_for(1), token.cancel()))
-    with both.generate_stream("Hello", cancel=token) as stream, pytest.raises(e.RequestCancelledError):
+    with both.generate_stream("Hello", cancel=token) as stream:
         canceller.start()
-        stream.collect()
+        with pytest.raises(e.RequestCancelledError):
+            stream.collect()
     canceller.join()
     assert not second.requests
 

@@ -387,7 +387,10 @@ def are_calls_assembled(response, _made):
 
 
 def are_calls_partial(error, _made):
-    assert [(call.name, call.arguments) for call in error.partial.tool_calls] == [("first", '{"a":'), ("second", '{"b":')]
+    assert [(call.name, call.arguments) for call in error.partial.tool_calls] == [
+        ("first", '{"a":'),
+        ("second", '{"b":'),
+    ]
 
 
 def has_status(status_code, /, **fields):
@@ -580,13 +583,13 @@ THROTTLED = RetryPolicy(base_delay=0.25, throttle_delay=1.0)
 DATE = "Date: Sun, 01 Nov 2026 10:00:00 GMT"  # two hours before the time of the client's own clock
 
 
-def refused(id, code, cls, body=None, *headers, stream=True, kept=True, text="", **more):  # noqa: PLR0917 - a table
+def refused(id, code, cls, body=None, *headers, stream=True, kept=True, text="", **more):
     """A status that is not tried again."""
     steps = [Step(status(code, body, *headers), "T", kept=kept)]
     return Case(id=id, stream=stream, steps=steps, error=cls, text=text, **{"more": has_status(code), **more})
 
 
-def repeated(id, code, body=None, *headers, stream=True, kept=True, **more):  # noqa: PLR0917 - a table
+def repeated(id, code, body=None, *headers, stream=True, kept=True, **more):
     """A status that is tried again."""
     steps = [Step(status(code, body, *headers), "T", kept=kept), FINE if stream else FINE_PLAIN]
     return Case(id=id, stream=stream, steps=steps, **more)
@@ -594,7 +597,11 @@ def repeated(id, code, body=None, *headers, stream=True, kept=True, **more):  # 
 
 def after(hint, body=FULL):
     """A 429 with this hint, then success: never before it, and little later."""
-    return {"gaps": [(hint - 1e-6, hint + max(0.1, 0.05 * hint) + 1e-6)], "share": 0.9, "settings": {"retry": THROTTLED}}
+    return {
+        "gaps": [(hint - 1e-6, hint + max(0.1, 0.05 * hint) + 1e-6)],
+        "share": 0.9,
+        "settings": {"retry": THROTTLED},
+    }
 
 
 def without_hint():

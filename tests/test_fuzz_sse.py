@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
-import sse as target  # noqa: E402 - stands in its own folder
+import sse as target
 
 CORPUS = sorted((Path(__file__).parent / "fuzz" / "corpus").iterdir())
 

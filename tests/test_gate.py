@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from groq_provider import GroqProvider, RetryPolicy
+from groq_provider import GroqProvider, RateLimitedError, RetryPolicy
 from groq_provider.testing import Emulator, Reply
 
 REFUSAL = {"error": {"message": "slow down", "type": "requests", "code": "rate_limit_exceeded"}}
@@ -27,7 +27,9 @@ def test_sixteen_threads_keep_the_pause():
                 return True
             return request.time - first_refusal[0] < 2.0
 
-        emulator.enqueue(Reply(status=429, body=REFUSAL, headers={"retry-after": "2"}, match=during_the_pause, times=None))
+        emulator.enqueue(
+            Reply(status=429, body=REFUSAL, headers={"retry-after": "2"}, match=during_the_pause, times=None)
+        )
         limit = RetryPolicy(max_retries=4)
         with GroqProvider(api_key="gsk_1", base_url=emulator.base_url, retry=limit) as provider:
             barrier = threading.Barrier(16)
@@ -57,15 +59,17 @@ def test_sixteen_threads_keep_the_pause():
 
 def test_calls_that_begin_during_the_pause_wait_for_it_too():
     """The gate holds newcomers as well, and another model is not held."""
-    with Emulator(speed=0) as emulator:
-        with GroqProvider(api_key="gsk_1", base_url=emulator.base_url, max_retries=0) as provider:
-            emulator.enqueue(Reply(status=429, body=REFUSAL, headers={"retry-after": "1"}))
-            with pytest.raises(Exception, match="rate limited"):
-                provider.generate("one")
-            started = time.monotonic()
-            assert provider.generate("other model", model="openai/gpt-oss-20b").content
-            other = time.monotonic() - started
-            assert provider.generate("two").timing.wait > 0.5
-            assert time.monotonic() - started >= 0.9
-            assert other < 0.9
-            assert provider.get_rate_limits()["openai/gpt-oss-120b"].blocked_for == 0
+    with (
+        Emulator(speed=0) as emulator,
+        GroqProvider(api_key="gsk_1", base_url=emulator.base_url, max_retries=0) as provider,
+    ):
+        emulator.enqueue(Reply(status=429, body=REFUSAL, headers={"retry-after": "1"}))
+        with pytest.raises(RateLimitedError, match="rate limited"):
+            provider.generate("one")
+        started = time.monotonic()
+        assert provider.generate("other model", model="openai/gpt-oss-20b").content
+        other = time.monotonic() - started
+        assert provider.generate("two").timing.wait > 0.5
+        assert time.monotonic() - started >= 0.9
+        assert other < 0.9
+        assert provider.get_rate_limits()["openai/gpt-oss-120b"].blocked_for == 0

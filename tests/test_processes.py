@@ -51,6 +51,7 @@ def run(program, *args, timeout=120, **environment):
         capture_output=True,
         text=True,
         timeout=timeout,
+        check=False,
         env={**os.environ, "GROQ_API_KEY": "gsk_test", **environment},
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -226,14 +227,30 @@ def test_gunicorn_workers_with_preload(server, tmp_path, worker):
 
     (tmp_path / "app.py").write_text(APP)
     port = free_port()
-    command = [sys.executable, "-m", "gunicorn", "--preload", "-w", "3", "-k", *worker, "-b", f"127.0.0.1:{port}", "--chdir", str(tmp_path), "app:app"]
+    command = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "--preload",
+        "-w",
+        "3",
+        "-k",
+        *worker,
+        "-b",
+        f"127.0.0.1:{port}",
+        "--chdir",
+        str(tmp_path),
+        "app:app",
+    ]
     environment = {**os.environ, "BASE": server, "GROQ_API_KEY": "gsk_test"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         wait_for_port(port, process)
 
         def fetch(number):
-            with urlopen(f"http://127.0.0.1:{port}/{'ask' if number % 2 else 'stream'}/tag{number}x", timeout=30) as answer:
+            with urlopen(
+                f"http://127.0.0.1:{port}/{'ask' if number % 2 else 'stream'}/tag{number}x", timeout=30
+            ) as answer:
                 assert f"tag{number}x" in answer.read().decode()
 
         with ThreadPoolExecutor(12) as threads:
@@ -290,7 +307,13 @@ def test_celery_prefork(server, tmp_path, monkeypatch):
     for name in ("queue", "results"):
         (tmp_path / name).mkdir()
     (tmp_path / "tasks_under_test.py").write_text(TASKS)
-    environment = {**os.environ, "BASE": server, "GROQ_API_KEY": "gsk_test", "FOLDER": str(tmp_path), "C_FORCE_ROOT": "1"}
+    environment = {
+        **os.environ,
+        "BASE": server,
+        "GROQ_API_KEY": "gsk_test",
+        "FOLDER": str(tmp_path),
+        "C_FORCE_ROOT": "1",
+    }
     program = """
         from tasks_under_test import ask, refused
         from groq_provider.errors import RateLimitedError
@@ -303,12 +326,32 @@ def test_celery_prefork(server, tmp_path, monkeypatch):
             assert error.retry_after == 2.0
             print("good")
     """
-    command = [sys.executable, "-m", "celery", "-A", "tasks_under_test", "worker", "-P", "prefork", "-c", "3", "-l", "error", "--without-gossip"]
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "tasks_under_test",
+        "worker",
+        "-P",
+        "prefork",
+        "-c",
+        "3",
+        "-l",
+        "error",
+        "--without-gossip",
+    ]
     with (tmp_path / "log").open("w+") as log:
         worker = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log)
         try:
             done = subprocess.run(
-                [sys.executable, "-c", textwrap.dedent(program)], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=90
+                [sys.executable, "-c", textwrap.dedent(program)],
+                env=environment,
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                timeout=90,
+                check=False,
             )
             log.seek(0)
             assert done.stdout.strip() == "good", done.stderr[-2000:] + log.read()[-2000:]
@@ -337,6 +380,11 @@ def test_gevent(server):
         print("good")
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), server], capture_output=True, text=True, timeout=90, env={**os.environ, "GROQ_API_KEY": "gsk_test"}
+        [sys.executable, "-c", textwrap.dedent(program), server],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+        env={**os.environ, "GROQ_API_KEY": "gsk_test"},
     )
     assert done.stdout.strip() == "good", done.stderr[-2000:]

@@ -106,6 +106,9 @@ class Response(requests.Response):
         if missing:  # announced by Content-Length and not come; http.client says nothing
             self.close()
             raise IncompleteResponseError(f"the answer ended {missing:,} bytes before its announced length", sent=True)
+        if self._encoded and _unfinished(self.raw):
+            self.close()
+            raise IncompleteResponseError("the encoded body ended before it was complete", sent=True)
         self._release()
 
     def _release(self) -> None:
@@ -223,3 +226,14 @@ class Response(requests.Response):
             self._content_consumed = True
         found: bytes = self._content
         return found
+
+
+def _unfinished(raw: Any) -> bool:
+    """Say whether a body compressed with gzip or deflate has ended before its own end mark; urllib3 takes that for an end, too."""
+    decoder = raw._decoder
+    packed = getattr(decoder, "_obj", None)  # zlib's; other encodings look themselves
+    if getattr(packed, "eof", True) or not raw.tell():  # over, or without a body
+        return False
+    return not getattr(
+        decoder, "_state", 0
+    )  # after a whole gzip member comes another, or garbage that everybody ignores
