@@ -17,6 +17,7 @@ from urllib.parse import urlencode, urlsplit
 import attrs
 
 from groq_provider import errors as e
+from groq_provider.breaker import verdict
 from groq_provider.ratelimit.estimate import estimate_prompt_tokens, estimate_text_tokens
 from groq_provider.retry import RetryBudget, retry_delay
 from groq_provider.transport.call import CallState
@@ -27,6 +28,7 @@ from groq_provider.wire.headers import parse_rate_limit
 from groq_provider.wire.headers import request_id as header_request_id
 
 if TYPE_CHECKING:
+    from groq_provider.breaker import CircuitBreaker, Permit
     from groq_provider.cancel import CancelToken
     from groq_provider.clock import Clock
     from groq_provider.config import RetryPolicy, Timeouts
@@ -80,6 +82,7 @@ class Engine:
         check: Holds a request against what is known of its model; may return a changed one.
         learn: Whether the limiter learns from headers (this service's own, not a compatible server's).
         require_finish_reason: Whether a stream without one is incomplete.
+        breaker: Refuses completions while too many fail; ``None``: none does.
         rng: Source of jitter.
     """
 
@@ -99,6 +102,7 @@ class Engine:
         check: Callable[[LLMRequest, str], LLMRequest] = lambda request, _model: request,
         learn: bool = True,
         require_finish_reason: bool = True,
+        breaker: CircuitBreaker | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.transport = transport
@@ -114,6 +118,7 @@ class Engine:
         self.check = check
         self.learn = learn
         self.require_finish_reason = require_finish_reason
+        self.breaker = breaker
         self.rng = rng or random.Random()
         self.budget = RetryBudget(clock)
         self.closed = False
@@ -244,6 +249,7 @@ class Exchange:
         self._begun = False
         self._over = False
         self._handle = 0
+        self._permit: Permit | None = None
 
     # --- the loop ----------------------------------------------------------------------------------------------------------
 
@@ -289,6 +295,9 @@ class Exchange:
         call = self.call
         if call.cancelled:
             raise e.RequestCancelledError("the call was cancelled before it was sent", sent=False)
+        breaker = self.engine.breaker
+        if breaker is not None and self._permit is None and self.request is not None:
+            self._permit = breaker.acquire()
         call.begin(self.options.timeouts.connect)
         self._status = self.request_id = None  # of the attempt before
         self._rejected = False
@@ -465,6 +474,7 @@ class Exchange:
         if not self._over:
             self._over = True
             self._leave()
+            self._report(True)
             self._add_attempt(None, now)
             if self.reservation is not None:
                 self.reservation.settle(usage)
@@ -498,6 +508,7 @@ class Exchange:
         if not self._over:
             self._over = True
             self._leave()
+            self._report(verdict(error), not_sent=error.sent is False)
             if not recorded:
                 self._after_attempt(error, usage=usage)
             if self.reservation is not None:
@@ -523,6 +534,7 @@ class Exchange:
             return
         self._over = True
         self._leave()
+        self._report(None)
         if self.reservation is not None:
             if self.call.sent is False:
                 self.reservation.refund()
@@ -536,6 +548,11 @@ class Exchange:
     def _record(self, **figures: Any) -> None:
         if self.request is not None and self.model is not None:
             self.engine.tracker.record(self.model, **figures)
+
+    def _report(self, outcome: bool | None, *, not_sent: bool = False) -> None:
+        """Give leave back to the circuit breaker, if one was asked."""
+        if self._permit is not None and self.engine.breaker is not None:
+            self.engine.breaker.report(self._permit, outcome, not_sent=not_sent)
 
     def _leave(self) -> None:
         if self.options.cancel is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from . import _checks as checks
+from .breaker import BreakerPolicy, CircuitBreaker
 from .bulk import BulkRun
 from .cancel import CancelToken
 from .catalog import default_catalogue
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GroqProvider"]
 
-_NOT_YET = {"http2": False, "circuit_breaker": None, "rate_limit_store": "memory"}
+_NOT_YET = {"http2": False, "rate_limit_store": "memory"}
 
 
 class GroqProvider:
@@ -117,6 +118,7 @@ class GroqProvider:
         config = self._config
         key = config.key() if config.enabled else None
         groq = config.type is ProviderType.GROQ
+        breaker = BreakerPolicy.of(config.circuit_breaker)
         self._transport = SessionTransport(
             config.base_url,
             clock=self._clock,
@@ -145,6 +147,7 @@ class GroqProvider:
             check=self._check,
             learn=groq,
             require_finish_reason=config.require_finish_reason,
+            breaker=None if breaker is None else CircuitBreaker(breaker, self._clock, name=self.get_name()),
         )
         self._health = HealthMonitor(
             self._clock, lambda: len(self.get_models()), {"models": self._probe_models, "chat": self._probe_chat}

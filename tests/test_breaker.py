@@ -9,8 +9,10 @@ import attrs
 import pytest
 from fakes import FakeClock
 
+from groq_provider import GroqProvider
 from groq_provider import errors as e
 from groq_provider.breaker import BreakerPolicy, CircuitBreaker, verdict
+from groq_provider.testing import Emulator
 
 
 @pytest.fixture
@@ -239,3 +241,34 @@ def test_settings_in_their_forms():
     assert BreakerPolicy.of({"probes": 1}).probes == 1
     with pytest.raises(e.ConfigurationError, match="circuit_breaker"):
         BreakerPolicy.of(3)
+
+
+def test_a_lone_provider_has_one_when_asked_to():
+    """Calls to a peer that is not there are refused after a few; a probe closes it again."""
+    clock = FakeClock()
+    with Emulator(speed=0) as emulator:
+        policy = BreakerPolicy(not_sent_in_a_row=2, successes=1, jitter=0.0)
+        with GroqProvider(
+            api_key="k", base_url=emulator.base_url, circuit_breaker=policy, clock=clock, max_retries=0
+        ) as provider:
+            url = emulator.base_url
+            emulator.stop()
+            for _ in range(2):
+                with pytest.raises(e.APIConnectionError):
+                    provider.generate("x")
+            with pytest.raises(e.CircuitOpenError) as caught:
+                provider.generate("x")
+            assert caught.value.retry_after == pytest.approx(5.0)
+            assert (caught.value.model, caught.value.attempts) == ("openai/gpt-oss-120b", ())
+            clock.advance(5)
+            with Emulator(speed=0, port=int(url.rpartition(":")[2])) as again:
+                assert provider.generate("x").content
+                with provider.generate_stream("y") as stream:
+                    assert stream.collect().content
+                assert len(again.requests) == 2
+
+
+def test_wrong_settings_of_a_lone_provider_are_named():
+    """At construction."""
+    with pytest.raises(e.ConfigurationError, match="failures"):
+        GroqProvider(api_key="k", circuit_breaker={"failures": 3})

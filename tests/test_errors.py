@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from multiprocessing import get_context
 
 import pytest
+from workers import throw
 
 from groq_provider import errors
 from groq_provider.types.response import Attempt, LLMResponse, Usage
@@ -46,10 +47,6 @@ def full(cls):
 
 def state(error):
     return type(error), error.args, str(error), vars(error)
-
-
-def raise_full(name):
-    raise full(getattr(errors, name))
 
 
 class Node:
@@ -185,7 +182,7 @@ def test_errors_cross_process_pools():
     """An error raised in a worker process arrives whole."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         arrived = pool.submit(pickle.loads, pickle.dumps([full(cls) for cls in CLASSES])).result(60)
-        raised = pool.submit(raise_full, "RateLimitedError").exception(60)
+        raised = pool.submit(throw, full(errors.RateLimitedError)).exception(60)
     assert [state(error) for error in arrived] == [state(full(cls)) for cls in CLASSES]
     assert isinstance(raised, errors.RateLimitedError)
     assert (raised.retry_after, raised.limit_name, str(raised)) == (1.5, "TPD", "went wrong")

@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import pytest
+from workers import ask, throw, use
 
 from groq_provider import GroqProvider
 from groq_provider import errors as e
@@ -155,23 +156,6 @@ def test_limits_and_breakers_live_on_in_a_child(server):
     assert run(program, server).strip() == "good"
 
 
-def fail(kind: str) -> None:
-    """Raise an error of the library in a worker process."""
-    raise getattr(e, kind)("limited", retry_after=2.0, status_code=429)
-
-
-def ask(base_url: str) -> object:
-    """Make a call in a worker process."""
-    with GroqProvider(api_key="gsk_test", base_url=base_url) as provider:
-        return provider.generate("from a worker")
-
-
-def use(provider: GroqProvider) -> str:
-    """Use a provider that came through a pickle."""
-    with provider:
-        return provider.generate("carried over").content
-
-
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_process_pools_carry_answers_and_errors(server, method, monkeypatch):
     """Responses and errors come back as they are; a provider goes over without its key and reads it there."""
@@ -179,7 +163,7 @@ def test_process_pools_carry_answers_and_errors(server, method, monkeypatch):
     with ProcessPoolExecutor(1, mp_context=get_context(method)) as pool:
         assert pool.submit(ask, server).result(timeout=60).content.startswith("from a worker")
         with pytest.raises(e.RateLimitedError) as caught:
-            pool.submit(fail, "RateLimitedError").result(timeout=60)
+            pool.submit(throw, e.RateLimitedError("limited", retry_after=2.0, status_code=429)).result(timeout=60)
         assert (caught.value.retry_after, caught.value.status_code) == (2.0, 429)
         with GroqProvider(base_url=server) as provider:
             assert pool.submit(use, provider).result(timeout=60).startswith("carried over")
