@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -122,7 +123,9 @@ class Engine:
         self.rng = rng or random.Random()
         self.budget = RetryBudget(clock)
         self.closed = False
-        self._live: dict[int, CallState] = {}  # calls under way, for close(); single dict operations need no lock
+        #: Calls under way, for close(); single set operations need no lock. Weak, so that one whose end was itself cut short by an
+        #: interrupt does not count for ever.
+        self._live: set[weakref.ref[CallState]] = set()
         self._orphans: deque[Callable[[], None]] = deque()  # what finalizers could not do themselves
 
     @property
@@ -158,8 +161,9 @@ class Engine:
     def close(self) -> None:
         """Refuse new calls and end those under way. Idempotent."""
         self.closed = True
-        for call in list(self._live.values()):
-            call.cancel()
+        for known in self._live.copy():
+            if (call := known()) is not None:
+                call.cancel()
         self._clear_up()
 
     def later(self, action: Callable[[], None]) -> None:
@@ -170,13 +174,13 @@ class Engine:
         """Count a call as under way."""
         if self._orphans:
             self._clear_up()
-        self._live[id(call)] = call
+        self._live.add(weakref.ref(call, self._live.discard))
         if self.closed:
             call.cancel()
 
     def leave(self, call: CallState) -> None:
         """The opposite."""
-        self._live.pop(id(call), None)
+        self._live.discard(weakref.ref(call))
 
     def _clear_up(self) -> None:
         while self._orphans:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from groq_provider import errors as e
 from groq_provider._fork import forkable
+from groq_provider.transport.connection import BadFraming
 
 if TYPE_CHECKING:
     import random
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["RetryBudget", "retry_delay"]
 
 #: Causes of a ProtocolError that come of a connection that broke or carried somebody else's bytes: a passing trouble.
-_CUT = (http.client.BadStatusLine, http.client.IncompleteRead)
+_CUT = (http.client.BadStatusLine, http.client.IncompleteRead, BadFraming)
 #: What a resolver says of a name that it is sure does not exist.
 _NO_SUCH_NAME = {
     getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_FAIL") if hasattr(socket, name)

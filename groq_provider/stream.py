@@ -44,12 +44,12 @@ class ResponseStream:
         self._pending: deque[ResponseChunk] = deque()
         self._given = False  # whether a chunk was handed out: from there nothing is tried again
         self._away = True  # whether the reader was busy elsewhere since the last read
-        self._ended = False
         self._error: e.GroqProviderError | None = None
         self._response: LLMResponse | None = None
         #: Events whose bytes were not UTF-8; the broken parts read U+FFFD.
         self.decode_errors = 0
         self._start(wire)
+        self._ended = False  # last: a finalizer has nothing to end before
 
     def _start(self, wire: WireResponse) -> None:
         """Begin to read an answer; again after a retry."""

@@ -303,6 +303,8 @@ def test_base_url_of_other_servers(text, root):
         ("https:///v1", "host is missing"),
         ("//host", "host is missing"),
         ("ftp://api.groq.com", "scheme must be https"),
+        ("http//api.groq.com", "must begin with https"),
+        ("https:/api.groq.com//openai", "must begin with https|scheme"),
         ("file:///etc/passwd", "scheme must be https"),
         ("https://api.groq.com:99999", "port must be"),
         ("https://api.groq.com:0", "port must be"),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-__all__ = ["PlainConnection", "TLSConnection", "TLSSocket", "WireHTTPResponse", "readable", "socket_options"]
+__all__ = ["BadFraming", "PlainConnection", "TLSConnection", "TLSSocket", "WireHTTPResponse", "readable", "socket_options"]
 
 #: What is sent at once between two looks at the clock.
 _SEND_PIECE = 65_536
@@ -175,6 +175,10 @@ def _once(text: str) -> str:
     return found.pop() if len(found) == 1 else text
 
 
+class BadFraming(http.client.HTTPException):
+    """A chunk that is none."""
+
+
 class WireHTTPResponse(http.client.HTTPResponse):
     """http.client's answer, read through :class:`DeadlineIO`: status line, headers, 1xx answers and body alike."""
 
@@ -231,12 +235,14 @@ class WireHTTPResponse(http.client.HTTPResponse):
         if left:
             return left
         fp: Any = self.fp
-        if left is not None and fp.read(2) != b"\r\n":
-            raise http.client.IncompleteRead(b"")
+        if left is not None and (mark := fp.read(2)) != b"\r\n":
+            raise BadFraming("no end of a chunk") if len(mark) == 2 else http.client.IncompleteRead(b"")
         line: bytes = fp.readline(_MAX_SIZE_LINE)
+        if line[-1:] != b"\n" and len(line) < _MAX_SIZE_LINE:
+            raise http.client.IncompleteRead(b"")
         size = line.partition(b";")[0].strip()
         if line[-1:] != b"\n" or not size or size.strip(_HEX_DIGITS):
-            raise http.client.IncompleteRead(b"")
+            raise BadFraming("no size of a chunk")
         self.chunk_left = left = int(size, 16) or None
         if left is None:
             self._read_and_discard_trailer()  # type: ignore[attr-defined]  # not in typeshed

@@ -132,9 +132,7 @@ def map_read_error(problem: BaseException, call: CallState | None) -> e.GroqProv
     if any(isinstance(item, u3.DecodeError) for item in kinds):
         return e.ResponseDecodeError("the body cannot be decoded: it is not what its content-encoding says", sent=True)
     if any(isinstance(item, http.client.IncompleteRead) for item in kinds):
-        return e.IncompleteResponseError(
-            "the connection ended before the answer did, or its framing is broken", sent=True
-        )
+        return e.IncompleteResponseError("the connection ended before the answer did", sent=True)
     if any(isinstance(item, OSError) for item in kinds):
         return _with_cause(
             e.IncompleteResponseError(
