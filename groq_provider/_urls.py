@@ -85,7 +85,9 @@ def normalise_base_url(
         raise ConfigurationError(f"{here}: spaces, control characters and backslashes are not allowed")
     match = _SCHEME.match(url)
     scheme = match[1].lower() if match else ""
-    if not match and url.find("//") > 0:  # "http//host", "https:/host//": a scheme that lost something, not a host named http
+    if (
+        not match and url.find("//") > 0
+    ):  # "http//host", "https:/host//": a scheme that lost something, not a host named http
         raise ConfigurationError(f"{here}: must begin with https:// and a host, or be a bare host")
     authority, _, path = url[match.end() if match else 0 :].partition("/")
     if match and scheme not in _PORTS:

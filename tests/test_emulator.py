@@ -1482,3 +1482,19 @@ def test_groq_sdk_reports_an_error_in_the_stream(emulator, groq_client):
     ):
         list(chunks)
     assert caught.value.body["code"] == "tool_use_failed"
+
+
+def test_a_provider_waits_by_the_fake_clock(groq_emulator):
+    """Retry delays and the limiter's queue take no real time."""
+    from groq_provider import Clock, GroqProvider
+
+    clock = FakeClock()
+    assert isinstance(clock, Clock)
+    groq_emulator.enqueue(Fault(status=503, headers={"retry-after": "20"}))
+    with GroqProvider(clock=clock, rate_limit_rpm=1) as provider:
+        started = time.monotonic()
+        answer = provider.generate("Hello")
+        assert time.monotonic() - started < 10
+    assert [attempt.status_code for attempt in answer.attempts] == [503, 200]
+    assert answer.timing.wait >= 59
+    assert sum(clock.sleeps) >= 59

@@ -245,7 +245,7 @@ class Place:
     script: Script
     url: str
     settings: dict[str, Any] = attrs.field(factory=dict)
-    heal: Callable[[], None] = lambda: None  # noqa: E731 - nothing to do
+    heal: Callable[[], None] = lambda: None
 
     def recover(self) -> None:
         self.script.recovered.set()
@@ -659,7 +659,10 @@ HEADS = [
     *(
         Case(id=f"22-{name}", fault=fault, attempts=1, spent="A")
         for name, fault in [
-            ("both", waits(head(JSON, "Content-Length: 9", "Transfer-Encoding: chunked"), chunk(COMPLETION), LAST_CHUNK)),
+            (
+                "both",
+                waits(head(JSON, "Content-Length: 9", "Transfer-Encoding: chunked"), chunk(COMPLETION), LAST_CHUNK),
+            ),
             ("garbage", ends(head(JSON, "Content-Length: many"), COMPLETION)),
         ]
     ),
@@ -704,7 +707,11 @@ BODIES = [
         Case(id=f"{number}-plain", error=error, fault=fault, head=True)
         for number, error, fault in [
             ("27", e.IncompleteResponseError, resets(GOOD[:-7])),
-            ("29-in-chunk", e.IncompleteResponseError, ends(head("Transfer-Encoding: chunked"), chunk(COMPLETION)[:-9])),
+            (
+                "29-in-chunk",
+                e.IncompleteResponseError,
+                ends(head("Transfer-Encoding: chunked"), chunk(COMPLETION)[:-9]),
+            ),
             ("29-between", e.IncompleteResponseError, ends(head("Transfer-Encoding: chunked"), chunk(COMPLETION))),
             ("35-bad-size", e.ProtocolError, waits(head("Transfer-Encoding: chunked"), b"zz\r\n", COMPLETION)),
             ("35-no-crlf", e.ProtocolError, waits(head("Transfer-Encoding: chunked"), b"3\r\n{  3\r\n", COMPLETION)),
@@ -712,7 +719,12 @@ BODIES = [
         ]
     ),
     Case(
-        id="27-stream", error=e.StreamInterruptedError, fault=resets(STREAM, chunk(ROLE)), stream=True, head=True, spent="P"
+        id="27-stream",
+        error=e.StreamInterruptedError,
+        fault=resets(STREAM, chunk(ROLE)),
+        stream=True,
+        head=True,
+        spent="P",
     ),
     Case(
         id="28",
@@ -1182,7 +1194,9 @@ def test_bad_base_url_is_refused_at_construction(url: str) -> None:
     assert caught.value.attempts == ()
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.error is e.ResponseTooLargeError], ids=lambda case: case.id)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.error is e.ResponseTooLargeError], ids=lambda case: case.id
+)
 def test_too_large_an_answer_uses_little_memory(case: Case, grounds: Grounds) -> None:
     """Beyond the cap at most two MiB."""
     with bench(case, grounds) as found:

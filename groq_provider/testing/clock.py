@@ -11,6 +11,8 @@ _EPOCH = datetime(2026, 11, 1, 12, 0, tzinfo=timezone.utc)
 class FakeClock:
     """A clock for tests: nothing passes by itself, and a sleep returns at once.
 
+    Give it to a provider as ``clock=``: waits of the limiter and between retries then take no time. Sockets keep their own.
+
     Safe to use from many threads. `sleep` moves the time and notes the length in `sleeps`.
 
     >>> clock = FakeClock()
@@ -51,6 +53,18 @@ class FakeClock:
         with self._lock:
             self.sleeps.append(seconds)
             self._monotonic += max(seconds, 0.0)
+
+    def wait(self, lock: threading.Lock, timeout: float | None) -> bool:
+        """Take *lock* if it is free; else the time moves by *timeout*, as if nobody had come. This is how a provider waits.
+
+        Raises:
+            AssertionError: The wait has no end and the lock is not free.
+        """
+        if lock.acquire(blocking=False):
+            return True
+        assert timeout is not None, "this wait would never end"  # noqa: S101 - a test's own mistake
+        self.sleep(max(timeout, 0.0))
+        return False
 
     def advance(self, seconds: float) -> None:
         """Move the time by *seconds*; a `ValueError` if that is backwards."""

@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-__all__ = ["BadFraming", "PlainConnection", "TLSConnection", "TLSSocket", "WireHTTPResponse", "readable", "socket_options"]
+__all__ = [
+    "BadFraming",
+    "PlainConnection",
+    "TLSConnection",
+    "TLSSocket",
+    "WireHTTPResponse",
+    "readable",
+    "socket_options",
+]
 
 #: What is sent at once between two looks at the clock.
 _SEND_PIECE = 65_536
