@@ -49,6 +49,8 @@ MAX_BODY = 64 << 20
 MAX_STREAM = 256 << 20
 #: No attempt is started with less time left.
 _LEAST_TIME = 0.05
+#: Shorter texts of a caller are not looked for in what a server says.
+_LEAST_PROMPT = 16
 
 
 @attrs.frozen(kw_only=True)
@@ -57,9 +59,9 @@ class CallOptions:
 
     timeouts: Timeouts
     cancel: CancelToken | None = None
-    headers: Mapping[str, str] | None = None
-    extra_body: Mapping[str, Any] | None = None
-    query: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] | None = attrs.field(default=None, repr=False)
+    extra_body: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
+    query: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
     batch: bool = False
     retry: bool = True
 
@@ -153,7 +155,11 @@ class Engine:
         if not model:
             raise e.InvalidRequestError("no model: name one in the request, or set default_model")
         request = self.check(request, model)
-        body = codec.request_body(request, model=model, stream=stream, extra_body=options.extra_body)
+        try:
+            body = codec.request_body(request, model=model, stream=stream, extra_body=options.extra_body)
+        except e.InvalidRequestError as error:
+            error.__context__ = None
+            raise error.with_traceback(None)  # noqa: B904 - the same one; the frames below show the prompt
         return Exchange(
             self, options, method="POST", path=CHAT_PATH, body=body, stream=stream, request=request, model=model
         )
@@ -415,6 +421,7 @@ class Exchange:
             model=self.model,
             provider=engine.provider,
             secret=engine.secret,
+            prompt=self.prompt_texts(),
         )
         if isinstance(error, e.ModelDecommissionedError):
             error.replacement = engine.replacement_for(self.model or "")
@@ -628,6 +635,22 @@ class Exchange:
             )
         )
         self._wait = 0.0
+
+    def concealed(self, text: str) -> str:
+        """Return what a server said without the key and the prompt."""
+        if self.engine.secret:
+            text = text.replace(self.engine.secret, "****")
+        for given in self.prompt_texts():
+            text = text.replace(given, "<prompt>")
+        return text
+
+    def prompt_texts(self) -> list[str]:
+        """Return the texts that no error may repeat. Short ones are words like any other."""
+        texts: list[str] = []
+        for message in self.request.messages if self.request is not None else ():
+            content = message.content
+            texts += [content] if isinstance(content, str) else [getattr(part, "text", "") for part in content or ()]
+        return [text for text in texts if len(text) >= _LEAST_PROMPT]
 
     def estimated_usage(self, output_size: int) -> Usage:
         """Return the usage of an answer whose own report is missing."""

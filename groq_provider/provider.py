@@ -15,13 +15,19 @@ from .catalog import default_catalogue
 from .clock import Clock, SystemClock
 from .config import ProviderConfig, Timeouts
 from .engine import CHAT_PATH, CallOptions, Engine
-from .errors import ConfigurationError, InvalidRequestError, ProviderClosedError, ProviderDisabledError
+from .errors import (
+    ConfigurationError,
+    GroqProviderError,
+    InvalidRequestError,
+    ProviderClosedError,
+    ProviderDisabledError,
+)
 from .health import HealthMonitor
 from .latency import LatencyTracker, NullLatencyTracker
 from .ratelimit.limiter import TokenBucketRateLimiter
 from .resources.models import Models
 from .stream import ResponseStream
-from .transport.session import SessionTransport
+from .transport.session import SecretHeader, SessionTransport
 from .types.models import ProviderType
 from .types.request import LLMRequest
 from .wire import codec
@@ -91,8 +97,10 @@ class GroqProvider:
         clock: Clock | None = None,
         **settings: Unpack[ProviderSettings],
     ) -> None:
-        self._config = ProviderConfig.load(config, **settings)
-        del settings  # a traceback that shows local variables must not show the key
+        try:
+            self._config = ProviderConfig.load(config, **settings)
+        finally:
+            del config, settings  # a traceback that shows local variables must not show the key
         for name, only in _NOT_YET.items():
             if getattr(self._config, name) != only:
                 raise ConfigurationError(
@@ -117,6 +125,7 @@ class GroqProvider:
     def _build(self) -> None:
         config = self._config
         key = config.key() if config.enabled else None
+        key = None if key is None else SecretHeader(key)  # not shown where frames are
         groq = config.type is ProviderType.GROQ
         breaker = BreakerPolicy.of(config.circuit_breaker)
         self._transport = SessionTransport(
@@ -154,6 +163,8 @@ class GroqProvider:
         )
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_health"):  # for tools that show the variables of a construction that failed
+            return f"<{type(self).__name__} unfinished>"
         state = "closed" if self._engine.closed else "disabled" if not self._config.enabled else "open"
         return f"<{type(self).__name__} {self._config.base_url} {state}, {self._engine.in_flight} calls under way>"
 
@@ -197,9 +208,12 @@ class GroqProvider:
             DeadlineExceededError: The time is up.
             RequestCancelledError: *cancel* was used.
         """
-        request = LLMRequest.of(prompt, **fields)
-        del prompt, fields  # a traceback that shows local variables must not show them; a request hides its text
-        return self._engine.generate(request, self._options(timeout, cancel, extra_headers, extra_body, extra_query))
+        prepared = self._prepare(prompt, fields, timeout, cancel, extra_headers, extra_body, extra_query)
+        # A traceback that shows local variables must not show these; a request hides its text.
+        del prompt, fields, extra_headers, extra_body, extra_query
+        if isinstance(prepared, GroqProviderError):
+            raise prepared
+        return self._engine.generate(*prepared)
 
     def generate_stream(
         self,
@@ -217,11 +231,12 @@ class GroqProvider:
         The request is sent now: a refusal of the service is raised here. Arguments and errors as for :meth:`generate`; errors of
         the stream itself are raised by ``next()`` and hold what had arrived in ``partial``.
         """
-        request = LLMRequest.of(prompt, **fields)
-        del prompt, fields  # a traceback that shows local variables must not show them; a request hides its text
-        return ResponseStream(
-            *self._engine.open_stream(request, self._options(timeout, cancel, extra_headers, extra_body, extra_query))
-        )
+        prepared = self._prepare(prompt, fields, timeout, cancel, extra_headers, extra_body, extra_query)
+        # A traceback that shows local variables must not show these; a request hides its text.
+        del prompt, fields, extra_headers, extra_body, extra_query
+        if isinstance(prepared, GroqProviderError):
+            raise prepared
+        return ResponseStream(*self._engine.open_stream(*prepared))
 
     def generate_many(
         self,
@@ -406,6 +421,23 @@ class GroqProvider:
             return Timeouts.of(timeout) or self._config.timeout
         except ConfigurationError as error:
             raise InvalidRequestError(str(error)) from None
+
+    def _prepare(  # noqa: PLR0917 - private, and called with all of them
+        self,
+        prompt: Prompt,
+        fields: Mapping[str, Any],
+        timeout: Timeout,
+        cancel: CancelToken | None,
+        headers: Mapping[str, str] | None,
+        body: Mapping[str, Any] | None,
+        query: Mapping[str, Any] | None,
+    ) -> tuple[LLMRequest, CallOptions] | GroqProviderError:
+        """Return request and options, or what is wrong with them: raised here, its frames would show prompt and headers."""
+        try:
+            return LLMRequest.of(prompt, **fields), self._options(timeout, cancel, headers, body, query)
+        except GroqProviderError as error:
+            error.__context__ = None
+            return error.with_traceback(None)
 
     def _options(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from groq_provider import errors as e
 from groq_provider.types.response import LLMResponse, ResponseChunk, ToolCallDelta
@@ -70,6 +70,11 @@ class ResponseStream:
     def __repr__(self) -> str:
         state = "failed" if self._error else "complete" if self._response else "closed" if self._ended else "open"
         return f"<{type(self).__name__} {self._exchange.model} {state}, {self._assembler.chunks} chunks>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a ResponseStream cannot be pickled or copied: it holds a connection; take stream.response or stream.partial"
+        )
 
     # --- reading -----------------------------------------------------------------------------------------------------------
 
@@ -174,6 +179,7 @@ class ResponseStream:
         chunk = assembler.feed(decoded)
         if assembler.stop_error is not None:
             self._wire.drain(self._exchange.call)
+            assembler.reword_stop(self._exchange.concealed(assembler.stop_error))
             raise e.StreamInterruptedError(f"the service stopped the answer early: {assembler.stop_error[:300]}")
         if chunk is not None:
             if self._first_token_at is None:
@@ -194,6 +200,7 @@ class ResponseStream:
             model=exchange.model,
             provider=exchange.engine.provider,
             secret=exchange.engine.secret,
+            prompt=exchange.prompt_texts(),
         )
         if type(error) is e.APIStatusError and error.status_code is None:
             error = e.StreamInterruptedError(
@@ -294,11 +301,11 @@ class ResponseStream:
             cls, text = e.StreamIdleTimeoutError, f"no event for {self._exchange.options.timeouts.idle:g} s"
         elif isinstance(error, (e.IncompleteResponseError, e.APIConnectionError)):
             cls, text = e.StreamInterruptedError, f"the stream broke: {error.message}"
-        elif isinstance(error, e.ResponseDecodeError):
+        elif isinstance(error, (e.ResponseDecodeError, e.ProtocolError)):
             cls, text = e.StreamProtocolError, f"the stream cannot be read: {error.message}"
         if cls is None:
             return error
-        named = cls(text, sent=True)
+        named = cls(text, sent=True, retryable=error.retryable)
         named.__cause__ = error.__cause__
         return named
 

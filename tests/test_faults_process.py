@@ -418,7 +418,7 @@ def test_76_an_interrupt_at_any_line_leaves_nothing_behind(part, call, full):
         ) as provider,
     ):
         plain_call(provider)
-        for number in itertools.count(step=1 if full else 2):
+        for number in itertools.count(step=1 if full else 4):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ResourceWarning)
                 with contextlib.suppress(KeyboardInterrupt), striking(MODULES[part], number) as striker:
@@ -595,12 +595,12 @@ def test_78_close_ends_everything_under_way_at_once():
         raised, ended = {}, {}
 
         def start(kind, number):
+            def plain():
+                provider.generate(kind, model="full" if kind == "queue" else MODEL)
+
             def work():
                 with pytest.raises(e.ProviderClosedError) as caught:
-                    if kind == "stream":
-                        provider.generate_stream(kind).collect()
-                    else:
-                        provider.generate(kind, model="full" if kind == "queue" else MODEL)
+                    (provider.generate_stream(kind).collect if kind == "stream" else plain)()
                 ended[kind, number] = time.monotonic()
                 raised[kind, number] = caught.value
 

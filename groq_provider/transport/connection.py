@@ -304,6 +304,8 @@ class _Interruptible(HTTPConnection):
     """What both kinds of connections share."""
 
     response_class = WireHTTPResponse
+    #: Whatever http.client is told to print for others: it would print the key.
+    debuglevel = 0
     #: Monotonic instant it went back to the pool; ``None``: not since it was connected.
     idle_since: float | None = None
     pid = 0

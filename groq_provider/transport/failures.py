@@ -32,6 +32,10 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             pending.extend([getattr(found, "reason", None), *found.args, found.__cause__, found.__context__])
 
 
+#: Their text is what the peer sent, which may be what it was sent.
+_ECHOES = (http.client.BadStatusLine, http.client.UnknownProtocol)
+
+
 def _scrubbed(error: BaseException) -> BaseException | None:
     """Return the innermost cause as data: without frames and without links to what holds the request and its headers."""
     found = [
@@ -43,6 +47,8 @@ def _scrubbed(error: BaseException) -> BaseException | None:
     if not found:
         return None
     cause = found[-1]
+    if isinstance(cause, _ECHOES) and not isinstance(cause, OSError):
+        return http.client.HTTPException(type(cause).__name__)
     cause.__traceback__ = cause.__context__ = cause.__cause__ = None
     return cause
 
@@ -61,6 +67,8 @@ def _reason(problem: BaseException) -> str:
             return getattr(item, "verify_message", None) or item.reason or "TLS failure"
         if isinstance(item, OSError) and not isinstance(item, rq.RequestException):
             return item.strerror or str(item)[:200] or type(item).__name__
+        if isinstance(item, _ECHOES):
+            return type(item).__name__
         if isinstance(item, http.client.HTTPException):
             return f"{type(item).__name__}: {str(item)[:200]}" if str(item) else type(item).__name__
     return type(problem).__name__

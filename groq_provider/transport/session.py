@@ -286,11 +286,15 @@ class SessionTransport:
         )
         for name, text in {**own_headers, **(headers or {})}.items():
             if api_key is None or name.lower() != "authorization":
-                _set_header(self._headers, name, text)
+                _set_header(self._headers, name, SecretHeader(text))
         self._authorization = None if api_key is None else SecretHeader(f"Bearer {api_key}")
         self._slots = None if max_connections is None else Slots(max_connections)
 
     def __repr__(self) -> str:
+        if not hasattr(self, "adapter"):
+            return (
+                f"<{type(self).__name__} unfinished>"  # for tools that show the variables of a construction that failed
+            )
         pool = self.adapter._pool
         state = "closed" if self._closed else f"{0 if pool is None else pool.idle()} idle connections"
         return f"<{type(self).__name__} {self._origin}, {state}>"

@@ -200,6 +200,11 @@ class Assembler:
         codec.decode(XGroq, merged, "$.x_groq")
         self._fields["_x_groq"] = merged
 
+    def reword_stop(self, text: str) -> None:
+        """Replace what the service said of its early stop."""
+        self.stop_error = text
+        self._fields["_x_groq"]["error"] = text
+
     @property
     def request_id(self) -> str | None:
         """The service's id, if a chunk named it."""

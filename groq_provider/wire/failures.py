@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,6 +21,8 @@ __all__ = ["MAX_ERROR_BODY", "error_from_object", "error_from_response"]
 #: Of an error body, no more than this is read.
 MAX_ERROR_BODY = 64 * 1024
 _MAX_MESSAGE = 500
+#: Stands where a server repeats what it was asked.
+_PROMPT = "<prompt>"
 
 _BY_CODE: dict[str, type[e.APIStatusError]] = {
     "invalid_api_key": e.AuthenticationError,
@@ -94,6 +96,7 @@ def error_from_response(
     model: str | None = None,
     provider: str | None = None,
     secret: str | None = None,
+    prompt: Collection[str] = (),
 ) -> e.APIStatusError:
     """Return the error that an answer with an error status stands for. Never raises.
 
@@ -105,9 +108,12 @@ def error_from_response(
         model: The model asked for.
         provider: Name of the provider.
         secret: The API key, blanked out wherever the body repeats it.
+        prompt: Texts of the caller, left out wherever the body repeats one whole.
     """
     if secret:  # before anything is cut, in the middle of it perhaps
         body = body.replace(secret.encode("utf-8", "replace"), b"****")
+    for text in prompt:
+        body = body.replace(text.encode("utf-8", "replace"), _PROMPT.encode())
     found = _error_object(body)
     if found is None:
         found = {"message": _plain_message(body, headers)}
@@ -122,6 +128,7 @@ def error_from_response(
         model=model,
         provider=provider,
         secret=secret,
+        prompt=prompt,
     )
 
 
@@ -136,6 +143,7 @@ def error_from_object(
     model: str | None = None,
     provider: str | None = None,
     secret: str | None = None,
+    prompt: Collection[str] = (),
 ) -> e.APIStatusError:
     """Return the error that an error object stands for: the body of a status, or an event of a stream. Never raises."""
     own_status = found.get("status_code")
@@ -144,6 +152,8 @@ def error_from_object(
     texts = [_text(found.get(key)) for key in _FIELDS]
     if secret:  # a server that repeats what it was sent
         texts = [text and text.replace(secret, "****") for text in texts]
+    for given in prompt:
+        texts[0] = texts[0] and texts[0].replace(given, _PROMPT)
     message, code, kind, param, failed_generation = texts
     message = message or ""
     cls = _class(status, code, kind, message, retry_after)
