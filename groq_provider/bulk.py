@@ -92,6 +92,7 @@ class BulkRun:
         self._running = 0
         self._exhausted = False
         self._input_error: BaseException | None = None
+        self._cut = False  # whether a cancel left items untaken
         self._closed = False
         self.submitted = 0
         self.completed = 0
@@ -111,6 +112,10 @@ class BulkRun:
                 self.close()
                 if self._input_error is not None:
                     raise self._input_error
+                if self._cut:
+                    raise e.RequestCancelledError(
+                        f"the run was cancelled after {self.submitted} items; the others were not taken"
+                    )
                 raise StopIteration
             result = (self._waiting.popleft() if self._ordered else self._done.get()).result()
         except BaseException:  # KeyboardInterrupt while waiting, an input that fails
@@ -125,7 +130,7 @@ class BulkRun:
     def _fill(self) -> None:
         while self._running < self._window and not self._exhausted:
             if self._token.cancelled:
-                self._exhausted = True
+                self._exhausted = self._cut = True
                 return
             try:
                 index, item = next(self._input)
@@ -151,7 +156,10 @@ class BulkRun:
             future.add_done_callback(self._done.put)
 
     def cancel(self) -> None:
-        """End every unfinished item now, from any thread: their results are ``RequestCancelledError``. No further ones are taken."""
+        """End every unfinished item now, from any thread: their results are ``RequestCancelledError``.
+
+        No further ones are taken; if any were left, iterating ends with ``RequestCancelledError`` too, not as if all were done.
+        """
         self._token.cancel()
 
     def close(self) -> None:

@@ -33,8 +33,9 @@ class CancelToken:
     __slots__ = ("__weakref__", "_callbacks", "_cancelled", "_lock", "_next_handle")
 
     def __init__(self) -> None:
+        # Reentrant: a signal handler may cancel while its own thread is in here. So nothing below trusts what it read before.
         self._lock = (
-            threading.Lock()
+            threading.RLock()
         )  # guards _callbacks against a cancel() at the same time; never held over a callback
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._cancelled = False
@@ -52,8 +53,8 @@ class CancelToken:
         """End every call that uses this token. Idempotent; returns at once."""
         with self._lock:
             self._cancelled = True
-            callbacks = list(self._callbacks.values())
-            self._callbacks.clear()
+            # One by one: a subscriber that has just seen the cancel takes its own callback out, without the lock.
+            callbacks = [found for handle in list(self._callbacks) if (found := self._callbacks.pop(handle, None))]
         for callback in callbacks:
             callback()
 
@@ -68,10 +69,10 @@ class CancelToken:
         with self._lock:
             self._next_handle += 1
             handle = self._next_handle
-            if not self._cancelled:
-                self._callbacks[handle] = callback
-                return handle
-        callback()
+            self._callbacks[handle] = callback
+        # Asked after, not before: whoever cancels in between finds the callback there, or has set this already.
+        if self._cancelled and self._callbacks.pop(handle, None) is not None:
+            callback()
         return handle
 
     def unsubscribe(self, handle: int) -> None:

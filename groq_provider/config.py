@@ -115,7 +115,7 @@ class ProviderConfig:
         cert: Path of a client certificate, or a pair of certificate and key.
         allow_insecure: Whether ``http://`` may be used for other hosts than this machine.
         max_connections: Most connections at a time, at least 1; ``None`` does not limit them.
-        prewarm: Connections to open at the start, 0 to 1,000.
+        prewarm: Connections to open at the start, 0 to 100.
         http2: Whether HTTP/2 is used; needs the extra ``http2``.
         require_finish_reason: Whether a stream without a finish reason counts as interrupted.
         trim_max_tokens: Whether a completion limit above the model's maximum is lowered instead of refused.
@@ -338,7 +338,7 @@ def _resolved(settings: dict[str, Any], environ: Environment) -> dict[str, Any]:
     groq = kind is ProviderType.GROQ
     checks.check_number("latency_samples", out.get("latency_samples", 100), 1, 10_000_000, integer=True)
     checks.check_number("max_connections", out.get("max_connections"), 1, 1_000_000, integer=True, optional=True)
-    checks.check_number("prewarm", out.get("prewarm", 0), 0, 1000, integer=True)
+    checks.check_number("prewarm", out.get("prewarm", 0), 0, 100, integer=True)
     out["timeout"] = Timeouts.of(out.get("timeout")) or Timeouts()
     out["retry"] = RetryPolicy.of(out.get("retry")) or RetryPolicy()
     out["rate_limits"] = RateLimits.of(out.get("rate_limits"))

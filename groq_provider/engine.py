@@ -234,7 +234,10 @@ class Exchange:
         self._method = method
         self._path = path
         self._body = body
-        self._query = f"?{urlencode(options.query, doseq=True)}" if options.query else ""
+        try:
+            self._query = f"?{urlencode(options.query, doseq=True)}" if options.query else ""
+        except (UnicodeError, TypeError) as error:
+            raise e.InvalidRequestError(f"extra_query cannot be written as a URL: {type(error).__name__}") from None
         self._headers = {**(_STREAM_HEADERS if stream else {}), **(options.headers or {})}
         limits = options.timeouts
         clock = engine.clock

@@ -181,6 +181,7 @@ class Reservation(Protocol):
         ...
 
 
+@runtime_checkable
 class RateLimiter(Protocol):
     """Decides when a request may go out. Shared by threads.
 
@@ -224,6 +225,7 @@ class RateLimiter(Protocol):
         ...
 
 
+@runtime_checkable
 class LatencyRecorder(Protocol):
     """Keeps what calls took. Shared by threads.
 

@@ -24,12 +24,13 @@ from .errors import (
 )
 from .health import HealthMonitor
 from .latency import LatencyTracker, NullLatencyTracker
+from .protocols import LatencyRecorder, RateLimiter
 from .ratelimit.limiter import TokenBucketRateLimiter
 from .resources.models import Models
 from .stream import ResponseStream
 from .transport.session import SecretHeader, SessionTransport
 from .types.models import ProviderType
-from .types.request import LLMRequest
+from .types.request import LLMRequest, check_extra
 from .wire import codec
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from .config import ProviderSettings
-    from .protocols import LatencyRecorder, RateLimiter
     from .types.fields import RequestFields
     from .types.messages import Message
     from .types.models import ModelCapability, ModelInfo
@@ -99,6 +99,9 @@ class GroqProvider:
     ) -> None:
         try:
             self._config = ProviderConfig.load(config, **settings)
+        except ConfigurationError as error:
+            error.__context__ = None
+            raise error.with_traceback(None)  # noqa: B904 - the same one; the frames below show what was given
         finally:
             del config, settings  # a traceback that shows local variables must not show the key
         for name, only in _NOT_YET.items():
@@ -106,25 +109,50 @@ class GroqProvider:
                 raise ConfigurationError(
                     f"{name} = {checks.shown(getattr(self._config, name))}: not available in this version; leave it out"
                 )
-        self._clock: Clock = clock or SystemClock()
-        self._session = session
-        self._tokenizer = tokenizer
-        own: LatencyRecorder = (
-            LatencyTracker(self._config.latency_samples) if self._config.track_latency else NullLatencyTracker()
-        )
-        self._tracker = own if latency_tracker is None else latency_tracker
-        self._limiter: RateLimiter = (
-            TokenBucketRateLimiter(self._config.rate_limits, clock=self._clock)
-            if rate_limiter is None
-            else rate_limiter
-        )
-        self._build()
+        given = {
+            "session": session,
+            "rate_limiter": rate_limiter,
+            "latency_tracker": latency_tracker,
+            "tokenizer": tokenizer,
+            "clock": clock,
+        }
+        self._make_parts({name: part for name, part in given.items() if part is not None})
         if self._config.prewarm and self._config.enabled:
             self.warm_up(self._config.prewarm)
 
-    def _build(self) -> None:
+    def _make_parts(self, given: dict[str, Any], *, lazy: bool = False) -> None:
+        """Make what the caller did not give."""
+        for name, protocol in (("clock", Clock), ("rate_limiter", RateLimiter), ("latency_tracker", LatencyRecorder)):
+            if name in given and not isinstance(given[name], protocol):
+                raise ConfigurationError(f"{name} must be a {protocol.__name__}, not {type(given[name]).__name__}")
+        if "tokenizer" in given and not callable(given["tokenizer"]):
+            raise ConfigurationError(
+                f"tokenizer must take a text and return a number, not be {type(given['tokenizer']).__name__}"
+            )
+        self._passed = list(given)
+        self._clock: Clock = given.get("clock") or SystemClock()
+        self._session: requests.Session | None = given.get("session")
+        self._tokenizer: Callable[[str], int] | None = given.get("tokenizer")
+        own: LatencyRecorder = (
+            LatencyTracker(self._config.latency_samples) if self._config.track_latency else NullLatencyTracker()
+        )
+        self._tracker: LatencyRecorder = given.get("latency_tracker", own)
+        self._limiter: RateLimiter = (
+            given["rate_limiter"]
+            if "rate_limiter" in given
+            else TokenBucketRateLimiter(self._config.rate_limits, clock=self._clock)
+        )
+        self._keyless = False
+        self._build(lazy=lazy)
+
+    def _build(self, *, lazy: bool = False) -> None:
         config = self._config
-        key = config.key() if config.enabled else None
+        try:
+            key = config.key() if config.enabled else None
+        except ConfigurationError:
+            if not lazy:
+                raise
+            key, self._keyless = None, True  # looked for again on first use
         key = None if key is None else SecretHeader(key)  # not shown where frames are
         groq = config.type is ProviderType.GROQ
         breaker = BreakerPolicy.of(config.circuit_breaker)
@@ -170,10 +198,16 @@ class GroqProvider:
 
     def __getstate__(self) -> dict[str, Any]:
         # Connections, limits and figures belong to a process. The configuration drops its key when it is pickled.
+        if self._passed:
+            raise TypeError(
+                f"a provider that was given {', '.join(self._passed)} cannot be pickled: make it where it is used"
+            )
         return {"config": self._config}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["config"])  # type: ignore[misc]  # builds new parts in the other process
+        # New parts in the other process; nothing is sent there, and the key may come into its environment later.
+        self._config = state["config"]
+        self._make_parts({}, lazy=True)
 
     # --- generating --------------------------------------------------------------------------------------------------------
 
@@ -268,6 +302,7 @@ class GroqProvider:
             return self._engine.generate(request, CallOptions(timeouts=limits, cancel=token, batch=True))
 
         self._require_open()
+        LLMRequest.of("x", **fields)  # what is wrong for every item is one error, here
         return BulkRun(requests, call, fields=dict(fields), max_workers=max_workers, ordered=ordered, cancel=cancel)
 
     def request(
@@ -334,11 +369,16 @@ class GroqProvider:
         return tuple(self._models.capabilities())
 
     def fastest_models(self) -> tuple[ModelInfo, ...]:
-        """Return the offered models with a published speed, fastest first. Nominal figures, not measurements."""
+        """Return the offered models with a published speed, fastest first. Nominal figures, not measurements.
+
+        Models that were shut down are left out, unless the configuration names them.
+        """
         fast = [
             model
             for model in self.get_models()
-            if model.performance_profile and model.performance_profile.avg_tokens_per_second
+            if model.performance_profile
+            and model.performance_profile.avg_tokens_per_second
+            and (self._config.models or not model.deprecated)
         ]
         return tuple(sorted(fast, key=lambda model: -(model.performance_profile.avg_tokens_per_second or 0)))  # type: ignore[union-attr]  # filtered above
 
@@ -409,6 +449,9 @@ class GroqProvider:
     def _require_open(self) -> None:
         if self._engine.closed:
             raise ProviderClosedError("the provider was closed; make a new one", sent=False)
+        if self._keyless:
+            self._build()
+            self._keyless = False
         if not self._config.enabled:
             raise ProviderDisabledError(
                 "provider unavailable: disabled by its configuration (enabled: false)", sent=False
@@ -454,6 +497,8 @@ class GroqProvider:
         for name, given in (("extra_body", body), ("extra_query", query)):
             if given is not None and not isinstance(given, Mapping):
                 raise InvalidRequestError(f"{name} must be a mapping, not {type(given).__name__}")
+        if body is not None:
+            check_extra(body, "extra_body")
         return CallOptions(
             timeouts=self._timeouts(timeout), cancel=cancel, headers=headers, extra_body=body, query=query
         )

@@ -87,6 +87,9 @@ class ResponseStream:
             if self._ended:
                 if self._error is not None:
                     raise self._error
+                if self._response is None:
+                    # Not StopIteration: whoever reads on would take the beginning for the whole.
+                    raise RuntimeError("the stream was closed before its end; see stream.partial")
                 raise StopIteration
             self._pump()
         self._given = self._away = True
@@ -100,6 +103,8 @@ class ResponseStream:
         Returns:
             True when ``next()`` has a chunk, the end or an error ready, and will not wait.
         """
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+            raise e.InvalidRequestError(f"timeout = {timeout!r}: must be a number of seconds")
         call = self._exchange.call
         clock = call.clock
         until = clock.monotonic() + timeout

@@ -377,13 +377,16 @@ def test_a_tls_failure_shows_nothing(caplog, capsys):
         received.append(sock.recv(65_536))
 
     received: list[bytes] = []
-    with watched(caplog, capsys), serving(handler) as server:
-        with provider_to(server.url.replace("http:", "https:")) as provider:
-            error = failure_of(provider, stream=False)
-            assert isinstance(error, e.TLSError)
-            assert len(error.attempts) == 1
-            assert_hidden(texts_of(error) + objects_of(provider), [*KEY_PARTS, *PROMPT_PARTS, HEADER])
-            del error
+    with (
+        watched(caplog, capsys),
+        serving(handler) as server,
+        provider_to(server.url.replace("http:", "https:")) as provider,
+    ):
+        error = failure_of(provider, stream=False)
+        assert isinstance(error, e.TLSError)
+        assert len(error.attempts) == 1
+        assert_hidden(texts_of(error) + objects_of(provider), [*KEY_PARTS, *PROMPT_PARTS, HEADER])
+        del error
     assert not any(KEY.encode() in data for data in received)
 
 

@@ -122,9 +122,10 @@ class CallState(CancelToken):
             RequestCancelledError: The call was cancelled before.
         """
         with self._lock:
+            self._sock = sock
             if not self._cancelled:
-                self._sock = sock
                 return
+            self._sock = None
         raise RequestCancelledError("the call was cancelled")
 
     def unbind(self) -> None:

@@ -48,7 +48,7 @@ def _scrubbed(error: BaseException) -> BaseException | None:
         return None
     cause = found[-1]
     if isinstance(cause, _ECHOES) and not isinstance(cause, OSError):
-        return http.client.HTTPException(type(cause).__name__)
+        return type(cause)("")
     cause.__traceback__ = cause.__context__ = cause.__cause__ = None
     return cause
 

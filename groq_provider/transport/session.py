@@ -382,8 +382,12 @@ class SessionTransport:
         """
         if self._closed:
             raise ProviderClosedError("the provider was closed; make a new one")
-        if not 1 <= connections <= POOL_SIZE:
-            raise ConfigurationError(f"connections = {connections}: must be 1 to {POOL_SIZE}, the size of the pool")
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
+            raise ConfigurationError(f"timeout = {timeout!r}: must be a number of seconds above 0")
+        if isinstance(connections, bool) or not isinstance(connections, int) or not 1 <= connections <= POOL_SIZE:
+            raise ConfigurationError(
+                f"connections = {connections!r}: must be an integer from 1 to {POOL_SIZE}, the size of the pool"
+            )
         try:
             return self.adapter.pool().warm_up(connections, timeout)
         except ClosedPoolError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 T = TypeVar("T")
+
+_KEY = re.compile(r"gsk_\w+")
 
 
 def mask(content: object) -> str:
@@ -31,7 +34,7 @@ def mask(content: object) -> str:
 def shorten(text: object, limit: int = 200) -> str:
     """Represent a value of a caller inside a message: escaped, cut, and never failing."""
     try:
-        shown = repr(text)
+        shown = _KEY.sub("gsk_****", repr(text))  # a key in the wrong place is still a key
     except Exception:  # noqa: BLE001 - a repr may raise anything; int has a digit limit
         return f"<{type(text).__name__}>"
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"

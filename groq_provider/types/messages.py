@@ -174,6 +174,7 @@ class ToolCall:
         arguments: JSON text, exactly as the model wrote it; :meth:`parse` decodes it.
         type: Always ``"function"`` so far.
         index: Position in the answer; the stream's way to tell calls apart. Not sent.
+        extra: What else the answer said of this call. Not sent.
 
     .. versionadded:: 0.1.0
     """
@@ -183,6 +184,7 @@ class ToolCall:
     arguments: str = attrs.field(default="{}", validator=text(optional=False), repr=mask)
     type: str = attrs.field(default="function", validator=text(optional=False))
     index: int | None = attrs.field(default=None, validator=number(0, integer=True), eq=False)
+    extra: Mapping[str, Any] = attrs.field(factory=dict, validator=mapping(optional=False), repr=False, eq=False)
 
     def parse(self) -> dict[str, Any]:
         """Decode the arguments.

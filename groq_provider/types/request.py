@@ -312,6 +312,8 @@ class LLMRequest:
             raise InvalidRequestError(
                 f"max_tokens = {self.max_tokens} and max_completion_tokens = {self.max_completion_tokens}: give one of the two"
             )
+        if self.provider_metadata:
+            check_extra(self.provider_metadata, "provider_metadata")
         if self.reasoning_format is not None and self.include_reasoning is not None:
             raise InvalidRequestError("reasoning_format and include_reasoning: give one of the two")
 
@@ -340,6 +342,18 @@ class LLMRequest:
             if "messages" in fields:
                 raise InvalidRequestError("the prompt and messages: give one of the two")
         return cls(messages=prompt, **fields)
+
+
+#: What a call is about; replaced behind the back of limits and checks, they would no longer hold.
+_NOT_EXTRA = ("model", "messages", "stream", "max_tokens", "max_completion_tokens")
+
+
+def check_extra(body: Mapping[str, Any], what: str) -> None:
+    """Refuse extra body fields that are arguments of their own."""
+    for name in _NOT_EXTRA:
+        if name in body:
+            hint = "call generate or generate_stream" if name == "stream" else "give it as an argument"
+            raise InvalidRequestError(f"{what} holds {name!r}, which cannot be replaced there: {hint}")
 
 
 REQUEST_FIELDS = frozenset(a.name for a in attrs.fields(LLMRequest))

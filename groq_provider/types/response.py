@@ -82,6 +82,7 @@ class ModelUsage:
 
     model: str
     usage: Usage
+    extra: Mapping[str, Any] = _extra
 
 
 @attrs.frozen(kw_only=True)
@@ -494,3 +495,4 @@ class ToolCallDelta:
     name: str | None = None
     arguments: str = attrs.field(default="", repr=mask)
     type: str | None = None
+    extra: Mapping[str, Any] = _extra

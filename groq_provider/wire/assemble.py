@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
+
 from groq_provider.errors import ResponseDecodeError
 from groq_provider.types._base import shorten
 from groq_provider.types.messages import ToolCall
@@ -15,6 +17,7 @@ __all__ = ["Assembler"]
 
 # What nearly every chunk has and nothing else; a chunk of these keys alone takes the short way.
 _USUAL = frozenset({"id", "object", "created", "model", "system_fingerprint", "choices"})
+_CHOICE = frozenset({"index", "delta", "logprobs", "finish_reason"})
 _USUAL_DELTA = frozenset({"content", "role", "reasoning", "channel"})
 
 
@@ -68,7 +71,13 @@ class Assembler:
             # The short way for nearly every chunk: one more piece of text and nothing else.
             choice = choices[0]
             delta = choice.get("delta")
-            if type(delta) is dict and len(delta) == 1 and not choice.get("finish_reason") and choice.get("index") == 0:
+            if (
+                type(delta) is dict
+                and len(delta) == 1
+                and not choice.get("finish_reason")
+                and choice.get("index") == 0
+                and _CHOICE.issuperset(choice)
+            ):
                 content = delta.get("content")
                 if content and type(content) is str:
                     self._content.append(content)
@@ -98,6 +107,8 @@ class Assembler:
                 raise ResponseDecodeError(f"expected a string, got {type(finish).__name__} @ {path}.finish_reason")
             if index == 0:
                 self.finish_reason = finish
+        if index == 0 and not _CHOICE.issuperset(choice):
+            self._note("choice", {key: item for key, item in choice.items() if key not in _CHOICE})
         if not delta:
             if delta is None or type(delta) is dict:
                 return None
@@ -118,6 +129,8 @@ class Assembler:
         calls: tuple[ToolCallDelta, ...] = ()
         if not _USUAL_DELTA.issuperset(delta):
             calls = self._rare(delta, index, path)
+        if index == 0 and "channel" in delta and delta["channel"] is not None:
+            self._note("message", {"channel": delta["channel"]})
         if not content and not reasoning and not calls:
             return None
         if index == 0:
@@ -128,6 +141,11 @@ class Assembler:
         self.chunks += 1
         return ResponseChunk(content=content, reasoning=reasoning or None, tool_calls=calls, index=index)
 
+    def _note(self, place: str, unknown: dict[str, Any]) -> None:
+        """Keep what this version does not know of a place."""
+        extra = self._fields.setdefault("extra", {})
+        extra[place] = {**extra.get(place, {}), **unknown}
+
     def _rare(self, delta: dict[str, Any], index: int, path: str) -> tuple[ToolCallDelta, ...]:
         calls = [
             codec.tool_call(item, f"{path}.tool_calls[{i}]")
@@ -137,8 +155,7 @@ class Assembler:
         if index != 0:  # another answer than the one put together here
             return tuple(calls)
         if unknown := codec.unknown_parts(delta):
-            extra = self._fields.get("extra", {})
-            self._fields["extra"] = {**extra, "message": {**extra.get("message", {}), **unknown}}
+            self._note("message", unknown)
         for name, found in parts.items():
             if name == "function_call":
                 self._fields[name] = _join_function_call(self._fields.get(name) or {}, found)
@@ -154,7 +171,7 @@ class Assembler:
             if known is None:
                 known = max(self._calls, default=-1) + (1 if found.id or not self._calls else 0)
             index = known
-            found = ToolCallDelta(index=index, id=found.id, name=found.name, arguments=found.arguments, type=found.type)
+            found = attrs.evolve(found, index=index)
         call = self._calls.get(index)
         if call is None:
             call = self._calls[index] = _PartialCall()
@@ -162,6 +179,7 @@ class Assembler:
         call.name = call.name or found.name or ""
         call.type = found.type or call.type
         call.arguments.append(found.arguments)
+        call.extra.update(found.extra)
         return found
 
     def _read_envelope(self, data: dict[str, Any]) -> None:
@@ -225,7 +243,14 @@ class Assembler:
         fields["reasoning"] = "".join(self._reasoning) or None
         fields["tool_calls"] = tuple(
             [
-                ToolCall(id=call.id, name=call.name, arguments="".join(call.arguments), type=call.type, index=index)
+                ToolCall(
+                    id=call.id,
+                    name=call.name,
+                    arguments="".join(call.arguments),
+                    type=call.type,
+                    index=index,
+                    extra=call.extra,
+                )
                 for index, call in sorted(self._calls.items())
             ]
         )
@@ -236,13 +261,14 @@ class Assembler:
 
 
 class _PartialCall:
-    __slots__ = ("arguments", "id", "name", "type")
+    __slots__ = ("arguments", "extra", "id", "name", "type")
 
     def __init__(self) -> None:
         self.id = ""
         self.name = ""
         self.type = "function"
         self.arguments: list[str] = []
+        self.extra: dict[str, Any] = {}
 
 
 def _join_function_call(known: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:

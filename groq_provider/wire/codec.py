@@ -416,13 +416,20 @@ def tool_call(data: object, path: str) -> r.ToolCallDelta:
     elif type(function) is not dict:
         raise _wrong(f"{path}.function", "an object", function)
     index = _count(data, "index", path)
+    extra = {key: item for key, item in data.items() if key not in _CALL} if not _CALL.issuperset(data) else {}
+    if len(function) > 2:
+        extra["function"] = {key: item for key, item in function.items() if key not in ("name", "arguments")}
     return r.ToolCallDelta(
         index=-1 if index is None else index,
         id=_text(data, "id", path),
         name=_text(function, "name", f"{path}.function"),
         arguments=_text(function, "arguments", f"{path}.function") or "",
         type=_text(data, "type", path),
+        extra=extra,
     )
+
+
+_CALL = frozenset({"index", "id", "type", "function"})
 
 
 def items(data: dict[str, Any], key: str, path: str) -> list[Any]:
@@ -482,7 +489,9 @@ def usage_breakdown(data: object, path: str) -> r.UsageBreakdown:
             raise _wrong(where, "an object", item)
         parts.append(
             r.ModelUsage(
-                model=_text(item, "model", where) or "", usage=usage(item.get("usage") or {}, f"{where}.usage")
+                model=_text(item, "model", where) or "",
+                usage=usage(item.get("usage") or {}, f"{where}.usage"),
+                extra={key: found for key, found in item.items() if key not in ("model", "usage")},
             )
         )
     rest = {key: item for key, item in data.items() if key != "models"}
@@ -539,7 +548,14 @@ def response_fields(data: object) -> dict[str, Any]:
         whole = [tool_call(item, f"{path}.tool_calls[{i}]") for i, item in enumerate(calls)]
         fields["tool_calls"] = tuple(
             [
-                m.ToolCall(id=c.id or "", name=c.name or "", arguments=c.arguments, type=c.type or "function", index=i)
+                m.ToolCall(
+                    id=c.id or "",
+                    name=c.name or "",
+                    arguments=c.arguments,
+                    type=c.type or "function",
+                    index=i,
+                    extra=c.extra,
+                )
                 for i, c in enumerate(whole)
             ]
         )
