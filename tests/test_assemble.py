@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from groq_provider.errors import ResponseDecodeError
 from groq_provider.types.messages import ToolCall
+from groq_provider.types.request import LLMRequest
 from groq_provider.types.response import (
     Annotation,
     DocumentCitation,
@@ -575,3 +576,35 @@ def test_nothing_is_an_answer_without_anything():
     assembler = Assembler()
     assert LLMResponse(**assembler.response_fields()) == LLMResponse()
     assert (assembler.request_id, assembler.text_size(), assembler.chunks) == (None, 0, 0)
+
+
+def test_what_this_version_does_not_know_is_kept_at_its_place():
+    """Of a choice, of a tool call and its function, and the channel of a delta; also where text comes with it."""
+    assembler = Assembler()
+    for delta, more in (
+        ({"role": "assistant", "content": ""}, {}),
+        ({"content": "a"}, {"new": 1}),
+        ({"reasoning": "b", "channel": "analysis"}, {}),
+        (
+            {
+                "tool_calls": [
+                    {
+                        "index": 0,
+                        "id": "c",
+                        "type": "function",
+                        "z": 2,
+                        "function": {"name": "f", "arguments": "{}", "y": 3},
+                    }
+                ]
+            },
+            {},
+        ),
+    ):
+        assembler.feed(
+            {"id": "x", "model": "m", "choices": [{"index": 0, "delta": delta, "finish_reason": None, **more}]}
+        )
+    response = LLMResponse(**assembler.response_fields())
+    assert response.extra == {"choice": {"new": 1}, "message": {"channel": "analysis"}}
+    assert response.tool_calls[0].extra == {"z": 2, "function": {"y": 3}}
+    assert response.message.tool_calls[0].extra == {"z": 2, "function": {"y": 3}}
+    assert b'"z"' not in codec.request_body(LLMRequest(messages=[response.message]), model="m", stream=False)

@@ -989,3 +989,72 @@ def test_live_throughput(live):
         timing = stream.collect().timing
     assert timing.tokens_per_second > 200
     assert timing.time_to_first_token < 0.2
+
+
+# --- what cannot be replaced, and what is wrong at once ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["model", "messages", "stream", "max_tokens", "max_completion_tokens"])
+def test_extra_fields_cannot_replace_what_a_call_is_about(provider, name):
+    """Limits and checks would no longer hold for what is sent."""
+    with pytest.raises(e.InvalidRequestError, match=f"extra_body holds '{name}'"):
+        provider.generate("x", extra_body={name: 1})
+    with pytest.raises(e.InvalidRequestError, match=f"provider_metadata holds '{name}'"):
+        LLMRequest(messages="x", provider_metadata={name: 1})
+
+
+def test_a_key_in_the_wrong_place_is_not_shown():
+    """As the first argument, or as another setting."""
+    for make in (lambda: GroqProvider("gsk_CANARY123456"), lambda: offline(timeout="gsk_CANARY123456")):
+        with pytest.raises(e.ConfigurationError) as caught:
+            make()
+        assert "CANARY" not in str(caught.value)
+
+
+def test_shared_fields_of_many_requests_are_checked_once(provider):
+    """Not once for every item."""
+    with pytest.raises(e.InvalidRequestError, match="temperature = 9"):
+        provider.generate_many(["a", "b"], temperature=9)
+
+
+def test_a_provider_with_parts_of_the_callers_does_not_pickle():
+    """It would lose them without a word."""
+    with offline(rate_limiter=TokenBucketRateLimiter()) as provider, pytest.raises(TypeError, match="rate_limiter"):
+        pickle.dumps(provider)
+
+
+def test_an_unpickled_provider_looks_for_its_key_on_first_use(emulator, monkeypatch):
+    """Unpickling needs none."""
+    monkeypatch.setenv("GROQ_API_KEY", "gsk_1")
+    with GroqProvider(base_url=emulator.base_url) as provider:
+        data = pickle.dumps(provider)
+    monkeypatch.delenv("GROQ_API_KEY")
+    with pickle.loads(data) as again:
+        with pytest.raises(e.ConfigurationError, match="groq API key not provided"):
+            again.generate("x")
+        monkeypatch.setenv("GROQ_API_KEY", "gsk_2")
+        assert again.generate("x").content
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"clock": 5}, {"rate_limiter": 5}, {"latency_tracker": 5}, {"tokenizer": 5}, {"prewarm": 101}],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_wrong_parts_are_named_at_construction(settings):
+    """Not at the first call."""
+    with pytest.raises(e.ConfigurationError, match=next(iter(settings))):
+        offline(**settings)
+
+
+@pytest.mark.parametrize("connections", ["1", 0, 101, True], ids=repr)
+def test_a_wrong_number_of_connections_to_warm_up_is_named(provider, connections):
+    """With its range."""
+    with pytest.raises(e.ConfigurationError, match="must be an integer from 1 to 100"):
+        provider.warm_up(connections)
+
+
+def test_a_query_that_cannot_be_written_is_refused(provider):
+    """A lone surrogate has no UTF-8."""
+    with pytest.raises(e.InvalidRequestError, match="extra_query"):
+        provider.generate("x", extra_query={"a": "\ud800"})
