@@ -431,7 +431,7 @@ def test_76_an_interrupt_at_any_line_leaves_nothing_behind(part, call, full):
         ) as provider,
     ):
         plain_call(provider)
-        for number in itertools.count(step=1 if full else 4):
+        for number in itertools.count(step=1 if full else 2):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ResourceWarning)
                 with contextlib.suppress(KeyboardInterrupt), striking(MODULES[part], number) as striker:
@@ -479,13 +479,9 @@ def test_76_exceptions_from_other_threads_leave_nothing_behind(full):
                 before = len(caught)
                 assert raise_in(ctypes.c_ulong(thread.ident), ctypes.py_object(Struck)) == 1
                 deadline = time.monotonic() + PATIENCE
-                while len(caught) == before:  # thrown away by a finalizer it struck in, at the worst
-                    reached = progress[0]
+                reached = progress[0]
+                while len(caught) == before and progress[0] < reached + 6:  # it may have struck in a finalizer
                     wait.wait(0.0005)
-                    if progress[0] > reached + 6:
-                        break
-                    if time.monotonic() > deadline:
-                        import faulthandler; faulthandler.dump_traceback(all_threads=True)
                     assert time.monotonic() < deadline, "the thread is stuck"
             stop.set()
             thread.join(PATIENCE)

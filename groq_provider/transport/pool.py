@@ -7,6 +7,7 @@ import logging
 import os
 import queue
 import ssl
+import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -32,9 +33,42 @@ _log = logging.getLogger(__name__)
 at_fork: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
+class _Kept:
+    """What a pool keeps its connections in; urllib3's own is a ``queue.LifoQueue``, whose locks are conditions written in Python.
+
+    An interrupt at the wrong moment inside of one leaves it locked for ever, and with it every call. A ``with`` on a plain lock cannot
+    be torn.
+    """
+
+    def __init__(self, maxsize: int = POOL_SIZE) -> None:
+        self.maxsize = maxsize
+        self.mutex = threading.Lock()  # guards the list; held for one look at it
+        self.queue: list[Any] = []
+
+    def get(self, block: bool = False, timeout: float | None = None) -> Any:  # noqa: ARG002 - the signature of queues
+        """Return what was put last; never waits."""
+        with self.mutex:
+            if self.queue:
+                return self.queue.pop()
+        raise queue.Empty
+
+    def put(self, item: Any, block: bool = False, timeout: float | None = None) -> None:  # noqa: ARG002 - as above
+        """Keep a connection, or the place for one; never waits."""
+        with self.mutex:
+            if len(self.queue) < self.maxsize:
+                self.queue.append(item)
+                return
+        raise queue.Full
+
+    def qsize(self) -> int:
+        """Return how many there are, places included."""
+        return len(self.queue)
+
+
 class _Pool(HTTPConnectionPool):
     """What both kinds of pools share. Never blocks; a cap on connections is the transport's business."""
 
+    QueueCls: Any = _Kept
     clock: Clock
     #: Whether requests go through a tunnel that a proxy makes; set by whoever makes the pool.
     tunnelled = False
@@ -97,7 +131,7 @@ class _Pool(HTTPConnectionPool):
             conn.close()
 
     @staticmethod
-    def _empty(kept: queue.LifoQueue[Any]) -> None:
+    def _empty(kept: Any) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
                 if conn := kept.get(block=False):
