@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import socket
 import threading
 import time
@@ -17,6 +18,12 @@ _LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="run soaks, fuzzing and kill tests whole")
     parser.addoption("--live", action="store_true", help="run tests against the real service; needs GROQ_API_KEY")
+
+
+def pytest_configure(config):
+    # A shell starts its background jobs with Ctrl-C ignored, which children inherit; tests send it to theirs.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config, items):
