@@ -193,6 +193,8 @@ class WireHTTPResponse(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(_Readable(sock, current()), *args, **kwargs)  # type: ignore[arg-type]  # only makefile() is used
 
+    #: Here for an object that an interrupt left half made: io closes that, too, and asks for it.
+    fp: Any = None
     #: Whether bytes of after the body have been read already; known once the answer is closed. Such a connection is of no use.
     overrun = False
 
