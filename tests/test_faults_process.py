@@ -463,9 +463,10 @@ def test_76_exceptions_from_other_threads_leave_nothing_behind(full):
         def work():
             while not stop.is_set():
                 try:
-                    for call in (plain_call, whole_stream, left_stream):
-                        call(provider)
-                        progress[0] += 1
+                    while not stop.is_set():
+                        for call in (plain_call, whole_stream, left_stream):
+                            call(provider)
+                            progress[0] += 1
                 except Struck as struck:
                     caught.append(struck.with_traceback(None))
 
@@ -475,14 +476,13 @@ def test_76_exceptions_from_other_threads_leave_nothing_behind(full):
             thread.start()
             wait = threading.Event()
             for number in range(rounds):
-                wait.wait(0.0003 * (number % 11))
-                before = len(caught)
-                assert raise_in(ctypes.c_ulong(thread.ident), ctypes.py_object(Struck)) == 1
-                deadline = time.monotonic() + PATIENCE
                 reached = progress[0]
-                while len(caught) == before and progress[0] < reached + 6:  # it may have struck in a finalizer
-                    wait.wait(0.0005)
-                    assert time.monotonic() < deadline, "the thread is stuck"
+                until(lambda reached=reached: progress[0] > reached, "a call to end: the thread is stuck")
+                wait.wait(0.0003 * (number % 11))
+                before, reached = len(caught), progress[0]
+                assert raise_in(ctypes.c_ulong(thread.ident), ctypes.py_object(Struck)) == 1
+                # It may have struck in a finalizer, and be gone.
+                until(lambda before=before, reached=reached: len(caught) > before or progress[0] > reached + 6, "it to strike")  # fmt: skip
             stop.set()
             thread.join(PATIENCE)
             assert not thread.is_alive()
