@@ -1,24 +1,25 @@
-"""What is compared, and the child process each contender runs in.
+"""What is compared. A contender is told where the server is and makes a client.
 
-A contender is told a port and makes a client; ``answer`` returns the text of a plain answer, ``pieces`` yields those of a stream.
-All send the same request and take the text out of what they get; none is given more help than its documentation gives.
-
-``python benchmarks/contenders.py NAME PORT`` reads one JSON command a line and answers with one line of JSON.
+``answer`` returns the text of a plain answer, ``pieces`` yields those of a stream, ``another`` is a client for one more stream beside
+those open already. All send the same request and take the text out of what they get; none is given more help than its documentation
+gives. ``raw`` is no contender: it is what the server itself can do.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import socket
+import ssl
 import sys
 import threading
-import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout, installed or not
 
@@ -35,8 +36,23 @@ PATH = "/openai/v1/chat/completions"
 _EVENT_END = b"\n\n"
 
 
-def _body(model: str, *, stream: bool) -> dict[str, Any]:
-    return {"model": model, "messages": MESSAGES, **FIELDS, "stream": stream}
+@dataclass(frozen=True)
+class Where:
+    """The server: its port, and for TLS the bundle that vouches for it."""
+
+    port: int
+    ca: str | None = None
+
+    @property
+    def url(self) -> str:
+        return f"{'http' if self.ca is None else 'https'}://127.0.0.1:{self.port}"
+
+    def context(self) -> ssl.SSLContext | None:
+        return None if self.ca is None else ssl.create_default_context(cafile=self.ca)
+
+
+def _body(model: str, messages: Any, *, stream: bool) -> dict[str, Any]:
+    return {"model": model, "messages": messages, **FIELDS, "stream": stream}
 
 
 class Ours:
@@ -45,16 +61,17 @@ class Ours:
     title = "groq_provider"
     needs = ("requests", "attrs", "cattrs")
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, where: Where) -> None:
         from groq_provider import GroqProvider, RateLimits
 
         limits = RateLimits(rpm=100_000_000, rpd=500_000_000, tpm=2_000_000_000, tpd=2_000_000_000_000)
         self._provider = GroqProvider(
-            api_key="gsk_benchmark", base_url=f"http://127.0.0.1:{port}/openai/v1", rate_limits=limits
+            api_key="gsk_benchmark", base_url=f"{where.url}/openai/v1", ca_bundle=where.ca, rate_limits=limits
         )
+        self.warm_up = self._provider.warm_up
 
-    def answer(self) -> str:
-        return self._provider.generate(MESSAGES, model=MODEL, **FIELDS).content
+    def answer(self, model: str = MODEL, messages: Any = MESSAGES) -> str:
+        return self._provider.generate(messages, model=model, **FIELDS).content
 
     def pieces(self, model: str) -> Iterator[str]:
         with self._provider.generate_stream(MESSAGES, model=model, **FIELDS) as stream:
@@ -62,40 +79,56 @@ class Ours:
                 if chunk.content:
                     yield chunk.content
 
+    def another(self) -> Ours:
+        return self
+
 
 class _SDK:
     """Both SDKs have one face."""
 
     _client: Any
 
-    def answer(self) -> str:
-        return self._client.chat.completions.create(model=MODEL, messages=MESSAGES, **FIELDS).choices[0].message.content
+    def answer(self, model: str = MODEL, messages: Any = MESSAGES) -> str:
+        return self._client.chat.completions.create(model=model, messages=messages, **FIELDS).choices[0].message.content
 
     def pieces(self, model: str) -> Iterator[str]:
-        stream = self._client.chat.completions.create(model=model, messages=MESSAGES, stream=True, **FIELDS)
-        for chunk in stream:
-            if chunk.choices and (text := chunk.choices[0].delta.content):
-                yield text
+        with self._client.chat.completions.create(model=model, messages=MESSAGES, stream=True, **FIELDS) as stream:
+            for chunk in stream:
+                if chunk.choices and (text := chunk.choices[0].delta.content):
+                    yield text
+
+    def another(self) -> _SDK:
+        return self
 
 
 class GroqSDK(_SDK):
     title = "groq SDK"
     needs = ("groq",)
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, where: Where) -> None:
         import groq
 
-        self._client = groq.Groq(api_key="gsk_benchmark", base_url=f"http://127.0.0.1:{port}")
+        self._where, self._opened, self._next = where, 0, None
+        more = {"http_client": groq.DefaultHttpxClient(verify=where.context())} if where.ca else {}
+        self._client = groq.Groq(api_key="gsk_benchmark", base_url=where.url, **more)
+
+    def another(self) -> GroqSDK:
+        # A client of this SDK has 100 connections at most.
+        if self._opened % 90 == 0:
+            self._next = GroqSDK(self._where)
+        self._opened += 1
+        return self._next
 
 
 class OpenAISDK(_SDK):
     title = "openai SDK"
     needs = ("openai",)
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, where: Where) -> None:
         import openai
 
-        self._client = openai.OpenAI(api_key="gsk_benchmark", base_url=f"http://127.0.0.1:{port}/openai/v1")
+        more = {"http_client": openai.DefaultHttpxClient(verify=where.context())} if where.ca else {}
+        self._client = openai.OpenAI(api_key="gsk_benchmark", base_url=f"{where.url}/openai/v1", **more)
 
 
 class RequestsSession:
@@ -104,33 +137,37 @@ class RequestsSession:
     title = "requests Session.post"
     needs = ("requests",)
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, where: Where) -> None:
         import requests
 
         self._requests = requests
         self._local = threading.local()
-        self._url = f"http://127.0.0.1:{port}{PATH}"
+        self._url = where.url + PATH
         self._headers = {"Authorization": "Bearer gsk_benchmark"}
+        self._verify = where.ca or True
 
     def _post(self, **arguments: Any) -> Any:
         try:
             session = self._local.session
         except AttributeError:
             session = self._local.session = self._requests.Session()
-        response = session.post(self._url, headers=self._headers, timeout=60, **arguments)
+        response = session.post(self._url, headers=self._headers, timeout=60, verify=self._verify, **arguments)
         response.raise_for_status()
         return response
 
-    def answer(self) -> str:
-        return self._post(json=_body(MODEL, stream=False)).json()["choices"][0]["message"]["content"]
+    def answer(self, model: str = MODEL, messages: Any = MESSAGES) -> str:
+        return self._post(json=_body(model, messages, stream=False)).json()["choices"][0]["message"]["content"]
 
     def pieces(self, model: str) -> Iterator[str]:
-        with self._post(json=_body(model, stream=True), stream=True) as response:
+        with self._post(json=_body(model, MESSAGES, stream=True), stream=True) as response:
             for line in response.iter_lines():
                 if not line.startswith(b"data: ") or line == b"data: [DONE]":
                     continue
                 if text := json.loads(line[6:])["choices"][0]["delta"].get("content"):
                     yield text
+
+    def another(self) -> RequestsSession:
+        return self
 
 
 class RequestsPost(RequestsSession):
@@ -139,7 +176,7 @@ class RequestsPost(RequestsSession):
     title = "requests.post"
 
     def _post(self, **arguments: Any) -> Any:
-        response = self._requests.post(self._url, headers=self._headers, timeout=60, **arguments)
+        response = self._requests.post(self._url, headers=self._headers, timeout=60, verify=self._verify, **arguments)
         response.raise_for_status()
         return response
 
@@ -150,35 +187,85 @@ class Floor:
     title = "http.client + json"
     needs = ()
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, where: Where) -> None:
         import http.client
 
-        self._new = http.client.HTTPConnection
+        self._where = where
+        if where.ca is None:
+            self._new, self._more = http.client.HTTPConnection, {}
+        else:
+            self._new, self._more = http.client.HTTPSConnection, {"context": where.context()}
         self._local = threading.local()
-        self._port = port
         self._headers = {"Authorization": "Bearer gsk_benchmark", "Content-Type": "application/json"}
 
     def _post(self, body: dict[str, Any]) -> Any:
         try:
             connection = self._local.connection
         except AttributeError:
-            connection = self._local.connection = self._new("127.0.0.1", self._port, timeout=60)
+            connection = self._local.connection = self._new("127.0.0.1", self._where.port, timeout=60, **self._more)
         connection.request("POST", PATH, json.dumps(body).encode(), self._headers)
         response = connection.getresponse()
         if response.status != 200:
             raise RuntimeError(f"status {response.status}")
         return response
 
-    def answer(self) -> str:
-        return json.loads(self._post(_body(MODEL, stream=False)).read())["choices"][0]["message"]["content"]
+    def answer(self, model: str = MODEL, messages: Any = MESSAGES) -> str:
+        return json.loads(self._post(_body(model, messages, stream=False)).read())["choices"][0]["message"]["content"]
 
     def pieces(self, model: str) -> Iterator[str]:
-        response, rest = self._post(_body(model, stream=True)), b""
+        response, rest = self._post(_body(model, MESSAGES, stream=True)), b""
         while data := response.read1(65_536):
             *events, rest = (rest + data).split(_EVENT_END)
             for event in events:
                 if event != b"data: [DONE]" and (text := json.loads(event[6:])["choices"][0]["delta"].get("content")):
                     yield text
+
+    def another(self) -> Floor:
+        return Floor(self._where)
+
+
+class Raw:
+    """A socket, canned requests, and a look for the end of the answer."""
+
+    title = "bare socket"
+    needs = ()
+    _text = re.compile(rb'"content":"([^"]+)"')
+
+    def __init__(self, where: Where) -> None:
+        self._where = where
+        self._local = threading.local()
+        self._requests: dict[str, bytes] = {}
+
+    def _send(self, model: str, *, stream: bool) -> socket.socket:
+        try:
+            sock = self._local.sock
+        except AttributeError:
+            sock = socket.create_connection(("127.0.0.1", self._where.port), timeout=60)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            context = self._where.context()
+            sock = self._local.sock = context.wrap_socket(sock, server_hostname="127.0.0.1") if context else sock
+        request = self._requests.get(model)
+        if request is None:
+            body = json.dumps(_body(model, MESSAGES, stream=stream)).encode()
+            head = f"POST {PATH} HTTP/1.1\r\nhost: bench\r\ncontent-length: {len(body)}\r\n\r\n"
+            request = self._requests[model] = head.encode() + body
+        sock.sendall(request)
+        return sock
+
+    def answer(self, model: str = MODEL) -> str:
+        return str(self._send(model, stream=False).recv(65_536)[-2:])
+
+    def pieces(self, model: str) -> Iterator[bytes]:
+        sock, data = self._send(model, stream=True), b""
+        while True:
+            data += sock.recv(262_144)
+            done = 0
+            for found in self._text.finditer(data):
+                done = found.end()
+                yield found[1]
+            if data.endswith(b"\r\n0\r\n\r\n"):
+                return
+            data = data[max(done, len(data) - 300) :]
 
 
 CONTENDERS: dict[str, Any] = {
@@ -189,154 +276,9 @@ CONTENDERS: dict[str, Any] = {
     "requests": RequestsPost,
     "floor": Floor,
 }
+EVERY: dict[str, Any] = {**CONTENDERS, "raw": Raw}
 
 
 def missing(name: str) -> list[str]:
     """Return the packages a contender needs and that are not installed."""
-    return [package for package in CONTENDERS[name].needs if importlib.util.find_spec(package) is None]
-
-
-# --- measures ------------------------------------------------------------------------------------------------------------
-
-
-def measure_json(client: Any, *, requests: int) -> dict[str, float]:
-    """Plain answers from one thread on a kept connection: CPU and wall seconds per request."""
-    answer = client.answer
-    wall, cpu = time.perf_counter(), time.process_time()
-    for _ in range(requests):
-        answer()
-    return {"cpu": (time.process_time() - cpu) / requests, "wall": (time.perf_counter() - wall) / requests}
-
-
-def _stream(client: Any, kind: str, count: int) -> float:
-    seen, cpu = 0, time.process_time()
-    for _ in client.pieces(f"bench/{kind}-{count}"):
-        seen += 1
-    cpu = time.process_time() - cpu
-    if seen != count:
-        raise RuntimeError(f"{seen} chunks came, not {count}")
-    return cpu
-
-
-def measure_chunks(client: Any, *, kind: str, chunks: int) -> dict[str, float]:
-    """CPU seconds per chunk of a long stream, what a stream of one chunk costs taken off; and that of the short stream."""
-    short = min(_stream(client, kind, 1) for _ in range(3))
-    return {"cpu": (_stream(client, kind, chunks + 1) - short) / chunks, "short": short}
-
-
-def measure_first(client: Any, *, requests: int) -> dict[str, list[float]]:
-    """Wall seconds from the call to the first text, on a kept connection."""
-    times = []
-    for _ in range(requests):
-        began = time.perf_counter()
-        pieces = client.pieces("bench/events-3")
-        next(pieces)
-        times.append(time.perf_counter() - began)
-        for _ in pieces:  # to the end, so that the connection is kept
-            pass
-    return {"wall": times}
-
-
-def measure_rate(client: Any, *, threads: int, seconds: float) -> dict[str, float]:
-    """Plain answers per second from some threads that share the client, and the CPU seconds each cost."""
-    gate, counts, problems = threading.Barrier(threads + 1), [0] * threads, []
-
-    def work(index: int) -> None:
-        try:
-            client.answer()  # opens this thread's connection
-        except Exception as problem:
-            problems.append(problem)
-        gate.wait()
-        gate.wait()  # the clock has started
-        done = 0
-        try:
-            while time.perf_counter() < end:
-                client.answer()
-                done += 1
-        except Exception as problem:
-            problems.append(problem)
-        counts[index] = done
-
-    workers = [threading.Thread(target=work, args=(index,)) for index in range(threads)]
-    for worker in workers:
-        worker.start()
-    gate.wait()
-    began, cpu = time.perf_counter(), time.process_time()
-    end = began + seconds
-    gate.wait()
-    for worker in workers:
-        worker.join()
-    wall, cpu = time.perf_counter() - began, time.process_time() - cpu
-    if problems:
-        raise problems[0]
-    return {"rate": sum(counts) / wall, "cpu": cpu / max(sum(counts), 1)}
-
-
-MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
-    "json": measure_json,
-    "chunks": measure_chunks,
-    "first": measure_first,
-    "rate": measure_rate,
-}
-
-
-def serve_commands(name: str, port: int) -> None:
-    """Measure what is asked for, one line each, until the input ends."""
-    client = CONTENDERS[name](port)
-    client.answer()
-    for _ in client.pieces("bench/events-3"):  # loads whatever is loaded late
-        pass
-    print(json.dumps({"ready": name}), flush=True)
-    for line in sys.stdin:
-        command = json.loads(line)
-        try:
-            found = MEASURES[command.pop("measure")](client, **command)
-        except Exception as problem:
-            found = {"error": f"{type(problem).__name__}: {problem}"[:300]}
-        print(json.dumps(found), flush=True)
-
-
-# --- the server's own ceiling ------------------------------------------------------------------------------------------------
-
-
-def ceiling(port: int, *, seconds: float = 0.5, chunks: int = 2000) -> dict[str, float]:
-    """Measure the server with bare sockets: requests per second on 1 and on 32 connections, chunks per second."""
-    body = json.dumps(_body(MODEL, stream=False)).encode()
-    request = b"POST %b HTTP/1.1\r\nhost: bench\r\ncontent-length: %d\r\n\r\n%b" % (PATH.encode(), len(body), body)
-    found = {f"rate_{count}": _raw_rate(port, request, count, seconds) for count in (1, 32)}
-    for kind in ("events", "burst"):
-        body = json.dumps(_body(f"bench/{kind}-{chunks}", stream=True)).encode()
-        request = b"POST %b HTTP/1.1\r\nhost: bench\r\ncontent-length: %d\r\n\r\n%b" % (PATH.encode(), len(body), body)
-        found[f"chunks_{kind}"] = max(_raw_chunks(port, request, chunks) for _ in range(3))
-    return found
-
-
-def _raw_rate(port: int, request: bytes, count: int, seconds: float) -> float:
-    sockets = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(count)]
-    for sock in sockets:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    done, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        for sock in sockets:
-            sock.sendall(request)
-        for sock in sockets:
-            sock.recv(65_536)
-        done += count
-    rate = done / (time.perf_counter() - began)
-    for sock in sockets:
-        sock.close()
-    return rate
-
-
-def _raw_chunks(port: int, request: bytes, chunks: int) -> float:
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
-        began = time.perf_counter()
-        sock.sendall(request)
-        end = b""
-        while not end.endswith(b"0\r\n\r\n"):
-            end = end[-8:] + sock.recv(262_144)
-        return chunks / (time.perf_counter() - began)
-
-
-if __name__ == "__main__":
-    serve_commands(sys.argv[1], int(sys.argv[2]))
+    return [package for package in EVERY[name].needs if importlib.util.find_spec(package) is None]

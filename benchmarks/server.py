@@ -1,149 +1,112 @@
-"""A server of canned answers, quick enough not to be what is measured.
+"""A server of canned answers, quick enough not to be what is measured. ``answers.py`` says which answer a request gets.
 
-One process, one thread, one selector. It looks for the end of a request and for the name of the model, and sends bytes that were
-made beforehand:
+Plain connections are served by one thread and one selector, TLS ones (if the ``trustme`` package is there) by a thread each: they
+serve measures of time, not of throughput. ``GET /stats`` tells the CPU seconds used, the connections accepted and the TLS handshakes
+made so far, as JSON.
 
-* any model: a plain JSON answer of about 630 bytes with the headers the service sends;
-* ``bench/events-N``: a stream of N text chunks, one HTTP chunk and one ``send`` per event;
-* ``bench/burst-N``: the same bytes, all in one ``sendall``;
-* ``bench/merged-N``: the same events in HTTP chunks of 16 KiB, as an edge that buffers sends them;
-* ``GET /cpu``: the CPU seconds the server has used so far, as text.
-
-``python benchmarks/server.py`` prints ``PORT n`` and serves until its standard input ends.
+``python benchmarks/server.py [--ca FILE]`` prints ``PORT n TLSPORT m`` (m is 0 without TLS) and serves until its standard input ends.
+With *--ca* it writes a bundle there: certifi's certificates, so that loading it costs what it costs everybody, and its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
+import heapq
 import itertools
 import json
 import os
 import re
 import selectors
 import socket
+import ssl
 import struct
 import sys
+import tempfile
+import threading
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-WORDS = (
-    "The",
-    " LPU",
-    " is",
-    " a",
-    " deterministic",
-    " processor",
-    ",",
-    " ol",
-    "á!",
-    " which",
-    " answers",
-    " quickly",
-    ".\n",
-)
-ID = "chatcmpl-3f0c1d52-7a7e-4c61-9b06-0d3c5a0e1111"
-REQUEST_ID = "req_01k9zzzzzzzzzzzzzzzzzzzzzz"
-USAGE = {
-    "queue_time": 0.0197, "prompt_tokens": 62, "prompt_time": 0.0031, "completion_tokens": 18, "completion_time": 0.0402,
-    "total_tokens": 80, "total_time": 0.0433,
-}  # fmt: skip
-#: The service's own names and forms; limits so large that no limiter that learns them ever waits.
-COMMON_HEADERS = (
-    "date: Sun, 22 Nov 2026 15:30:00 GMT",
-    "vary: Origin",
-    "strict-transport-security: max-age=15552000",
-    f"x-request-id: {REQUEST_ID}",
-    "x-groq-region: fra",
-    "x-ratelimit-limit-requests: 500000000",
-    "x-ratelimit-limit-tokens: 2000000000",
-    "x-ratelimit-remaining-requests: 499998960",
-    "x-ratelimit-remaining-tokens: 1744666667",
-    "x-ratelimit-reset-requests: 2m59.56s",
-    "x-ratelimit-reset-tokens: 7.66s",
-    "server: bench",
-)
-_MODEL = re.compile(rb'"model": ?"bench/(events|burst|merged)-(\d+)"')
+import answers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-_MERGED = 16_384
+#: Of a long request only so much of its beginning and end is kept, where the model's name stands.
+_KEPT = 4_096
 
 
-def _head(*headers: str) -> bytes:
-    return "\r\n".join(("HTTP/1.1 200 OK", *headers, *COMMON_HEADERS, "", "")).encode("ascii")
+class _Request:
+    """What has arrived of a request; finds its end without keeping a long body."""
+
+    __slots__ = ("begin", "end", "missing")
+
+    def __init__(self) -> None:
+        self.begin = b""
+        self.end = b""
+        self.missing = -1  # of the body; below 0 while the head is not whole
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take in bytes; return the request (a long one without its middle) when it is whole."""
+        if self.missing < 0:
+            data = self.begin + data
+            stop = data.find(b"\r\n\r\n")
+            if stop < 0:
+                self.begin = data
+                return None
+            found = _LENGTH.search(data, 0, stop)
+            self.missing = stop + 4 + (int(found[1]) if found else 0) - len(data)
+            if self.missing <= 0:
+                return data
+            self.begin = data[: stop + _KEPT]
+        else:
+            self.missing -= len(data)
+        self.end = (self.end + data)[-_KEPT:]
+        return self.begin + self.end if self.missing <= 0 else None
 
 
-def _compact(data: object) -> bytes:
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+class _Stats:
+    """What the server counts."""
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.handshakes = 0
+
+    def answer(self) -> bytes:
+        body = json.dumps(
+            {"cpu": time.process_time(), "accepted": self.accepted, "handshakes": self.handshakes}
+        ).encode()
+        return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
 
-def plain_answer() -> bytes:
-    """Return a whole answer, head and body."""
-    body = _compact(
-        {
-            "id": ID,
-            "object": "chat.completion",
-            "created": 1790000000,
-            "model": "openai/gpt-oss-20b",
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {"role": "assistant", "content": "LPUs run inference in a fixed order. " * 2},
-                    "logprobs": None,
-                    "finish_reason": "stop",
-                }
-            ],
-            "usage": USAGE,
-            "usage_breakdown": None,
-            "system_fingerprint": "fp_c82faf3ca0",
-            "x_groq": {"id": REQUEST_ID, "seed": 581043163},
-            "service_tier": "on_demand",
-        }
-    )
-    kind = ("content-type: application/json", "cache-control: private, max-age=0, no-store, no-cache, must-revalidate")
-    return _head(*kind, f"content-length: {len(body)}") + body
+def _timed(count: int) -> Iterator[tuple[float, bytes | None]]:
+    """Yield when to send each piece of a stream, and the piece; ``None`` is an event that tells its time."""
+    start = time.monotonic()
+    yield start, answers.head(*answers.STREAM_HEADERS) + answers.framed(answers.first_event())
+    for number in range(1, count + 1):
+        yield start + number * answers.INTERVAL, None
+    ends = [answers.framed(each) for each in answers.last_events()]
+    yield start + (count + 1) * answers.INTERVAL, b"".join(ends) + answers.END
 
 
-def _event(delta: dict[str, str], finish: str | None = None, **more: object) -> bytes:
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-    data = {
-        "id": ID,
-        "object": "chat.completion.chunk",
-        "created": 1790000001,
-        "model": "openai/gpt-oss-20b",
-        "system_fingerprint": "fp_00c37775b7",
-        "choices": [choice],
-        **more,
-    }
-    return b"data: %b\n\n" % _compact(data)
-
-
-@functools.cache
-def stream_answer(kind: str, count: int) -> list[bytes]:
-    """Return a streamed answer of *count* text chunks, as the pieces it is sent in."""
-    words = itertools.islice(itertools.cycle(WORDS), count)
-    events = [
-        _event({"role": "assistant", "content": ""}, x_groq={"id": REQUEST_ID, "seed": 2139001717}),
-        *(_event({"content": word}) for word in words),
-        _event({}, "stop", x_groq={"id": REQUEST_ID, "usage": USAGE}, usage=USAGE),
-        b"data: [DONE]\n\n",
-    ]
-    if kind == "merged":
-        whole = b"".join(events)
-        events = [whole[start : start + _MERGED] for start in range(0, len(whole), _MERGED)]
-    head = _head("content-type: text/event-stream", "cache-control: no-cache", "transfer-encoding: chunked")
-    framed = [b"%x\r\n%b\r\n" % (len(event), event) for event in events]
-    framed[-1] += b"0\r\n\r\n"
-    return [head, *framed] if kind == "events" else [head + b"".join(framed)]
+def _stamped() -> bytes:
+    return answers.framed(answers.event({"content": f"{time.monotonic():.7f} "}))
 
 
 class Server:
-    """Serves on 127.0.0.1; one request at a time, so that a stream is not slowed by others."""
+    """The plain part."""
 
-    def __init__(self) -> None:
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    def __init__(self, stats: _Stats) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self.port: int = self.listener.getsockname()[1]
-        self._plain = plain_answer()
+        self._stats = stats
+        self._plain = answers.plain()
         self._selector = selectors.DefaultSelector()
-        self._partial: dict[socket.socket, bytes] = {}
+        self._partial: dict[socket.socket, _Request] = {}
+        self._packs: dict[socket.socket, list[bytes]] = {}  # what is left of each, last piece first
+        self._due: list[tuple[float, int, socket.socket, bytes | None, Any]] = []
+        self._number = itertools.count()
 
     def run(self, until: int) -> None:
         """Serve until the file descriptor *until* can be read."""
@@ -151,7 +114,12 @@ class Server:
         self._selector.register(self.listener, selectors.EVENT_READ)
         self._selector.register(until, selectors.EVENT_READ)
         while True:
-            for key, _ in select():
+            timeout = None
+            if self._packs:
+                timeout = self._send_packs()
+            if self._due:
+                timeout = self._send_due(timeout)
+            for key, _ in select(timeout):
                 if key.fileobj is self.listener:
                     self._accept()
                 elif key.fileobj == until:
@@ -161,6 +129,7 @@ class Server:
 
     def _accept(self) -> None:
         connection, _ = self.listener.accept()
+        self._stats.accepted += 1
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 10, 0))
         self._selector.register(connection, selectors.EVENT_READ)
@@ -170,45 +139,167 @@ class Server:
             data = connection.recv(262_144)
             if not data:
                 raise ConnectionAbortedError
-            if self._partial:
-                data = self._partial.pop(connection, b"") + data
-            while data:
-                end = self._end_of_request(data)
-                if end < 0:
-                    self._partial[connection] = data
-                    return
-                self._answer(connection, data[:end])
-                data = data[end:]
+            request = (self._partial.pop(connection, None) if self._partial else None) or _Request()
+            whole = request.feed(data)
+            if whole is None:
+                self._partial[connection] = request
+            else:
+                self._answer(connection, whole)
         except OSError:
-            self._partial.pop(connection, None)
+            self._drop(connection)
+
+    def _drop(self, connection: socket.socket) -> None:
+        self._partial.pop(connection, None)
+        self._packs.pop(connection, None)
+        if connection.fileno() >= 0:
             self._selector.unregister(connection)
             connection.close()
 
-    @staticmethod
-    def _end_of_request(data: bytes) -> int:
-        head = data.find(b"\r\n\r\n")
-        if head < 0:
-            return -1
-        found = _LENGTH.search(data, 0, head)
-        end = head + 4 + (int(found[1]) if found else 0)
-        return end if len(data) >= end else -1
-
     def _answer(self, connection: socket.socket, request: bytes) -> None:
-        found = _MODEL.search(request)
-        if found:
-            for piece in stream_answer(found[1].decode(), int(found[2])):
-                connection.sendall(piece)
-        elif request.startswith(b"GET /cpu"):
-            body = b"%f" % time.process_time()
-            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        found = answers.MODEL.search(request)
+        if not found:
+            connection.sendall(self._stats.answer() if request.startswith(b"GET /stats") else self._plain)
+            return
+        kind, count = found[1].decode(), int(found[2])
+        if kind == "size":
+            connection.sendall(answers.plain(count))
+        elif kind == "close":
+            connection.sendall(answers.plain(None, "connection: close"))
+            self._drop(connection)
+        elif kind == "slow":
+            heapq.heappush(
+                self._due, (time.monotonic() + count / 1000, next(self._number), connection, self._plain, None)
+            )
+        elif kind == "timed":
+            self._plan(connection, _timed(count))
+        elif kind == "packs":
+            self._packs[connection] = answers.stream(kind, count)[::-1]
         else:
-            connection.sendall(self._plain)
+            for piece in answers.stream(kind, count):
+                connection.sendall(piece)
+
+    def _plan(self, connection: socket.socket, rest: Any) -> None:
+        due = next(rest, None)
+        if due is not None:
+            heapq.heappush(self._due, (due[0], next(self._number), connection, due[1], rest))
+
+    def _send_due(self, timeout: float | None) -> float | None:
+        """Send what is due; return how long the next one has time."""
+        while self._due and self._due[0][0] <= time.monotonic():
+            _, _, connection, piece, rest = heapq.heappop(self._due)
+            try:
+                connection.sendall(_stamped() if piece is None else piece)
+            except OSError:
+                self._drop(connection)
+            else:
+                if rest is not None:
+                    self._plan(connection, rest)
+        if timeout == 0 or not self._due:
+            return timeout
+        # Rounded up to the selector's milliseconds: an event may leave late, but its stamp is made as it leaves.
+        return max(0.0, self._due[0][0] - time.monotonic())
+
+    def _send_packs(self) -> float:
+        """Send the next piece of every such stream that takes it; return how long to wait for other work."""
+        moved = False
+        for connection, pieces in list(self._packs.items()):
+            try:
+                sent = connection.send(pieces[-1], socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                continue
+            except OSError:
+                self._drop(connection)
+                continue
+            moved = True
+            if sent < len(pieces[-1]):
+                pieces[-1] = pieces[-1][sent:]
+            else:
+                pieces.pop()
+                if not pieces:
+                    del self._packs[connection]
+        return 0.0 if moved else 0.0005
+
+
+class TLSServer:
+    """The TLS part: a thread per connection."""
+
+    def __init__(self, stats: _Stats, ca: Path | None) -> None:
+        import certifi
+        import trustme
+
+        authority = trustme.CA()
+        certificate = authority.issue_cert("127.0.0.1", "localhost")
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        with tempfile.TemporaryDirectory() as folder:
+            for number, blob in enumerate([*certificate.cert_chain_pems]):
+                blob.write_to_path(f"{folder}/chain", append=number > 0)
+            certificate.private_key_pem.write_to_path(f"{folder}/key")
+            self._context.load_cert_chain(f"{folder}/chain", f"{folder}/key")
+        if ca is not None:
+            ca.write_bytes(Path(certifi.where()).read_bytes() + b"\n" + authority.cert_pem.bytes())
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self.port: int = self._listener.getsockname()[1]
+        self._stats = stats
+        self._lock = threading.Lock()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            with self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False) as secure:
+                secure.settimeout(60)
+                secure.do_handshake()
+                with self._lock:
+                    self._stats.handshakes += 1
+                request = _Request()
+                while data := secure.recv(262_144):
+                    whole = request.feed(data)
+                    if whole is not None:
+                        request = _Request()
+                        if not self._answer(secure, whole):
+                            return
+        except OSError:
+            pass
+        finally:
+            connection.close()
+
+    def _answer(self, secure: ssl.SSLSocket, request: bytes) -> bool:
+        found = answers.MODEL.search(request)
+        kind, count = (found[1].decode(), int(found[2])) if found else ("", 0)
+        if kind == "timed":
+            for when, piece in _timed(count):
+                time.sleep(max(0.0, when - time.monotonic()))
+                secure.sendall(_stamped() if piece is None else piece)
+        elif kind in ("events", "burst", "merged", "packs", "hold"):
+            for piece in answers.stream(kind, count):
+                secure.sendall(piece)
+        elif kind == "close":
+            secure.sendall(answers.plain(None, "connection: close"))
+            return False
+        else:
+            if kind == "slow":
+                time.sleep(count / 1000)
+            secure.sendall(answers.plain(count if kind == "size" else None))
+        return True
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
-    server = Server()
-    print(f"PORT {server.port}", flush=True)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--ca", type=Path, help="write the bundle of certificates here")
+    args = parser.parse_args()
+    stats = _Stats()
+    server = Server(stats)
+    try:
+        secure = TLSServer(stats, args.ca).port
+    except ImportError:
+        secure = 0
+    sys.setswitchinterval(0.0005)
+    print(f"PORT {server.port} TLSPORT {secure}", flush=True)
     server.run(sys.stdin.fileno())
     os._exit(0)  # nothing to clear up, and connections still open need no farewell
 

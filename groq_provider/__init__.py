@@ -73,7 +73,10 @@ if TYPE_CHECKING:
     from .latency import LatencyTracker
     from .protocols import LatencyRecorder, Provider, RateLimiter, Reservation
     from .provider import GroqProvider
+    from .ratelimit.file_store import FileStore
     from .ratelimit.limiter import TokenBucketRateLimiter
+    from .ratelimit.redis_store import RedisStore
+    from .ratelimit.stores import RateLimitStore
     from .stream import ResponseStream
     from .types.messages import ContentPart, DocumentPart, ImagePart, Message, TextPart, Tool, ToolCall, ToolFunction
     from .types.models import ModelCapability, ModelInfo, ModelLimits, ModelPricing, PerformanceProfile, ProviderType
@@ -126,7 +129,10 @@ _HOMES = {
     "latency": "LatencyTracker",
     "protocols": "LatencyRecorder Provider RateLimiter Reservation",
     "provider": "GroqProvider",
+    "ratelimit.file_store": "FileStore",
     "ratelimit.limiter": "TokenBucketRateLimiter",
+    "ratelimit.redis_store": "RedisStore",
+    "ratelimit.stores": "RateLimitStore",
     "stream": "ResponseStream",
     "types.messages": "ContentPart DocumentPart ImagePart Message TextPart Tool ToolCall ToolFunction",
     "types.models": "ModelCapability ModelInfo ModelLimits ModelPricing PerformanceProfile ProviderType",
@@ -172,6 +178,7 @@ __all__ = [
     "ExecutedTool",
     "FallbackProvider",
     "FallbackStream",
+    "FileStore",
     "FunctionCitation",
     "GroqProvider",
     "GroqProviderError",
@@ -215,6 +222,7 @@ __all__ = [
     "ProxyError",
     "RateLimitInfo",
     "RateLimitStatus",
+    "RateLimitStore",
     "RateLimitTimeoutError",
     "RateLimitWindow",
     "RateLimitedError",
@@ -222,6 +230,7 @@ __all__ = [
     "RateLimits",
     "ReadTimeoutError",
     "RedirectRefusedError",
+    "RedisStore",
     "RequestCancelledError",
     "RequestTooLargeError",
     "Reservation",

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextvars
+import logging
+import math
 import queue
+import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
 from groq_provider import errors as e
 from groq_provider.cancel import CancelToken
+from groq_provider.concurrency import MOST, Controller, comparable
 from groq_provider.types.messages import Message
 from groq_provider.types.request import LLMRequest
 from groq_provider.types.response import LLMResponse
@@ -22,6 +26,13 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 __all__ = ["BulkResult", "BulkRun"]
+
+_log = logging.getLogger(__name__)
+#: What an attempt ended with that was refused for lack of room.
+_REFUSALS = (e.RateLimitedError, e.OverloadedError)
+_REFUSAL_NAMES = {error.__name__ for error in _REFUSALS}
+#: More of its time than this in the limiter's queue or between retries, and a call is no reason to have more of them.
+_WAITING = 0.1
 
 
 @attrs.frozen(kw_only=True)
@@ -53,13 +64,16 @@ class BulkResult:
 class BulkRun:
     """Iterate it for results; use it as a context manager, so that leaving early ends what is unfinished.
 
-    At most twice as many items as workers are taken from the input ahead of the results, so inputs of any length take little
-    memory. The input is read in the thread that iterates.
+    At most twice as many items as workers (as :attr:`workers` says at that moment) are taken from the input ahead of the results,
+    so inputs of any length take little memory. The input is read in the thread that iterates.
 
     Thread safety: it belongs to one iterating thread; :meth:`cancel` may be called from any.
 
     .. versionadded:: 0.1.0
     """
+
+    submitted = 0
+    completed = 0
 
     def __init__(
         self,
@@ -67,12 +81,14 @@ class BulkRun:
         call: Callable[[LLMRequest, CancelToken], LLMResponse],
         *,
         fields: dict[str, Any],
-        max_workers: int,
+        max_workers: int | Literal["auto"],
         ordered: bool,
         cancel: CancelToken | None,
     ) -> None:
-        if isinstance(max_workers, bool) or not isinstance(max_workers, int) or max_workers < 1:
-            raise e.ConfigurationError(f"max_workers = {max_workers!r}: must be an integer of at least 1")
+        if max_workers != "auto" and (
+            isinstance(max_workers, bool) or not isinstance(max_workers, int) or max_workers < 1
+        ):
+            raise e.ConfigurationError(f'max_workers = {max_workers!r}: must be an integer of at least 1, or "auto"')
         if isinstance(requests, (str, bytes, Mapping, Message, LLMRequest)) or not isinstance(requests, Iterable):
             kind = "text" if isinstance(requests, str) else type(requests).__name__
             raise e.InvalidRequestError(
@@ -81,9 +97,13 @@ class BulkRun:
         self._input = enumerate(iter(requests))
         self._call = call
         self._fields = fields
-        self._window = 2 * max_workers
         self._ordered = ordered
-        self._threads = ThreadPoolExecutor(max_workers, thread_name_prefix="groq-bulk")
+        self._threads: ThreadPoolExecutor | _Crew
+        if max_workers == "auto":
+            self._threads = _Crew()
+        else:
+            self._workers = max_workers
+            self._threads = ThreadPoolExecutor(max_workers, thread_name_prefix="groq-bulk")
         self._token = CancelToken()
         self._outer = cancel
         self._handle = None if cancel is None else cancel.subscribe(self._token.cancel)
@@ -94,11 +114,14 @@ class BulkRun:
         self._input_error: BaseException | None = None
         self._cut = False  # whether a cancel left items untaken
         self._closed = False
-        self.submitted = 0
-        self.completed = 0
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.completed} of {self.submitted} taken done>"
+
+    @property
+    def workers(self) -> int:
+        """How many items may be worked on at once: what was asked for; with ``"auto"`` the number right now."""
+        return self._threads.workers if isinstance(self._threads, _Crew) else self._workers
 
     def __iter__(self) -> Iterator[BulkResult]:
         return self
@@ -128,7 +151,7 @@ class BulkRun:
         return result
 
     def _fill(self) -> None:
-        while self._running < self._window and not self._exhausted:
+        while self._running < 2 * self.workers and not self._exhausted:
             if self._token.cancelled:
                 self._exhausted = self._cut = True
                 return
@@ -188,6 +211,125 @@ class BulkRun:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
 
+class _Crew:
+    """A pool of threads of which as many work at once as its controller says.
+
+    A thread takes item after item, and ends where the controller wants fewer. New ones are begun only by whoever submits: a worker
+    must not hold a lock of the pool, for a run nobody holds any more may be collected, and its pool shut down, in any thread.
+
+    Thread safety: one thread submits.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the controller and the two below; held for a moment, never during a call
+        self._controller = Controller()
+        self._pending: deque[tuple[Future[BulkResult], Callable[..., BulkResult], tuple[Any, ...]]] = deque()
+        self._opening: set[object] = set()  # threads asked for that have not begun
+        self._threads = ThreadPoolExecutor(MOST, thread_name_prefix="groq-bulk")
+
+    @property
+    def workers(self) -> int:
+        return self._controller.limit
+
+    def submit(self, function: Callable[..., BulkResult], *args: Any) -> Future[BulkResult]:
+        future: Future[BulkResult] = Future()
+        with self._lock:
+            self._pending.append((future, function, args))
+        while True:
+            with self._lock:
+                free = self._controller.limit - self._controller.in_flight
+                if len(self._opening) >= min(free, len(self._pending)):
+                    return future
+                claim = object()
+                self._opening.add(claim)
+            try:
+                self._threads.submit(self._work, claim)
+            except RuntimeError:  # the system has no more threads, or the interpreter ends
+                with self._lock:
+                    self._opening.discard(claim)
+                    if not self._opening and not self._controller.in_flight:
+                        raise
+                return future  # those there are will do it
+
+    def shutdown(self, *, wait: bool, cancel_futures: bool) -> None:
+        while cancel_futures:  # without the lock: this may be a finalizer, in a thread that holds it
+            try:
+                future, _, _ = self._pending.popleft()
+            except IndexError:
+                break
+            future.cancel()
+        self._threads.shutdown(wait=wait, cancel_futures=cancel_futures)
+
+    def _work(self, claim: object) -> None:
+        job = self._next(None, {}, claim)
+        while job is not None:
+            number, future, function, args = job
+            result: BulkResult | None = None
+            failure: BaseException | None = None
+            outcome: dict[str, Any] = {}
+            if future.set_running_or_notify_cancel():
+                try:
+                    result = function(*args)
+                    outcome = _outcome(result)
+                except BaseException as error:  # noqa: BLE001 - handed to whoever reads the results, as a pool does
+                    failure = error
+            job = self._next(number, outcome)
+            if failure is not None:
+                future.set_exception(failure)
+            elif result is not None:
+                future.set_result(result)
+            del future, function, args, result, failure  # a thread that waits holds nothing of what it did
+
+    def _next(
+        self, number: int | None, outcome: dict[str, Any], claim: object = None
+    ) -> tuple[int, Future[BulkResult], Callable[..., BulkResult], tuple[Any, ...]] | None:
+        """End one item and begin another in one step, so that the moment between them does not look like a slot nobody needs."""
+        with self._lock:
+            self._opening.discard(claim)
+            before = self._controller.limit
+            if number is not None:
+                self._controller.end(number, **outcome)
+            after = self._controller.limit
+            job = None
+            if self._controller.in_flight < after:
+                try:
+                    waiting = self._pending.popleft()
+                except IndexError:  # none left, or a finalizer was here
+                    pass
+                else:
+                    job = (self._controller.start(), *waiting)
+        if after != before:
+            _log.debug("workers: %d instead of %d", after, before)
+        return job
+
+
+def _outcome(result: BulkResult) -> dict[str, Any]:
+    """Return what an item says of the service's load, as arguments of ``Controller.end``."""
+    error, response = result.error, result.response
+    attempts = response.attempts if response is not None else error.attempts if error is not None else ()
+    if any(attempt.error in _REFUSAL_NAMES for attempt in attempts) or (
+        isinstance(error, _REFUSALS) and error.status_code is not None  # without one the limiter itself refused
+    ):
+        return {"overloaded": True}
+    if response is None:
+        late = isinstance(error, (e.ReadTimeoutError, e.DeadlineExceededError)) and error.sent is not False
+        if not late or isinstance(error, e.RateLimitTimeoutError):
+            return {}
+        return {"latency": math.inf, "queued": True}
+    timing, usage = response.timing, response.usage
+    # From leaving the limiter to the end of the answer, of the try that succeeded.
+    duration = attempts[-1].duration if attempts else max(timing.total - timing.wait, 0.0)
+    return {
+        "latency": comparable(
+            duration,
+            None if usage.source == "unknown" else usage.completion_tokens,
+            prompt=usage.prompt_time,
+            completion=usage.completion_time,
+        ),
+        "queued": timing.wait > _WAITING * duration,
+    }
+
+
 def _run(
     call: Callable[[LLMRequest, CancelToken], LLMResponse],
     fields: dict[str, Any],
@@ -203,8 +345,11 @@ def _run(
         custom_id = request.custom_id or custom_id
         return BulkResult(index=index, custom_id=custom_id, request=request, response=call(request, token))
     except e.GroqProviderError as error:
-        return BulkResult(index=index, custom_id=custom_id, request=request, error=error)
+        # The frames say nothing of the item, and their variables are the prompt as it was given.
+        return BulkResult(index=index, custom_id=custom_id, request=request, error=e.without_frames(error))
     except Exception as error:  # noqa: BLE001 - a bug must not take the other items with it
         wrapped = e.GroqProviderError(f"unexpected {type(error).__name__} in a bulk item: {str(error)[:200]}")
+        if error.__traceback__ is not None:
+            error.__traceback__ = error.__traceback__.tb_next  # without this frame, which holds the item
         wrapped.__cause__ = error
         return BulkResult(index=index, custom_id=custom_id, request=request, error=wrapped)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from ._fork import forkable
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -40,6 +42,13 @@ class CancelToken:
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._cancelled = False
         self._next_handle = 0
+        if type(self) is CancelToken:  # those of single calls end with their process
+            forkable(self)
+
+    def _after_fork_in_child(self) -> None:
+        """Another thread may have held the lock; the calls are the parent's."""
+        self._lock = threading.RLock()
+        self._callbacks = {}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'cancelled' if self._cancelled else 'open'}, {len(self._callbacks)} calls>"

@@ -118,7 +118,8 @@ class ProviderConfig:
         prewarm: Connections to open at the start, 0 to 100.
         http2: Whether HTTP/2 is used; needs the extra ``http2``.
         require_finish_reason: Whether a stream without a finish reason counts as interrupted.
-        trim_max_tokens: Whether a completion limit above the model's maximum is lowered instead of refused.
+        trim_max_tokens: Whether a completion limit above the model's maximum, or above what the limits of tokens can ever
+            hold beside the prompt, is lowered instead of refused.
         circuit_breaker: ``None`` or ``True``, a mapping of its settings, or its policy.
 
     Raises:

@@ -6,6 +6,7 @@ and holds what outlives its attempts.
 
 from __future__ import annotations
 
+import atexit
 import random
 import threading
 import weakref
@@ -18,6 +19,7 @@ from urllib.parse import urlencode, urlsplit
 import attrs
 
 from groq_provider import errors as e
+from groq_provider._fork import forkable
 from groq_provider.breaker import verdict
 from groq_provider.ratelimit.estimate import estimate_prompt_tokens, estimate_text_tokens
 from groq_provider.retry import RetryBudget, retry_delay
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from groq_provider.protocols import LatencyRecorder, RateLimiter, Reservation, Transport, WireResponse
     from groq_provider.types.request import LLMRequest
     from groq_provider.types.status import RateLimitInfo
+
+    from .stream import ResponseStream
 
 __all__ = ["CallOptions", "Engine", "Exchange"]
 
@@ -129,6 +133,16 @@ class Engine:
         #: interrupt does not count for ever.
         self._live: set[weakref.ref[CallState]] = set()
         self._orphans: deque[Callable[[], None]] = deque()  # what finalizers could not do themselves
+        self._streams: set[weakref.ref[ResponseStream]] = set()  # for the end of the interpreter
+        _engines.add(weakref.ref(self, _engines.discard))
+        forkable(self)
+
+    def _after_fork_in_child(self) -> None:
+        """What is under way is the parent's, to end and to account for; and children that draw alike would retry together."""
+        self._live = set()
+        self._orphans = deque()
+        self._streams = set()
+        self.rng.seed()
 
     @property
     def in_flight(self) -> int:
@@ -151,17 +165,27 @@ class Engine:
         return exchange.run(exchange.fetch_json)
 
     def _completion(self, request: LLMRequest, options: CallOptions, *, stream: bool) -> Exchange:
+        started = (
+            self.clock.monotonic()
+        )  # making the body counts: a long one takes a while, and so do the imports of the first
         model = request.model or self.default_model
         if not model:
             raise e.InvalidRequestError("no model: name one in the request, or set default_model")
         request = self.check(request, model)
         try:
             body = codec.request_body(request, model=model, stream=stream, extra_body=options.extra_body)
-        except e.InvalidRequestError as error:
-            error.__context__ = None
-            raise error.with_traceback(None)  # noqa: B904 - the same one; the frames below show the prompt
+        except BaseException as error:  # noqa: BLE001 - KeyboardInterrupt and the like, too
+            raise e.without_frames(error)  # noqa: B904 - the same one; the frames below show the prompt
         return Exchange(
-            self, options, method="POST", path=CHAT_PATH, body=body, stream=stream, request=request, model=model
+            self,
+            options,
+            method="POST",
+            path=CHAT_PATH,
+            body=body,
+            stream=stream,
+            request=request,
+            model=model,
+            started=started,
         )
 
     def close(self) -> None:
@@ -184,6 +208,10 @@ class Engine:
         if self.closed:
             call.cancel()
 
+    def follow(self, stream: ResponseStream) -> None:
+        """See to the books of a stream that is still open when the interpreter ends."""
+        self._streams.add(weakref.ref(stream, self._streams.discard))
+
     def leave(self, call: CallState) -> None:
         """The opposite."""
         self._live.discard(weakref.ref(call))
@@ -195,6 +223,26 @@ class Engine:
             except IndexError:
                 break  # another thread was quicker
             action()
+
+    def close_books(self) -> None:
+        """Settle and record what is left open when the interpreter ends; see :meth:`ResponseStream.close_books`."""
+        readers = [thread.ident for thread in threading.enumerate() if thread is not threading.current_thread()]
+        for known in self._streams.copy():
+            if (stream := known()) is not None:
+                stream.close_books([ident for ident in readers if ident is not None])
+        self._clear_up()
+
+
+_engines: set[weakref.ref[Engine]] = set()
+
+
+def _close_books() -> None:
+    for known in _engines.copy():
+        if (engine := known()) is not None:
+            engine.close_books()
+
+
+atexit.register(_close_books)
 
 
 class Exchange:
@@ -211,6 +259,7 @@ class Exchange:
         stream: Whether the answer is read as it is made.
         request: The completion asked for; ``None`` for other endpoints, which hold no place in the limits and leave no record.
         model: The model it is asked of.
+        started: Monotonic instant the call began; ``None``: now.
     """
 
     def __init__(
@@ -224,6 +273,7 @@ class Exchange:
         stream: bool = False,
         request: LLMRequest | None = None,
         model: str | None = None,
+        started: float | None = None,
     ) -> None:
         self.engine = engine
         self.options = options
@@ -241,7 +291,7 @@ class Exchange:
         self._headers = {**(_STREAM_HEADERS if stream else {}), **(options.headers or {})}
         limits = options.timeouts
         clock = engine.clock
-        self.started = clock.monotonic()
+        self.started = clock.monotonic() if started is None else started
         total = None if limits.total is None else self.started + limits.total
         self._wait_deadline = total if limits.wait is None else self.started + limits.wait
         if total is not None and self._wait_deadline is not None:
@@ -263,6 +313,7 @@ class Exchange:
         self._over = False
         self._handle = 0
         self._permit: Permit | None = None
+        self._counted = False  # whether the circuit breaker has been told of a success
 
     # --- the loop ----------------------------------------------------------------------------------------------------------
 
@@ -287,14 +338,18 @@ class Exchange:
                     except e.GroqProviderError as error:
                         final = self.recover(error)
                 if final is not None:
-                    # Without the frames below: their local variables hold the request and the answer, and whoever keeps
-                    # the error would keep them, too.
-                    raise final.with_traceback(None)
+                    # Whoever keeps the error would keep them, too.
+                    raise e.without_frames(final)
         except e.GroqProviderError:
             raise
-        except BaseException:  # KeyboardInterrupt and the like: leave nothing behind
+        except BaseException as error:  # KeyboardInterrupt and the like: leave nothing behind
             self.abandoned()
-            raise
+            if isinstance(error, Exception):
+                raise
+            interrupt = error
+        # Wherever it struck, the frames there may hold the key or the prompt. Outside the block, so that it has no context but the
+        # caller's own.
+        raise e.without_frames(interrupt)
 
     def _begin(self) -> None:
         """Count the call as under way and follow the caller's token."""
@@ -330,6 +385,12 @@ class Exchange:
         self.reservation = reservation
         self._wait += reservation.wait
         self.waited += reservation.wait
+        if reservation.wait and self._out_of_time(0.0):
+            reservation.refund()
+            raise e.DeadlineExceededError(
+                f"the time limit of {self.options.timeouts.total:g} s was used up waiting for the rate limit; nothing was sent",
+                sent=False,
+            )
         call.begin(self.options.timeouts.connect)
         self._attempt_at = self.engine.clock.monotonic()
         self._attempt_wall = self.engine.clock.now()
@@ -351,7 +412,7 @@ class Exchange:
             return self.failed(error, recorded=True)
         if call.cancelled:
             return None  # as during the delay: the next step says that it was cancelled, or closed
-        if call.total_deadline is not None and engine.clock.monotonic() + delay + _LEAST_TIME > call.total_deadline:
+        if self._out_of_time(delay) or (isinstance(error, e.RateLimitedError) and self._waits_too_long(delay)):
             return self.failed(error, recorded=True)
         cost = engine.budget.cost(error)
         if not engine.budget.spend(cost):
@@ -361,6 +422,16 @@ class Exchange:
         self._wait = self._sleep(delay)
         self.waited += self._wait
         return None
+
+    def _out_of_time(self, delay: float) -> bool:
+        """Say whether after *delay* too little is left of the total for an attempt: it would be charged and not waited for."""
+        total = self.call.total_deadline
+        return total is not None and self.engine.clock.monotonic() + delay + _LEAST_TIME > total
+
+    def _waits_too_long(self, delay: float) -> bool:
+        """Say whether *delay* ends later than the call may wait for a rate limit, whichever side counts it."""
+        longest = self._wait_deadline
+        return longest is not None and self.engine.clock.monotonic() + delay > longest
 
     def _sleep(self, delay: float) -> float:
         """Wait out a retry delay, unless cancelled meanwhile; the next step notices that."""
@@ -535,9 +606,6 @@ class Exchange:
         error.provider = error.provider or self.engine.provider
         error.request_id = error.request_id or self.request_id
         error.attempts = tuple(self.attempts)
-        for link in (error.__cause__, error.__context__):
-            if isinstance(link, ValueError) and not isinstance(link, OSError):
-                error.__cause__ = error.__context__ = None  # decoders put the whole document on their errors
         if error.retry_after is not None and error.retry_at is None:
             error.retry_at = self.engine.clock.now() + timedelta(seconds=error.retry_after)
         return error
@@ -563,10 +631,19 @@ class Exchange:
         if self.request is not None and self.model is not None:
             self.engine.tracker.record(self.model, **figures)
 
+    def committed(self) -> None:
+        """The first chunk was given out: a success to the circuit breaker, whatever becomes of the rest, which counts by itself."""
+        if self._permit is not None:
+            self._report(True)
+
     def _report(self, outcome: bool | None, *, not_sent: bool = False) -> None:
         """Give leave back to the circuit breaker, if one was asked."""
-        if self._permit is not None and self.engine.breaker is not None:
-            self.engine.breaker.report(self._permit, outcome, not_sent=not_sent)
+        permit, breaker = self._permit, self.engine.breaker
+        if permit is None or breaker is None or (self._counted and outcome is not False):
+            return
+        self._counted = True
+        self._permit = permit._replace(probe=False)  # given back once; what follows counts as any call
+        breaker.report(permit, outcome, not_sent=not_sent)
 
     def _leave(self) -> None:
         if self.options.cancel is not None:
@@ -650,7 +727,9 @@ class Exchange:
     def prompt_texts(self) -> list[str]:
         """Return the texts that no error may repeat. Short ones are words like any other."""
         texts: list[str] = []
-        for message in self.request.messages if self.request is not None else ():
+        if self.request is None:
+            return texts if self._body is None else codec.long_texts(self._body)
+        for message in self.request.messages:
             content = message.content
             texts += [content] if isinstance(content, str) else [getattr(part, "text", "") for part in content or ()]
         return [text for text in texts if len(text) >= _LEAST_PROMPT]

@@ -52,7 +52,7 @@ pools. None holds a response, a session, a key or a prompt.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -170,6 +170,22 @@ class GroqProviderError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+
+E = TypeVar("E", bound=BaseException)
+
+
+def without_frames(error: E) -> E:
+    """Return an error to be raised anew, without the frames it went through, whose variables hold the request and the answer.
+
+    What it was raised from stays if it is bare itself, as the transport leaves what the system said; other causes lead to frames as
+    well, and decoders put the whole document on theirs.
+    """
+    error.__context__ = None
+    cause = error.__cause__
+    if cause is not None and (cause.__traceback__ or cause.__cause__ or cause.__context__):
+        error.__cause__ = None
+    return error.with_traceback(None)
 
 
 class ConfigurationError(GroqProviderError, ValueError):

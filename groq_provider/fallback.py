@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import sys
+from collections import deque
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
 
 from groq_provider import errors as e
 from groq_provider.breaker import BreakerPolicy, CircuitBreaker, verdict
 from groq_provider.bulk import BulkRun
+from groq_provider.cancel import CancelToken
 from groq_provider.clock import Clock, SystemClock
 from groq_provider.config import Timeouts
 from groq_provider.protocols import Provider
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
 
-    from groq_provider.cancel import CancelToken
+    from groq_provider.breaker import Permit
     from groq_provider.stream import ResponseStream
     from groq_provider.types.fields import RequestFields
     from groq_provider.types.messages import Message
@@ -49,6 +52,11 @@ _MOVE_ON = (
 )
 
 
+def _spent(error: e.GroqProviderError) -> bool:
+    """Say whether this is a passing status without a class of its own (408, 425) that was tried again in vain."""
+    return type(error) is e.APIStatusError and error.retryable
+
+
 @attrs.frozen(kw_only=True)
 class _Member:
     provider: Provider
@@ -63,6 +71,8 @@ class FallbackProvider:
     The next member is asked when one's circuit breaker is open, when its retries are spent, when its rate limit would need too long
     (*fallback_after*, the time left, or a limit of the day), or when it is disabled; never for a request that is wrong, a key that is
     refused, or a cancelled call. The answer says who gave it in ``provider`` and ``model``; ``attempts`` lists the tries of all.
+
+    A pickled one comes out with new connections, figures and breakers, if its members pickle.
 
     Thread safety: as its members: any number of threads.
 
@@ -90,7 +100,9 @@ class FallbackProvider:
         clock: Clock | None = None,
     ) -> None:
         self.clock: Clock = clock or SystemClock()
-        policy = breaker or BreakerPolicy()
+        self._own_clock = clock is None
+        self._policy = breaker or BreakerPolicy()
+        self._orphans: deque[Callable[[], None]] = deque()  # what finalizers could not do themselves
         if fallback_after is not None and (
             isinstance(fallback_after, bool) or not isinstance(fallback_after, (int, float)) or not fallback_after >= 0
         ):
@@ -99,7 +111,7 @@ class FallbackProvider:
             )
         self.fallback_after = fallback_after
         self._on_decommissioned = fallback_on_decommissioned
-        self.members = tuple([self._member(item, index, policy) for index, item in enumerate(members)])
+        self.members = tuple([self._member(item, index, self._policy) for index, item in enumerate(members)])
         if not self.members:
             raise e.ConfigurationError("members is empty: give at least one provider")
 
@@ -113,9 +125,26 @@ class FallbackProvider:
         return _Member(provider=provider, model=model, breaker=CircuitBreaker(policy, self.clock, name=name), name=name)
 
     def __repr__(self) -> str:
+        if not hasattr(self, "members"):  # for tools that show the variables of a construction that failed
+            return f"<{type(self).__name__} unfinished>"
         return (
             f"<{type(self).__name__} {', '.join(f'{member.name} ({member.breaker.state})' for member in self.members)}>"
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        if not self._own_clock:
+            raise TypeError("a FallbackProvider that was given a clock cannot be pickled: make it where it is used")
+        return {
+            "members": [
+                member.provider if member.model is None else (member.provider, member.model) for member in self.members
+            ],
+            "fallback_after": self.fallback_after,
+            "fallback_on_decommissioned": self._on_decommissioned,
+            "breaker": self._policy,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]  # new breakers in the other process
 
     @property
     def breakers(self) -> tuple[tuple[str, str], ...]:
@@ -130,22 +159,34 @@ class FallbackProvider:
         *,
         timeout: Timeout = None,
         cancel: CancelToken | None = None,
+        extra_headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        extra_query: Mapping[str, Any] | None = None,
         **fields: Unpack[RequestFields],
     ) -> LLMResponse:
         """Return a whole answer of the first member that gives one.
 
         Args:
             prompt: Text, messages, or a request.
-            timeout: Seconds for all members together; see :meth:`GroqProvider.generate`.
+            timeout: Seconds for all members together; see :meth:`GroqProvider.generate`. ``None``: each member's own limits.
             cancel: Ends the call.
+            extra_headers: Sent to whichever member is asked, as are the two below: nothing for one member's eyes only.
+            extra_body: Body fields this version does not know; they win over all others, but for the model of a pair.
+            extra_query: Query parameters.
             fields: Request fields.
 
         Raises:
             GroqProviderError: What the last member asked ended with, with the attempts of all.
         """
-        search = _Search(self, LLMRequest.of(prompt, **fields), timeout, cancel)
+        search = self._search(prompt, fields, timeout, cancel, extra_headers, extra_body, extra_query)
+        # A traceback that shows local variables must not show these; a request hides its text.
+        del prompt, fields, extra_headers, extra_body, extra_query
+        if isinstance(search, e.GroqProviderError):
+            raise search
         response: LLMResponse = search.run(
-            lambda member, call: member.provider.generate(call.request, timeout=call.timeout, cancel=cancel),
+            lambda member, call: member.provider.generate(
+                call.request, timeout=call.timeout, cancel=search.cancel, **call.extras
+            ),
             commit=True,
         )
         return search.completed(response)
@@ -156,10 +197,17 @@ class FallbackProvider:
         *,
         timeout: Timeout = None,
         cancel: CancelToken | None = None,
+        extra_headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        extra_query: Mapping[str, Any] | None = None,
         **fields: Unpack[RequestFields],
     ) -> FallbackStream:
         """Return the stream of the first member whose answer begins; arguments and errors as for :meth:`generate`."""
-        return FallbackStream(_Search(self, LLMRequest.of(prompt, **fields), timeout, cancel))
+        search = self._search(prompt, fields, timeout, cancel, extra_headers, extra_body, extra_query)
+        del prompt, fields, extra_headers, extra_body, extra_query  # as in generate()
+        if isinstance(search, e.GroqProviderError):
+            raise search
+        return FallbackStream(search)
 
     def generate_many(
         self,
@@ -172,14 +220,55 @@ class FallbackProvider:
         **fields: Unpack[RequestFields],
     ) -> BulkRun:
         """Return the answers to many requests, made by threads; see :meth:`GroqProvider.generate_many`."""
-        return BulkRun(
-            requests,
-            lambda request, token: self.generate(request, timeout=timeout, cancel=token),
-            fields=dict(fields),
-            max_workers=max_workers,
-            ordered=ordered,
-            cancel=cancel,
-        )
+        try:
+            LLMRequest.of("x", **fields)  # what is wrong for every item is one error, here
+            limits = _limits(timeout)
+            _check_token(cancel)
+            return BulkRun(
+                requests,
+                lambda request, token: self.generate(request, timeout=limits, cancel=token),
+                fields=dict(fields),
+                max_workers=max_workers,
+                ordered=ordered,
+                cancel=cancel,
+            )
+        except e.GroqProviderError as error:
+            problem = error
+        del requests, fields  # as in generate()
+        raise e.without_frames(problem)
+
+    def _search(  # noqa: PLR0917 - private, and called with all of them
+        self,
+        prompt: Prompt,
+        fields: Mapping[str, Any],
+        timeout: Timeout,
+        cancel: CancelToken | None,
+        headers: Mapping[str, str] | None,
+        body: Mapping[str, Any] | None,
+        query: Mapping[str, Any] | None,
+    ) -> _Search | e.GroqProviderError:
+        """Return one call's way through the members, or what is wrong with it: raised here, its frames would show the prompt."""
+        while self._orphans:
+            try:
+                self._orphans.popleft()()
+            except IndexError:
+                break  # another thread was quicker
+        given = {"extra_headers": headers, "extra_body": body, "extra_query": query}
+        try:
+            _check_token(cancel)
+            return _Search(
+                self,
+                LLMRequest.of(prompt, **fields),
+                _limits(timeout),
+                cancel,
+                {name: extra for name, extra in given.items() if extra is not None},
+            )
+        except e.GroqProviderError as error:
+            return e.without_frames(error)
+
+    def later(self, action: Callable[[], None]) -> None:
+        """Have *action* run by the next call: for finalizers, which must not touch a lock."""
+        self._orphans.append(action)
 
     def moves_on(self, error: e.GroqProviderError) -> bool:
         """Say whether another member may do better after *error*."""
@@ -187,7 +276,7 @@ class FallbackProvider:
             return self._on_decommissioned
         if isinstance(error, e.RedirectRefusedError):
             return False
-        return isinstance(error, _MOVE_ON)
+        return isinstance(error, _MOVE_ON) or _spent(error)
 
     # --- the rest of a provider --------------------------------------------------------------------------------------------
 
@@ -244,29 +333,52 @@ class FallbackProvider:
         self.close()
 
 
+def _limits(timeout: Timeout) -> Timeouts | None:
+    try:
+        return Timeouts.of(timeout)
+    except e.ConfigurationError as error:
+        raise e.InvalidRequestError(str(error)) from None
+
+
+def _check_token(cancel: object) -> None:
+    if cancel is not None and not isinstance(cancel, CancelToken):
+        raise e.InvalidRequestError(f"cancel must be a CancelToken, not {type(cancel).__name__}")
+
+
 @attrs.frozen
 class _MemberCall:
     """What one member is asked."""
 
     request: LLMRequest
     timeout: Timeouts | None
+    extras: dict[str, Any] = attrs.field(repr=False)
 
 
 class _Search:
     """One call's way through the members."""
 
     def __init__(
-        self, owner: FallbackProvider, request: LLMRequest, timeout: Timeout, cancel: CancelToken | None
+        self,
+        owner: FallbackProvider,
+        request: LLMRequest,
+        timeouts: Timeouts | None,
+        cancel: CancelToken | None,
+        extras: dict[str, Any],
     ) -> None:
         self._owner = owner
         self._request = request
-        self._timeouts = Timeouts.of(timeout)
+        self._timeouts = timeouts
+        self._extras = extras
         self._clock = owner.clock
         total = None if self._timeouts is None else self._timeouts.total
         self._deadline = None if total is None else self._clock.monotonic() + total
         self._left = list(owner.members)
         self._attempts: list[Attempt] = []
         self.cancel = cancel
+
+    def later(self, action: Callable[[], None]) -> None:
+        """See :meth:`FallbackProvider.later`."""
+        self._owner.later(action)
 
     def run(self, ask: Callable[[_Member, _MemberCall], Any], *, commit: bool) -> Any:
         """Ask members in turn until one answers.
@@ -336,7 +448,11 @@ class _Search:
                 self._owner.fallback_after if limits.wait is None else min(limits.wait, self._owner.fallback_after)
             )
             limits = attrs.evolve(limits, wait=max(longest, 0.001))
-        return _MemberCall(request, limits)
+        extras = self._extras
+        body = extras.get("extra_body")
+        if member.model is not None and body and "model" in body:  # else every pair would be asked for the same one
+            extras = {**extras, "extra_body": {name: text for name, text in body.items() if name != "model"}}
+        return _MemberCall(request, limits, extras)
 
 
 def _renumbered(attempts: Sequence[Attempt]) -> tuple[Attempt, ...]:
@@ -355,59 +471,103 @@ class FallbackStream:
 
     def __init__(self, search: _Search) -> None:
         self._search = search
+        self._error: e.GroqProviderError | None = None
         self._committed = False
-        self._cancelled = False
-        self._open()
+        # One token for whichever member is being asked, so that a cancel reaches it also between two of them.
+        self._token = CancelToken()
+        self._outer, search.cancel = search.cancel, self._token
+        self._handle = 0 if self._outer is None else self._outer.subscribe(self._token.cancel)
+        try:
+            self._open()
+        except BaseException:
+            self._leave()
+            raise
+        self._over = False  # last: a finalizer has nothing to give back before
 
     def _open(self) -> None:
         self._stream: ResponseStream
+        self._member: _Member
+        self._permit: Permit
         self._stream, self._member, self._permit = self._search.run(
             lambda member, call: member.provider.generate_stream(
-                call.request, timeout=call.timeout, cancel=self._search.cancel
+                call.request, timeout=call.timeout, cancel=self._token, **call.extras
             ),
             commit=False,
         )
-        if self._cancelled:
-            self._stream.cancel()
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_over"):
+            return f"<{type(self).__name__} unfinished>"  # for tools that show variables
         return f"<{type(self).__name__} of {self._member.name}: {self._stream!r}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a FallbackStream cannot be pickled or copied: it holds a connection; take stream.response or stream.partial"
+        )
 
     def __iter__(self) -> Iterator[ResponseChunk]:
         return self
 
     def __next__(self) -> ResponseChunk:
         while True:
+            if self._error is not None:
+                raise self._error
             try:
                 chunk = next(self._stream)
             except StopIteration:
+                self._end()
                 raise
             except e.GroqProviderError as error:
-                if self._committed:
-                    # It began well, which was counted, and broke, which counts as well.
-                    self._report(verdict(error))
-                    raise
+                # Once begun well, which was counted, it counts again that it broke.
                 self._report(verdict(error), not_sent=error.sent is False)
                 self._search.note(error)
-                if not self._search.goes_on(error):
+                if self._committed or not self._search.goes_on(error):
+                    self._fail(error)
                     raise
+            except BaseException:  # KeyboardInterrupt and the like
+                self.close()
+                raise
             else:
                 if not self._committed:
                     self._committed = True
                     self._report(True)
                 return chunk
-            self._stream.close()
+            self._move_on()
+
+    def _move_on(self) -> None:
+        self._stream.close()
+        try:
             self._open()
+        except e.GroqProviderError as error:
+            self._fail(error)
+            raise
+        except BaseException:
+            self._end()
+            raise
+
+    def _fail(self, error: e.GroqProviderError) -> None:
+        self._error = error
+        self._end()
+
+    def _end(self) -> None:
+        self._over = True
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._outer is not None:
+            self._outer.unsubscribe(self._handle)
 
     def _report(self, outcome: bool | None, *, not_sent: bool = False) -> None:
-        breaker = self._member.breaker
-        breaker.report(self._permit, outcome, not_sent=not_sent)
-        if self._permit.probe:
-            self._permit = self._permit._replace(probe=False)  # given back; what follows counts as any call
+        breaker, permit = self._member.breaker, self._permit
+        self._permit = permit._replace(probe=False)  # given back once; what follows counts as any call
+        breaker.report(permit, outcome, not_sent=not_sent)
 
     def poll(self, timeout: float = 0.0) -> bool:
-        """Wait up to *timeout* seconds for a chunk, the end or an error; see :meth:`ResponseStream.poll`."""
-        return self._stream.poll(timeout)
+        """Wait up to *timeout* seconds for a chunk, the end or an error; see :meth:`ResponseStream.poll`.
+
+        After an error before the first chunk ``next()`` asks the next member, and so may wait.
+        """
+        return self._error is not None or self._stream.poll(timeout)
 
     def collect(self) -> LLMResponse:
         """Read to the end and return the whole answer."""
@@ -416,8 +576,15 @@ class FallbackStream:
         return self.response
 
     @property
+    def decode_errors(self) -> int:
+        """Events whose bytes were not UTF-8; the broken parts read U+FFFD."""
+        return self._stream.decode_errors
+
+    @property
     def response(self) -> LLMResponse:
         """The whole answer, after the end; it says who gave it."""
+        if self._error is not None:
+            raise self._error
         return self._search.completed(self._stream.response)
 
     @property
@@ -427,13 +594,14 @@ class FallbackStream:
 
     def cancel(self) -> None:
         """End the stream now, from any thread."""
-        self._cancelled = True
-        self._stream.cancel()
+        self._token.cancel()
 
     def close(self) -> None:
         """Stop reading and free the connection. Idempotent."""
+        if self._over:
+            return
+        self._end()
         if not self._committed:
-            self._committed = True
             self._report(None)
         self._stream.close()
 
@@ -442,3 +610,19 @@ class FallbackStream:
 
     def __exit__(self, *_exc: object) -> None:
         self.close()
+
+    def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if getattr(self, "_over", True) or _finalizing():
+            return
+        # No lock may be touched here. The member's stream sees to its connection; what is ours is given back with the next call.
+        self._over = True
+        breaker, permit, committed = self._member.breaker, self._permit, self._committed
+        outer, handle = self._outer, self._handle
+
+        def give_back() -> None:
+            if not committed:
+                breaker.report(permit, None)
+            if outer is not None:
+                outer.unsubscribe(handle)
+
+        self._search.later(give_back)

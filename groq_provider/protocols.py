@@ -220,6 +220,10 @@ class RateLimiter(Protocol):
         """
         ...
 
+    def largest_output(self, model: str, *, prompt_tokens: int) -> int | None:
+        """Return the longest answer that fits the limits beside such a prompt; ``None`` where none is known."""
+        ...
+
     def get_status(self) -> Mapping[str, RateLimitStatus]:
         """Return the state of every model seen."""
         ...

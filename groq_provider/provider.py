@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
@@ -21,10 +22,12 @@ from .errors import (
     InvalidRequestError,
     ProviderClosedError,
     ProviderDisabledError,
+    without_frames,
 )
 from .health import HealthMonitor
 from .latency import LatencyTracker, NullLatencyTracker
 from .protocols import LatencyRecorder, RateLimiter
+from .ratelimit.estimate import estimate_prompt_tokens
 from .ratelimit.limiter import TokenBucketRateLimiter
 from .resources.models import Models
 from .stream import ResponseStream
@@ -52,7 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GroqProvider"]
 
-_NOT_YET = {"http2": False, "rate_limit_store": "memory"}
+_NOT_YET = {"http2": False}
 
 
 class GroqProvider:
@@ -100,8 +103,7 @@ class GroqProvider:
         try:
             self._config = ProviderConfig.load(config, **settings)
         except ConfigurationError as error:
-            error.__context__ = None
-            raise error.with_traceback(None)  # noqa: B904 - the same one; the frames below show what was given
+            raise without_frames(error)  # noqa: B904 - the same one; the frames below show what was given
         finally:
             del config, settings  # a traceback that shows local variables must not show the key
         for name, only in _NOT_YET.items():
@@ -130,18 +132,15 @@ class GroqProvider:
                 f"tokenizer must take a text and return a number, not be {type(given['tokenizer']).__name__}"
             )
         self._passed = list(given)
-        self._clock: Clock = given.get("clock") or SystemClock()
+        self._given_clock: Clock | None = given.get("clock")
+        self._clock = self._given_clock or SystemClock()
         self._session: requests.Session | None = given.get("session")
         self._tokenizer: Callable[[str], int] | None = given.get("tokenizer")
         own: LatencyRecorder = (
             LatencyTracker(self._config.latency_samples) if self._config.track_latency else NullLatencyTracker()
         )
         self._tracker: LatencyRecorder = given.get("latency_tracker", own)
-        self._limiter: RateLimiter = (
-            given["rate_limiter"]
-            if "rate_limiter" in given
-            else TokenBucketRateLimiter(self._config.rate_limits, clock=self._clock)
-        )
+        self._given_limiter: RateLimiter | None = given.get("rate_limiter")
         self._keyless = False
         self._build(lazy=lazy)
 
@@ -153,7 +152,15 @@ class GroqProvider:
             if not lazy:
                 raise
             key, self._keyless = None, True  # looked for again on first use
+        # The limits are those of whom the key belongs to; of the key itself a digest tells nothing.
+        scope = hashlib.blake2b((key or config.base_url).encode(), digest_size=8).hexdigest()
         key = None if key is None else SecretHeader(key)  # not shown where frames are
+        self._limiter: RateLimiter = self._given_limiter or TokenBucketRateLimiter(
+            config.rate_limits,
+            store=config.rate_limit_store if config.enabled else "memory",
+            scope=scope,
+            clock=self._given_clock,
+        )
         groq = config.type is ProviderType.GROQ
         breaker = BreakerPolicy.of(config.circuit_breaker)
         self._transport = SessionTransport(
@@ -276,7 +283,7 @@ class GroqProvider:
         self,
         requests: Iterable[Prompt],
         *,
-        max_workers: int = 8,
+        max_workers: int | Literal["auto"] = 8,
         ordered: bool = True,
         timeout: Timeout = None,
         cancel: CancelToken | None = None,
@@ -286,7 +293,9 @@ class GroqProvider:
 
         Args:
             requests: Prompts, messages or requests; any iterable, read as far as needed.
-            max_workers: Threads, at least 1.
+            max_workers: Threads, at least 1. ``"auto"``: as many as the service can use, found out as it goes, 4 in the beginning
+                and 256 at most: more while all are busy and answers come as quickly as with few, fewer after a 429 or 498 or
+                when answers become slow. ``BulkRun.workers`` says how many.
             ordered: Whether results come in the order of the input, or as they finish.
             timeout: Per item; as for :meth:`generate`.
             cancel: Ends the whole run.
@@ -295,15 +304,13 @@ class GroqProvider:
         Returns:
             An iterator of :class:`~groq_provider.BulkResult`; an item that fails is a result with an ``error``.
         """
-        limits = self._timeouts(timeout)
-        _check_token(cancel)
-
-        def call(request: LLMRequest, token: CancelToken) -> LLMResponse:
-            return self._engine.generate(request, CallOptions(timeouts=limits, cancel=token, batch=True))
-
-        self._require_open()
-        LLMRequest.of("x", **fields)  # what is wrong for every item is one error, here
-        return BulkRun(requests, call, fields=dict(fields), max_workers=max_workers, ordered=ordered, cancel=cancel)
+        try:
+            return self._bulk(requests, fields, timeout, cancel, max_workers=max_workers, ordered=ordered)
+        except GroqProviderError as error:
+            problem = error
+        # A traceback that shows local variables must not show these.
+        del requests, fields
+        raise without_frames(problem)
 
     def request(
         self,
@@ -329,16 +336,16 @@ class GroqProvider:
             extra_headers: As for :meth:`generate`.
             extra_query: As for :meth:`generate`.
         """
-        if not isinstance(path, str) or not path.startswith("/") or any(ord(c) <= 32 or ord(c) > 126 for c in path):
-            raise InvalidRequestError(
-                f"path = {checks.shown(path)}: must begin with a slash and be percent-encoded ASCII"
-            )
-        if not isinstance(method, str) or not method.isascii() or not method.isalpha():
-            raise InvalidRequestError(f"method = {checks.shown(method)}: must be an HTTP method")
-        body = None if json is None else codec.dumps(json)
-        return self._engine.plain_request(
-            method.upper(), path, body, self._options(timeout, cancel, extra_headers, None, extra_query)
-        )
+        try:
+            body = self._check_plain(method, path, json)
+            options = self._options(timeout, cancel, extra_headers, None, extra_query)
+        except GroqProviderError as error:
+            problem = error
+        else:
+            del json, extra_headers, extra_query  # as in generate()
+            return self._engine.plain_request(method.upper(), path, body, options)
+        del json, extra_headers, extra_query
+        raise without_frames(problem)
 
     # --- what there is -----------------------------------------------------------------------------------------------------
 
@@ -437,6 +444,8 @@ class GroqProvider:
         """End calls under way, close every connection, refuse further calls. Idempotent."""
         self._engine.close()
         self._transport.close()
+        if self._given_limiter is None and isinstance(self._limiter, TokenBucketRateLimiter):
+            self._limiter.close()
 
     def __enter__(self) -> Self:
         return self
@@ -479,8 +488,38 @@ class GroqProvider:
         try:
             return LLMRequest.of(prompt, **fields), self._options(timeout, cancel, headers, body, query)
         except GroqProviderError as error:
-            error.__context__ = None
-            return error.with_traceback(None)
+            return without_frames(error)
+
+    def _bulk(
+        self,
+        requests: Iterable[Prompt],
+        fields: Mapping[str, Any],
+        timeout: Timeout,
+        cancel: CancelToken | None,
+        *,
+        max_workers: int | Literal["auto"],
+        ordered: bool,
+    ) -> BulkRun:
+        limits = self._timeouts(timeout)
+        _check_token(cancel)
+
+        def call(request: LLMRequest, token: CancelToken) -> LLMResponse:
+            return self._engine.generate(request, CallOptions(timeouts=limits, cancel=token, batch=True))
+
+        self._require_open()
+        LLMRequest.of("x", **fields)  # what is wrong for every item is one error, here
+        return BulkRun(requests, call, fields=dict(fields), max_workers=max_workers, ordered=ordered, cancel=cancel)
+
+    @staticmethod
+    def _check_plain(method: str, path: str, json: Any) -> bytes | None:
+        """Return the body of a request to an endpoint without a method, if all of it can be sent."""
+        if not isinstance(path, str) or not path.startswith("/") or any(ord(c) <= 32 or ord(c) > 126 for c in path):
+            raise InvalidRequestError(
+                f"path = {checks.shown(path)}: must begin with a slash and be percent-encoded ASCII"
+            )
+        if not isinstance(method, str) or not method.isascii() or not method.isalpha():
+            raise InvalidRequestError(f"method = {checks.shown(method)}: must be an HTTP method")
+        return None if json is None else codec.dumps(json)
 
     def _options(
         self,
@@ -508,15 +547,17 @@ class GroqProvider:
         asked = request.max_output_tokens
         if asked is None:
             return request
-        known = self._models.find(model)
-        if known is None or known.deprecated or not known.max_tokens or asked <= known.max_tokens:
-            return request
         name = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
+        known = self._models.find(model)
+        most = None if known is None or known.deprecated else known.max_tokens or None
         if self._config.trim_max_tokens:
-            return LLMRequest.of(request, **{name: known.max_tokens})
-        raise InvalidRequestError(
-            f"{name} = {asked}: must be at most {known.max_tokens}, the maximum of model {model!r}"
-        )
+            room = self._limiter.largest_output(model, prompt_tokens=estimate_prompt_tokens(request, self._tokenizer))
+            # With no room at all the prompt is too large by itself, and the limiter says so.
+            most = min((limit for limit in (most, room) if limit), default=asked)
+            return request if asked <= most else LLMRequest.of(request, **{name: most})
+        if most is None or asked <= most:
+            return request
+        raise InvalidRequestError(f"{name} = {asked}: must be at most {most}, the maximum of model {model!r}")
 
     def _probe_models(self, timeout: float) -> int | None:
         return self._models.update(self._probe("GET", "/models", None, timeout))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections import deque
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from groq_provider import errors as e
@@ -16,7 +18,7 @@ from groq_provider.wire.sse import DONE, Event, EventDecoder
 from .engine import MAX_BODY, MAX_STREAM
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Collection, Iterator
     from types import TracebackType
 
     from .engine import Exchange
@@ -42,6 +44,7 @@ class ResponseStream:
     def __init__(self, exchange: Exchange, wire: WireResponse) -> None:
         self._exchange = exchange
         self._pending: deque[ResponseChunk] = deque()
+        self._reader = get_ident()
         self._given = False  # whether a chunk was handed out: from there nothing is tried again
         self._away = True  # whether the reader was busy elsewhere since the last read
         self._error: e.GroqProviderError | None = None
@@ -50,6 +53,7 @@ class ResponseStream:
         self.decode_errors = 0
         self._start(wire)
         self._ended = False  # last: a finalizer has nothing to end before
+        exchange.engine.follow(self)
 
     def _start(self, wire: WireResponse) -> None:
         """Begin to read an answer; again after a retry."""
@@ -68,6 +72,8 @@ class ResponseStream:
         )
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_ended"):
+            return f"<{type(self).__name__} unfinished>"  # for tools that show variables
         state = "failed" if self._error else "complete" if self._response else "closed" if self._ended else "open"
         return f"<{type(self).__name__} {self._exchange.model} {state}, {self._assembler.chunks} chunks>"
 
@@ -83,6 +89,10 @@ class ResponseStream:
 
     def __next__(self) -> ResponseChunk:
         pending = self._pending
+        if self._exchange.call.cancelled and not self._ended:
+            # At once, not when all that has arrived is read. What was not given out is on the partial answer.
+            self._broken(e.RequestCancelledError("the call was cancelled", sent=True))
+            pending.clear()
         while not pending:
             if self._ended:
                 if self._error is not None:
@@ -92,7 +102,10 @@ class ResponseStream:
                     raise RuntimeError("the stream was closed before its end; see stream.partial")
                 raise StopIteration
             self._pump()
-        self._given = self._away = True
+        if not self._given:
+            self._given = True
+            self._exchange.committed()
+        self._away = True
         return pending.popleft()
 
     def poll(self, timeout: float = 0.0) -> bool:
@@ -108,6 +121,7 @@ class ResponseStream:
         call = self._exchange.call
         clock = call.clock
         until = clock.monotonic() + timeout
+        self._reader = get_ident()
         while not self._pending and not self._ended:
             if self._away:
                 self._back()
@@ -134,6 +148,7 @@ class ResponseStream:
 
     def _pump(self) -> None:
         """Read once and take in what came. Leaves chunks, the end or an error behind, or nothing yet."""
+        self._reader = get_ident()
         try:
             if self._away:
                 self._back()
@@ -144,15 +159,12 @@ class ResponseStream:
             if lines is None:
                 self._end_of_body()
                 return
-            feed = self._decoder.feed
             taken = False
-            for line in lines:
-                event = feed(line)
-                if event is not None:
-                    taken = True
-                    self._take(event)
-                    if self._ended:
-                        return
+            for event in self._decoder.events(lines):
+                taken = True
+                self._take(event)
+                if self._ended:
+                    return
             self._size += sum(map(len, lines))
             if self._size > MAX_STREAM:
                 raise e.ResponseTooLargeError(f"the stream is larger than {MAX_STREAM:,} bytes", sent=True)
@@ -167,7 +179,12 @@ class ResponseStream:
             raise
 
     def _take(self, event: Event) -> None:
-        data = event.data
+        name, data = event
+        if not name:
+            chunk = self._assembler.again(data)
+            if chunk is not None:
+                self._pending.append(chunk)
+                return
         if data[:6] == DONE:
             self._end_of_stream(clean=True)
             return
@@ -177,11 +194,11 @@ class ResponseStream:
             self.decode_errors += 1
             text = str(data, "utf-8", "replace")
         decoded = codec.loads_text(text, "an event of the stream")
-        if event.name == "error" or (type(decoded) is dict and decoded.get("error")):
+        if name == "error" or (type(decoded) is dict and decoded.get("error")):
             self._wire.drain(self._exchange.call)  # the last event: if the body ends here, the connection serves again
             raise self._service_error(decoded)
         assembler = self._assembler
-        chunk = assembler.feed(decoded)
+        chunk = assembler.feed(decoded, data)
         if assembler.stop_error is not None:
             self._wire.drain(self._exchange.call)
             assembler.reword_stop(self._exchange.concealed(assembler.stop_error))
@@ -266,6 +283,13 @@ class ResponseStream:
 
     def _broken(self, error: e.GroqProviderError) -> None:
         """Try again if nothing was given out yet; else fail with what there is."""
+        try:
+            self._recover(error)
+        except BaseException:  # KeyboardInterrupt, during the delay before a retry for one
+            self.close()
+            raise
+
+    def _recover(self, error: e.GroqProviderError) -> None:
         exchange = self._exchange
         self._wire.close()
         if self._assembler.finish_reason is not None and isinstance(
@@ -286,7 +310,7 @@ class ResponseStream:
         else:
             error = exchange.failed(self._as_stream_error(error), usage=self._known_usage())
         error.partial = self.partial
-        self._error = error.with_traceback(None)  # its frames hold what was read
+        self._error = e.without_frames(error)
         self._ended = True
 
     def _again(self) -> None:
@@ -294,7 +318,7 @@ class ResponseStream:
             self._start(self._exchange.run(self._exchange.open))
         except e.GroqProviderError as error:
             error.partial = self.partial
-            self._error = error
+            self._error = e.without_frames(error)
             self._ended = True
 
     def _as_stream_error(self, error: e.GroqProviderError) -> e.GroqProviderError:
@@ -366,6 +390,16 @@ class ResponseStream:
         self._wire.close()
         self._exchange.abandoned(self._known_usage(), first_token=self._first_token())
 
+    def close_books(self, readers: Collection[int]) -> None:
+        """Settle and record what there is, as the interpreter ends, and close the connection unless one of *readers* has it.
+
+        Daemon threads go on for a moment: one that found its stream closed would complain on the way out.
+        """
+        if self._reader not in readers:
+            self.close()
+        elif not self._ended:
+            self._exchange.abandoned(self._known_usage(), first_token=self._first_token())
+
     def _first_token(self) -> float | None:
         at, sent = self._first_token_at, self._exchange.call.sent_at
         return None if at is None or sent is None else at - sent
@@ -378,8 +412,9 @@ class ResponseStream:
     ) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        if getattr(self, "_ended", True):
+    def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # At the end of the interpreter the books are closed already, and half of what closing a socket takes is gone.
+        if getattr(self, "_ended", True) or _finalizing():
             return
         text = f"unclosed {self!r}: use it as a context manager, or read it to its end"
         self._ended = True

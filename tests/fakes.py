@@ -6,6 +6,9 @@ import contextlib
 import threading
 from datetime import datetime, timedelta, timezone
 
+from groq_provider.ratelimit.ledger import Ledger
+from groq_provider.ratelimit.stores import StoreAwayError
+
 #: Real seconds after which a test that hangs fails.
 PATIENCE = 20.0
 
@@ -131,6 +134,9 @@ class FakeLimiter:
         self.granted.append(FakeReservation(len(self.granted) + 1, step))
         return self.granted[-1]
 
+    def largest_output(self, model, *, prompt_tokens):
+        return None
+
     def get_status(self):
         return {}
 
@@ -217,6 +223,36 @@ class FakeTransport:
 
     def warm_up(self, connections, *, timeout):
         return connections
+
+    def close(self):
+        pass
+
+
+class LedgerStore:
+    """A store in this process: the pure model behind a lock. ``reason`` set: it is away; ``hosts``: what it says of their number."""
+
+    def __init__(self, clock, hosts=0) -> None:
+        self.clock, self.hosts = clock, hosts
+        self.reason: str | None = None
+        self.asked: list[object] = []  # every Ask and Change, in order, those that failed too
+        self.ledgers: dict[str, Ledger] = {}
+        self._lock = threading.Lock()
+
+    def _ledger(self, key, what):
+        self.asked.append(what)
+        if self.reason is not None:
+            raise StoreAwayError(self.reason)
+        return self.ledgers.setdefault(key, Ledger()), round(self.clock.monotonic() * 1e6)
+
+    def take(self, key, ask):
+        with self._lock:
+            ledger, now = self._ledger(key, ask)
+            return ledger.take(now, ask, hosts=self.hosts)
+
+    def adjust(self, key, change):
+        with self._lock:
+            ledger, now = self._ledger(key, change)
+            ledger.adjust(now, change)
 
     def close(self):
         pass

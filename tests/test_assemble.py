@@ -549,7 +549,7 @@ WRONG = {
         "expected a string, got dict @ $.choices[0].delta.tool_calls[0].function.arguments",
     ),
     "x_groq": (chunk(x_groq="a"), "expected an object, got str @ $.x_groq"),
-    "x_groq id": (chunk(x_groq={"id": 5}), "XGroq does not fit: expected str, got int @ $.x_groq.id"),
+    "x_groq id": (chunk(x_groq={"id": 5}), "expected a string, got int @ $.x_groq.id"),
     "usage": (chunk(usage={"prompt_tokens": "1"}), "expected an integer, got str @ $.usage.prompt_tokens"),
     "usage in x_groq": (
         chunk(x_groq={"usage": {"completion_tokens": "1"}}),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import threading
 import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import attrs
 import pytest
-from fakes import FakeClock
+from fakes import PATIENCE, FakeClock
+from servers import answer, chunk, serving
 
-from groq_provider import GroqProvider
+from groq_provider import FallbackProvider, GroqProvider
 from groq_provider import errors as e
 from groq_provider.breaker import BreakerPolicy, CircuitBreaker, verdict
 from groq_provider.testing import Emulator
@@ -92,6 +97,11 @@ def test_thirty_two_threads_get_two_probes(clock):
     """Few look again; the others are refused at once."""
     breaker = opened(clock)
     clock.advance(5)
+    assert len(got_of_thirty_two(breaker)) == 2
+
+
+def got_of_thirty_two(breaker):
+    """Ask from 32 threads at once; return the leaves that were given."""
     barrier, got, refused = threading.Barrier(32), [], []
 
     def probe():
@@ -106,8 +116,54 @@ def test_thirty_two_threads_get_two_probes(clock):
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(got) == 2
-    assert len(refused) == 30
+    assert len(got) + len(refused) == 32
+    return got
+
+
+def test_a_lone_provider_sends_two_probes_of_thirty_two_calls():
+    """All others are refused without a connection, while the two are under way."""
+    clock, arrived, go_on = FakeClock(), threading.Semaphore(0), threading.Event()
+
+    def handler(sock, server):
+        while server.read(sock) is not None:
+            arrived.release()
+            assert go_on.wait(PATIENCE)
+            sock.sendall(answer(b'{"choices": [{"message": {"content": "well"}, "finish_reason": "stop"}]}'))
+
+    policy = BreakerPolicy(jitter=0.0)
+    with (
+        serving(handler) as server,
+        GroqProvider(
+            api_key="k", base_url=server.url, default_model="m", circuit_breaker=policy, clock=clock, max_retries=0
+        ) as provider,
+    ):
+        breaker = provider._engine.breaker
+        for _ in range(5):
+            call(breaker, False, not_sent=True)
+        clock.advance(5)
+        outcomes = []
+
+        def ask():
+            try:
+                outcomes.append(provider.generate("x").content)
+            except e.CircuitOpenError as error:
+                outcomes.append(error)
+
+        threads = [threading.Thread(target=ask) for _ in range(32)]
+        for thread in threads:
+            thread.start()
+        for _ in range(2):
+            assert arrived.acquire(timeout=PATIENCE)
+        deadline = time.monotonic() + PATIENCE
+        while len(outcomes) < 30:  # while the probes wait
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        assert all(isinstance(outcome, e.CircuitOpenError) for outcome in outcomes)
+        go_on.set()
+        for thread in threads:
+            thread.join()
+        assert [outcome for outcome in outcomes if outcome == "well"] == ["well"] * 2
+        assert len(server.requests) == server.connections == 2
 
 
 def test_three_successes_close_it(clock):
@@ -169,6 +225,44 @@ def test_jitter_keeps_processes_apart(clock):
     assert waits == pytest.approx([4.0, 5.0, 6.0])
 
 
+@pytest.mark.parametrize(("drawn", "factor"), [(0.0, 0.8), (1.0, 1.2)], ids=["shortest", "longest"])
+def test_every_further_time_open_is_varied_too(clock, drawn, factor):
+    """5, 10, 20, 40, 60 and 60 seconds, a fifth less or more."""
+    breaker = CircuitBreaker(BreakerPolicy(), clock, rng=lambda: drawn)
+    for _ in range(5):
+        call(breaker, False, not_sent=True)
+    for seconds in (5, 10, 20, 40, 60, 60):
+        clock.advance(seconds * factor - 0.01)
+        with pytest.raises(e.CircuitOpenError) as caught:
+            breaker.acquire()
+        assert caught.value.retry_after == pytest.approx(0.05)
+        clock.advance(0.02)
+        call(breaker, False)
+
+
+def test_the_defaults_are_those_of_the_design():
+    """30 s, 20 calls, half of them, 5 in a row, 5 to 60 s give or take a fifth, 2 probes, 3 successes."""
+    assert attrs.astuple(BreakerPolicy()) == (30.0, 20, 0.5, 5, 5.0, 60.0, 0.2, 2, 3)
+
+
+def test_less_than_half_leaves_it_closed(clock):
+    """Nine of twenty, again and again."""
+    breaker = make(clock)
+    for index in range(200):
+        call(breaker, index % 20 < 11)
+    assert breaker.state == "closed"
+
+
+def test_a_failure_that_had_left_begins_the_count_in_a_row_anew(clock):
+    """Only peers that are not there at all are found out by the short way."""
+    breaker = make(clock)
+    for _ in range(3):
+        for _ in range(4):
+            call(breaker, False, not_sent=True)
+        call(breaker, False)
+    assert breaker.state == "closed"
+
+
 def test_no_lock_is_held_during_a_call():
     """Eight calls at once overlap."""
     from groq_provider.clock import SystemClock
@@ -189,6 +283,133 @@ def test_no_lock_is_held_during_a_call():
         thread.join()
     assert len(inside) == 8
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("kind", ["lone", "fallback"])
+def test_eight_calls_of_a_tenth_of_a_second_run_side_by_side(kind):
+    """Each is answered when all eight have arrived: one after the other, none ever would be."""
+    together = threading.Barrier(8, timeout=PATIENCE)
+
+    def handler(sock, server):
+        while server.read(sock) is not None:
+            together.wait()
+            server.released.wait(0.1)
+            sock.sendall(answer(b'{"choices": [{"message": {"content": "well"}, "finish_reason": "stop"}]}'))
+
+    with (
+        serving(handler) as server,
+        GroqProvider(
+            api_key="k", base_url=server.url, default_model="m", circuit_breaker=kind == "lone" or None, max_retries=0
+        ) as provider,
+        FallbackProvider([provider]) as both,
+        ThreadPoolExecutor(8) as threads,
+    ):
+        used = provider if kind == "lone" else both
+        started = time.monotonic()
+        answers = list(threads.map(lambda _: used.generate("x").content, range(8)))
+        assert answers == ["well"] * 8
+        assert time.monotonic() - started < 0.15 + 1.0  # 0.8 and more one after the other
+
+
+def stream_of(*contents, whole):
+    """An event stream of these words; the end of it, or a cut."""
+    events = [{"choices": [{"delta": {"content": content}}]} for content in contents]
+    if whole:
+        events.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+    body = b"".join(chunk(b"data: " + json.dumps(event).encode() + b"\n\n") for event in events)
+    return (
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + body
+        + b"0\r\n\r\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("how", "counted"),
+    [
+        ("whole", [1, 0]),
+        ("broken", [2, 1]),
+        ("broken at once", [2, 1]),
+        ("left", [1, 0]),
+        ("forgotten", [1, 0]),
+        ("cancelled", [1, 0]),
+    ],
+)
+def test_a_stream_of_a_lone_provider_counts_at_commit_and_again_on_interruption(how, counted):
+    """Calls and failures; a stream that is left, forgotten or cancelled was a success when it began."""
+
+    def handler(sock, server):
+        while server.read(sock) is not None:
+            if how in {"whole", "broken at once"}:
+                sock.sendall(stream_of("one", "two", whole=how == "whole"))
+                continue
+            head, tail = stream_of("one", "two", whole=False)[:-5], b"0\r\n\r\n"
+            sock.sendall(head)
+            if how == "broken":
+                assert go_on.wait(PATIENCE)
+                sock.sendall(tail)
+            else:
+                server.wait_for_end(sock)
+
+    go_on = threading.Event()
+    with (
+        serving(handler) as server,
+        GroqProvider(
+            api_key="k", base_url=server.url, default_model="m", circuit_breaker=True, max_retries=0
+        ) as provider,
+    ):
+        breaker = provider._engine.breaker
+        stream = provider.generate_stream("x")
+        assert not breaker._slots
+        assert next(stream).content == "one"
+        if how != "broken at once":  # whose end came in the same read
+            assert breaker._slots[-1][1:] == [1, 0]
+        go_on.set()
+        if how == "whole":
+            stream.collect()
+        elif "broken" in how:
+            with pytest.raises(e.StreamInterruptedError):
+                stream.collect()
+        elif how == "left":
+            stream.close()
+        elif how == "cancelled":
+            stream.cancel()
+            with pytest.raises(e.RequestCancelledError):
+                stream.collect()
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)
+                del stream
+                gc.collect()
+            provider._engine._clear_up()
+        assert breaker._slots[-1][1:] == counted
+
+
+def test_a_stream_that_is_a_probe_is_answered_by_its_first_chunk():
+    """However long the rest takes; an end without a chunk gives the place back."""
+    clock = FakeClock()
+
+    def handler(sock, server):
+        while server.read(sock) is not None:
+            sock.sendall(stream_of("one", whole=False)[:-5])
+
+    policy = BreakerPolicy(jitter=0.0, probes=1, successes=1)
+    with (
+        serving(handler) as server,
+        GroqProvider(
+            api_key="k", base_url=server.url, default_model="m", circuit_breaker=policy, clock=clock, max_retries=0
+        ) as provider,
+    ):
+        breaker = provider._engine.breaker
+        for _ in range(5):
+            call(breaker, False, not_sent=True)
+        clock.advance(5)
+        with provider.generate_stream("x"), pytest.raises(e.CircuitOpenError):
+            provider.generate_stream("x")
+        with provider.generate_stream("x") as stream:
+            assert breaker.state == "half-open"
+            next(stream)
+            assert breaker.state == "closed"
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,32 @@ from __future__ import annotations
 import contextvars
 import gc
 import itertools
+import logging
+import math
 import threading
+import time
 import weakref
+from datetime import datetime, timezone
 
 import pytest
 from fakes import PATIENCE
 
-from groq_provider import BulkResult, CancelToken, GroqProvider, LLMRequest, LLMResponse, Message, RetryPolicy, Timing
+from groq_provider import (
+    Attempt,
+    BulkResult,
+    CancelToken,
+    GroqProvider,
+    LLMRequest,
+    LLMResponse,
+    Message,
+    RateLimits,
+    RetryPolicy,
+    Timing,
+    TokenBucketRateLimiter,
+    Usage,
+)
 from groq_provider import errors as e
-from groq_provider.bulk import BulkRun
+from groq_provider.bulk import BulkRun, _outcome
 from groq_provider.testing import Emulator, Gate, Reply
 
 
@@ -83,16 +100,18 @@ def test_results_may_come_as_they_finish():
 
 
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as completed"])
-def test_every_item_has_exactly_one_result(ordered):
-    """A hundred items, three workers."""
-    results = list(bulk([str(i) for i in range(100)], max_workers=3, ordered=ordered))
+@pytest.mark.parametrize("workers", [3, "auto"])
+def test_every_item_has_exactly_one_result(ordered, workers):
+    """A hundred items, few workers."""
+    results = list(bulk([str(i) for i in range(100)], max_workers=workers, ordered=ordered))
     assert sorted(r.index for r in results) == list(range(100))
     assert all(r.response.content == str(r.index) for r in results)
 
 
-def test_an_empty_input_gives_nothing():
+@pytest.mark.parametrize("workers", [2, "auto"])
+def test_an_empty_input_gives_nothing(workers):
     """And ends."""
-    assert list(bulk([])) == []
+    assert list(bulk([], max_workers=workers)) == []
 
 
 # --- laziness ----------------------------------------------------------------------------------------------------------------
@@ -172,11 +191,24 @@ def test_items_may_be_text_messages_or_requests():
     assert {r.request.temperature for r in results} == {0.5}
 
 
-@pytest.mark.parametrize("workers", [0, -1, 1.5, True, None, "2"], ids=repr)
+@pytest.mark.parametrize("workers", [0, -1, 1.5, True, None, "2", "", "AUTO", "automatic", b"auto"], ids=repr)
 def test_the_number_of_workers_is_checked(workers):
-    """An integer of at least 1."""
-    with pytest.raises(e.ConfigurationError, match="max_workers"):
+    """An integer of at least 1, or "auto"."""
+    with pytest.raises(e.ConfigurationError) as caught:
         bulk([], max_workers=workers)
+    assert str(caught.value) == f'max_workers = {workers!r}: must be an integer of at least 1, or "auto"'
+
+
+def test_a_number_of_workers_stays():
+    """Whatever the service says."""
+
+    def call(request, token):
+        raise e.OverloadedError("full", status_code=498)
+
+    with bulk([str(i) for i in range(40)], call, max_workers=5) as run:
+        assert {run.workers for _ in run} == {5}
+        with pytest.raises(AttributeError):
+            run.workers = 6
 
 
 @pytest.mark.parametrize(
@@ -218,10 +250,11 @@ def test_an_input_that_fails_raises_after_what_was_under_way(ordered):
 
 @pytest.mark.parametrize("how", ["run.cancel", "token"])
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as completed"])
-def test_cancelling_ends_what_is_unfinished_and_takes_no_more(how, ordered):
+@pytest.mark.parametrize("workers", [2, "auto"])
+def test_cancelling_ends_what_is_unfinished_and_takes_no_more(how, ordered, workers):
     """From another thread; each item under way is a result, and an endless input ends, but not as if all were done."""
     hold, token = Hold(), CancelToken()
-    run = bulk((str(i) for i in itertools.count()), hold, ordered=ordered, cancel=token)
+    run = bulk((str(i) for i in itertools.count()), hold, ordered=ordered, cancel=token, max_workers=workers)
     canceller = threading.Thread(
         target=lambda: (hold.started.acquire(timeout=PATIENCE), (run.cancel if how == "run.cancel" else token.cancel)())
     )
@@ -230,7 +263,7 @@ def test_cancelling_ends_what_is_unfinished_and_takes_no_more(how, ordered):
     with pytest.raises(e.RequestCancelledError, match="the others were not taken"):
         results.extend(run)  # keeps what came before the error
     canceller.join()
-    assert 1 <= len(results) <= 4
+    assert 1 <= len(results) <= 2 * run.workers
     assert {type(r.error) for r in results} == {e.RequestCancelledError}
     assert "0 calls" in repr(token)
 
@@ -244,21 +277,23 @@ def test_a_cancelled_token_begins_nothing():
 
 
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as completed"])
-def test_leaving_early_ends_what_is_unfinished(ordered):
+@pytest.mark.parametrize("workers", [2, "auto"])
+def test_leaving_early_ends_what_is_unfinished(ordered, workers):
     """And gives back the threads, before the with statement is over."""
     hold = Hold()
     hold.event("0").set()
-    with bulk((str(i) for i in itertools.count()), hold, ordered=ordered) as run:
+    with bulk((str(i) for i in itertools.count()), hold, ordered=ordered, max_workers=workers) as run:
         assert next(run).ok
     assert [thread for thread in threading.enumerate() if thread.name.startswith("groq-bulk")] == []
     assert list(run) == []
     run.close()
 
 
-def test_a_forgotten_run_is_collected_and_ends_its_work():
+@pytest.mark.parametrize("workers", [2, "auto"])
+def test_a_forgotten_run_is_collected_and_ends_its_work(workers):
     """Its threads hold nothing of it."""
     hold = Hold()
-    run = bulk((str(i) for i in itertools.count()), hold)
+    run = bulk((str(i) for i in itertools.count()), hold, max_workers=workers)
     hold.event("0").set()
     next(run)
     gone = weakref.ref(run)
@@ -269,7 +304,8 @@ def test_a_forgotten_run_is_collected_and_ends_its_work():
 
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as completed"])
 @pytest.mark.parametrize("where", ["waiting", "reading"])
-def test_an_interrupt_ends_the_run_and_propagates(monkeypatch, where, ordered):
+@pytest.mark.parametrize("workers", [2, "auto"])
+def test_an_interrupt_ends_the_run_and_propagates(monkeypatch, where, ordered, workers):
     """Nothing is left running."""
     hold = Hold()
 
@@ -279,7 +315,7 @@ def test_an_interrupt_ends_the_run_and_propagates(monkeypatch, where, ordered):
         if where == "reading":
             raise KeyboardInterrupt
 
-    run = bulk(items(), hold, ordered=ordered)
+    run = bulk(items(), hold, ordered=ordered, max_workers=workers)
     if where == "waiting":
 
         def interrupted(self, *args):
@@ -297,14 +333,15 @@ def test_an_interrupt_ends_the_run_and_propagates(monkeypatch, where, ordered):
 
 
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as completed"])
-def test_a_worker_that_is_told_to_exit_does_not_hang_the_run(ordered):
+@pytest.mark.parametrize("workers", [2, "auto"])
+def test_a_worker_that_is_told_to_exit_does_not_hang_the_run(ordered, workers):
     """It propagates to the reader."""
 
     def call(request, token):
         raise SystemExit(3)
 
     with pytest.raises(SystemExit):
-        next(bulk(["a"], call, ordered=ordered))
+        next(bulk(["a"], call, ordered=ordered, max_workers=workers))
 
 
 def test_context_variables_reach_the_workers():
@@ -329,6 +366,226 @@ def test_context_variables_reach_the_workers():
 def test_a_result_is_a_value():
     """Frozen and comparable."""
     assert BulkResult(index=1, custom_id="1") == BulkResult(index=1, custom_id="1")
+
+
+# --- as many workers as the service can use ----------------------------------------------------------------------------------
+
+
+def attempt(**more):
+    return Attempt(number=1, started_at=datetime.now(timezone.utc), **more)
+
+
+class Crowd:
+    """A service whose answers come only while every worker waits for one, so that no worker ever looks idle.
+
+    Args:
+        latency: What an answer takes, in its own figures, with so many under way.
+        answer: Makes the answer of it; may raise.
+    """
+
+    def __init__(self, latency=lambda active: 1.0, answer=None):
+        self.latency, self.answer = latency, answer or self.plain
+        self.changed = threading.Condition()  # guards the rest
+        self.active = self.most = self.asked = 0
+        self.waiting = []  # their numbers; who came first is answered first
+        self.over = False  # no further ones come: let the last ones go
+        self.run = None
+
+    @staticmethod
+    def plain(number, took):
+        return LLMResponse(timing=Timing(total=took))
+
+    def items(self, count):
+        yield from map(str, range(count))
+        self.over = True
+
+    def __call__(self, request, token):
+        until = time.monotonic() + PATIENCE
+        with self.changed:
+            self.active += 1
+            self.asked += 1
+            number = self.asked
+            self.waiting.append(number)
+            self.most = max(self.most, self.active)
+            self.changed.notify_all()
+            while not token.cancelled and (
+                self.waiting[0] != number or (self.active < self.run.workers and not self.over)
+            ):
+                assert time.monotonic() < until, f"{self.active} of {self.run.workers} workers came"
+                self.changed.wait(0.01)  # the number of workers may fall without a notice
+            took = self.latency(self.active)
+            self.active -= 1
+            self.waiting.remove(number)
+            self.changed.notify_all()
+        return self.answer(number, took)
+
+    def start(self, count):
+        self.run = bulk(self.items(count), self, max_workers="auto", ordered=False)
+        return self.run
+
+
+def test_it_takes_more_workers_while_all_are_busy():
+    """As many threads as needed, and twice as many items."""
+    crowd = Crowd()
+    with crowd.start(180) as run:
+        assert run.workers == 4
+        seen = []
+        for given, result in enumerate(run):
+            assert result.ok
+            assert run.submitted - given <= 2 * run.workers
+            seen.append(run.workers)
+    assert seen == sorted(seen)
+    assert set(seen) == {4, 8, 16, 32, 64}
+    assert 32 <= crowd.most <= 64
+
+
+def test_it_starts_no_thread_before_it_is_needed():
+    """Four items, four threads at most."""
+    crowd = Crowd()
+    with crowd.start(400) as run:
+        next(run)
+        threads = [thread for thread in threading.enumerate() if thread.name.startswith("groq-bulk")]
+        assert len(threads) == 4
+
+
+@pytest.mark.parametrize("slots", [6, 20])
+def test_it_takes_as_many_as_a_service_works_on_at_once(slots):
+    """More of them only become slower."""
+    crowd = Crowd(lambda active: max(1.0, active / slots))
+    with crowd.start(slots * 100) as run:
+        seen = [run.workers for _ in run][slots * 50 : -4 * slots]
+    assert 0.6 * slots <= sum(seen) / len(seen) <= 1.7 * slots
+
+
+@pytest.mark.parametrize("kind", ["429", "498", "429, then an answer", "498, then an answer"])
+def test_a_burst_of_refusals_halves_the_workers_once(kind, caplog):
+    """An answer that a retry brought says so, too."""
+    error = e.RateLimitedError if kind.startswith("429") else e.OverloadedError
+
+    def answer(number, took):
+        if number > 4:  # the first four are under way together
+            return Crowd.plain(number, took)
+        if "answer" not in kind:
+            raise error("no room", status_code=int(kind))
+        tries = [attempt(error=error.__name__), attempt(duration=took)]
+        return LLMResponse(timing=Timing(total=took), attempts=tuple(tries))
+
+    crowd = Crowd(answer=answer)
+    with caplog.at_level(logging.DEBUG, "groq_provider.bulk"), crowd.start(15) as run:
+        results = list(run)
+    assert sum(not result.ok for result in results) == (0 if "answer" in kind else 4)
+    changes = [record.getMessage() for record in caplog.records if record.name == "groq_provider.bulk"]
+    assert changes == ["workers: 2 instead of 4"]
+
+
+@pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as completed"])
+def test_a_slow_input_gets_no_more_workers(ordered):
+    """Each item comes when the one before is done."""
+    done = threading.Semaphore(1)
+
+    def items():
+        for i in range(200):
+            assert done.acquire(timeout=PATIENCE)
+            yield str(i)
+
+    def call(request, token):
+        done.release()
+        return reply(request)
+
+    with bulk(items(), call, max_workers="auto", ordered=ordered) as run:
+        assert {run.workers for _ in run} == {4}
+
+
+def test_waiting_in_the_limiter_brings_no_more_workers():
+    """They would only wait there, too."""
+    crowd = Crowd(answer=lambda number, took: LLMResponse(timing=Timing(total=took + 0.2, wait=0.2)))
+    with crowd.start(200) as run:
+        assert {run.workers for _ in run} == {4}
+
+
+def test_context_variables_reach_changing_workers():
+    """Those of the thread that iterates."""
+    trace = contextvars.ContextVar("trace", default="none")
+    seen = set()
+
+    def call(request, token):
+        seen.add(trace.get())
+        return reply(request)
+
+    trace.set("mine")
+    list(bulk(list("abcdef"), call, max_workers="auto"))
+    assert seen == {"mine"}
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2])
+def test_a_system_without_further_threads_makes_do(monkeypatch, threads):
+    """With those there are; without any it is an error, as always."""
+    start, left = threading.Thread.start, itertools.count(1)
+
+    def scarce(self):
+        if self.name.startswith("groq-bulk") and next(left) > threads:
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", scarce)
+    hold = Hold()
+
+    def items():
+        yield from map(str, range(7))
+        for i in range(8):
+            hold.event(str(i)).set()
+        yield "7"
+
+    run = bulk(items(), hold, max_workers="auto")
+    if threads:
+        assert [result.index for result in run if result.ok] == list(range(8))
+        return
+    with pytest.raises(RuntimeError, match="can't start"):
+        next(run)
+
+
+def test_a_wrong_answer_does_not_hang_the_run():
+    """A call that keeps to no contract raises where its result is read."""
+    with pytest.raises(AttributeError):
+        next(bulk(["a"], lambda request, token: "text", max_workers="auto"))
+
+
+@pytest.mark.parametrize(
+    ("result", "outcome"),
+    [
+        (LLMResponse(timing=Timing(total=3, wait=1)), {"latency": 2, "queued": True}),
+        (LLMResponse(timing=Timing(total=3, wait=0.1)), {"latency": 2.9, "queued": False}),
+        (LLMResponse(timing=Timing(total=1, wait=3)), {"latency": 0, "queued": True}),
+        (
+            LLMResponse(timing=Timing(total=9), attempts=(attempt(error="ProtocolError"), attempt(duration=2))),
+            {"latency": 2, "queued": False},
+        ),
+        (LLMResponse(timing=Timing(total=3), usage=Usage(completion_tokens=250)), {"latency": 1.5, "queued": False}),
+        (
+            LLMResponse(
+                timing=Timing(total=3), usage=Usage(completion_tokens=200, prompt_time=0.5, completion_time=2.0)
+            ),
+            {"latency": 1.5, "queued": False},
+        ),
+        (LLMResponse(attempts=(attempt(error="OverloadedError"), attempt())), {"overloaded": True}),
+        (e.RateLimitedError("x", status_code=429), {"overloaded": True}),
+        (e.OverloadedError("x", status_code=503), {"overloaded": True}),
+        (e.RateLimitedError("the limiter itself", scope="day"), {}),
+        (e.RateLimitTimeoutError("x"), {}),
+        (e.RateLimitTimeoutError("x", attempts=(attempt(error="RateLimitedError"),)), {"overloaded": True}),
+        (e.ReadTimeoutError("x", sent=True), {"latency": math.inf, "queued": True}),
+        (e.DeadlineExceededError("x"), {"latency": math.inf, "queued": True}),
+        (e.DeadlineExceededError("x", sent=False), {}),
+        (e.APIConnectionError("x"), {}),
+        (e.AuthenticationError("x", status_code=401), {}),
+        (e.ProviderUnavailableError("x", status_code=500), {}),
+    ],
+    ids=str,
+)
+def test_what_an_item_says_of_the_load(result, outcome):
+    """Latency without waiting on this side, refusals wherever they were met, nothing where nothing can be said."""
+    key = "error" if isinstance(result, Exception) else "response"
+    assert _outcome(BulkResult(index=0, custom_id="0", **{key: result})) == pytest.approx(outcome)
 
 
 # --- through the provider ----------------------------------------------------------------------------------------------------
@@ -418,3 +675,51 @@ def test_streams_and_runs_share_the_limiter(emulator, provider):
         gate.open()
         stream.collect()
     assert sum(s.in_flight for s in provider.get_rate_limits().values()) == 0
+
+
+@pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as completed"])
+def test_auto_grows_over_the_provider(ordered):
+    """With a service that takes all at once."""
+    with (
+        Emulator(speed=0, latency=0.2) as emulator,
+        GroqProvider(api_key=emulator.api_key, base_url=emulator.base_url) as provider,
+    ):
+        with provider.generate_many([str(i) for i in range(100)], max_workers="auto", ordered=ordered) as run:
+            most = max(run.workers for result in run if result.ok)
+        assert most >= 8
+        assert len(emulator.requests) == 100
+
+
+@pytest.mark.parametrize("status", [429, 498])
+@pytest.mark.parametrize("retries", [0, 3])
+def test_auto_shrinks_over_the_provider(emulator, status, retries):
+    """On a refusal, whether a retry makes it good or not."""
+    error = {"type": "tokens", "code": "rate_limit_exceeded" if status == 429 else "capacity_exceeded"}
+    error["message"] = "on tokens per minute (TPM): Limit 9000000, Used 9000000, Requested 9. Please try again in 50ms."
+    emulator.enqueue(Reply(status=status, body={"error": error}, times=3))
+    with (
+        GroqProvider(
+            api_key=emulator.api_key, base_url=emulator.base_url, retry=RetryPolicy(max_retries=retries)
+        ) as provider,
+        provider.generate_many([str(i) for i in range(12)], max_workers="auto") as run,
+    ):
+        least, results = 4, []
+        for result in run:
+            least = min(least, run.workers)
+            results.append(result)
+    assert least in {1, 2}
+    refused = [result for result in results if not result.ok]
+    assert len(refused) == (0 if retries else 3)
+    assert {result.error.status_code for result in refused} <= {status}
+
+
+def test_auto_does_not_grow_at_a_limit(emulator):
+    """Forty requests a second, the burst used up: the workers wait for them and no others come."""
+    limiter = TokenBucketRateLimiter(RateLimits(rpm=2400))
+    with GroqProvider(api_key=emulator.api_key, base_url=emulator.base_url, rate_limiter=limiter) as provider:
+        provider.generate("first")
+        (model,) = limiter.get_status()
+        while (place := limiter.try_reserve(model, prompt_tokens=1)) is not None:
+            place.keep()
+        with provider.generate_many([str(i) for i in range(50)], max_workers="auto") as run:
+            assert max(run.workers for result in run if result.ok) == 4

@@ -819,7 +819,7 @@ WRONG = {
         answer({"executed_tools": [{"index": 0, "type": "a"}, {"index": "0", "type": "a"}]}),
         "ExecutedTool does not fit: expected int, got str @ $.choices[0].message.executed_tools[1].index",
     ),
-    "x_groq": (answer(x_groq={"id": 5}), "XGroq does not fit: expected str, got int @ $.x_groq.id"),
+    "x_groq": (answer(x_groq={"id": 5}), "expected a string, got int @ $.x_groq.id"),
     "breakdown": (answer(usage_breakdown={"models": [5]}), "expected an object, got int @ $.usage_breakdown.models[0]"),
     "breakdown usage": (
         answer(usage_breakdown={"models": [{"usage": {"prompt_tokens": "a"}}]}),

@@ -285,7 +285,7 @@ BY_STATUS = {
     413: e.RequestTooLargeError, 418: e.APIStatusError, 422: e.InvalidRequestError, 424: e.APIStatusError,
     425: e.APIStatusError, 429: e.RateLimitedError, 498: e.OverloadedError, 499: e.APIStatusError,
     500: e.ProviderUnavailableError, 501: e.ProviderUnavailableError, 502: e.ProviderUnavailableError,
-    503: e.OverloadedError, 504: e.ProviderUnavailableError, 520: e.ProviderUnavailableError,
+    503: e.OverloadedError, 504: e.ProviderUnavailableError, 505: e.ProviderUnavailableError, 520: e.ProviderUnavailableError,
     529: e.OverloadedError, 599: e.ProviderUnavailableError,
 }  # fmt: skip
 
@@ -297,7 +297,7 @@ def test_without_a_code_the_status_decides(status):
     assert type(error) is BY_STATUS[status]
     assert error.status_code == status
     assert "empty body" in str(error)
-    assert error.retryable is ((status >= 498 and status != 499) or status in (408, 425, 429))
+    assert error.retryable is (status in {408, 425, 429, 498, 500, 502, 503, 504, *range(520, 525), 529})
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import pickle
 import threading
+import time
+import warnings
 
 import pytest
+from fakes import PATIENCE, FakeClock
+from servers import serving
 
 from groq_provider import (
+    Attempt,
     CancelToken,
     GroqProvider,
     LLMRequest,
+    LLMResponse,
     Provider,
+    ProviderHealth,
     ProviderType,
     RateLimits,
+    ResponseChunk,
     RetryPolicy,
     Timeouts,
     default_catalogue,
@@ -256,3 +267,493 @@ def test_a_wrong_fallback_after_is_named(pair):
     """One clear error at construction."""
     with pytest.raises(e.ConfigurationError, match="fallback_after = -1"):
         FallbackProvider([pair[2]], fallback_after=-1)
+
+
+# --- triggers ----------------------------------------------------------------------------------------------------------------
+
+#: What another member may do better.
+MOVES = {
+    "CircuitOpenError",
+    "ProviderDisabledError",
+    "RateLimitTimeoutError",
+    "RateLimitedError",
+    "ProviderUnavailableError",
+    "OverloadedError",
+    "TransportError",
+    "APIConnectionError",
+    "TLSError",
+    "ProxyError",
+    "ConnectTimeoutError",
+    "ReadTimeoutError",
+    "PoolTimeoutError",
+    "ProtocolError",
+    "ResponseDecodeError",
+    "IncompleteResponseError",
+    "StreamError",
+    "StreamInterruptedError",
+    "StreamIdleTimeoutError",
+    "StreamProtocolError",
+}
+#: Wrong everywhere, for somebody to mend, the caller's own doing, out of time, or no call.
+STAYS = {
+    "GroqProviderError",
+    "ConfigurationError",
+    "ProviderClosedError",
+    "RequestCancelledError",
+    "DeadlineExceededError",
+    "RedirectRefusedError",
+    "ResponseError",
+    "ResponseTooLargeError",
+    "OutputTruncatedError",
+    "APIStatusError",
+    "InvalidRequestError",
+    "ContextTooLongError",
+    "ToolUseFailedError",
+    "JSONValidationFailedError",
+    "RequestTooLargeError",
+    "AuthenticationError",
+    "PermissionDeniedError",
+    "NotFoundError",
+    "ModelNotFoundError",
+    "ModelDecommissionedError",
+    "JournalError",
+    "JournalLockedError",
+    "JournalInputChangedError",
+}
+
+
+class Scripted:
+    """A member that raises what it is told, and answers well after that.
+
+    Args:
+        name: What it is called.
+        script: Errors to raise, one a call; of a stream after as many chunks as the pair says.
+        clock: Moved by *took* at each call.
+        took: Seconds.
+    """
+
+    def __init__(self, name, *script, clock=None, took=0.0):
+        self.name, self.script, self.clock, self.took = name, list(script), clock, took
+        self.asked = []
+
+    def get_type(self):
+        return ProviderType.GROQ
+
+    def get_name(self):
+        return self.name
+
+    def get_models(self):
+        return ()
+
+    def get_capabilities(self):
+        return ()
+
+    def is_available(self):
+        return True
+
+    def get_health(self):
+        return ProviderHealth()
+
+    def close(self):
+        pass
+
+    def _ask(self, request, more):
+        self.asked.append({"request": request, **more})
+        if self.clock is not None:
+            self.clock.advance(self.took)
+        return self.script.pop(0) if self.script else None
+
+    def generate(self, request, **more):
+        step = self._ask(request, more)
+        if step is not None:
+            raise step
+        return LLMResponse(content=self.name, provider=self.name, model=request.model)
+
+    def generate_stream(self, request, **more):
+        step = self._ask(request, more)
+        if step is not None and not isinstance(step, tuple):
+            raise step
+        return ScriptedStream(self.name, *(step or (None, 2)))
+
+
+class ScriptedStream:
+    """Some chunks, then an error or the end."""
+
+    decode_errors = 0
+
+    def __init__(self, name, error, count):
+        self.name, self.error, self.left, self.closed = name, error, count, False
+
+    def __next__(self):
+        if self.left:
+            self.left -= 1
+            return ResponseChunk(content="word ")
+        if self.error is not None:
+            raise self.error
+        raise StopIteration
+
+    @property
+    def response(self):
+        return LLMResponse(content="word word ", provider=self.name)
+
+    def close(self):
+        self.closed = True
+
+
+def made(name, **more):
+    return getattr(e, name)("made up", **more)
+
+
+def test_the_table_of_triggers_names_every_error_once():
+    """A new class is put into one of the two lists by somebody who thought of it."""
+    assert set(e.__all__) == MOVES | STAYS
+    assert not MOVES & STAYS
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("name", e.__all__)
+def test_another_member_is_asked_on_the_listed_triggers_only(name, stream):
+    """And a stream that broke in its first chunk is no other case than a call that failed."""
+    step = made(name)
+    first, second = Scripted("first", (step, 0) if stream else step), Scripted("second")
+    both = FallbackProvider([first, second])
+    call = (lambda: both.generate_stream("Hello").collect()) if stream else (lambda: both.generate("Hello"))
+    if name in MOVES:
+        assert call().provider == "second"
+        assert len(second.asked) == 1
+    else:
+        with pytest.raises(getattr(e, name)) as caught:
+            call()
+        assert caught.value is step
+        assert second.asked == []
+
+
+@pytest.mark.parametrize(
+    ("status", "moves"),
+    [
+        *((code, False) for code in (400, 401, 403, 404, 409, 413, 422)),
+        *((code, True) for code in (408, 425, 429, 498, 500, 502, 503, 504, 520, 524, 529)),
+    ],
+)
+def test_statuses_move_on_or_not(pair, status, moves):
+    """As their retries are spent, where a retry makes sense at all."""
+    first, second, both = pair
+    failing(first, status=status, body={"error": {"message": "no", "type": "x"}}, headers={"retry-after": "9999"})
+    if moves:
+        assert both.generate("Hello").provider == "openai_compatible"
+    else:
+        with pytest.raises(e.APIStatusError) as caught:
+            both.generate("Hello")
+        assert caught.value.status_code == status
+    assert len(second.requests) == int(moves)
+
+
+def test_all_retries_of_a_member_come_first():
+    """Then the next one is asked, and the answer lists every try of both."""
+    with Emulator(speed=0) as emulator:
+        for _ in range(3):
+            failing(emulator, status=503)
+        policy = RetryPolicy(max_retries=2, base_delay=0, throttle_delay=0)
+        member = GroqProvider(api_key="gsk_1", base_url=emulator.base_url, retry=policy)
+        with FallbackProvider([(member, "qwen/qwen3.8-27b"), (member, SMALL)]) as both:
+            answer = both.generate("Hello")
+            assert answer.model == SMALL
+            assert [attempt.status_code for attempt in answer.attempts] == [503, 503, 503, 200]
+            assert [attempt.number for attempt in answer.attempts] == [1, 2, 3, 4]
+
+
+def test_a_spent_retry_budget_moves_on():
+    """At once, whatever the policy would allow."""
+    with Emulator(speed=0) as emulator:
+        policy = RetryPolicy(max_retries=2, base_delay=0, throttle_delay=0)
+        member = GroqProvider(api_key="gsk_1", base_url=emulator.base_url, retry=policy)
+        while member._engine.budget.spend(14.0):
+            pass
+        failing(emulator, status=500)
+        with FallbackProvider([(member, "qwen/qwen3.8-27b"), (member, SMALL)]) as both:
+            assert [attempt.status_code for attempt in both.generate("Hello").attempts] == [500, 200]
+
+
+def test_a_limit_of_the_day_moves_on_without_a_wait():
+    """The service names it; nobody waits for tomorrow."""
+    clock = FakeClock()
+    message = "Rate limit reached for model `m` on requests per day (RPD): Limit 1000, Used 1000, Requested 1. Please try again in 1m26.4s."
+    with Emulator(speed=0) as emulator:
+        member = GroqProvider(api_key="gsk_1", base_url=emulator.base_url, clock=clock)
+        body = {"error": {"message": message, "type": "requests", "code": "rate_limit_exceeded"}}
+        failing(emulator, status=429, body=body, headers={"retry-after": "87"})
+        with FallbackProvider([(member, "qwen/qwen3.8-27b"), (member, SMALL)], clock=clock) as both:
+            assert both.generate("Hello").model == SMALL
+        assert clock.waits == []
+
+
+def test_a_limiter_that_needs_more_than_the_time_left_moves_on():
+    """Without a *fallback_after*: the limit of the call is enough."""
+    clock = FakeClock()
+    with Emulator(speed=0) as emulator:
+        limited = GroqProvider(api_key="gsk_1", base_url=emulator.base_url, rate_limits=RateLimits(rpm=1), clock=clock)
+        free = GroqProvider(api_key="gsk_2", base_url=emulator.base_url)
+        with FallbackProvider([(limited, SMALL), (free, "qwen/qwen3.8-27b")], clock=clock) as both:
+            assert both.generate("one").model == SMALL
+            assert both.generate("two", timeout=30).model == "qwen/qwen3.8-27b"
+        assert clock.waits == []
+
+
+def test_a_hint_longer_than_fallback_after_moves_on():
+    """The wait that a 429 asks for is a wait for the limit, too."""
+    clock = FakeClock()
+    with Emulator(speed=0) as emulator:
+        member = GroqProvider(api_key="gsk_1", base_url=emulator.base_url, clock=clock)
+        failing(emulator, status=429, headers={"retry-after": "30"})
+        with FallbackProvider([(member, "qwen/qwen3.8-27b"), (member, SMALL)], fallback_after=2, clock=clock) as both:
+            assert both.generate("Hello").model == SMALL
+        assert clock.waits == []
+
+
+def test_a_decommissioned_model_moves_on_in_a_stream_too():
+    """When asked to."""
+    first, second = Scripted("first", made("ModelDecommissionedError", replacement="b")), Scripted("second")
+    both = FallbackProvider([(first, "a"), (second, "b")], fallback_on_decommissioned=True)
+    assert both.generate_stream("Hello").collect().provider == "second"
+    assert [asked["request"].model for asked in first.asked + second.asked] == ["a", "b"]
+
+
+# --- time, cancels, what is passed on ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_each_member_gets_what_the_others_left(stream):
+    """Of the total; the other limits start anew with it."""
+    clock = FakeClock()
+    members = [Scripted(str(n), made("APIConnectionError"), clock=clock, took=3.0) for n in range(4)]
+    both = FallbackProvider(members, clock=clock)
+    with pytest.raises(e.APIConnectionError):
+        (both.generate_stream if stream else both.generate)("Hello", timeout=Timeouts(total=8, idle=5))
+    limits = [asked["timeout"] for member in members for asked in member.asked]
+    assert [limit.total for limit in limits] == pytest.approx([8.0, 5.0, 2.0])  # and none for the fourth
+    assert {limit.idle for limit in limits} == {5}
+
+
+def test_extras_reach_whichever_member_is_asked(pair):
+    """Headers, body and query, as a provider takes them."""
+    first, second, both = pair
+    failing(first, status=503)
+    extras = {"extra_headers": {"X-Trace": "t-1"}, "extra_body": {"user": "u-1"}, "extra_query": {"v": "2"}}
+    both.generate("Hello", **extras)
+    with both.generate_stream("Hello", **extras) as stream:
+        stream.collect()
+    for request in [*first.requests, *second.requests]:
+        assert request.headers["x-trace"] == "t-1"
+        assert request.json["user"] == "u-1"
+        assert request.query == "v=2"
+
+
+def test_a_member_that_needs_no_extras_is_given_none():
+    """So that it need not know of them."""
+    member = Scripted("only")
+    FallbackProvider([member]).generate("Hello")
+    assert set(member.asked[0]) == {"request", "timeout", "cancel"}
+
+
+def test_the_model_of_a_pair_wins_over_the_extra_body():
+    """Else every pair would be asked for the same one."""
+    first, second = Scripted("first", made("APIConnectionError")), Scripted("second")
+    body = {"model": "x", "more": 1}
+    FallbackProvider([(first, "a"), second]).generate("Hello", extra_body=body)
+    assert first.asked[0]["extra_body"] == {"more": 1}
+    assert second.asked[0]["extra_body"] == body == {"model": "x", "more": 1}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"timeout": -1}, {"cancel": "now"}, {"temperature": "hot"}, {"tempreature": 1}, {"extra_headers": {"a": 1}}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_wrong_argument_is_an_invalid_request(pair, wrong):
+    """As of a provider; nobody is asked, and no breaker counts it."""
+    first, second, both = pair
+    for call in (both.generate, both.generate_stream):
+        with pytest.raises(e.InvalidRequestError):
+            call("Hello", **wrong)
+    if "extra_headers" not in wrong:
+        with pytest.raises(e.InvalidRequestError):
+            both.generate_many(["Hello"], **wrong)
+    assert not first.requests + second.requests
+
+
+def test_a_cancel_reaches_the_member_that_is_being_tried():
+    """Also while the stream moves from one to the next."""
+    reached = threading.Event()
+
+    def stuck(sock, server):
+        server.read(sock)
+        reached.set()
+        server.wait_for_end(sock)
+
+    with Emulator(speed=0) as emulator, serving(stuck) as server:
+        first = GroqProvider(api_key="gsk_1", base_url=emulator.base_url, retry=NO_RETRY)
+        second = GroqProvider(api_key="gsk_2", base_url=server.url, retry=NO_RETRY)
+        emulator.enqueue(Reply(content="x", reasoning=False, fault=Fault(reset_after_events=1)))
+        with FallbackProvider([first, second]) as both, both.generate_stream("Hello") as stream:
+            raised = []
+
+            def read():
+                with pytest.raises(e.RequestCancelledError) as caught:
+                    next(stream)
+                raised.append(caught.value)
+
+            reader = threading.Thread(target=read)
+            reader.start()
+            assert reached.wait(PATIENCE)
+            started = time.monotonic()
+            stream.cancel()
+            reader.join(PATIENCE)
+            assert time.monotonic() - started < 1.1
+            assert [attempt.error for attempt in raised[0].attempts] == [
+                "IncompleteResponseError",
+                "RequestCancelledError",
+            ]
+            with pytest.raises(e.RequestCancelledError):
+                next(stream)
+
+
+def test_the_callers_token_is_left_alone_at_the_end(pair):
+    """However it ends, nothing of a stream hangs on it."""
+    first, _, both = pair
+    token = CancelToken()
+    with both.generate_stream("Hello", cancel=token) as stream:
+        stream.collect()
+    with both.generate_stream("Hello", cancel=token) as stream:
+        next(stream)
+    first.enqueue(Reply(content="one two three", reasoning=False, fault=Fault(cut_after_events=3)))
+    with pytest.raises(e.StreamInterruptedError):
+        both.generate_stream("Hello", cancel=token).collect()
+    failing(first, status=400)
+    with pytest.raises(e.InvalidRequestError):
+        both.generate_stream("Hello", cancel=token)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        both.generate_stream("Hello", cancel=token)  # and forgotten
+        gc.collect()
+    both.generate("Hello", cancel=token)
+    assert token._callbacks == {}
+
+
+# --- streams and breakers ----------------------------------------------------------------------------------------------------
+
+PROBING = BreakerPolicy(not_sent_in_a_row=1, open_for=5.0, jitter=0.0, probes=1, successes=1)
+
+
+def half_open(clock, *script):
+    """A member whose breaker lets one probe through, and the provider around it."""
+    member = Scripted("only", made("APIConnectionError", sent=False), *script)
+    both = FallbackProvider([member], breaker=PROBING, clock=clock)
+    with pytest.raises(e.APIConnectionError):
+        both.generate("Hello")
+    clock.advance(5)
+    assert both.breakers == (("only", "half-open"),)
+    return both
+
+
+@pytest.mark.parametrize("how", ["closed", "forgotten", "interrupted"])
+def test_a_probe_that_teaches_nothing_makes_room_for_another(how):
+    """A stream that is left before its first chunk, with or without a word."""
+    both = half_open(FakeClock(), (KeyboardInterrupt(), 0))
+    stream = both.generate_stream("Hello")
+    with pytest.raises(e.CircuitOpenError):
+        both.generate("Hello")
+    if how == "closed":
+        stream.close()
+        stream.close()
+    elif how == "interrupted":
+        with pytest.raises(KeyboardInterrupt):
+            next(stream)
+    else:
+        del stream
+        gc.collect()
+    assert both.generate("Hello").provider == "only"
+    assert both.breakers == (("only", "closed"),)
+
+
+def test_a_stream_counts_at_its_first_chunk_and_again_when_it_breaks():
+    """Once each: reading on after the error tells the breaker nothing new."""
+    clock = FakeClock()
+    policy = BreakerPolicy(min_calls=4, failure_ratio=0.5, jitter=0.0)
+    member = Scripted("only", *[(made("StreamInterruptedError"), 1)] * 2)
+    both = FallbackProvider([member], breaker=policy, clock=clock)
+    breaker = both.members[0].breaker
+    for calls in (2, 4):
+        stream = both.generate_stream("Hello")
+        assert next(stream).content
+        assert breaker._slots[-1][1:] == [calls - 1, calls // 2 - 1]
+        for _ in range(5):
+            with pytest.raises(e.StreamInterruptedError):
+                next(stream)
+        if calls == 2:
+            assert breaker._slots[-1][1:] == [2, 1]
+    assert breaker.state == "open"
+
+
+def test_a_probe_is_answered_by_the_first_chunk():
+    """Not at the end of a long stream."""
+    both = half_open(FakeClock())
+    stream = both.generate_stream("Hello")
+    assert next(stream).content
+    assert both.breakers == (("only", "closed"),)
+    stream.close()
+
+
+def test_a_broken_stream_lists_every_try_once():
+    """Those of the members before it, too, however often it is read."""
+    attempt = Attempt(number=1, started_at=FakeClock().now(), error="APIConnectionError")
+    first = Scripted("first", (made("APIConnectionError", attempts=(attempt,)), 0))
+    second = Scripted("second", (made("StreamInterruptedError", attempts=(attempt,)), 1))
+    third = Scripted("third")
+    stream = FallbackProvider([first, second, third]).generate_stream("Hello")
+    assert next(stream).content
+    for _ in range(3):
+        with pytest.raises(e.StreamInterruptedError) as caught:
+            next(stream)
+        assert [item.number for item in caught.value.attempts] == [1, 2]
+    with pytest.raises(e.StreamInterruptedError):
+        _ = stream.response
+    assert stream.poll()
+    assert third.asked == []
+
+
+def test_a_stream_that_nobody_can_begin_fails_for_good():
+    """With the last member's error, again and again, and nobody is asked twice."""
+    first = Scripted("first", (made("APIConnectionError"), 0))
+    second = Scripted("second", made("ProviderUnavailableError"))
+    stream = FallbackProvider([first, second]).generate_stream("Hello")
+    for _ in range(3):
+        with pytest.raises(e.ProviderUnavailableError):
+            next(stream)
+    assert len(second.asked) == 1
+
+
+def test_a_stream_does_not_pickle_and_shows_its_state(pair):
+    """It holds a connection."""
+    _, _, both = pair
+    with both.generate_stream("Hello") as stream:
+        assert "Groq" in repr(stream)
+        assert stream.decode_errors == 0
+        for travel in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError, match="cannot be pickled"):
+                travel(stream)
+
+
+def test_it_travels_to_other_processes(pair, monkeypatch):
+    """Members, models and settings; the keys are in the environment there."""
+    _, _, both = pair
+    monkeypatch.setenv("GROQ_API_KEY", "gsk_there")
+    data = pickle.dumps(
+        FallbackProvider([(both.members[0].provider, SMALL)], fallback_after=3, fallback_on_decommissioned=True)
+    )
+    assert b"gsk_1" not in data
+    with pickle.loads(data) as again:
+        assert again.generate("Hello").model == SMALL
+        assert again.fallback_after == 3
+        assert again.moves_on(e.ModelDecommissionedError("x"))
+    with pytest.raises(TypeError, match="clock"):
+        pickle.dumps(FallbackProvider([both.members[0].provider], clock=FakeClock()))

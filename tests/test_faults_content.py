@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import random
 from collections import deque
 from typing import Any
@@ -16,6 +17,7 @@ import attrs
 import pytest
 from fakes import PATIENCE, FakeClock
 from servers import FaultServer, answer, chunk, reset, serving
+from test_secrets import assert_hidden, objects_of, texts_of
 
 from groq_provider import GroqProvider, LLMRequest, RateLimits, RetryPolicy, Timeouts
 from groq_provider import errors as e
@@ -23,7 +25,9 @@ from groq_provider.ratelimit.estimate import estimate_prompt_tokens, estimate_te
 
 MODEL, OTHER = "faulty-model", "other-model"
 KEY = "gsk_CONTENTcanary0123456789"
-PROMPT = "Tell me a story."
+PROMPT = "PROMPTcanary ok?"
+#: What shows nowhere: parts of the key and of the prompt.
+SECRETS = ["CONTENTcanary", "0123456", "PROMPTcanary"]
 MOST = 100
 LIMITS = RateLimits(rpd=1_000, tpd=1_000_000, share=1.0)
 POLICY = RetryPolicy(base_delay=0.0, throttle_delay=0.0)
@@ -142,6 +146,15 @@ FINE = Step(chunked(GOOD))
 FINE_PLAIN = Step(plain(completion()))
 
 
+@pytest.fixture(autouse=True)
+def _nothing_secret_is_said(caplog, capsys):
+    """Neither in logs at DEBUG nor on the standard streams; warnings are errors."""
+    caplog.set_level(logging.DEBUG)
+    yield
+    said = [logging.Formatter().format(record) + repr(record.args) for record in caplog.records]
+    assert_hidden([*said, *capsys.readouterr()], SECRETS)
+
+
 class Bench:
     """A provider and the server it talks to."""
 
@@ -230,7 +243,7 @@ def run(case: Case) -> None:
             assert type(result) is case.error
             assert case.words in str(result)
             assert (result.model, result.provider) == (MODEL, "groq")
-            assert KEY not in str(result)
+            assert_hidden(texts_of(result), SECRETS)
             assert len(str(result)) <= 600
             attempts, failures = result.attempts, 1
             if case.stream and made.streams:
@@ -255,6 +268,7 @@ def run(case: Case) -> None:
             assert all(low <= gap <= high for gap, (low, high) in zip(gaps, case.gaps, strict=True)), gaps
         if case.more is not None:
             case.more(result, made)
+        assert_hidden([*objects_of(provider), repr(result)], SECRETS)
         # Kept or dropped.
         assert provider.generate("probe", model=OTHER).content == TEXT
         assert made.server.connections == 1 + sum(not step.kept for step in steps)
@@ -711,9 +725,10 @@ STATUSES = [
     repeated("66", 498, error("capacity", code="capacity_exceeded"), gaps=[(0, 1.0)], settings={"retry": THROTTLED}),
     Case(id="66-given-up", steps=[Step(status(498), "T")] * 3, error=e.OverloadedError, text="", more=has_status(498)),
     # 67: too late, too early
-    repeated("67-408", 408, None, "Connection: close", kept=False),
-    repeated("67-425", 425, None, "Connection: close", kept=False, stream=False),
-    Case(id="67-given-up", steps=[Step(status(408), "T")] * 3, error=e.APIStatusError, text="", more=has_status(408)),
+    repeated("67-408", 408, kept=False),
+    repeated("67-425", 425, kept=False, stream=False),
+    repeated("67-408-close", 408, None, "Connection: close", kept=False),
+    Case(id="67-given-up", steps=[Step(status(408), "T", kept=False)] * 3, error=e.APIStatusError, text="", more=has_status(408)),
     # 68: the service fails
     *(repeated(f"68-{code}", code, stream=code % 2 == 0) for code in (500, 502, 503, 504, 520, 521, 522, 523, 524, 529)),
     *(Case(id=f"68-{code}-given-up", steps=[Step(status(code), "T")] * 3, error=cls, text="", more=has_status(code))

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import importlib
+import inspect
+import json
 import os
+import pickle
 import signal
+import ssl
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
+import attrs
 import pytest
-from workers import ask, throw, use
+from fakes import PATIENCE
+from servers import chunk, serving
+from test_transport import fork, join
+from workers import ask, echo, throw, use
 
-from groq_provider import GroqProvider
+import groq_provider
+from groq_provider import CancelToken, GroqProvider, ToolFunction
 from groq_provider import errors as e
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -136,6 +149,114 @@ def test_closing_in_a_child_leaves_the_parents_calls_alone(server):
     assert run(program, server).strip() == "good"
 
 
+SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def event(content, finish=None):
+    data = {"choices": [{"delta": {"content": content}, "finish_reason": finish}]}
+    return chunk(b"data: " + json.dumps(data).encode() + b"\n\n")
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("how", ["cancel", "token", "close", "provider", "garbage", "exit"])
+def test_a_child_cannot_end_what_its_parent_reads(secure, how, tmp_path):
+    """Neither by a cancel, which shuts a socket down for both, nor by a close, nor by what TLS says at one."""
+    go_on = threading.Event()
+    context = None
+    settings = {}
+    if secure:
+        authority = pytest.importorskip("trustme").CA()
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost").configure_cert(context)
+        settings["ca_bundle"] = str(tmp_path / "ca.pem")
+
+    def handler(sock, server):
+        while server.read(sock) is not None:
+            sock.sendall(SSE + event("one"))
+            assert go_on.wait(PATIENCE)
+            sock.sendall(event(" two") + event("", "stop") + b"0\r\n\r\n")
+
+    token = CancelToken()
+    with (
+        serving(handler, context) as server,
+        GroqProvider(api_key="gsk_test", base_url=server.url, default_model="m", **settings) as provider,
+        provider.generate_stream("x", cancel=token) as stream,
+    ):
+        held = [stream]
+        assert next(stream).content == "one"
+
+        def work():
+            if how == "cancel":
+                stream.cancel()
+                stream.close()
+            elif how == "token":
+                token.cancel()
+            elif how == "close":
+                stream.close()
+            elif how == "provider":
+                provider.close()
+            elif how == "garbage":
+                held.clear()
+                gc.collect()
+            else:
+                groq_provider.engine._close_books()
+            return True
+
+        assert join(fork(work)) == 0
+        assert not token.cancelled
+        go_on.set()
+        assert stream.collect().content == "one two"
+        assert provider.generate_stream("again").collect().content == "one two"
+        assert server.connections == 1
+
+
+def test_children_draw_delays_of_their_own():
+    """Or all of them would come back at the same moment."""
+    with GroqProvider(api_key="gsk_test") as provider:
+        read, write = os.pipe()
+
+        def work():
+            os.write(write, b"%.17g\n" % provider._engine.rng.random())
+            return True
+
+        for _ in range(4):
+            assert join(fork(work)) == 0
+        os.close(write)
+        drawn = os.read(read, 1000).decode().split()
+        os.close(read)
+        assert len({*drawn, f"{provider._engine.rng.random():.17g}"}) == 5
+
+
+@pytest.mark.parametrize("what", ["token", "breaker", "budget", "tracker"])
+def test_a_lock_that_is_held_at_the_fork_is_free_in_the_child(what):
+    """Whoever held it is not there."""
+    token = CancelToken()
+    with GroqProvider(api_key="gsk_test", circuit_breaker=True) as provider:
+        engine = provider._engine
+        held, use = {
+            "token": (token, lambda: token.cancel() or token.cancelled),
+            "breaker": (engine.breaker, lambda: engine.breaker.acquire() is not None),
+            "budget": (engine.budget, lambda: engine.budget.spend(1.0)),
+            "tracker": (provider._tracker, lambda: provider._tracker.record("m", total=1.0) is None),
+        }[what]
+        inside, done = threading.Event(), threading.Event()
+
+        def hold():
+            with held._lock:
+                inside.set()
+                assert done.wait(PATIENCE)
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        assert inside.wait(PATIENCE)
+        try:
+            assert join(fork(use)) == 0
+        finally:
+            done.set()
+            holder.join()
+
+
 def test_limits_and_breakers_live_on_in_a_child(server):
     """Limiter, tracker and breaker of a parent work in the child, whatever was held at the fork."""
     program = """
@@ -167,6 +288,90 @@ def test_process_pools_carry_answers_and_errors(server, method, monkeypatch):
         assert (caught.value.retry_after, caught.value.status_code) == (2.0, 429)
         with GroqProvider(base_url=server) as provider:
             assert pool.submit(use, provider).result(timeout=60).startswith("carried over")
+
+
+# --- values ------------------------------------------------------------------------------------------------------------------
+
+
+def value_classes():
+    """Every frozen class of ours that a caller can come by, public or on the way to one."""
+    modules = {
+        module.partition(".")[0] if not module.startswith("types.") else module for module in groq_provider._HOMES
+    }
+    found = {}
+    for name in sorted(modules | {"types.fields", "bulk", "config"}):
+        for cls in vars(importlib.import_module(f"groq_provider.{name}")).values():
+            if inspect.isclass(cls) and attrs.has(cls) and cls.__module__.startswith("groq_provider"):
+                found[cls.__name__] = cls
+    return {name: cls for name, cls in found.items() if not name.startswith("_")}
+
+
+VALUES = value_classes()
+#: What cannot be made without words: how it is.
+MADE = {
+    "Attempt": {"number": 1, "started_at": "2026-11-01"},
+    "BulkResult": {"index": 0, "custom_id": "0", "error": e.RateLimitedError("limited", retry_after=1.0)},
+    "Document": {"text": "words"},
+    "DocumentPart": {"data": {"a": 1}},
+    "ImagePart": {"url": "https://example.org/a.png"},
+    "JSONSchemaFormat": {"name": "n", "schema": {}},
+    "LLMRequest": {"messages": "Hello"},
+    "Message": {"role": "user", "content": "Hello"},
+    "ProviderConfig": {"api_key": "gsk_test"},
+    "ResponseFormat": {"type": "json_object"},
+    "TextPart": {"text": "words"},
+    "Tool": {"function": ToolFunction(name="f")},
+}
+
+
+def made(cls):
+    """A value of a class; what it must be given is made up by the names of its fields."""
+    given = dict(MADE.get(cls.__name__, {}))
+    for field in attrs.fields(cls):
+        if field.default is attrs.NOTHING and field.init and field.name not in given:
+            given[field.name] = "x"
+    return cls(**given)
+
+
+@pytest.mark.parametrize("cls", VALUES.values(), ids=VALUES)
+def test_values_pickle_and_copy(cls):
+    """With every protocol; what comes out is equal."""
+    value = made(cls)
+    for travel in (
+        *(lambda v, p=p: pickle.loads(pickle.dumps(v, p)) for p in range(pickle.HIGHEST_PROTOCOL + 1)),
+        copy.copy,
+        copy.deepcopy,
+    ):
+        again = travel(value)
+        assert type(again) is cls
+        if cls is not groq_provider.ProviderConfig:  # which loses its key
+            assert repr(again) == repr(value)
+        if cls.__eq__ is not object.__eq__ and cls not in (groq_provider.ProviderConfig, groq_provider.BulkResult):
+            assert again == value
+
+
+def test_there_are_values():
+    """All that the package names, unless they are parts with state, protocols or errors."""
+    public = {
+        name
+        for name in groq_provider.__all__
+        if inspect.isclass(found := getattr(groq_provider, name)) and attrs.has(found)
+    }
+    assert public <= set(VALUES)
+    assert len(public) >= 50
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_every_value_and_every_error_crosses_a_process_pool(method):
+    """There and back, raised and returned."""
+    values = [made(cls) for name, cls in VALUES.items() if name != "ProviderConfig"]
+    errors = [getattr(e, name)("went wrong", retry_after=1.5, model="m") for name in e.__all__]
+    with ProcessPoolExecutor(2, mp_context=get_context(method)) as pool:
+        assert [repr(value) for value in pool.map(echo, values)] == [repr(value) for value in values]
+        for error, future in [(error, pool.submit(throw, error)) for error in errors]:
+            raised = future.exception(timeout=60)
+            assert type(raised) is type(error)
+            assert vars(raised) == vars(error)
 
 
 APP = """

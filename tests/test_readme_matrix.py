@@ -11,6 +11,7 @@ import pytest
 import test_faults_content
 import test_faults_process
 import test_faults_wire
+from matrix import DEVIATIONS, MATRIX
 
 from groq_provider import errors as e
 
@@ -188,3 +189,83 @@ def test_every_class_that_can_be_raised_is_expected_by_a_test(name):
         return
     others = [file for file in TESTS.glob("test_*.py") if file.stem not in ("test_errors", "test_readme_matrix")]
     assert [file.stem for file in others if name in used_names(file)]
+
+
+# --- the matrix and the library ----------------------------------------------------------------------------------------------
+
+
+def number(name):
+    return re.match(r"\d+b?", name)[0]
+
+
+def disagreements(name, *, error, after, retry, connections, reservations):
+    """Name the columns in which a row does not follow the matrix.
+
+    Args:
+        name: Its id.
+        error: What is raised.
+        after: Whether a chunk was given out before.
+        retry: The letters that fit how often it is tried.
+        connections: What becomes of them.
+        reservations: What becomes of them.
+    """
+    row = MATRIX[number(name)]
+    wrong = set()
+    if error is not None and error.__name__ not in row.errors:
+        wrong.add("error")
+    if not set(retry) & set(row.retry.replace("C", "N" if after else "Y")):
+        wrong.add("retry")
+    if not connections <= set(row.connection):
+        wrong.add("connection")
+    if not reservations <= set(row.reservation):
+        wrong.add("reservation")
+    return wrong
+
+
+def wire_row(case):
+    made = case.attempts + 1 if case.connections is None else case.connections
+    return disagreements(
+        case.id,
+        error=case.error,
+        after=case.text != "",
+        retry="-Y1N" if case.error is None else {1: "N", 2: "1"}.get(case.attempts, "Y"),
+        connections=set() if case.seen is None else {"R" if made == 1 else "D"},
+        reservations={case.spent},
+    )
+
+
+def content_row(case):
+    content = test_faults_content
+    bad = [step for step in case.steps if step not in (content.FINE, content.FINE_PLAIN)] or case.steps
+    tries = len(case.steps)
+    return disagreements(
+        case.id,
+        error=case.error,
+        after=case.error is not None and bool(case.text),
+        retry=("Y1" if tries > 1 else "-") if case.error is None else {1: "N", 2: "1Y"}.get(tries, "Y"),
+        connections={"R" if step.kept else "D" for step in bad},
+        reservations={step.lim for step in bad},
+    )
+
+
+def test_every_row_follows_the_matrix_or_says_why_not():
+    """In error, retry, connection and reservation; every reason is in use."""
+    content, wire = tables()
+    used, unexplained = set(), {}
+    for case in [*wire, *content]:
+        wrong = (content_row if case in content else wire_row)(case)
+        reasons = [found for found in DEVIATIONS if re.fullmatch(found.ids, case.id)]
+        used |= {(found.ids, column) for found in reasons for column in found.what & wrong}
+        left = wrong.difference(*(found.what for found in reasons))
+        if left:
+            unexplained[case.id] = left
+    assert unexplained == {}
+    assert {(found.ids, column) for found in DEVIATIONS for column in found.what} - used == set()
+
+
+def test_every_class_of_the_readme_is_in_the_matrix_or_out_of_its_reach():
+    """What is no fault of a peer: settings, closing, cancelling, limits of our own, and what comes later."""
+    named = set().union(*(row.errors for row in MATRIX.values()))
+    later = {name for name, (what, _) in ROWS.items() if "not raised in this version" in what}
+    own = {"ProviderClosedError", "ProviderDisabledError", "RequestCancelledError", "CircuitOpenError", "RateLimitTimeoutError"}  # fmt: skip
+    assert set(ROWS) - named == BASES | later | own

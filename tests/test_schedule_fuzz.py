@@ -5,6 +5,7 @@ Switch intervals, however short, do not expose a check-then-act race without a c
 
 from __future__ import annotations
 
+import json
 import random
 import socket
 import sys
@@ -15,10 +16,10 @@ from pathlib import Path
 
 import pytest
 from fakes import PATIENCE, FakeClock
-from servers import answer, read_request, serving
+from servers import CHUNKED, answer, chunk, read_request, serving
 
 import groq_provider
-from groq_provider import BreakerPolicy, LatencyTracker, RateLimits
+from groq_provider import BreakerPolicy, GroqProvider, LatencyTracker, RateLimits, RetryPolicy
 from groq_provider import errors as e
 from groq_provider.breaker import CircuitBreaker
 from groq_provider.cancel import CancelToken
@@ -398,6 +399,108 @@ def test_slots_are_neither_lost_nor_doubled(seeds):
         run(seed, *[work] * 5, cancel)
         assert max(most) <= 2, seed
         assert (slots._free, len(slots._queue), len(slots._returned)) == (2, 0, 0), seed
+
+
+# --- whole calls -------------------------------------------------------------------------------------------------------------
+
+WHOLE = FILES | {
+    str(PACKAGE / name) for name in ("engine.py", "stream.py", "transport/session.py", "transport/response.py")
+}
+
+
+def moody(sock, server):
+    """Give back what was asked; now and then refuse, or break a stream off."""
+    mood = random.Random(server.connections)
+    while (request := server.read(sock)) is not None:
+        asked = json.loads(request.body)
+        text, stream = asked["messages"][0]["content"], asked.get("stream", False)
+        chance = mood.random()
+        message = {"role": "assistant", "content": text}
+        if chance < 0.2:
+            sock.sendall(answer(b"{}", "Retry-After: 0", status="503 Busy"))
+        elif not stream:
+            choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+            sock.sendall(answer(json.dumps({"id": "1", "model": MODEL, "choices": choices}).encode()))
+        else:
+            events = [
+                json.dumps({"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": finish}]})
+                for piece, finish in ((text[:3], None), (text[3:], None), (None, "stop"))
+            ]
+            sock.sendall(CHUNKED.replace(b"\r\n\r\n", b"\r\nContent-Type: text/event-stream\r\n\r\n"))
+            for number, data in enumerate([*events, "[DONE]"]):
+                if number == 1 and chance < 0.35:
+                    return
+                sock.sendall(chunk(f"data: {data}\n\n".encode()))
+            sock.sendall(b"0\r\n\r\n")
+
+
+def test_calls_end_once_however_they_end(seeds):
+    """Answers, refusals, broken and left streams, cancels and a close at once: own answers only, all books closed, each call counted once."""
+    outcomes: Counter = Counter()
+    with serving(moody) as server:
+        for seed in seeds:
+            policy = RetryPolicy(max_retries=2, base_delay=0.001, throttle_delay=0.001)
+            provider = GroqProvider(
+                api_key="gsk_0123456789abcdefghij",
+                base_url=server.url,
+                default_model=MODEL,
+                retry=policy,
+                timeout=PATIENCE,
+            )
+            tokens = [CancelToken() for _ in range(6)]
+            counted: list[bool] = []
+
+            def work(rng, provider=provider, tokens=tokens, counted=counted):
+                for _ in range(4):
+                    text, token = f"text {rng.random()}", rng.choice([None, *tokens])
+                    try:
+                        if rng.random() < 0.4:
+                            given = provider.generate(text, cancel=token).content
+                        else:
+                            with provider.generate_stream(text, cancel=token) as stream:
+                                if rng.random() < 0.2:
+                                    assert text.startswith(next(stream).content)
+                                    outcomes["left"] += 1
+                                    counted.append(True)  # with its time to the first token
+                                    continue
+                                given = "".join(piece.content for piece in stream)
+                        assert given == text
+                        counted.append(True)
+                        outcomes["answered"] += 1
+                    except (e.RequestCancelledError, e.ProviderClosedError) as error:
+                        if error.sent is not False:
+                            counted.append(False)
+                        outcomes[type(error).__name__] += 1
+                    except (e.OverloadedError, e.StreamInterruptedError, e.StreamProtocolError) as error:
+                        counted.append(False)
+                        outcomes[type(error).__name__] += 1
+
+            def disturb(rng, provider=provider, tokens=tokens, seed=seed):
+                for token in tokens:
+                    time.sleep(rng.random() * 0.01)
+                    token.cancel()
+                if seed % 3 == 0:
+                    provider.close()
+
+            try:
+                run(seed, *[work] * 4, disturb, files=WHOLE)
+                status = provider.get_rate_limits().get(MODEL)
+                assert provider._engine.in_flight == 0, seed
+                assert status is None or (status.in_flight, status.waiting) == (0, 0), seed
+                assert all(token._callbacks == {} for token in tokens), seed
+                found = provider.get_latency_metrics()
+                assert (found.success_count, found.error_count) == (counted.count(True), counted.count(False)), seed
+                pool = provider._transport.adapter._pool
+                assert pool is None or pool.idle() <= (0 if seed % 3 == 0 else 4), seed
+            finally:
+                provider.close()
+    assert set(outcomes) >= {
+        "answered",
+        "left",
+        "RequestCancelledError",
+        "ProviderClosedError",
+        "StreamInterruptedError",
+    }
 
 
 # --- cancelling --------------------------------------------------------------------------------------------------------------

@@ -18,14 +18,17 @@ import threading
 import traceback
 import types
 import warnings
+from pathlib import Path
 
 import pytest
 import requests
 from fakes import PATIENCE
 from servers import always, answer, chunk, hanging, once, proxy_handler, reset, serving
 
+import groq_provider
 from groq_provider import (
     CancelToken,
+    FallbackProvider,
     GroqProvider,
     LLMRequest,
     Message,
@@ -48,6 +51,7 @@ SHORT = Timeouts(connect=PATIENCE, first_token=0.3, idle=0.3)
 PATIENT = Timeouts(connect=PATIENCE, first_token=PATIENCE, idle=PATIENCE)
 SSE = "Content-Type: text/event-stream"
 JSON = "Content-Type: application/json"
+OURS = str(Path(groq_provider.__file__).parent)
 
 
 # --- where things could show -------------------------------------------------------------------------------------------------
@@ -82,13 +86,37 @@ def frames_of(error):
     return "".join(report.format())
 
 
+def links_of(error):
+    """An error and all it was raised from."""
+    pending, seen = [error], []
+    while pending:
+        link = pending.pop()
+        if link is not None and link not in seen:
+            seen.append(link)
+            pending += [link.__cause__, link.__context__]
+    return seen
+
+
+def foreign_frames(error):
+    """The files of others in the tracebacks of an error and of what it was raised from: their frames hold head and body."""
+    found = []
+    for link in links_of(error):
+        if isinstance(link, e.GroqProviderError):
+            assert not vars(link).keys() & {"request", "response"}
+        else:
+            assert isinstance(link, (OSError, http.client.HTTPException, KeyboardInterrupt)), link
+        frames = [frame.filename for frame in traceback.extract_tb(link.__traceback__)]
+        found += [name for name in frames if "/tests/" not in name and not name.startswith(OURS)]
+    return found
+
+
 def texts_of(error):
     """Everything that can be shown of an error."""
+    assert foreign_frames(error) == []
     shown = [frames_of(error), str(error), repr(error), repr(error.args), repr(vars(error))]
     bare = pickle.loads(pickle.dumps(error))
     shown += [pickle.dumps(error).decode("latin-1"), repr(vars(bare)), repr(copy.copy(error))]
-    links = [error.__cause__, error.__context__]
-    shown += [repr(link) + repr(vars(link)) for link in links if link is not None]
+    shown += [repr(link) + repr(link.args) + repr(vars(link)) for link in links_of(error)]
     # Without the frames, whose objects hold the key by need: an error that is kept leads to nothing secret.
     shown += held_by(error.with_traceback(None))
     return shown
@@ -112,7 +140,8 @@ def objects_of(provider):
         shown += [repr(item), str(item), f"{item}"]
     shown.append(repr(transport.adapter._pool))
     # Pickles work elsewhere with the headers and proxies that were configured, so of them only the key is kept out.
-    pickles = [pickle.dumps(item).decode("latin-1") for item in (provider, provider._config, transport.session)]
+    kept = [provider._config, transport.session, *([] if provider._passed else [provider])]
+    pickles = [pickle.dumps(item).decode("latin-1") for item in kept]
     assert_hidden(pickles, [*KEY_PARTS, *PROMPT_PARTS])
     shown += [
         repr(provider.get_latency_metrics()),
@@ -329,6 +358,127 @@ def test_a_prompt_that_is_none_is_not_shown(prompt, caplog, capsys):
             del error
 
 
+METHODS = [
+    "generate",
+    "generate_stream",
+    "generate_many",
+    "generate_many-message",
+    "generate_many-wrong",
+    "fallback.generate",
+    "fallback.generate_stream",
+    "fallback.generate_many",
+]
+
+
+def calls_of(provider):
+    """Name every method that takes a prompt, and a way to call it that raises what a call ends with."""
+
+    def first(results):
+        with results:
+            raise next(results).error
+
+    both = FallbackProvider([(provider, MODEL)])
+    fields = {"timeout": SHORT}
+    return {
+        "generate": lambda **more: provider.generate(PROMPT, **{**fields, **more}),
+        "generate_stream": lambda **more: provider.generate_stream(PROMPT, **{**fields, **more}).collect(),
+        "generate_many": lambda **more: first(provider.generate_many([PROMPT], **{**fields, **more})),
+        "generate_many-message": lambda **more: first(
+            provider.generate_many([[{"role": "user", "content": PROMPT}]], **{**fields, **more})
+        ),
+        "generate_many-wrong": lambda **more: first(
+            provider.generate_many([{"content": PROMPT}], **{**fields, **more})
+        ),
+        "fallback.generate": lambda **more: both.generate(PROMPT, **{**fields, **more}),
+        "fallback.generate_stream": lambda **more: both.generate_stream(PROMPT, **{**fields, **more}).collect(),
+        "fallback.generate_many": lambda **more: first(both.generate_many([PROMPT], **{**fields, **more})),
+    }
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"temperature": "hot"}, {"tempreature": 1}, {"timeout": -1}, {"cancel": "now"}],
+    ids=lambda more: next(iter(more), "refused"),
+)
+@pytest.mark.parametrize("name", METHODS)
+def test_no_method_shows_its_prompt(name, more, caplog, capsys):
+    """Whether the service refuses it or we do."""
+    with watched(caplog, capsys), serving(FAULTS["400"]) as server, provider_to(server.url) as provider:
+        with pytest.raises(e.InvalidRequestError) as caught:
+            calls_of(provider)[name](**more)
+        assert_hidden(texts_of(caught.value), [*KEY_PARTS, *PROMPT_PARTS, HEADER])
+        del caught
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cls"),
+    [
+        (("POST", "/responses"), e.InvalidRequestError),
+        (("POST", "responses"), e.InvalidRequestError),
+        (("P OST", "/responses"), e.InvalidRequestError),
+    ],
+    ids=["refused", "path", "method"],
+)
+@pytest.mark.parametrize("odd", [False, True], ids=["", "no-json"])
+def test_a_request_of_another_endpoint_does_not_show_its_body(arguments, cls, odd, caplog, capsys):
+    """Nor what cannot be sent."""
+    body = {"input": PROMPT, "odd": object() if odd else 1}
+    with watched(caplog, capsys), serving(FAULTS["400"]) as server, provider_to(server.url) as provider:
+        with pytest.raises(cls) as caught:
+            provider.request(*arguments, json=body, extra_headers={"X-Own": f"{KEY}"})
+        assert_hidden(texts_of(caught.value), [*KEY_PARTS, *PROMPT_PARTS, HEADER])
+        del caught
+
+
+@pytest.mark.parametrize("arguments", [{"max_workers": 0}, {"timeout": "soon"}, {"cancel": 1}], ids=str)
+@pytest.mark.parametrize("prompts", [[PROMPT], PROMPT], ids=["list", "text"])
+def test_a_bulk_run_that_cannot_begin_does_not_show_its_prompts(arguments, prompts):
+    """Of a provider and of several as one."""
+    with GroqProvider(api_key=KEY) as provider:
+        for each in (provider, FallbackProvider([provider])):
+            with pytest.raises(e.GroqProviderError) as caught:
+                each.generate_many(prompts, **arguments)
+            assert_hidden([frames_of(caught.value), str(caught.value)], [*KEY_PARTS, *PROMPT_PARTS])
+            del caught
+
+
+PLACES = ["limiter", "connect", "head", "body", "event"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_interrupt_shows_nothing(place, monkeypatch, caplog, capsys):
+    """A worker that is stopped (SystemExit, Ctrl-C) is reported with its frames like any other error."""
+
+    class Stopped(BaseException):
+        pass
+
+    def strike(*_args, **_more):
+        try:
+            raise OSError("on the way")
+        except OSError:
+            raise Stopped  # noqa: B904 - with a context, as it has anywhere below
+
+    targets = {
+        "limiter": "groq_provider.ratelimit.limiter.TokenBucketRateLimiter.reserve",
+        "connect": "socket.socket.connect",
+        "head": "groq_provider.transport.connection.DeadlineIO.readinto",
+        "body": "groq_provider.transport.response.Response.read_body",
+        "event": "groq_provider.wire.sse.EventDecoder.feed",
+    }
+    handler = stream_of(WORD) if place == "event" else always(answer(json.dumps(FINE).encode(), JSON))
+    with watched(caplog, capsys), serving(handler) as server, provider_to(server.url) as provider:
+        with monkeypatch.context() as patch:
+            patch.setattr(targets[place], strike)
+            with pytest.raises(Stopped) as caught:
+                calls_of(provider)["generate_stream" if place == "event" else "generate"]()
+        assert_hidden([frames_of(caught.value)], [*KEY_PARTS, *PROMPT_PARTS, HEADER])
+        if place != "event":  # whose frames hold what was read, and are ours
+            assert caught.value.__context__ is None
+            assert [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)][-1] == "run"
+        assert provider._engine.in_flight == 0
+        del caught
+
+
 def test_a_cancelled_and_a_closed_call_show_nothing(caplog, capsys):
     """Nor one that is out of time."""
     with watched(caplog, capsys), serving(hanging()) as server:
@@ -452,9 +602,9 @@ def test_an_open_stream_shows_nothing_and_does_not_pickle(caplog, capsys):
         for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
             with pytest.raises(TypeError, match="cannot be pickled or copied"):
                 attempt(stream)
-    # The body that was sent is held for a retry; nothing prints it but who asks for the variables of an exchange.
-    assert_hidden([text for text in shown if "_body" not in text], [*KEY_PARTS, *PROMPT_PARTS, HEADER])
-    assert_hidden(shown, KEY_PARTS)
+    # The body that was sent is held for a retry, and does not show itself.
+    assert any("_body" in text for text in shown)
+    assert_hidden(shown, [*KEY_PARTS, *PROMPT_PARTS, HEADER])
 
 
 def test_pickles_drop_the_key(monkeypatch):

@@ -10,6 +10,11 @@ def throw(error: BaseException) -> None:
     raise error
 
 
+def echo(value: object) -> object:
+    """Send back what came."""
+    return value
+
+
 def ask(base_url: str) -> object:
     """Make a call."""
     with GroqProvider(api_key="gsk_test", base_url=base_url) as provider:

@@ -83,30 +83,38 @@ class Bucket:
     .. versionadded:: 0.1.0
     """
 
-    __slots__ = ("burst", "capacity", "dimension", "interval", "kind", "limit", "tat")
+    __slots__ = ("burst", "capacity", "dimension", "interval", "kind", "limit", "name", "tat")
 
     def __init__(self, dimension: Dimension, limit: int, *, share: int = WHOLE, now: int = 0) -> None:
         self.dimension = dimension
+        self.name = dimension.name
         self.kind = dimension.kind
         self.tat = now
-        self._size(limit, share)
+        self._size(limit, share, 1)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.dimension.name} {self.capacity} of {self.limit}, full at {self.tat} ns>"
 
-    def _size(self, limit: int, share: int) -> None:
+    def _size(self, limit: int, share: int, parts: int) -> None:
         if self.kind == REQUESTS:
             share = WHOLE
         self.limit = limit
-        self.capacity = max(1, limit * share // WHOLE)
+        self.capacity = max(1, limit * share // (WHOLE * parts))
         # Rounded up, so that no rounding ever lets more through than the limit.
-        self.interval = -(-self.dimension.period * WHOLE // (limit * share))
+        self.interval = -(-self.dimension.period * WHOLE * parts // (limit * share))
         self.burst = self.capacity * self.interval
 
-    def resize(self, limit: int, *, share: int, now: int) -> None:
-        """Change the size and keep what is used: a limit that shrinks does not forget the tokens already spent."""
+    def resize(self, limit: int, *, share: int, now: int, parts: int = 1) -> None:
+        """Change the size and keep what is used: a limit that shrinks does not forget the tokens already spent.
+
+        Args:
+            limit: The service's limit.
+            share: Millionths of it to use, of tokens.
+            now: Nanoseconds of the caller's clock.
+            parts: Among how many that is divided; one of them is used.
+        """
         used, before = max(self.tat - now, 0), self.interval
-        self._size(limit, share)
+        self._size(limit, share, parts)
         self.tat = now - (-used * self.interval // before)
 
     def ready_at(self, units: int) -> int:
@@ -153,6 +161,10 @@ class Bucket:
         """Return what is left for this process, the margin of the share held back; negative while in debt."""
         return self.capacity + (min(now - self.tat, 0) // self.interval)
 
+    def used(self, now: int) -> int:
+        """Return the units in use, rounded up."""
+        return -(min(now - self.tat, 0) // self.interval)
+
     def reset(self, now: int) -> int:
         """Return the nanoseconds until full."""
         return max(self.tat - now, 0)
@@ -169,10 +181,11 @@ class BucketSet:
     .. versionadded:: 0.1.0
     """
 
-    __slots__ = ("_buckets", "_configured", "_learned", "share")
+    __slots__ = ("_buckets", "_configured", "_learned", "_parts", "share")
 
     def __init__(self, limits: Mapping[str, int | None], *, share: int = WHOLE, now: int = 0) -> None:
         self.share = share
+        self._parts = 1
         self._configured = {name: limit for name, limit in limits.items() if limit}
         self._learned: dict[str, int] = {}
         self._buckets = [
@@ -187,11 +200,14 @@ class BucketSet:
 
     def get(self, name: str) -> Bucket | None:
         """Return the bucket of that name, if that limit is known."""
-        return next((bucket for bucket in self._buckets if bucket.dimension.name == name), None)
+        for bucket in self._buckets:
+            if bucket.name == name:
+                return bucket
+        return None
 
     def source(self, bucket: Bucket) -> str:
         """Say where a limit comes from: ``"configured"`` or ``"learned"``."""
-        return "configured" if self._configured.get(bucket.dimension.name) == bucket.limit else "learned"
+        return "configured" if self._configured.get(bucket.name) == bucket.limit else "learned"
 
     def try_take(self, cost: Cost, now: int) -> bool:
         """Take *cost* from all buckets if all have it now; else change nothing.
@@ -255,18 +271,33 @@ class BucketSet:
         limit = min(limit, self._configured.get(name, limit))
         bucket = self.get(name)
         if bucket is None:
-            self._buckets.append(Bucket(DIMENSIONS[name], limit, share=self.share, now=now))
+            bucket = Bucket(DIMENSIONS[name], limit, share=self.share, now=now)
+            bucket.resize(limit, share=self.share, now=now, parts=self._parts)
+            self._buckets.append(bucket)
             return "adopted"
         before = bucket.limit
         if limit != before:
-            bucket.resize(limit, share=self.share, now=now)
+            bucket.resize(limit, share=self.share, now=now, parts=self._parts)
         return "lowered" if limit < before else None
 
     def set_share(self, share: int, now: int) -> None:
         """Use another share of the token limits from now on."""
         self.share = share
         for bucket in self._buckets:
-            bucket.resize(bucket.limit, share=share, now=now)
+            bucket.resize(bucket.limit, share=share, now=now, parts=self._parts)
+
+    def divide(self, parts: int, now: int) -> None:
+        """Use one of so many parts of the limits from now on, beginning with that part of what is left, at most half of it."""
+        self._parts = parts
+        for bucket in self._buckets:
+            left = bucket.remaining(now) // parts
+            bucket.resize(bucket.limit, share=self.share, now=now, parts=parts)
+            bucket.tat = now + (bucket.capacity - min(left, bucket.capacity // 2)) * bucket.interval
+
+    def unite(self, now: int) -> None:
+        """Use the whole of the limits again; what is used stays used."""
+        self._parts = 1
+        self.set_share(self.share, now)
 
     def empty(self, now: int) -> None:
         """Take whatever the limits per minute still hold: the service refused and did not say why."""

@@ -38,7 +38,19 @@ class Corrections:
     .. versionadded:: 0.1.0
     """
 
-    __slots__ = ("_base", "_buckets", "_careful", "_changed", "_cut", "_gate", "_open", "_synced", "last", "learned")
+    __slots__ = (
+        "_ahead",
+        "_base",
+        "_buckets",
+        "_careful",
+        "_changed",
+        "_cut",
+        "_gate",
+        "_open",
+        "_synced",
+        "last",
+        "learned",
+    )
 
     def __init__(self, buckets: BucketSet, gate: Gate, open_calls: dict[int, Estimate]) -> None:
         self._buckets = buckets
@@ -49,6 +61,7 @@ class Corrections:
         self._cut = 0  # newest request out at the last cut: one burst of refusals cuts once
         self._careful = False
         self._synced = 0  # request whose headers were applied last
+        self._ahead: dict[str, int] = {}  # by how much the service's figures fill a bucket later than what we used
         self.last: RateLimitInfo | None = None
         self.learned: dict[str, int] = {}
 
@@ -106,7 +119,10 @@ class Corrections:
             self._set_share(self._buckets.share * 9 // 10, now)
             self._cut = newest
         if not name and (info is None or info.remaining_tokens is None):
+            own = {bucket.name: self._own(bucket, now) for bucket in self._buckets}
             self._buckets.empty(now)  # nothing says where we stand
+            for bucket in self._buckets:
+                self._ahead[bucket.name] = bucket.tat - own[bucket.name]
         pause = error.retry_after
         if pause is None and info is not None:
             pause = info.retry_after
@@ -147,7 +163,17 @@ class Corrections:
             if other <= sequence:
                 break
             full += self._open[other].cost[bucket.kind] * bucket.interval
+        own = self._own(bucket, now)
+        if bucket.kind != REQUESTS and self._buckets.share < WHOLE:
+            # With less than the whole rate in use the service's bucket is soon fuller than ours. That is the margin, not credit: only
+            # what earlier figures have taken is given back.
+            full = max(full, own)
         bucket.sync(full, now=now, idle=idle)
+        self._ahead[bucket.name] = max(bucket.tat - own, 0)
+
+    def _own(self, bucket: Bucket, now: int) -> int:
+        """Return when a bucket would be full if only what we used counted."""
+        return max(bucket.tat, now) - min(self._ahead.get(bucket.name, 0), bucket.reset(now))
 
     def _set_share(self, share: int, now: int) -> None:
         share = min(max(share, min(_LOWEST_SHARE, self._base)), self._base)

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 from groq_provider._fork import forkable
 from groq_provider.clock import SystemClock
+from groq_provider.errors import ConfigurationError
 
 from .bucket import DIMENSIONS, WHOLE
+from .shared import SharedModelState, StoreLink
 from .state import ModelState
+from .stores import RateLimitStore, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +40,12 @@ class TokenBucketRateLimiter:
 
     Args:
         limits: Limits per model; ``None``: learn them from the service.
+        store: Where the buckets are kept, for limits shared by processes or hosts: ``"memory"`` (this process only),
+            ``"file:///path"`` (the processes of one host), ``"redis://…"``, ``"rediss://…"`` (any hosts; extra ``redis``), or an
+            object with the methods of :class:`~groq_provider.RateLimitStore`. While a store is away, every process goes on with its
+            part of the limits.
+        scope: Whose limits they are, for stores: everybody with the same scope and model shares them. The limits of the
+            service are per organisation, so a provider passes a digest of its key here.
         clock: Time, for tests; ``None``: the computer's own.
 
     Example:
@@ -49,9 +58,24 @@ class TokenBucketRateLimiter:
     .. versionadded:: 0.1.0
     """
 
-    def __init__(self, limits: RateLimits | None = None, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        limits: RateLimits | None = None,
+        *,
+        store: str | RateLimitStore = "memory",
+        scope: str = "",
+        clock: Clock | None = None,
+    ) -> None:
         self._limits = limits
         self._clock = SystemClock() if clock is None else clock
+        self._scope = scope
+        opened = open_store(store, clock=clock) if isinstance(store, str) else store
+        if opened is not None and not isinstance(opened, RateLimitStore):
+            raise ConfigurationError(
+                f"rate_limit_store must be a URL or have the methods take, adjust and close, not be a {type(store).__name__}"
+            )
+        self._own_store = opened if isinstance(store, str) else None
+        self._link = None if opened is None else StoreLink(opened, self._clock)
         self._lock = threading.Lock()  # guards additions to _states; looking up needs no lock
         self._states: dict[str, ModelState] = {}
         forkable(self)
@@ -128,6 +152,19 @@ class TokenBucketRateLimiter:
         state = self._states.get(model) or self._add(model)
         return state.acquire(prompt_tokens, max_output_tokens, batch=batch, wait=False)
 
+    def largest_output(self, model: str, *, prompt_tokens: int) -> int | None:
+        """Return the longest answer that fits the limits beside such a prompt, as they are known now; may be 0.
+
+        Args:
+            model: Limits are per model.
+            prompt_tokens: Estimated tokens of the prompt, corrected as :meth:`reserve` does.
+
+        Returns:
+            Tokens; ``None`` while no limit of tokens is known.
+        """
+        state = self._states.get(model) or self._add(model)
+        return state.largest_output(prompt_tokens)
+
     def get_status(self) -> Mapping[str, RateLimitStatus]:
         """Return the state of every model seen, by its id; a snapshot."""
         return {state.model: state.status() for state in list(self._states.values())}
@@ -140,14 +177,26 @@ class TokenBucketRateLimiter:
             return state
 
     def _new_state(self, model: str) -> ModelState:
-        if self._limits is None:
-            return ModelState(model, {}, share=WHOLE * 97 // 100, clock=self._clock)
-        limits = self._limits.for_model(model)
-        sizes = {name: getattr(limits, name) for name in DIMENSIONS}
-        return ModelState(model, sizes, share=max(round(limits.share * WHOLE), 1), clock=self._clock)
+        sizes: dict[str, int | None] = {}
+        share = WHOLE * 97 // 100
+        if self._limits is not None:
+            limits = self._limits.for_model(model)
+            sizes = {name: getattr(limits, name) for name in DIMENSIONS}
+            share = max(round(limits.share * WHOLE), 1)
+        if self._link is None:
+            return ModelState(model, sizes, share=share, clock=self._clock)
+        key = f"{self._scope}:{model}"
+        return SharedModelState(model, sizes, share=share, clock=self._clock, link=self._link, key=key)
+
+    def close(self) -> None:
+        """Give back what a store opened by its URL holds; a later call opens it again."""
+        if self._own_store is not None:
+            self._own_store.close()
 
     def _after_fork_in_child(self) -> None:
         """Start anew in a child process, whose locks may have been held by threads that exist only in the parent."""
         self._lock = threading.Lock()
+        if self._link is not None:
+            self._link.after_fork()
         for state in list(self._states.values()):
             state.after_fork()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .bucket import Cost
     from .cost import Estimate
+    from .ledger import Ask
     from .reservation import HeldReservation
 
 __all__ = ["NEVER", "Line", "Ticket"]
@@ -36,6 +37,7 @@ class Ticket:
 
     __slots__ = (
         "armed",
+        "ask",
         "batch",
         "cancelled",
         "deadline",
@@ -43,6 +45,8 @@ class Ticket:
         "held",
         "long_wait",
         "since",
+        "start",
+        "starts",
         "sure",
         "wake",
     )
@@ -68,6 +72,9 @@ class Ticket:
         self.cancelled = False
         #: When the caller wakes by itself; nobody needs to wake it for later than that.
         self.armed = NEVER
+        #: With a store: what to ask it next; when the place that was reserved begins, by this process's clock and by the store's.
+        self.ask: Ask | None = None
+        self.starts = self.start = 0
         # The wake-up, owned by this caller alone: locked while it sleeps, released to wake it. So a wake-up never stirs anybody
         # else, and one that comes before the sleep is not lost.
         self.wake = threading.Lock()
@@ -173,6 +180,16 @@ class Line:
         lane.remove(ticket)
         self._now = lane.virtual
         lane.virtual += lane.stride
+
+    def cost_ahead(self, ticket: Ticket) -> Cost:
+        """Return what those of its class before a waiter reserve. Counts them all: for the few who give up."""
+        ahead = [0, 0, 0, 0]
+        for other in self._lane(ticket.batch).tickets:
+            if other is ticket:
+                break
+            ahead = [units + more for units, more in zip(ahead, other.estimate.cost, strict=True)]
+        requests, total, prompt, output = ahead
+        return requests, total, prompt, output
 
     def sure_before(self, ticket: Ticket) -> Cost | None:
         """Return what those before a newcomer will surely use; ``None`` if it goes in before others, where it is not known."""

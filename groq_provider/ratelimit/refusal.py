@@ -57,17 +57,20 @@ class TooLate(NamedTuple):
 
 
 class TooLong(NamedTuple):
-    """A limit per hour or day is used up for longer than the caller would wait."""
+    """The service is not to be asked again for longer than the caller would wait: for a limit per hour or day, as a rule."""
 
     wait: int
-    scope: str
+    scope: str | None
     limit_name: str | None
     limit: int | None
 
     def error(self, model: str, clock: Clock) -> GroqProviderError:
         """Return the error to raise."""
         wait = self.wait / SECOND
-        named = f"limit per {self.scope}" if self.limit_name is None else f"limit {self.limit_name}"
+        if self.limit_name is None and self.scope is None:
+            named = "limit"
+        else:
+            named = f"limit per {self.scope}" if self.limit_name is None else f"limit {self.limit_name}"
         size = "" if self.limit is None else f" of {self.limit:,}"
         return RateLimitedError(
             f"rate limited: the {named}{size} for model {model!r} is used up for {wait:,.0f} s more; nothing was sent",

@@ -19,7 +19,7 @@ from .refusal import Refusal, TooLarge, TooLate, TooLong
 from .reservation import HeldReservation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from groq_provider.cancel import CancelToken
     from groq_provider.clock import Clock
@@ -68,6 +68,8 @@ class ModelState:
         self._sequence = 0
         self._corrections = Corrections(self._buckets, self._gate, self._open)
         self._noted = False  # whether the adoption of limits was logged
+        #: Takes a cost at once or not at all: what the fast path asks.
+        self._take_now: Callable[[Cost, int], bool] = self._buckets.try_take
         #: Sequences of reservations that were collected unsettled. A finalizer may run anywhere, even with the lock held by the
         #: same thread, so it only appends here (atomic by itself); whoever comes next under the lock clears up.
         self._dropped: deque[int] = deque()
@@ -112,7 +114,7 @@ class ModelState:
                 held.arrival = arrival
                 now = int(self._monotonic() * SECOND)
                 # Nobody overtakes: the fast path is closed while anybody waits or the gate is in use.
-                if not self._line and not self._gate.active and self._buckets.try_take(estimate.cost, now):
+                if not self._line and not self._gate.active and self._take_now(estimate.cost, now):
                     self._enter(held, estimate)
                     return held
                 ticket = Ticket(
@@ -128,7 +130,7 @@ class ModelState:
             self._raise(refusal)
             if not ticket.granted:
                 if not wait:
-                    return None
+                    return held if self._at_once(ticket) else None
                 self._sleep(ticket, cancel)
         except BaseException:  # an interrupt as well: the place goes to the next, what was taken goes back
             self._leave(held, ticket)
@@ -167,6 +169,10 @@ class ModelState:
             return None
         return self._hopeless(ticket, now) if self._line.head is ticket else None
 
+    def _at_once(self, ticket: Ticket) -> bool:  # noqa: ARG002 - where a store has to be asked, there is more to do
+        """Take a place without waiting, if the queue could not give one."""
+        return False
+
     def _sleep(self, ticket: Ticket, cancel: CancelToken | None) -> None:
         """Wait until granted; raise when it will not come to that."""
         handle = None if cancel is None else cancel.subscribe(ticket.cancel)
@@ -177,22 +183,26 @@ class ModelState:
                 if ticket.cancelled:
                     raise self._cancelled()
                 self._raise(refusal)
-                if ticket.granted:
+                if timeout == 0:
                     return
-                self._clock.wait(ticket.wake, timeout)
+                self._pause(ticket, timeout)
         finally:
             if cancel is not None and handle is not None:
                 cancel.unsubscribe(handle)
 
+    def _pause(self, ticket: Ticket, timeout: float | None) -> None:
+        """Do what is to be done before looking around again: sleep."""
+        self._clock.wait(ticket.wake, timeout)
+
     def _step(self, ticket: Ticket) -> tuple[float | None, Refusal | None]:
-        """Look around after waking: return how long to sleep on, or why not."""
+        """Look around after waking: return how long to sleep on (0: it is this one's turn), or why not."""
         # Before looking, so that a wake-up from now on ends the next sleep.
         ticket.wake.acquire(blocking=False)
         now = self._now()
         if not ticket.granted:
             self._advance(now)
         if ticket.granted:
-            return None, None
+            return 0, None
         if self._line.head is ticket:
             refusal = self._hopeless(ticket, now)
             ticket.armed = self._ready_at(ticket.estimate.cost)[0]
@@ -281,19 +291,24 @@ class ModelState:
         return refusal
 
     def _out_of_time(self, ticket: Ticket, now: int) -> TooLate:
-        """Say that a deadline passed in the queue, and how long it would take at least if begun now."""
-        ready, _ = self._ready_at(ticket.estimate.cost)
-        return TooLate(max(ready - now, 0), ticket.deadline - now)
+        """Say that a deadline passed in the queue, and how long it takes if begun now, behind those who are before this one."""
+        ahead, own = self._line.cost_ahead(ticket), ticket.estimate.cost
+        ready = max(self._gate.opens_at, now)
+        for bucket in self._buckets:
+            if own[bucket.kind]:
+                units = ahead[bucket.kind] + min(own[bucket.kind], bucket.capacity)
+                ready = max(ready, bucket.tat + units * bucket.interval - bucket.burst)
+        return TooLate(ready - now, ticket.deadline - now)
 
     def _too_long(self, ticket: Ticket, before: Cost, now: int) -> TooLong | None:
         gate = self._gate
-        if gate.scope in {"hour", "day"} and gate.opens_at - now > ticket.long_wait:
+        if gate.opens_at - now > ticket.long_wait:
             return TooLong(gate.opens_at - now, gate.scope, gate.limit_name, gate.limit)
         for bucket in self._buckets:
             if bucket.dimension.scope == "day":
                 wait = self._least(bucket, ticket, before) - now
                 if wait > ticket.long_wait:
-                    return TooLong(wait, "day", bucket.dimension.name.upper(), bucket.limit)
+                    return TooLong(wait, "day", bucket.name.upper(), bucket.limit)
         return None
 
     def _least(self, bucket: Bucket, ticket: Ticket, before: Cost) -> int:
@@ -332,25 +347,29 @@ class ModelState:
         while self._dropped:
             self._forget(self._dropped.popleft())
 
-    def end(self, held: HeldReservation, actual: Cost | None, usage: Usage | None = None) -> None:
+    def end(self, held: HeldReservation, actual: Cost | None, usage: Usage | None = None) -> Estimate | None:
         """End a reservation.
 
         Args:
             held: Ended once; a second call changes nothing.
             actual: What to count instead of what was reserved; ``None`` keeps that.
             usage: To learn from.
+
+        Returns:
+            What was reserved, if this call replaced it by something else.
         """
         try:
             with self._lock:
                 estimate = self._close(held)
                 if estimate is None or actual is None:
-                    return
+                    return None
                 now = self._now()
                 self._buckets.settle(estimate.cost, actual, now)
                 if usage is not None and usage.source == "reported":
                     self._estimator.learn(estimate.prompt, estimate.cost[OUTPUT], usage)
                 if self._line:
                     self._advance(now)
+                return estimate
         except BaseException:  # an interrupt: nobody may stay in flight, and nobody unwoken
             with self._lock:
                 self._close(held)  # kept, if it had not come to the settlement yet
@@ -364,12 +383,7 @@ class ModelState:
         with self._lock:
             self._clear_up()
             now = self._now()
-            if info is not None:
-                self._corrections.headers(sequence, info, now)
-            if limited is None:
-                self._corrections.success(sequence, now)
-            else:
-                self._corrections.refusal(sequence, self._sequence, info, limited, now)
+            self._correct(sequence, info, limited, now)
             self._advance(now)
             head = self._line.head
             if head is not None:
@@ -380,6 +394,21 @@ class ModelState:
             shown = ", ".join(f"{name} {limit:,}" for name, limit in learned.items())
             _log.info("limits of model %.200r learned from the service: %s", self.model, shown)
 
+    def _correct(self, sequence: int, info: RateLimitInfo | None, limited: RateLimitedError | None, now: int) -> None:
+        if info is not None:
+            self._corrections.headers(sequence, info, now)
+        if limited is None:
+            self._corrections.success(sequence, now)
+        else:
+            self._corrections.refusal(sequence, self._sequence, info, limited, now)
+
+    def largest_output(self, prompt: int) -> int | None:
+        """Return the longest answer that fits beside such a prompt; ``None`` without limits of tokens."""
+        with self._lock:
+            counted = self._estimator.estimate(prompt, 0).cost[TOKENS]
+            room = [b.limit - (counted if b.kind == TOKENS else 0) for b in self._buckets if b.kind in {TOKENS, OUTPUT}]
+        return max(min(room), 0) if room else None
+
     # --- looking in --------------------------------------------------------------------------------------------------
 
     def status(self) -> RateLimitStatus:
@@ -388,8 +417,7 @@ class ModelState:
             self._clear_up()
             now = self._now()
             windows = [
-                (b.dimension.name, b.limit, b.remaining(now), b.reset(now), self._buckets.source(b))
-                for b in self._buckets
+                (b.name, b.limit, b.remaining(now), b.reset(now), self._buckets.source(b)) for b in self._buckets
             ]
             waiting, in_flight, last = len(self._line), len(self._open), self._corrections.last
             blocked = max(self._gate.opens_at - now, 0) if self._gate.active else 0
@@ -405,18 +433,19 @@ class ModelState:
             last=last,
         )
 
-    def after_fork(self) -> None:
+    def after_fork(self, *, careful: bool = True) -> None:
         """Start anew in a child process: its threads, and what they held or waited for, stayed in the parent.
 
-        What is used stays counted. The parent goes on using the quota too, so the child takes half the share until the service
-        tells it more.
+        What is used stays counted. The parent goes on using the quota too, so a *careful* child takes half the share until the
+        service tells it more.
         """
         self._lock = threading.Lock()
         self._line = Line()
         self._open.clear()
         self._open_output = 0
         self._dropped = deque()
-        self._corrections.be_careful(self._now())
+        if careful:
+            self._corrections.be_careful(self._now())
 
 
 def _nanoseconds(seconds: float | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from typing import TYPE_CHECKING
@@ -40,6 +41,7 @@ class CallState(CancelToken):
     """
 
     __slots__ = (
+        "_pid",
         "_sock",
         "after_send",
         "clock",
@@ -66,6 +68,7 @@ class CallState(CancelToken):
         self.total_deadline = total_deadline
         self.after_send = after_send
         self._sock: socket.socket | None = None  # guarded by _lock
+        self._pid = os.getpid()
         self.begin(connect)
 
     def begin(self, connect: float | None) -> None:
@@ -135,6 +138,11 @@ class CallState(CancelToken):
 
     def cancel(self) -> None:
         """End this call wherever it waits. Idempotent; from any thread."""
+        if self._pid != os.getpid():
+            # A forked child's copy. A shutdown would reach the connection of the parent, who is still using it, and the lock may
+            # be held for ever.
+            self._cancelled = True
+            return
         super().cancel()
         with self._lock:
             if self._sock is not None:

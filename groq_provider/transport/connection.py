@@ -148,13 +148,59 @@ class _Readable:
         return io.BufferedReader(DeadlineIO(self._sock, self._call), _READ_BUFFER)
 
 
+class Fields(HTTPHeaderDict):
+    """urllib3's header fields, asked without the detours of its base class: most are asked for once in each answer."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value of a field, those of several joined by commas."""
+        found = self._container.get(key.lower())
+        if found is None:
+            return default
+        return found[1] if len(found) == 2 else ", ".join(found[1:])
+
+    @classmethod
+    def of(cls, head: str) -> Fields | None:
+        """Return the fields of a head that has arrived whole and is as heads are; ``None``: it has to be read with care."""
+        lines = head.split("\r\n")
+        if len(lines) > _MAX_FIELDS:
+            return None
+        fields = cls()
+        container = fields._container
+        for line in lines:
+            name, colon, value = line.partition(":")
+            if not colon or not name or name != name.strip():
+                return None
+            lower = name.lower()
+            if lower in container:
+                container[lower].append(value.strip())
+            else:
+                container[lower] = [name, value.strip()]
+        return fields
+
+
+def _arrived_fields(fp: Any) -> Fields | None:
+    """Take the fields from the buffer if all of them are there, which they nearly always are."""
+    held: bytes = fp.peek(1)
+    end = held.find(b"\r\n\r\n")
+    head = held[:end]
+    if end < 0 or held[:2] == b"\r\n" or head.count(b"\n") != head.count(b"\r\n"):
+        return None  # cut, empty, or with other ends of lines, of which an empty one may come before
+    fields = Fields.of(head.decode("latin-1"))
+    if fields is not None:
+        fp.read(end + 4)
+    return fields
+
+
 def _read_fields(fp: Any) -> HTTPHeaderDict:
     """Read header fields up to the empty line.
 
     Raises:
         http.client.HTTPException: Too many, too long, cut off, or no fields.
     """
-    fields = HTTPHeaderDict()
+    arrived = _arrived_fields(fp)
+    if arrived is not None:
+        return arrived
+    fields = Fields()
     add = fields.add
     name = ""
     for _ in range(_MAX_FIELDS + 1):
@@ -239,6 +285,29 @@ class WireHTTPResponse(http.client.HTTPResponse):
         closing = "close" in persistence if self.version == 11 else "keep-alive" not in persistence
         self.will_close = closing or (self.length is None and not self.chunked)
 
+    def read1(self, n: int = -1) -> bytes:
+        """Return what has arrived of the body; of a chunked one all whole chunks at once, if several came together."""
+        data: bytes = super().read1(n)
+        if not self.chunked or self.chunk_left != 0:  # not at the end of a chunk
+            return data
+        held = self._peek(_FROZEN)
+        parts, taken = [data], 0
+        while held[taken : taken + 2] == b"\r\n":
+            # Only what is as it should be; the rest is for _get_chunk_left to judge, in the next call.
+            start = held.find(b"\r\n", taken + 2, taken + 22) + 2
+            size = held[taken + 2 : start - 2]
+            if start < 2 or not size.isalnum() or size.strip(_HEX_DIGITS):
+                break
+            end = start + int(size, 16)
+            if start == end or end > len(held):
+                break
+            parts.append(held[start:end])
+            taken = end
+        if not taken:
+            return data
+        self.fp.read(taken)
+        return b"".join(parts)
+
     def _get_chunk_left(self) -> int | None:
         """Do as http.client does, with the checks it leaves out: the end of each chunk, and sizes that int() takes and HTTP does not."""
         left: int | None = self.chunk_left
@@ -259,9 +328,15 @@ class WireHTTPResponse(http.client.HTTPResponse):
             self._close_conn()
         return left
 
+    def flush(self) -> None:
+        """Do nothing: nothing is ever written here, and a collector may have closed the buffer before us."""
+
     def _close_conn(self) -> None:
         """Let go of the connection; the last moment to see what has been read too much."""
-        self.overrun = bool(self._peek(_FROZEN))
+        try:
+            self.overrun = bool(self._peek(_FROZEN))
+        except (ValueError, AttributeError):  # a collector has closed the buffer before us, or the interpreter ends
+            self.overrun = True
         super()._close_conn()  # type: ignore[misc]  # not in typeshed
 
     def _peek(self, mode: int) -> bytes:

@@ -29,6 +29,7 @@ _PIECE = 32_768
 #: After the end of a stream, so much is read for the end of the body, and for so long; else the connection is dropped.
 _DRAIN_BYTES = 64 * 1024
 _DRAIN_SECONDS = 0.05
+_DOUBTFUL = frozenset({408, 425})
 
 
 class Response(requests.Response):
@@ -70,8 +71,11 @@ class Response(requests.Response):
             raw._original_response = (
                 None  # else urllib3 gives the connection back at the end of the body, with our call on it
             )
-        # Both framings at once is how requests are smuggled: read as chunked, never used again.
-        self._reusable = not (self._wire and fp.chunked and "content-length" in raw.headers)
+        # Both framings at once is how requests are smuggled: read as chunked, never used again. And a server that took the request
+        # for late, or for too early, has its doubts about the connection (408, 425).
+        self._reusable = raw.status not in _DOUBTFUL and not (
+            self._wire and fp.chunked and "content-length" in raw.headers
+        )
 
     @property
     def cookies(self) -> RequestsCookieJar:  # type: ignore[override]  # an attribute there

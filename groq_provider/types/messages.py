@@ -293,10 +293,15 @@ class Message:
         return cls(role="tool", tool_call_id=tool_call_id, content=content)
 
 
+_USUAL = {"role", "content"}
+
+
 def as_message(data: object, what: str) -> Message:
     """Take a message as an instance or a mapping; answer-only keys and ``None`` values are dropped."""
     if isinstance(data, Message):
         return data
+    if type(data) is dict and data.keys() == _USUAL and None not in data.values():  # nearly all of them
+        return Message(role=data["role"], content=data["content"])
     if isinstance(data, str):
         raise InvalidRequestError(f"{what} is a str; give Message.user(…) or a mapping with role and content")
     if isinstance(data, Mapping):

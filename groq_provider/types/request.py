@@ -13,6 +13,8 @@ from groq_provider.errors import InvalidRequestError
 from ._base import (
     boolean,
     build,
+    check_given,
+    defer_checks,
     mapping,
     mask,
     nearest,
@@ -190,7 +192,7 @@ def _to_search_settings(data: object) -> SearchSettings | None:
     return optional_build(SearchSettings, data, "search_settings")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=defer_checks)
 class LLMRequest:
     """One chat completion to ask for.
 
@@ -308,6 +310,7 @@ class LLMRequest:
             raise InvalidRequestError(f"tools: the name {twice[0]!r} is used more than once")
 
     def __attrs_post_init__(self) -> None:
+        check_given(self)
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise InvalidRequestError(
                 f"max_tokens = {self.max_tokens} and max_completion_tokens = {self.max_completion_tokens}: give one of the two"

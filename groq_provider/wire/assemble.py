@@ -9,7 +9,7 @@ import attrs
 from groq_provider.errors import ResponseDecodeError
 from groq_provider.types._base import shorten
 from groq_provider.types.messages import ToolCall
-from groq_provider.types.response import ResponseChunk, ToolCallDelta, Usage, XGroq
+from groq_provider.types.response import ResponseChunk, ToolCallDelta, Usage
 
 from . import codec
 
@@ -19,6 +19,11 @@ __all__ = ["Assembler"]
 _USUAL = frozenset({"id", "object", "created", "model", "system_fingerprint", "choices"})
 _CHOICE = frozenset({"index", "delta", "logprobs", "finish_reason"})
 _USUAL_DELTA = frozenset({"content", "role", "reasoning", "channel"})
+
+#: What stands before the text in a chunk, as compact JSON and as spaced JSON.
+_MARKS = (b'"content":"', b'"content": "')
+#: So many chunks are tried as a pattern; a server that gives each an id of its own has none.
+_TRIES = 4
 
 
 class Assembler:
@@ -37,8 +42,11 @@ class Assembler:
         "_calls",
         "_content",
         "_fields",
+        "_head",
         "_order",
         "_reasoning",
+        "_tail",
+        "_tries",
         "chunks",
         "finish_reason",
         "stop_error",
@@ -55,9 +63,45 @@ class Assembler:
         self.usage: Usage | None = None
         self.stop_error: str | None = None
         self.chunks = 0
+        #: The bytes around the text of a chunk that held one piece of text and nothing new: of the next one usually, too.
+        self._head = self._tail = b""
+        self._tries = _TRIES
 
-    def feed(self, data: Any) -> ResponseChunk | None:
+    def again(self, data: bytes) -> ResponseChunk | None:
+        """Take a chunk that differs from one before it in nothing but a plain piece of text, and return it; else change nothing.
+
+        Decoding the rest once more would find what is known already. That is most of the work for a chunk of one token.
+        """
+        head, tail = self._head, self._tail
+        if not head or not data.startswith(head) or not data.endswith(tail) or len(data) < len(head) + len(tail):
+            return None
+        try:
+            text = str(data[len(head) : -len(tail)], "utf-8")
+        except UnicodeDecodeError:
+            return None
+        # What is no plain text needs the decoder: the end of the string, escapes, and control characters, which JSON forbids.
+        if not text or '"' in text or "\\" in text or not text.isprintable():
+            return None
+        self._content.append(text)
+        self.chunks += 1
+        return ResponseChunk(content=text)
+
+    def _learn(self, data: bytes, text: str) -> None:
+        """Remember what stood around *text*, which the decoder found to be all that was new in *data*."""
+        self._tries -= 1
+        for mark in _MARKS:
+            # Inside of strings there are no bare quotes, so this is the key; twice would leave open which of them counts.
+            head, found, rest = data.partition(mark)
+            plain = text.encode("utf-8", "replace")
+            if found and mark not in rest and rest.startswith(plain + b'"'):
+                self._head, self._tail = head + found, rest[len(plain) :]
+
+    def feed(self, data: Any, source: bytes = b"") -> ResponseChunk | None:
         """Take one chunk; return what it adds for the reader, or ``None`` when that is nothing.
+
+        Args:
+            data: The chunk, decoded.
+            source: What it was decoded from; learned from for :meth:`again`.
 
         Raises:
             ResponseDecodeError: It is not a chunk; the message names the place.
@@ -82,6 +126,8 @@ class Assembler:
                 if content and type(content) is str:
                     self._content.append(content)
                     self.chunks += 1
+                    if self._tries and source:
+                        self._learn(source, content)
                     return ResponseChunk(content=content)
         if not choices:  # a usage-only chunk
             if choices is not None and type(choices) is not list:
@@ -215,7 +261,7 @@ class Assembler:
             rest["error"] = self.stop_error
         merged = {**self._fields.get("_x_groq", {}), **{key: item for key, item in rest.items() if item is not None}}
         # A wrong part is named where it came, and is not kept: the rest must still make a partial answer.
-        codec.decode(XGroq, merged, "$.x_groq")
+        codec.x_groq(merged)
         self._fields["_x_groq"] = merged
 
     def reword_stop(self, text: str) -> None:
@@ -238,7 +284,7 @@ class Assembler:
         """Return the fields of :class:`~groq_provider.LLMResponse` so far."""
         fields = {key: found for key, found in self._fields.items() if key != "_x_groq"}
         if "_x_groq" in self._fields:
-            fields["x_groq"] = codec.decode(XGroq, self._fields["_x_groq"], "$.x_groq")
+            fields["x_groq"] = codec.x_groq(self._fields["_x_groq"])
         fields["content"] = "".join(self._content)
         fields["reasoning"] = "".join(self._reasoning) or None
         fields["tool_calls"] = tuple(

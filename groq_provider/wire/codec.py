@@ -81,16 +81,46 @@ def loads_text(text: str, what: str = "the body") -> Any:
         raise ResponseDecodeError(f"{what} is not JSON: {str(error)[:200]}") from None
 
 
-def dumps(data: Any) -> bytes:
+class Body(bytes):
+    """The JSON text of a request, which does not show itself where frames and variables are printed."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes>"
+
+    __str__ = __repr__
+
+
+def dumps(data: Any) -> Body:
     """Encode JSON text; ASCII only, so that lone surrogates and odd code points travel unharmed.
 
     Raises:
         InvalidRequestError: Something in it has no JSON form.
     """
     try:
-        return _encode_json(data).encode("ascii")
+        return Body(_encode_json(data), "ascii")
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequestError(f"the request cannot be written as JSON: {str(error)[:200]}") from None
+
+
+def long_texts(body: bytes) -> list[str]:
+    """Return the texts of a body that somebody wrote: long, or of several words; names of models and the like are neither."""
+    found: list[str] = []
+    try:
+        pending = [loads(body)]
+    except ResponseDecodeError:  # too deep to look into
+        return found
+    while pending:
+        item = pending.pop()
+        if isinstance(item, str):
+            if len(item) >= 64 or (len(item) >= 16 and " " in item):
+                found.append(item)
+        elif isinstance(item, dict):
+            pending += item.values()
+        elif isinstance(item, list):
+            pending += item
+    return found
 
 
 # --- the converter -------------------------------------------------------------------------------------------------------
@@ -101,7 +131,7 @@ OWN_FIELDS = frozenset({"id", "custom_id", "stream", "provider_metadata"})
 
 @functools.cache
 def converter() -> Converter:
-    """Return the one converter. Made on first use: cattrs is costly to import."""
+    """Return the one converter. Made on first use: cattrs is costly to import, and a usual answer does without."""
     import cattrs
     from cattrs.gen import make_dict_unstructure_fn, override
 
@@ -297,15 +327,35 @@ def _locate(cls: type, data: Any, path: str) -> str | None:
 # --- requests ------------------------------------------------------------------------------------------------------------
 
 
+_PLAIN = frozenset({str, int, float, bool})
+
+
+@functools.cache
+def _sent_fields() -> tuple[str, ...]:
+    apart = OWN_FIELDS | {"model", "messages"}
+    return tuple(a.name for a in attrs.fields(q.LLMRequest) if a.name not in apart)
+
+
+_NO_RARE = (None,) * 5
+
+
+def _message_to_wire(message: m.Message) -> Any:
+    rare = message.name, message.reasoning, message.tool_calls, message.tool_call_id, message.function_call
+    if type(message.content) is str and rare == _NO_RARE:
+        return {"role": message.role, "content": message.content}
+    return encode(message)
+
+
 def request_body(
     request: q.LLMRequest, *, model: str, stream: bool, extra_body: Mapping[str, Any] | None = None
-) -> bytes:
+) -> Body:
     """Return the JSON body of a request: model, messages, then what was set; nothing else."""
-    fields: dict[str, Any] = encode(request)
-    for name in OWN_FIELDS:
-        fields.pop(name, None)
-    body = {"model": model, "messages": fields.pop("messages"), **fields, "stream": stream}
-    body["model"] = model
+    body: dict[str, Any] = {"model": model, "messages": [_message_to_wire(message) for message in request.messages]}
+    for name in _sent_fields():
+        given = getattr(request, name)
+        if given is not None:
+            body[name] = given if type(given) in _PLAIN else encode(given)
+    body["stream"] = stream
     if request.provider_metadata:
         body.update(request.provider_metadata)
     if extra_body:
@@ -398,6 +448,33 @@ def usage(data: object, path: str = "$.usage") -> r.Usage:
     )
 
 
+def x_groq(data: object, path: str = "$.x_groq") -> r.XGroq:
+    """Return the service's own part of an answer."""
+    if type(data) is not dict:
+        raise _wrong(path, "an object", data)
+    figures = data.get("usage")
+    if figures is not None and type(figures) is not dict:
+        raise _wrong(f"{path}.usage", "an object", figures)
+    return r.XGroq(
+        id=_text(data, "id", path),
+        seed=_count(data, "seed", path),
+        usage=None
+        if figures is None
+        else r.XGroqUsage(
+            sram_cached_tokens=_count(figures, "sram_cached_tokens", f"{path}.usage"),
+            dram_cached_tokens=_count(figures, "dram_cached_tokens", f"{path}.usage"),
+            extra={key: item for key, item in figures.items() if key not in _CACHE_KEYS},
+        ),
+        error=_text(data, "error", path),
+        debug=data.get("debug"),
+        extra={key: item for key, item in data.items() if key not in _X_GROQ_KEYS},
+    )
+
+
+_CACHE_KEYS = frozenset({"sram_cached_tokens", "dram_cached_tokens"})
+_X_GROQ_KEYS = frozenset({"id", "seed", "usage", "error", "debug"})
+
+
 def _detail(details: object, key: str, path: str, extra: dict[str, Any], name: str) -> int | None:
     if type(details) is not dict:
         raise _wrong(path, "an object", details)
@@ -465,8 +542,8 @@ def envelope(data: dict[str, Any]) -> dict[str, Any]:
             fields[key] = found
     if (created := data.get("created")) is not None:
         fields["created_at"] = _instant(created, "$.created")
-    if (x_groq := data.get("x_groq")) is not None:
-        fields["x_groq"] = decode(r.XGroq, x_groq, "$.x_groq")
+    if (own := data.get("x_groq")) is not None:
+        fields["x_groq"] = x_groq(own)
     if (breakdown := data.get("usage_breakdown")) is not None:
         fields["usage_breakdown"] = usage_breakdown(breakdown, "$.usage_breakdown")
     if tools := items(data, "mcp_list_tools", "$"):

@@ -84,6 +84,7 @@ _LIMIT = re.compile(
 _TRY_AGAIN = re.compile(r"try again in ([0-9hmsuµn.]{1,32}?)(?:[.,]?(?:\s|$))")
 _SCOPES = {"ASH": "hour", "RPD": "day", "TPD": "day", "ASD": "day"}
 _FIELDS = ("message", "code", "type", "param", "failed_generation")
+_PASSING_5XX = frozenset({None, 500, 502, 504, *range(520, 525)})  # 503 and 529 have a class of their own
 _RETRYABLE_4XX = frozenset({408, 425})
 
 
@@ -176,6 +177,8 @@ def error_from_object(
     }
     if retryable is None and status in _RETRYABLE_4XX:
         data["retryable"] = True
+    if retryable is None and cls is e.ProviderUnavailableError and status not in _PASSING_5XX:
+        data["retryable"] = False  # 501, 505 and their like are the same the next time
     if issubclass(cls, e.RateLimitedError):
         data.update(_limit(message, kind))
     return cls(_message(cls, status, message), **data)

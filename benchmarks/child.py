@@ -1,0 +1,36 @@
+"""The process a contender runs in: ``python benchmarks/child.py NAME PORT [CA]``.
+
+It reads one JSON command a line and answers with one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+
+from contenders import EVERY, Where
+from measures import MEASURES
+
+
+def main() -> None:
+    """Measure what is asked for until the input ends."""
+    name, port, *ca = sys.argv[1:]
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    client = EVERY[name](Where(int(port), *ca))
+    client.answer()
+    for _ in client.pieces("bench/events-3"):  # loads whatever is loaded late
+        pass
+    print(json.dumps({"ready": name}), flush=True)
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            found = MEASURES[command.pop("measure")](client, **command)
+        except Exception as problem:
+            found = {"error": f"{type(problem).__name__}: {problem}"[:300]}
+        print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Run in a fresh interpreter, with as little imported as can be.
+
+``import NAME PORT``: CPU seconds, wall seconds, modules and bytes in memory after each step: start, import, client, first answer.
+``quiet``: what this library does beyond running code, while it is imported and a provider is made, as the interpreter's audit tells.
+``cold NAME PORT CA THREADS WARM``: a client and its first calls, from threads at once, with WARM connections opened ahead; what is
+imported before counts nowhere.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+def mark():
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        pages = 0
+    return [time.process_time(), time.perf_counter(), len(sys.modules), pages * 4096]
+
+
+def imports(name, port):
+    marks = [mark()]
+    if name == "ours":
+        from groq_provider import GroqProvider
+
+        made = marks.append(mark()) or GroqProvider(api_key="gsk_x")
+    elif name == "groq":
+        from groq import Groq
+
+        made = marks.append(mark()) or Groq(api_key="gsk_x")
+    elif name == "openai":
+        from openai import OpenAI
+
+        made = marks.append(mark()) or OpenAI(api_key="gsk_x")
+    elif name == "session":
+        from requests import Session
+
+        made = marks.append(mark()) or Session()
+    else:
+        import json  # noqa: F401
+        from http.client import HTTPConnection
+
+        made = marks.append(mark()) or HTTPConnection("127.0.0.1", port)
+    marks.append(mark())
+    import contenders
+
+    client = contenders.CONTENDERS[name](contenders.Where(port))
+    marks.append(mark())
+    client.answer()
+    marks.append(mark())
+    del made
+    return marks
+
+
+def quiet():
+    import attrs  # noqa: F401
+    import cattrs  # noqa: F401
+    import requests  # noqa: F401
+
+    own = str(Path(__file__).resolve().parent.parent / "groq_provider")
+    code = (".py", ".pyc", ".so", ".pyd")
+    network, threads, files = [], [], []
+
+    def hook(event, arguments):
+        if event.startswith("socket."):
+            network.append(event)
+        elif event in ("_thread.start_new_thread", "_thread.start_joinable_thread"):
+            threads.append(event)
+        elif event == "open" and isinstance(arguments[0], str):
+            path = arguments[0]
+            if not path.endswith(code) and ".pyc." not in path and not path.startswith(own):
+                files.append(path)
+
+    sys.addaudithook(hook)
+    from groq_provider import GroqProvider
+
+    provider = GroqProvider(api_key="gsk_benchmark")
+    found = {"network": network[:], "threads": threads[:], "files": files[:]}
+    provider.close()
+    return found
+
+
+def cold(name, port, ca, count, warm):
+    import importlib
+    import threading
+
+    import contenders
+
+    importlib.import_module({"ours": "groq_provider", "session": "requests", "floor": "http.client"}.get(name, name))
+    if name == "ours":
+        importlib.import_module("groq_provider.provider")  # what `from groq_provider import GroqProvider` loads
+    gate, problems = threading.Barrier(count + 1), []
+
+    def work():
+        gate.wait()
+        try:
+            client.answer("bench/slow-30")
+        except Exception as problem:
+            problems.append(problem)
+
+    workers = [threading.Thread(target=work) for _ in range(count)]
+    for worker in workers:
+        worker.start()
+    began, ready = time.perf_counter(), 0
+    if warm:
+        client = contenders.CONTENDERS[name](contenders.Where(port, ca))
+        ready = client.warm_up(warm)
+    wall, cpu = time.perf_counter(), time.process_time()
+    if not warm:
+        client = contenders.CONTENDERS[name](contenders.Where(port, ca))
+    gate.wait()
+    for worker in workers:
+        worker.join()
+    found = {
+        "wall": time.perf_counter() - wall,
+        "cpu": time.process_time() - cpu,
+        "warm_up": wall - began,
+        "ready": ready,
+    }
+    if problems:
+        found["error"] = f"{len(problems)} failed: {type(problems[0]).__name__}: {problems[0]}"[:300]
+    return found
+
+
+def main():
+    what, *rest = sys.argv[1:]
+    if what == "import":
+        found = imports(rest[0], int(rest[1]))
+    elif what == "quiet":
+        found = quiet()
+    else:
+        found = cold(rest[0], int(rest[1]), rest[2], int(rest[3]), int(rest[4]))
+    import json
+
+    print(json.dumps(found))
+
+
+main()

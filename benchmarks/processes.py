@@ -1,0 +1,136 @@
+"""The processes of a run: the server, a contender each, fresh interpreters."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from contenders import Where
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HERE = Path(__file__).resolve().parent
+
+
+def environment() -> dict[str, str]:
+    """Return this process's environment without what would send a client elsewhere or change it."""
+    return {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("GROQ_", "OPENAI_")) and not key.lower().endswith("_proxy")
+    }
+
+
+class Child:
+    """A process that answers one line of JSON with another."""
+
+    def __init__(self, name: str, where: Where) -> None:
+        self.name = name
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "child.py"), name, str(where.port), *([where.ca] if where.ca else [])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+
+    def ready(self) -> bool:
+        """Wait until it can measure."""
+        return bool(self._read())
+
+    def ask(self, measure: str, **arguments: Any) -> dict[str, Any]:
+        """Have one slice measured.
+
+        Raises:
+            RuntimeError: It went wrong there.
+        """
+        self._process.stdin.write(json.dumps({"measure": measure, **arguments}) + "\n")
+        self._process.stdin.flush()
+        found = self._read()
+        if not found or "error" in found:
+            raise RuntimeError(f"{self.name}, {measure}: {found.get('error', 'the process ended')}")
+        return found
+
+    def _read(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        return json.loads(line) if line else {}
+
+    def close(self) -> None:
+        """End it."""
+        _end(self._process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()
+
+
+class ServerProcess:
+    """The server: where it is, plain and (``None`` if it cannot) over TLS, and what it counts."""
+
+    def __init__(self, plain: Where, secure: Where | None) -> None:
+        self.plain = plain
+        self.secure = secure
+
+    def stats(self) -> dict[str, float]:
+        """Return CPU seconds, connections and handshakes so far."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.plain.port, timeout=10)
+        try:
+            connection.request("GET", "/stats")
+            return json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+
+
+@contextlib.contextmanager
+def running_server() -> Iterator[ServerProcess]:
+    """Run the server in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        ca = f"{folder}/ca.pem"
+        process = subprocess.Popen(
+            [sys.executable, str(HERE / "server.py"), "--ca", ca],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            _, port, _, secure = process.stdout.readline().split()
+            yield ServerProcess(Where(int(port)), Where(int(secure), ca) if int(secure) else None)
+        finally:
+            _end(process)
+
+
+@contextlib.contextmanager
+def fresh_interpreters() -> Iterator[Any]:
+    """Give a function that runs fresh.py, with compiled files of its own: a checkout may not be writable."""
+    with tempfile.TemporaryDirectory() as cache:
+        variables = {**environment(), "PYTHONPYCACHEPREFIX": cache}
+        variables.pop("PYTHONDONTWRITEBYTECODE", None)
+
+        def run(*arguments: object) -> Any:
+            done = subprocess.run(
+                [sys.executable, str(HERE / "fresh.py"), *map(str, arguments)],
+                stdout=subprocess.PIPE,
+                text=True,
+                env=variables,
+                check=True,
+                timeout=120,
+                cwd=HERE,
+            )
+            return json.loads(done.stdout)
+
+        yield run

@@ -1,0 +1,180 @@
+-- The twin of the class Ledger (ledger.py) for Redis, step by step in the same order; a test compares the two command by command.
+--
+-- KEYS  1: the state of one model, a hash. 2: who uses it, a sorted set of random names with the instant each was seen.
+-- ARGV  1: "take", "adjust" or "look".
+--       2: the caller's time in microseconds; empty: the server's.
+--       3: how far the caller's time may move on at once; empty: any, for tests with a clock of their own. Says nothing about the
+--          server's.
+--       take:    4 who, 5 horizon, 6 latest, 7 spacing, 8 seen, 9 claimant, then name, cost, burst, known of each bucket.
+--                Answers {reserved, wait, start, gated, version, hosts, how long until each bucket is full ...}.
+--       adjust:  4 start, 5 pause, 6 opened, 7 claimant, 8 number of credits, then name and value of each credit and of each
+--                bucket to fill. Answers 1.
+--       look:    changes nothing and answers the time, to see whether scripts are allowed here.
+--
+-- Every number is a whole one below 2^53, which a double holds exactly and "%.0f" writes exactly; the default of Lua would cut it to
+-- 14 digits. Field "fill" is the longest burst seen, for the time to live.
+
+local function text(number)
+  return string.format('%.0f', number)
+end
+
+local now
+if ARGV[2] == '' then
+  local time = redis.call('TIME')
+  now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+else
+  now = tonumber(ARGV[2])
+end
+if ARGV[1] == 'look' then
+  return now
+end
+
+local state = {}
+local found = redis.call('HGETALL', KEYS[1])
+for i = 1, #found, 2 do
+  state[found[i]] = tonumber(found[i + 1])
+end
+
+local changed = {}
+local function set(name, value)
+  if state[name] ~= value then
+    state[name] = value
+    changed[#changed + 1] = name
+  end
+end
+
+local own_time = ARGV[2] ~= '' and ARGV[3] == ''
+local last = state.last
+if last then
+  if ARGV[3] ~= '' then
+    now = math.min(now, last + tonumber(ARGV[3]))
+  end
+  now = math.max(now, last)
+end
+set('last', now)
+
+-- A clock of a test does not move with the server's, by which keys expire.
+local shortest = own_time and 3600000 or 1000
+
+local function keep()
+  if #changed > 0 then
+    local fields = {}
+    for i, name in ipairs(changed) do
+      fields[2 * i - 1] = name
+      fields[2 * i] = text(state[name])
+    end
+    redis.call('HSET', KEYS[1], unpack(fields))
+  end
+  local skip = {last = true, version = true, claimant = true, claim_start = true, fill = true}
+  local idle = now
+  for name, instant in pairs(state) do
+    if not skip[name] and instant > idle then
+      idle = instant
+    end
+  end
+  local left = math.ceil((idle - now) / 1000) + 2 * math.ceil((state.fill or 0) / 1000)
+  redis.call('PEXPIRE', KEYS[1], text(math.max(shortest, left)))
+end
+
+if ARGV[1] == 'adjust' then
+  local start, pause, opened, claimant = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1', tonumber(ARGV[7])
+  local after = 9 + 2 * tonumber(ARGV[8])
+  for i = 9, after - 2, 2 do
+    local credit, full = tonumber(ARGV[i + 1]), state[ARGV[i]]
+    if credit < 0 then
+      set(ARGV[i], math.max(full or now, now) - credit)
+    elseif full then
+      set(ARGV[i], math.max(full - credit, now))
+    end
+  end
+  for i = after, #ARGV - 1, 2 do
+    local left, full = tonumber(ARGV[i + 1]), state[ARGV[i]]
+    if not full or full < now + left then
+      set(ARGV[i], now + left)
+    end
+  end
+  if start ~= 0 and (state.start or 0) == start then
+    set('start', now)
+  end
+  if opened then
+    set('gate', 0)
+  end
+  if pause ~= 0 then
+    set('gate', math.max(state.gate or 0, now + pause))
+  end
+  if claimant ~= 0 and (state.claimant or 0) == claimant then
+    set('claimant', 0)
+    set('claim_start', 0)
+    set('claim_until', 0)
+  end
+  keep()
+  return 1
+end
+
+local horizon, latest, spacing = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local seen, claimant = tonumber(ARGV[8]), tonumber(ARGV[9])
+local version, gate = state.version or 0, state.gate or 0
+local lost = version < seen
+version = math.max(version, seen) + 1
+set('version', version)
+local start = math.max(now, state.start or 0, gate)
+local longest = state.fill or 0
+for i = 10, #ARGV, 4 do
+  local name, cost, burst, known = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
+  longest = math.max(longest, burst)
+  local full = state[name]
+  if not full or (lost and full < now + known) then
+    full = now + known
+    set(name, full)
+  end
+  if cost ~= 0 then
+    local ready = full
+    if cost < burst then
+      ready = full + cost - burst
+    end
+    start = math.max(start, ready)
+  end
+end
+set('fill', longest)
+local first = state.claimant or 0
+local behind = first ~= 0 and first ~= claimant and now < (state.claim_until or 0)
+if behind then
+  start = math.max(start, state.claim_start or 0)
+end
+local wait = start - now
+local gated = gate > 0
+local reserved = not behind and wait <= horizon and wait <= latest
+if reserved then
+  set('start', start)
+  for i = 10, #ARGV, 4 do
+    local cost = tonumber(ARGV[i + 1])
+    if cost ~= 0 then
+      set(ARGV[i], math.max(state[ARGV[i]], start) + cost)
+    end
+  end
+  if gated then
+    set('gate', start + spacing)
+  end
+end
+if not behind then
+  local waits = not reserved and wait <= latest
+  set('claimant', waits and claimant or 0)
+  set('claim_start', waits and start or 0)
+  set('claim_until', waits and now + 2000000 or 0)
+end
+keep()
+
+local who = ARGV[4]
+local beat = tonumber(redis.call('ZSCORE', KEYS[2], who) or nil)
+if not beat or now < beat or now - beat >= 5000000 then
+  redis.call('ZADD', KEYS[2], text(now), who)
+  redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', '(' .. text(now - 15000000))
+  redis.call('PEXPIRE', KEYS[2], text(math.max(shortest, 16000)))
+end
+local answer = {
+  reserved and 1 or 0, wait, start, gated and 1 or 0, version, redis.call('ZCOUNT', KEYS[2], text(now - 15000000), '+inf')
+}
+for i = 10, #ARGV, 4 do
+  answer[#answer + 1] = math.max(state[ARGV[i]] - now, 0)
+end
+return answer

@@ -1,0 +1,459 @@
+"""The limits of one model shared with other processes: the queue stays here, the buckets are in a store.
+
+Only the head of the queue asks the store, in its own thread and with no lock held; one question per process and model is under way. The
+buckets of this process are a copy, as fresh as the last answer: for refusals known at once, for what headers say, for showing, and for going
+on alone while the store is away.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+from .bucket import SECOND
+from .ledger import NO_LIMIT, Ask, Change, Want
+from .line import NEVER
+from .refusal import TooLate
+from .state import ModelState
+from .stores import StoreAwayError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from groq_provider.cancel import CancelToken
+    from groq_provider.clock import Clock
+    from groq_provider.errors import RateLimitedError
+    from groq_provider.types.response import Usage
+    from groq_provider.types.status import RateLimitInfo
+
+    from .bucket import Cost
+    from .cost import Estimate
+    from .ledger import Taken
+    from .line import Ticket
+    from .refusal import Refusal
+    from .reservation import HeldReservation
+    from .stores import RateLimitStore
+
+__all__ = ["SharedModelState", "StoreLink"]
+
+_log = logging.getLogger(__name__)
+
+_MICRO = 1_000  # nanoseconds
+#: How far ahead places are reserved. Longer than a trip to the store, so that one question does for a place; short enough that a call
+#: of the other class, or what answers give back, is not kept out by places that begin later.
+_HORIZON = 100_000
+#: How long the head waits before it asks again: what other processes give back cannot wake it.
+_PATIENCE = SECOND
+#: The least time between two questions of a head that is not served.
+_BREATH = SECOND // 200
+#: How long a gate closed in one process holds the others at most; after that they try for themselves.
+_LONGEST_PAUSE = 60 * SECOND
+#: Taken for the number of processes while no store has said it.
+_EXPECTED_HOSTS = 4
+
+
+class StoreLink:
+    """A store as the models see it: there, or away and tried again from time to time.
+
+    Thread safety: any thread.
+
+    Args:
+        store: What to ask.
+        clock: Time.
+
+    Attributes:
+        away: Whether the last question went unanswered.
+        hosts: How many processes share the limits, as far as known.
+    """
+
+    def __init__(self, store: RateLimitStore, clock: Clock) -> None:
+        self.store = store
+        self._monotonic = clock.monotonic
+        self._lock = threading.Lock()
+        self._pause = 1.0
+        self._next_try = 0.0
+        self.away = False
+        self.hosts = _EXPECTED_HOSTS
+
+    def due_in(self) -> float:
+        """Return the seconds until a store that is away should be tried again; 0 for now."""
+        return max(self._next_try - self._monotonic(), 0.0)
+
+    def probe(self, key: str) -> None:
+        """Try a store that is away again if it is time; the first who comes does, for all."""
+        with self._lock:
+            if not self.away or self.due_in():
+                return
+            self._next_try = self._monotonic() + self._pause
+        try:
+            self.store.adjust(key, Change())
+        except StoreAwayError as error:
+            self._lost(error)
+        else:
+            self._found()
+
+    def take(self, key: str, ask: Ask) -> Taken | None:
+        """Ask for a place; ``None`` if the store is away."""
+        try:
+            taken = self.store.take(key, ask)
+        except StoreAwayError as error:
+            self._lost(error)
+            return None
+        if taken.hosts:
+            self.hosts = taken.hosts
+        return taken
+
+    def adjust(self, key: str, change: Change) -> bool:
+        """Pass on a change; whether it arrived. Not even tried while the store is away."""
+        if self.away:
+            return False
+        try:
+            self.store.adjust(key, change)
+        except StoreAwayError as error:
+            self._lost(error)
+            return False
+        return True
+
+    def _lost(self, error: StoreAwayError) -> None:
+        with self._lock:
+            news = not self.away
+            self._pause = 1.0 if news else min(2 * self._pause, 5.0)
+            self._next_try = self._monotonic() + self._pause
+            self.away = True
+        if news:
+            _log.warning(
+                "the store of the rate limits is away (%.200s): going on with one part in %d of them until it is back",
+                error,
+                max(self.hosts, 1),
+            )
+
+    def _found(self) -> None:
+        with self._lock:
+            news, self.away = self.away, False
+        if news:
+            _log.warning("the store of the rate limits is back")
+
+    def after_fork(self) -> None:
+        """Start anew in a child process, whose lock may have been held."""
+        self._lock = threading.Lock()
+
+
+class SharedModelState(ModelState):
+    """Everything the limiter knows of one model whose buckets are in a store.
+
+    Args:
+        model: Its id.
+        limits: Sizes by name.
+        share: Millionths of the token limits to use.
+        clock: Time, and the way to wait.
+        link: Where the store is.
+        key: Its name there.
+    """
+
+    def __init__(
+        self, model: str, limits: Mapping[str, int | None], *, share: int, clock: Clock, link: StoreLink, key: str
+    ) -> None:
+        super().__init__(model, limits, share=share, clock=clock)
+        self._link = link
+        self._key = key
+        self._take_now = self._take_alone
+        self._claimant = _claimant()
+        self._seen = 0
+        #: The head, once it knows that it is.
+        self._front: Ticket | None = None
+        #: First request granted while another process had closed the gate; 0 for none.
+        self._gated = 0
+        #: What the store has to hear: put here under the lock, sent without it.
+        self._outbox: deque[Change] = deque()
+        self._apart = False
+        #: Units used while the store was away, and refill times it was not told of when it went away.
+        self._spent = [0, 0, 0, 0]
+        self._untold: dict[str, int] = {}
+
+    # --- with the store, or alone ------------------------------------------------------------------------------------
+
+    def _take_alone(self, cost: Cost, now: int) -> bool:
+        """Take without asking, while there is nobody to ask."""
+        self._follow(now)
+        return self._apart and self._buckets.try_take(cost, now)
+
+    def _follow(self, now: int) -> None:
+        """Go on alone if the store went away, and together if it came back."""
+        if self._link.away == self._apart:
+            return
+        self._apart = self._link.away
+        if self._apart:
+            self._spent = [0, 0, 0, 0]
+            self._buckets.divide(max(self._link.hosts, 1), now)
+            return
+        # What was used meanwhile and has not been refilled since is a debt at the store.
+        debts = {b.name: min(self._spent[b.kind], b.used(now)) for b in self._buckets}
+        self._buckets.unite(now)
+        owed = {b.name: _micro(debts[b.name] * b.interval) for b in self._buckets}
+        self._tell(credits={name: self._untold.get(name, 0) - owed[name] for name in owed})
+        self._untold.clear()
+        self._front = None
+
+    def _tell(self, **news: object) -> None:
+        self._outbox.append(Change(**news))  # type: ignore[arg-type]
+
+    def _send(self) -> None:
+        """Send what the store has to hear. Credit that does not arrive is given when the store is back."""
+        while self._outbox:
+            try:
+                change = self._outbox.popleft()
+            except IndexError:  # another thread was faster
+                return
+            if not self._link.adjust(self._key, change):
+                with self._lock:
+                    for name, credit in change.credits.items():
+                        self._untold[name] = self._untold.get(name, 0) + credit
+
+    # --- taking a place ----------------------------------------------------------------------------------------------
+
+    def acquire(  # noqa: D102 - as there
+        self,
+        prompt: int,
+        max_output: int | None,
+        *,
+        deadline: float | None = None,
+        long_wait: float | None = None,
+        cancel: CancelToken | None = None,
+        batch: bool = False,
+        arrival: int | None = None,
+        wait: bool = True,
+    ) -> HeldReservation | None:
+        if self._link.away:
+            self._link.probe(self._key)
+        return super().acquire(
+            prompt,
+            max_output,
+            deadline=deadline,
+            long_wait=long_wait,
+            cancel=cancel,
+            batch=batch,
+            arrival=arrival,
+            wait=wait,
+        )
+
+    def _queue(self, ticket: Ticket, now: int, *, wait: bool) -> Refusal | None:
+        self._follow(now)
+        if self._apart:
+            return super()._queue(ticket, now, wait=wait)
+        refusal: Refusal | None = self._fit(ticket)
+        if refusal is None and wait and self._line:
+            refusal = self._forecast(ticket, now)
+        if refusal is None and (wait or not self._line):
+            self._line.add(ticket)
+            self._advance(now)
+        return refusal
+
+    def _at_once(self, ticket: Ticket) -> bool:
+        with self._lock:
+            if ticket not in self._line:
+                return False
+            now = self._now()
+            ask = None if self._apart or self._line.head is not ticket else self._ask(ticket, now, latest=0)
+            if self._gate.opens_at > now:
+                ask = None
+        if ask is not None:
+            self._put(ticket, ask)
+        with self._lock:
+            now = self._now()
+            if ticket in self._line:
+                if self._apart:  # since just now
+                    self._advance(now)
+                if not ticket.granted:
+                    self._line.remove(ticket)
+                    self._advance(now)
+        return ticket.granted
+
+    def _advance(self, now: int) -> None:
+        self._follow(now)
+        if self._apart:
+            super()._advance(now)
+            return
+        while (head := self._line.head) is not None and head.granted:  # an interrupt struck in between
+            self._line.serve(head)
+            head.rouse()
+        if head is not self._front:
+            self._front = head
+            if head is not None:
+                head.armed = now
+                head.rouse()
+
+    def _step(self, ticket: Ticket) -> tuple[float | None, Refusal | None]:
+        ticket.wake.acquire(blocking=False)
+        now = self._now()
+        ticket.ask = None
+        if not ticket.granted:
+            self._advance(now)
+        if ticket.granted:
+            return max(ticket.starts - now, 0) / SECOND, None
+        refusal: Refusal | None = None
+        if self._line.head is not ticket:
+            ticket.armed = ticket.deadline
+            refusal = self._out_of_time(ticket, now) if now >= ticket.deadline else None
+        elif self._apart:
+            refusal = self._hopeless(ticket, now)
+            probe = now + int(self._link.due_in() * SECOND)
+            ticket.armed = min(self._ready_at(ticket.estimate.cost)[0], probe)
+        elif self._gate.opens_at > now:
+            refusal = self._hopeless(ticket, now)
+            ticket.armed = self._gate.opens_at
+        else:
+            refusal = self._fit(ticket)
+            if now >= ticket.armed:
+                ticket.ask = self._ask(ticket, now)
+        return None if ticket.armed == NEVER else max(ticket.armed - now, _MICRO) / SECOND, refusal
+
+    def _pause(self, ticket: Ticket, timeout: float | None) -> None:
+        if ticket.ask is not None:
+            self._put(ticket, ticket.ask)
+        else:
+            super()._pause(ticket, timeout)
+            if self._link.away:
+                self._link.probe(self._key)
+
+    def _ask(self, ticket: Ticket, now: int, latest: int = NO_LIMIT) -> Ask:
+        cost = ticket.estimate.cost
+        if ticket.deadline != NEVER:
+            latest = max(min(latest, (ticket.deadline - now) // _MICRO), 0)
+        wants = tuple(
+            Want(
+                bucket.name,
+                _micro(cost[bucket.kind] * bucket.interval),
+                bucket.burst // _MICRO,
+                max(bucket.tat - now, 0) // _MICRO,
+            )
+            for bucket in self._buckets
+        )
+        return Ask(wants, _HORIZON, latest, self._spacing() // _MICRO, self._seen, self._claimant)
+
+    def _put(self, ticket: Ticket, ask: Ask) -> None:
+        """Ask the store, and act on the answer."""
+        taken = self._link.take(self._key, ask)
+        refusal = None
+        with self._lock:
+            now = self._now()
+            self._follow(now)
+            if taken is None:
+                return  # alone from now on
+            self._seen = max(self._seen, taken.version)
+            # In the order of the wants; one that was learned meanwhile is at the end.
+            for bucket, full in zip(self._buckets, taken.full, strict=False):
+                bucket.tat = now + full * _MICRO
+            if taken.reserved:
+                self._grant(ticket, taken, now)
+            else:
+                ticket.armed = now + min(max((taken.wait - _HORIZON) * _MICRO, _BREATH), _PATIENCE)
+                refusal = self._hopeless(ticket, now)
+                if refusal is None and now + taken.wait * _MICRO > ticket.deadline:
+                    refusal = TooLate(taken.wait * _MICRO, ticket.deadline - now)
+        self._send()
+        self._raise(refusal)
+
+    def _grant(self, ticket: Ticket, taken: Taken, now: int) -> None:
+        ticket.start = taken.start
+        ticket.starts = now + taken.wait * _MICRO
+        ticket.held.wait = (ticket.starts - ticket.since) / SECOND
+        self._gate.passed(ticket.starts, self._spacing())
+        self._enter(ticket.held, ticket.estimate)
+        if taken.gated and not self._gated:
+            self._gated = ticket.held.sequence
+        if ticket in self._line:
+            self._line.serve(ticket)
+        self._advance(now)
+
+    def _enter(self, held: HeldReservation, estimate: Estimate) -> None:
+        super()._enter(held, estimate)
+        if self._apart:
+            self._spent = [spent + units for spent, units in zip(self._spent, estimate.cost, strict=True)]
+
+    def _leave(self, held: HeldReservation, ticket: Ticket | None) -> None:
+        with self._lock:
+            estimate = self._open.get(held.sequence)
+            if estimate is not None:
+                self._give_back(estimate.cost, (0, 0, 0, 0), start=0 if ticket is None else ticket.start)
+            elif ticket is not None and ticket is self._front:
+                self._tell(claimant=self._claimant)
+        super()._leave(held, ticket)
+        self._send()
+        self._hurry()
+
+    # --- giving it back ----------------------------------------------------------------------------------------------
+
+    def end(  # noqa: D102 - as there
+        self, held: HeldReservation, actual: Cost | None, usage: Usage | None = None
+    ) -> Estimate | None:
+        estimate = super().end(held, actual, usage)
+        if estimate is not None and actual is not None:
+            with self._lock:
+                self._give_back(estimate.cost, actual)
+            self._send()
+            self._hurry()
+        return estimate
+
+    def _give_back(self, reserved: Cost, actual: Cost, start: int = 0) -> None:
+        left = [before - after for before, after in zip(reserved, actual, strict=True)]
+        if self._apart:
+            self._spent = [spent - units for spent, units in zip(self._spent, left, strict=True)]
+            return
+        # Rounded down, a debt up: no rounding ever lets more through than the limit.
+        credits_ = {b.name: left[b.kind] * b.interval // _MICRO for b in self._buckets if left[b.kind]}
+        if credits_ or start:
+            self._tell(credits=credits_, start=start)
+
+    def _hurry(self) -> None:
+        """Let the head ask now: something was given back."""
+        if not self._line:
+            return
+        with self._lock:
+            head = self._line.head
+            if head is not None and not self._apart:
+                head.armed = self._now()
+                head.rouse()
+
+    # --- what the service says ---------------------------------------------------------------------------------------
+
+    def feedback(  # noqa: D102 - as there
+        self, sequence: int, info: RateLimitInfo | None, limited: RateLimitedError | None
+    ) -> None:
+        closed = self._gate.active
+        super().feedback(sequence, info, limited)
+        self._send()
+        if closed and not self._gate.active:
+            self._hurry()
+
+    def _correct(self, sequence: int, info: RateLimitInfo | None, limited: RateLimitedError | None, now: int) -> None:
+        before = {bucket.name: bucket.tat for bucket in self._buckets}
+        super()._correct(sequence, info, limited, now)
+        if self._apart:
+            return
+        # Only what became tighter: what others have in flight the service may not have counted yet.
+        full = {b.name: _micro(b.tat - now) for b in self._buckets if b.tat > max(before.get(b.name, 0), now)}
+        pause = 0
+        if limited is not None:
+            pause = _micro(min(max(self._gate.opens_at - now, 0), _LONGEST_PAUSE))
+        opened = limited is None and 0 < self._gated <= sequence
+        if opened or limited is not None:
+            self._gated = 0
+        if full or pause or opened:
+            self._tell(full=full, pause=pause, opened=opened)
+
+    def after_fork(self, *, careful: bool = True) -> None:  # noqa: ARG002, D102 - the store knows what the parent uses
+        super().after_fork(careful=False)
+        self._claimant = _claimant()
+        self._front = None
+        self._outbox.clear()
+
+
+def _micro(nanoseconds: int) -> int:
+    return -(-nanoseconds // _MICRO)
+
+
+def _claimant() -> int:
+    return random.SystemRandom().randrange(1, 1 << 48)

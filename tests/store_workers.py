@@ -1,0 +1,95 @@
+"""What the tests of the file store have other processes do. Here, since a worker imports the module by its name."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from store_kinds import StoreClock
+
+from groq_provider import GroqProvider, RateLimits, RateLimitTimeoutError, TokenBucketRateLimiter
+from groq_provider.ratelimit.file_store import FileStore
+from groq_provider.ratelimit.ledger import NO_LIMIT, Ask, Change, Want
+
+#: A debt that never drains while a test runs.
+DEBT = 10**12
+
+
+def ask(cost: int = 1, *, burst: int = 1000, known: int = 0, seen: int = 0, horizon: int = 0) -> Ask:
+    """An ask of one bucket."""
+    return Ask((Want("rpm", cost, burst, known),), horizon, NO_LIMIT, 0, seen, 1)
+
+
+def work(store: FileStore, threads: int, rounds: int) -> None:
+    """Count up, from several threads: every call adds one to a version, every change three to a debt."""
+    failed: list[BaseException] = []
+
+    def run(number: int) -> None:
+        try:
+            for _ in range(rounds):
+                store.take("shared", ask(0))
+                store.adjust("shared", Change(credits={"rpm": -3}))
+                store.take(f"own of thread {number}", ask(0))
+        except BaseException as error:
+            failed.append(error)
+
+    started = [threading.Thread(target=run, args=(number,)) for number in range(threads)]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+def work_on(path: str, threads: int, rounds: int) -> None:
+    """Do :func:`work` with a store of its own."""
+    work(FileStore(path, clock=StoreClock(), patience=60), threads, rounds)
+
+
+def race(path: str, barrier, count: int) -> None:
+    """Open one new file at the same moment as others, and use it."""
+    barrier.wait(60)
+    store = FileStore(path, clock=StoreClock(), patience=60)
+    for _ in range(count):
+        store.take("shared", ask(0))
+
+
+def hammer(store: FileStore) -> None:
+    """Go on until killed."""
+    while True:
+        store.take("shared", ask(0))
+        store.adjust("shared", Change(credits={"rpm": -3}))
+
+
+def draw_places(url: str, barrier, seconds: float, results) -> None:
+    """Take places of one limiter from sixteen threads for so long, and report when each was granted."""
+    limiter = TokenBucketRateLimiter(RateLimits(rpm=6000), store=url, scope="fleet")
+    granted: list[float] = []
+
+    def run() -> None:
+        while True:
+            try:
+                limiter.reserve("m", prompt_tokens=0, max_output_tokens=0, deadline=until).keep()
+            except RateLimitTimeoutError:
+                return
+            granted.append(time.monotonic())
+
+    threads = [threading.Thread(target=run) for _ in range(16)]
+    barrier.wait(60)
+    until = time.monotonic() + seconds
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    limiter.close()
+    results.put((granted, limiter._link.away))
+
+
+def stop_and_go(settings: dict[str, str], url: str, connection) -> None:
+    """Ask once for every word that comes, and say how many requests are left."""
+    with GroqProvider(**settings, rate_limits=RateLimits(rpm=30), rate_limit_store=url) as provider:
+        while connection.recv():
+            provider.generate("Hello", max_completion_tokens=5)
+            (status,) = provider.get_rate_limits().values()
+            connection.send(status.windows["rpm"].remaining)
