@@ -116,25 +116,29 @@ class Run:
         """Reservations a second of 64 threads together: taken only, and with their end."""
         found = {}
         for name, end in (("acquires from 64 threads", False), ("acquires and ends from 64 threads", True)):
-            reserve = self._make(AMPLE).reserve
-            counts = [0] * 64
-            stop = threading.Event()
-
-            def work(
-                number: int, reserve: Any = reserve, counts: list[int] = counts, end: bool = end, stop: Any = stop
-            ) -> None:
-                done = 0
-                while not stop.is_set():
-                    for _ in range(20):
-                        held = reserve(MODEL, prompt_tokens=400, max_output_tokens=800)
-                        if end:
-                            held.keep()
-                    done += 20
-                counts[number] = done
-
-            seconds = together(64, work, 2 * self._part, stop.set)
-            found[name] = Found(sum(counts) / seconds, "/s")
+            # Of some short runs, as whether the threads fall into step with the lock is a matter of luck.
+            rates = [self._rate(end, 0.4 * self._part) for _ in range(7)]
+            found[name] = Found(percentile(rates, 0.5), "/s")
+            found[f"{name}, lowest"] = Found(min(rates), "/s")
         return found
+
+    def _rate(self, end: bool, seconds: float) -> float:
+        reserve = self._make(AMPLE).reserve
+        counts = [0] * 64
+        stop = threading.Event()
+
+        def work(number: int) -> None:
+            done = 0
+            while not stop.is_set():
+                for _ in range(20):
+                    held = reserve(MODEL, prompt_tokens=400, max_output_tokens=800)
+                    if end:
+                        held.keep()
+                done += 20
+            counts[number] = done
+
+        took = together(64, work, seconds, stop.set)
+        return sum(counts) / took
 
     def lateness(self) -> dict[str, Found]:
         """How much later than its place was there a lone waiter goes on, at 100 places a second."""

@@ -78,12 +78,8 @@ if TYPE_CHECKING:
     from .ratelimit.redis_store import RedisStore
     from .ratelimit.stores import RateLimitStore
     from .stream import ResponseStream
-    from .types.messages import ContentPart, DocumentPart, ImagePart, Message, TextPart, Tool, ToolCall, ToolFunction
-    from .types.models import ModelCapability, ModelInfo, ModelLimits, ModelPricing, PerformanceProfile, ProviderType
-    from .types.request import Document, JSONSchemaFormat, LLMRequest, ResponseFormat, SearchSettings, StreamOptions
-    from .types.response import (
+    from .types.activity import (
         Annotation,
-        Attempt,
         BrowserResult,
         Chart,
         ChartElement,
@@ -91,20 +87,17 @@ if TYPE_CHECKING:
         DocumentCitation,
         ExecutedTool,
         FunctionCitation,
-        LLMResponse,
         MCPTool,
         MCPToolList,
         ModelUsage,
-        ResponseChunk,
         SearchResult,
         SearchResults,
-        Timing,
-        ToolCallDelta,
-        Usage,
         UsageBreakdown,
-        XGroq,
-        XGroqUsage,
     )
+    from .types.messages import ContentPart, DocumentPart, ImagePart, Message, TextPart, Tool, ToolCall, ToolFunction
+    from .types.models import ModelCapability, ModelInfo, ModelLimits, ModelPricing, PerformanceProfile, ProviderType
+    from .types.request import Document, JSONSchemaFormat, LLMRequest, ResponseFormat, SearchSettings, StreamOptions
+    from .types.response import Attempt, LLMResponse, ResponseChunk, Timing, ToolCallDelta, Usage, XGroq, XGroqUsage
     from .types.status import LatencyMetrics, ProviderHealth, RateLimitInfo, RateLimitStatus, RateLimitWindow
 
 #: Where each name lives. A test holds this, ``__all__`` and the imports above against each other.
@@ -137,11 +130,11 @@ _HOMES = {
     "types.messages": "ContentPart DocumentPart ImagePart Message TextPart Tool ToolCall ToolFunction",
     "types.models": "ModelCapability ModelInfo ModelLimits ModelPricing PerformanceProfile ProviderType",
     "types.request": "Document JSONSchemaFormat LLMRequest ResponseFormat SearchSettings StreamOptions",
-    "types.response": (
-        "Annotation Attempt BrowserResult Chart ChartElement CodeResult DocumentCitation ExecutedTool FunctionCitation LLMResponse "
-        "MCPTool MCPToolList ModelUsage ResponseChunk SearchResult SearchResults Timing ToolCallDelta Usage UsageBreakdown XGroq "
-        "XGroqUsage"
+    "types.activity": (
+        "Annotation BrowserResult Chart ChartElement CodeResult DocumentCitation ExecutedTool FunctionCitation MCPTool MCPToolList "
+        "ModelUsage SearchResult SearchResults UsageBreakdown"
     ),
+    "types.response": "Attempt LLMResponse ResponseChunk Timing ToolCallDelta Usage XGroq XGroqUsage",
     "types.status": "LatencyMetrics ProviderHealth RateLimitInfo RateLimitStatus RateLimitWindow",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

@@ -20,11 +20,12 @@ LONGEST = 1e9
 
 # Anchored, bounded and without nested repetition: a hostile text costs linear time.
 _AMOUNT = r"(\d{1,12}(?:\.\d{1,12})?)"
-_DURATION = re.compile(rf"(?:{_AMOUNT}h)?(?:{_AMOUNT}m(?!s))?(?:{_AMOUNT}s)?(?:{_AMOUNT}ms)?", re.ASCII)
-_PLAIN = re.compile(_AMOUNT, re.ASCII)
+# Texts, compiled on first use: most programs give no durations as text.
+_DURATION = rf"(?a:(?:{_AMOUNT}h)?(?:{_AMOUNT}m(?!s))?(?:{_AMOUNT}s)?(?:{_AMOUNT}ms)?)"
+_PLAIN = rf"(?a:{_AMOUNT})"
 _UNITS = (3600.0, 60.0, 1.0, 0.001)
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - of header names: RFC 9110, 5.6.2
 _RESERVED = {
     "authorization": "use api_key",
     "host": "it follows from base_url",
@@ -114,9 +115,9 @@ def parse_duration(text: str, *, what: str = "duration") -> float:
     90.0
     """
     stripped = text.strip()
-    if match := _PLAIN.fullmatch(stripped):
+    if match := re.fullmatch(_PLAIN, stripped):
         return float(match[1])
-    match = _DURATION.fullmatch(stripped)
+    match = re.fullmatch(_DURATION, stripped)
     if not match or not stripped:
         raise refuse(what, text, "a duration such as 30, '30s', '1m30s', '500ms' or '2h'")
     return math.fsum(float(part) * unit for part, unit in zip(match.groups(), _UNITS, strict=True) if part)
@@ -158,7 +159,7 @@ def check_headers(
         raise error(f"{what} must be a mapping of names to values, not {type(headers).__name__}")
     checked: dict[str, str] = {}
     for name, text in headers.items():
-        if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+        if not isinstance(name, str) or not re.fullmatch(_TOKEN, name):
             raise error(f"{what}: {shown(name)} is no header name; use letters, digits and hyphens")
         if name.lower() in _RESERVED:
             raise error(f"{what}: {name!r} may not be set here; {_RESERVED[name.lower()]}")

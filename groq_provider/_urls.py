@@ -11,9 +11,9 @@ from .types.models import ProviderType
 
 __all__ = ["hide_credentials", "normalise_base_url"]
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
-_PATH = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
+_SCHEME = r"([A-Za-z][A-Za-z0-9+.-]*)://"
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_PATH = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*"
 _PORTS = {"http": 80, "https": 443}
 
 #: Endpoints people paste together with the root.
@@ -41,7 +41,7 @@ def hide_credentials(url: str) -> str:
     cut = re.split(r"[?#]", url, maxsplit=1)[0]
     # Everything up to the last "@", slashes included: a password may hold one.
     if "@" in url:
-        scheme = _SCHEME.match(cut)
+        scheme = re.match(_SCHEME, cut)
         cut = (scheme[0] if scheme else "") + "****@" + re.split(r"[?#]", url.rpartition("@")[2], maxsplit=1)[0]
     elif cut != url:
         cut += "…"
@@ -83,7 +83,7 @@ def normalise_base_url(
         raise ConfigurationError(f"{here}: leave out the query and the fragment")
     if "\\" in url or any(char.isspace() or not char.isprintable() for char in url):
         raise ConfigurationError(f"{here}: spaces, control characters and backslashes are not allowed")
-    match = _SCHEME.match(url)
+    match = re.match(_SCHEME, url)
     scheme = match[1].lower() if match else ""
     if (
         not match and url.find("//") > 0
@@ -138,7 +138,7 @@ def _check_host(host: str, here: str) -> tuple[str, bool]:
     if not name.isascii() or "xn--" in name:
         name = _idna(name)
     labels = name.split(".")
-    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+    if len(name) > 253 or not all(re.fullmatch(_LABEL, label) for label in labels):
         raise ConfigurationError(f"{here}: {shorten(host, 80)} is no host name")
     if labels[-1].isdigit() or re.fullmatch(r"0x[0-9a-f]*", labels[-1]):
         try:
@@ -164,7 +164,7 @@ def _idna(name: str) -> str:
 
 def _root(path: str, here: str, type: ProviderType) -> str:
     """Return the part of a path that endpoints are appended to."""
-    if not _PATH.fullmatch(path):
+    if not re.fullmatch(_PATH, path):
         raise ConfigurationError(f"{here}: the path holds characters that must be percent-encoded")
     segments = [segment for segment in path.split("/") if segment]
     if any(segment in {".", ".."} for segment in segments):

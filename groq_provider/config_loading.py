@@ -20,9 +20,9 @@ __all__ = ["Environment", "UnresolvedKey", "Variable", "expand", "pick", "read_f
 _LARGEST_FILE_BYTES = 1 << 20
 _DEEPEST = 32
 _MOST_VALUES = 10_000
-_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
-_DECIMAL = re.compile(r"[+-]?\d{1,18}\.\d{1,18}", re.ASCII)
+_REFERENCE = r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}"
+_INTEGER = r"[+-]?[0-9]{1,18}"
+_DECIMAL = r"[+-]?[0-9]{1,18}\.[0-9]{1,18}"
 _FORMATS = {".yaml": "YAML", ".yml": "YAML", ".toml": "TOML", ".json": "JSON"}
 
 #: Settings that are numbers or truth values: variables of the environment are texts and are read as such there.
@@ -252,7 +252,7 @@ def expand(settings: Mapping[Any, Any], environ: Environment) -> dict[Any, Any]:
 
 def _value(text: str, setting: object, environ: Environment) -> object:
     """Return a text, or what its reference stands for."""
-    match = _REFERENCE.fullmatch(text.strip())
+    match = re.fullmatch(_REFERENCE, text.strip())
     if match is None:
         partial = "${" in text if setting == "api_key" else text.startswith("${") and text.endswith("}")
         if partial:
@@ -276,6 +276,6 @@ def _scalar(variable: Variable) -> object:
     text = variable.strip().lower()
     if text in {"true", "false"}:
         return text == "true"
-    if _INTEGER.fullmatch(text):
+    if re.fullmatch(_INTEGER, text):
         return int(text)
-    return float(text) if _DECIMAL.fullmatch(text) else variable
+    return float(text) if re.fullmatch(_DECIMAL, text) else variable

@@ -10,7 +10,6 @@ import attrs
 
 from . import _checks as checks
 from .breaker import BreakerPolicy, CircuitBreaker
-from .bulk import BulkRun
 from .cancel import CancelToken
 from .catalog import default_catalogue
 from .clock import Clock, SystemClock
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     import requests
     from typing_extensions import Self, Unpack
 
+    from .bulk import BulkRun
     from .config import ProviderSettings
     from .types.fields import RequestFields
     from .types.messages import Message
@@ -508,6 +508,8 @@ class GroqProvider:
 
         self._require_open()
         LLMRequest.of("x", **fields)  # what is wrong for every item is one error, here
+        from .bulk import BulkRun
+
         return BulkRun(requests, call, fields=dict(fields), max_workers=max_workers, ordered=ordered, cancel=cancel)
 
     @staticmethod

@@ -8,22 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groq_provider.errors import ResponseDecodeError
-from groq_provider.types.messages import ToolCall
-from groq_provider.types.request import LLMRequest
-from groq_provider.types.response import (
+from groq_provider.types.activity import (
     Annotation,
     DocumentCitation,
     ExecutedTool,
-    LLMResponse,
     ModelUsage,
-    ResponseChunk,
     SearchResults,
-    ToolCallDelta,
-    Usage,
     UsageBreakdown,
-    XGroq,
-    XGroqUsage,
 )
+from groq_provider.types.messages import ToolCall
+from groq_provider.types.request import LLMRequest
+from groq_provider.types.response import LLMResponse, ResponseChunk, ToolCallDelta, Usage, XGroq, XGroqUsage
 from groq_provider.wire import codec
 from groq_provider.wire.assemble import Assembler
 from groq_provider.wire.sse import DONE, EventDecoder, LineSplitter

@@ -12,6 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groq_provider.errors import InvalidRequestError, ResponseDecodeError
+from groq_provider.types.activity import (
+    Annotation,
+    BrowserResult,
+    Chart,
+    ChartElement,
+    CodeResult,
+    DocumentCitation,
+    ExecutedTool,
+    FunctionCitation,
+    MCPTool,
+    MCPToolList,
+    ModelUsage,
+    SearchResult,
+    SearchResults,
+    UsageBreakdown,
+)
 from groq_provider.types.messages import DocumentPart, ImagePart, Message, TextPart, Tool, ToolCall, ToolFunction
 from groq_provider.types.request import (
     Document,
@@ -22,26 +38,12 @@ from groq_provider.types.request import (
     StreamOptions,
 )
 from groq_provider.types.response import (
-    Annotation,
     Attempt,
-    BrowserResult,
-    Chart,
-    ChartElement,
-    CodeResult,
-    DocumentCitation,
-    ExecutedTool,
-    FunctionCitation,
     LLMResponse,
-    MCPTool,
-    MCPToolList,
-    ModelUsage,
     ResponseChunk,
-    SearchResult,
-    SearchResults,
     Timing,
     ToolCallDelta,
     Usage,
-    UsageBreakdown,
     XGroq,
     XGroqUsage,
 )

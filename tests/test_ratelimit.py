@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import ExitStack
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from fakes import PATIENCE, FakeClock
@@ -51,18 +52,15 @@ MEMORY_ONLY = {
 #: A store counts microseconds, rounded up: what is left may show one less.
 ROUNDED = 1
 
-_kind = "memory"
-_cleanup = ExitStack()
+_now = SimpleNamespace(kind="memory", cleanup=ExitStack())
 
 
 @pytest.fixture(autouse=True)
 def kind(request):
     """Where the limits are kept: every test of the limiter holds for all."""
-    global _kind, _cleanup
-    _kind = request.param
-    with ExitStack() as _cleanup:
+    _now.kind = request.param
+    with ExitStack() as _now.cleanup:
         yield
-    _kind = "memory"
 
 
 def pytest_generate_tests(metafunc):
@@ -72,8 +70,8 @@ def pytest_generate_tests(metafunc):
 
 def make(*, manual=False, **limits):
     clock = FakeClock(manual=manual)
-    factory = {**KINDS, **SHARED_KINDS}[_kind]
-    return factory(RateLimits(**limits) if limits else None, clock, _cleanup), clock
+    factory = {**KINDS, **SHARED_KINDS}[_now.kind]
+    return factory(RateLimits(**limits) if limits else None, clock, _now.cleanup), clock
 
 
 def usage(prompt=0, completion=0, **more):
@@ -152,7 +150,7 @@ def test_the_31st_call_at_30_rpm_waits_two_seconds():
     waits = [take(limiter).wait for _ in range(32)]
     assert waits[:30] == [0.0] * 30
     assert waits[30:] == pytest.approx([2.0, 2.0])
-    if _kind == "memory":  # where others may give back, the head asks again from time to time
+    if _now.kind == "memory":  # where others may give back, the head asks again from time to time
         assert len(clock.waits) == 2
     assert sum(clock.waits) == pytest.approx(4.0)
 

@@ -15,7 +15,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groq_provider.errors import InvalidRequestError
-from groq_provider.types import messages, models, request, response, status
+from groq_provider.types import activity, messages, models, request, response, status
+from groq_provider.types.activity import (
+    Annotation,
+    BrowserResult,
+    Chart,
+    ChartElement,
+    CodeResult,
+    DocumentCitation,
+    ExecutedTool,
+    FunctionCitation,
+    MCPTool,
+    MCPToolList,
+    ModelUsage,
+    SearchResult,
+    SearchResults,
+    UsageBreakdown,
+)
 from groq_provider.types.fields import RequestFields
 from groq_provider.types.messages import (
     DocumentPart,
@@ -36,26 +52,12 @@ from groq_provider.types.request import (
     StreamOptions,
 )
 from groq_provider.types.response import (
-    Annotation,
     Attempt,
-    BrowserResult,
-    Chart,
-    ChartElement,
-    CodeResult,
-    DocumentCitation,
-    ExecutedTool,
-    FunctionCitation,
     LLMResponse,
-    MCPTool,
-    MCPToolList,
-    ModelUsage,
     ResponseChunk,
-    SearchResult,
-    SearchResults,
     Timing,
     ToolCallDelta,
     Usage,
-    UsageBreakdown,
     XGroq,
     XGroqUsage,
 )
@@ -66,7 +68,7 @@ AT = datetime(2026, 11, 1, 12, tzinfo=timezone.utc)
 
 CLASSES = [
     found
-    for module in (messages, request, response, models, status)
+    for module in (activity, messages, request, response, models, status)
     for name in module.__all__
     if attrs.has(found := getattr(module, name))
 ]

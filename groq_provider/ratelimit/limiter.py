@@ -10,7 +10,6 @@ from groq_provider.clock import SystemClock
 from groq_provider.errors import ConfigurationError
 
 from .bucket import DIMENSIONS, WHOLE
-from .shared import SharedModelState, StoreLink
 from .state import ModelState
 from .stores import RateLimitStore, open_store
 
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from groq_provider.config import RateLimits
     from groq_provider.protocols import Reservation
     from groq_provider.types.status import RateLimitStatus
+
+    from .shared import StoreLink
 
 __all__ = ["TokenBucketRateLimiter"]
 
@@ -75,7 +76,11 @@ class TokenBucketRateLimiter:
                 f"rate_limit_store must be a URL or have the methods take, adjust and close, not be a {type(store).__name__}"
             )
         self._own_store = opened if isinstance(store, str) else None
-        self._link = None if opened is None else StoreLink(opened, self._clock)
+        self._link: StoreLink | None = None
+        if opened is not None:
+            from .shared import StoreLink
+
+            self._link = StoreLink(opened, self._clock)
         self._lock = threading.Lock()  # guards additions to _states; looking up needs no lock
         self._states: dict[str, ModelState] = {}
         forkable(self)
@@ -185,6 +190,8 @@ class TokenBucketRateLimiter:
             share = max(round(limits.share * WHOLE), 1)
         if self._link is None:
             return ModelState(model, sizes, share=share, clock=self._clock)
+        from .shared import SharedModelState
+
         key = f"{self._scope}:{model}"
         return SharedModelState(model, sizes, share=share, clock=self._clock, link=self._link, key=key)
 

@@ -38,11 +38,13 @@ class CallState(CancelToken):
         sent: Whether the request left: ``False``, ``True``, or ``None`` for partly.
         received: Whether a byte of the answer came.
         sent_at: Monotonic instant the request had left.
+        adopted: Whether somebody else sends this request through the adapter, and expects urllib3's exceptions.
     """
 
     __slots__ = (
         "_pid",
         "_sock",
+        "adopted",
         "after_send",
         "clock",
         "connect",
@@ -79,6 +81,7 @@ class CallState(CancelToken):
         self.resends = 0
         self.sent: bool | None = False
         self.received = False
+        self.adopted = False
         self.sent_at: float | None = None
 
     def earlier(self, seconds: float | None) -> float | None:
@@ -163,6 +166,7 @@ def current() -> CallState:
 
 def adopt(call: CallState) -> None:
     """Make *call* this thread's current call until the next: for requests that others send through the adapter."""
+    call.adopted = True
     _current.call = call
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import queue
 import ssl
 import threading
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
@@ -27,6 +27,9 @@ __all__ = ["MAX_IDLE", "POOL_SIZE", "PlainPool", "TLSPool", "at_fork"]
 POOL_SIZE = 100
 #: Seconds after which an idle connection is not used again (the design document's idle timeout).
 MAX_IDLE = 90.0
+
+#: How a connection fails whose other end has closed while it was sent to; the second on macOS.
+_EARLY_CLOSE = (errno.ECONNRESET, errno.EPROTOTYPE)
 
 _log = logging.getLogger(__name__)
 #: What starts anew in a forked child, by its method ``_after_fork_in_child``.
@@ -137,6 +140,45 @@ class _Pool(HTTPConnectionPool):
                 if conn := kept.get(block=False):
                     conn.close()
 
+    def urlopen(  # type: ignore[override]  # urllib3 has more, which requests gives by keyword or not at all
+        self, method: str, url: str, body: Any = None, headers: Any = None, retries: Any = None, **options: Any
+    ) -> Any:
+        """Send one request and return the head of its answer.
+
+        What urllib3 does, without its retries and redirects, which this client does elsewhere or not at all, and without copying the
+        header fields. Proxies are left to it, and the requests that others send.
+        """
+        if self.proxy is not None or current().adopted:
+            return super().urlopen(method, url, body, headers, retries, **options)
+        conn = self._get_conn()
+        try:
+            return self._make_request(
+                conn, method, url, body=body, headers=headers, chunked=options.get("chunked", False)
+            )
+        except BaseException:
+            conn.close()
+            self._put_conn(None)
+            raise
+
+    def _exchange(self, conn: Any, method: str, url: str, **kwargs: Any) -> Any:
+        """Send a request on a connection and read the head of the answer."""
+        if self.proxy is not None or current().adopted:
+            return super()._make_request(conn, method, url, **kwargs)
+        if conn.sock is None:
+            conn.timeout = None  # the call's limits hold
+            self._validate_conn(conn)
+        try:
+            conn.request(method, url, preload_content=False, decode_content=False, **kwargs)
+        except BrokenPipeError:
+            pass  # a server may answer before it has read everything, and close: the answer can be read
+        except OSError as error:
+            if error.errno not in _EARLY_CLOSE:
+                raise
+        response = conn.getresponse()
+        response._connection = conn
+        response._pool = self
+        return response
+
     def _make_request(self, conn: Any, method: str, url: str, **kwargs: Any) -> Any:  # type: ignore[override]  # urllib3 passes the rest by keyword
         call = current()
         try:
@@ -144,7 +186,7 @@ class _Pool(HTTPConnectionPool):
             if conn.sock is not None:
                 call.bind(getattr(conn.sock, "socket", conn.sock))
             try:
-                return super()._make_request(conn, method, url, **kwargs)
+                return self._exchange(conn, method, url, **kwargs)
             except (ConnectionError, ssl.SSLEOFError):
                 # The peer closed an idle connection just as the request went out. Only then, and only once, the request is
                 # sent again: a fresh connection that breaks, or an answer that began, is the retry policy's business.
@@ -158,7 +200,7 @@ class _Pool(HTTPConnectionPool):
             _log.debug("the kept connection was stale: sending again on a fresh one")
             if self.tunnelled:
                 self._prepare_proxy(conn)
-            return super()._make_request(conn, method, url, **kwargs)
+            return self._exchange(conn, method, url, **kwargs)
         except BaseException:
             call.unbind()  # before urllib3 closes the socket, whose number may then be somebody else's
             raise
@@ -169,6 +211,8 @@ class _Pool(HTTPConnectionPool):
         Returns:
             How many are ready.
         """
+        from concurrent.futures import ThreadPoolExecutor
+
         taken = [self._get_conn() for _ in range(connections)]
         deadline = self.clock.monotonic() + timeout
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_KEY = re.compile(r"gsk_\w+")
+_KEY = r"gsk_\w+"
 
 
 def mask(content: object) -> str:
@@ -34,7 +33,7 @@ def mask(content: object) -> str:
 def shorten(text: object, limit: int = 200) -> str:
     """Represent a value of a caller inside a message: escaped, cut, and never failing."""
     try:
-        shown = _KEY.sub("gsk_****", repr(text))  # a key in the wrong place is still a key
+        shown = re.sub(_KEY, "gsk_****", repr(text))  # a key in the wrong place is still a key
     except Exception:  # noqa: BLE001 - a repr may raise anything; int has a digit limit
         return f"<{type(text).__name__}>"
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
@@ -42,6 +41,8 @@ def shorten(text: object, limit: int = 200) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for a name close to a known one, else nothing."""
+    import difflib
+
     found = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {found[0]!r}?)" if found else ""
 

@@ -29,7 +29,7 @@ __all__ = [
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
-_TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_TOOL_NAME = r"[a-zA-Z0-9_-]{1,64}"
 
 
 @attrs.frozen(kw_only=True)
@@ -123,7 +123,7 @@ class ToolFunction:
 
     @name.validator
     def _check_name(self, _attribute: object, given: object) -> None:
-        if not isinstance(given, str) or not _TOOL_NAME.fullmatch(given):
+        if not isinstance(given, str) or not re.fullmatch(_TOOL_NAME, given):
             raise InvalidRequestError(f"name = {shorten(given)}: must be 1 to 64 of a-z A-Z 0-9 _ -")
 
 

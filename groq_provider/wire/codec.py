@@ -25,6 +25,8 @@ from groq_provider.types._base import build
 if TYPE_CHECKING:
     from cattrs import Converter
 
+    from groq_provider.types import activity
+
 __all__ = ["decode", "encode", "loads", "loads_text", "request_body", "response_fields", "tool_call", "usage"]
 
 T = TypeVar("T")
@@ -135,10 +137,13 @@ def converter() -> Converter:
     import cattrs
     from cattrs.gen import make_dict_unstructure_fn, override
 
+    from groq_provider.types import activity
+
+    attrs.resolve_types(r.LLMResponse, localns=vars(activity))  # which it names without importing them
     made = cattrs.Converter(detailed_validation=False, omit_if_default=True)
     _register_primitives(made)
     made.register_structure_hook_factory(
-        lambda cls: attrs.has(cls) and cls.__module__ == r.__name__, _answer_hook(made)
+        lambda cls: attrs.has(cls) and cls.__module__ in (r.__name__, activity.__name__), _answer_hook(made)
     )
     made.register_structure_hook_factory(
         lambda cls: attrs.has(cls) and cls.__module__ in (m.__name__, q.__name__),
@@ -547,16 +552,20 @@ def envelope(data: dict[str, Any]) -> dict[str, Any]:
     if (breakdown := data.get("usage_breakdown")) is not None:
         fields["usage_breakdown"] = usage_breakdown(breakdown, "$.usage_breakdown")
     if tools := items(data, "mcp_list_tools", "$"):
+        from groq_provider.types import activity  # most answers do without
+
         fields["mcp_list_tools"] = tuple(
-            [decode(r.MCPToolList, item, f"$.mcp_list_tools[{i}]") for i, item in enumerate(tools)]
+            [decode(activity.MCPToolList, item, f"$.mcp_list_tools[{i}]") for i, item in enumerate(tools)]
         )
     if not _ENVELOPE.issuperset(data):
         fields["extra"] = {key: item for key, item in data.items() if key not in _ENVELOPE}
     return fields
 
 
-def usage_breakdown(data: object, path: str) -> r.UsageBreakdown:
+def usage_breakdown(data: object, path: str) -> activity.UsageBreakdown:
     """Return usage by model; its parts have the nested form of ``usage``."""
+    from groq_provider.types import activity
+
     if type(data) is not dict:
         raise _wrong(path, "an object", data)
     parts = []
@@ -565,26 +574,30 @@ def usage_breakdown(data: object, path: str) -> r.UsageBreakdown:
         if type(item) is not dict:
             raise _wrong(where, "an object", item)
         parts.append(
-            r.ModelUsage(
+            activity.ModelUsage(
                 model=_text(item, "model", where) or "",
                 usage=usage(item.get("usage") or {}, f"{where}.usage"),
                 extra={key: found for key, found in item.items() if key not in ("model", "usage")},
             )
         )
     rest = {key: item for key, item in data.items() if key != "models"}
-    return r.UsageBreakdown(models=tuple(parts) if data.get("models") is not None else None, extra=rest)
+    return activity.UsageBreakdown(models=tuple(parts) if data.get("models") is not None else None, extra=rest)
 
 
 def message_parts(message: dict[str, Any], path: str) -> dict[str, Any]:
     """Return the rarer fields of an answer's message or of a delta, as far as they are there."""
     fields: dict[str, Any] = {}
     if executed := items(message, "executed_tools", path):
+        from groq_provider.types import activity  # most answers do without
+
         fields["executed_tools"] = tuple(
-            [decode(r.ExecutedTool, item, f"{path}.executed_tools[{i}]") for i, item in enumerate(executed)]
+            [decode(activity.ExecutedTool, item, f"{path}.executed_tools[{i}]") for i, item in enumerate(executed)]
         )
     if annotations := items(message, "annotations", path):
+        from groq_provider.types import activity  # most answers do without
+
         fields["annotations"] = tuple(
-            [decode(r.Annotation, item, f"{path}.annotations[{i}]") for i, item in enumerate(annotations)]
+            [decode(activity.Annotation, item, f"{path}.annotations[{i}]") for i, item in enumerate(annotations)]
         )
     if (function_call := message.get("function_call")) is not None:
         if type(function_call) is not dict:

@@ -70,18 +70,18 @@ _PHRASES: dict[type[Exception], str] = {
     e.ProviderUnavailableError: "groq service unavailable",
 }
 
-_CONTEXT = re.compile(
+# Texts, compiled on first use: most programs meet few failures.
+_CONTEXT = (
     r"context.length|context.window|context.limit|max(?:imum)?.context|max(?:imum)?.prompt.length"
-    r"|reduce the length.{0,20}(?:message|input|prompt)|(?:input|prompt)(?: is)? too long",
-    re.IGNORECASE,
+    r"|reduce the length.{0,20}(?:message|input|prompt)|(?:input|prompt)(?: is)? too long"
 )
 # Out of range by itself, whatever the messages are; the service's text names the context window too.
-_OUTPUT_RANGE = re.compile(r"`max_(?:completion_)?tokens` must be ")
-_LIMIT = re.compile(
+_OUTPUT_RANGE = r"`max_(?:completion_)?tokens` must be "
+_LIMIT = (
     r" on (?P<what>[a-z ]{1,40}) \((?P<name>RPM|RPD|TPM|TPD|ASH|ASD|ITPM|OTPM)\): Limit (?P<limit>\d{1,15})"
     r"(?:, Used (?P<used>\d{1,15}))?, Requested ~?(?P<requested>\d{1,15})"
 )
-_TRY_AGAIN = re.compile(r"try again in ([0-9hmsuµn.]{1,32}?)(?:[.,]?(?:\s|$))")
+_TRY_AGAIN = r"try again in ([0-9hmsuµn.]{1,32}?)(?:[.,]?(?:\s|$))"
 _SCOPES = {"ASH": "hour", "RPD": "day", "TPD": "day", "ASD": "day"}
 _FIELDS = ("message", "code", "type", "param", "failed_generation")
 _PASSING_5XX = frozenset({None, 500, 502, 504, *range(520, 525)})  # 503 and 529 have a class of their own
@@ -158,7 +158,7 @@ def error_from_object(
     message, code, kind, param, failed_generation = texts
     message = message or ""
     cls = _class(status, code, kind, message, retry_after)
-    if retry_after is None and (hint := _TRY_AGAIN.search(message[-_MAX_MESSAGE:])):
+    if retry_after is None and (hint := re.search(_TRY_AGAIN, message[-_MAX_MESSAGE:])):
         retry_after = h.parse_duration(hint[1])
     if retry_after is not None:
         retry_after = min(retry_after, h.MAX_HINT)
@@ -190,13 +190,17 @@ def _class(
     if code == "rate_limit_exceeded" or status == 429:
         # The service gives one code to two things. A request above the limit itself never fits, however long one waits.
         hopeless = message.startswith("Request too large") or (
-            retry_after is None and _LIMIT.search(message) is not None and "try again in" not in message
+            retry_after is None and re.search(_LIMIT, message) is not None and "try again in" not in message
         )
         return e.RequestTooLargeError if status == 413 or hopeless else e.RateLimitedError
     if code is not None and code in _BY_CODE:
         return _BY_CODE[code]
     cls = _BY_STATUS.get(status or 0)
-    if cls is e.InvalidRequestError and _CONTEXT.search(message) and not _OUTPUT_RANGE.match(message):
+    if (
+        cls is e.InvalidRequestError
+        and re.search(_CONTEXT, message, re.IGNORECASE)
+        and not re.match(_OUTPUT_RANGE, message)
+    ):
         return e.ContextTooLongError
     if cls is e.NotFoundError and message.startswith("The model "):
         return e.ModelNotFoundError
@@ -226,7 +230,7 @@ def _message(cls: type[e.APIStatusError], status: int | None, message: str) -> s
 
 
 def _limit(message: str, kind: str | None) -> dict[str, Any]:
-    match = _LIMIT.search(message[: 2 * _MAX_MESSAGE])
+    match = re.search(_LIMIT, message[: 2 * _MAX_MESSAGE])
     if match is None:
         return {"scope": "minute" if kind in ("requests", "tokens") and "day" not in message else None}
     name = match["name"]
@@ -257,7 +261,7 @@ def _error_object(body: bytes) -> Mapping[str, Any] | None:
     return None
 
 
-_TITLE = re.compile(rb"<title[^>]{0,100}>([^<]{1,200})", re.IGNORECASE)
+_TITLE = rb"<title[^>]{0,100}>([^<]{1,200})"
 
 
 def _plain_message(body: bytes, headers: Mapping[str, str]) -> str:
@@ -268,7 +272,7 @@ def _plain_message(body: bytes, headers: Mapping[str, str]) -> str:
     if not start:
         return f"empty body{suffix}"
     if start[:1] == b"<" or "html" in (headers.get("content-type") or "").lower():
-        title = _TITLE.search(start)
+        title = re.search(_TITLE, start, re.IGNORECASE)
         named = f" titled {title[1].decode('utf-8', 'replace').strip()!r}" if title else ""
         return f"an HTML page{named} instead of JSON: a gateway answered, not the service{suffix}"
     return " ".join(start[:300].decode("utf-8", "replace").split()) + suffix
