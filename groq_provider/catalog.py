@@ -7,6 +7,7 @@ account may use today: :meth:`Catalogue.merged` lays its answer over this data.
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
@@ -71,7 +72,9 @@ class Catalogue:
     def __init__(self, models: Iterable[ModelInfo], *, plans: Mapping[str, ModelLimits] | None = None) -> None:
         by_id: dict[str, ModelInfo] = {}
         for model in models:
-            by_id.setdefault(model.id, model)
+            # Interned, since every call of every thread looks here: without a global interpreter lock a look at any other key takes
+            # the lock of the dict, and a child that is forked meanwhile would wait for it for ever.
+            by_id.setdefault(sys.intern(model.id), model)
         self._by_id = by_id
         self._plans = dict(plans or {})
 

@@ -14,7 +14,7 @@ BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 TINY = ["--quick", "--rounds", "1", "--requests", "2", "--chunks", "20", "--seconds", "0.05", "--imports", "1"]
 
 
-def run(*arguments, timeout=60):
+def run(*arguments, timeout=180):
     return subprocess.run(
         [sys.executable, str(BENCHMARKS / "compare.py"), *arguments],
         capture_output=True,

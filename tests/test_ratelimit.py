@@ -37,6 +37,8 @@ M = "openai/gpt-oss-20b"
 #: What only a limiter of one process does, or what takes too long through a store. A store's buckets are loosened by no headers: others
 #: may have calls in flight that the service has not counted yet; its process needs no care after a fork, as the parent's calls count.
 MEMORY_ONLY = {
+    "test_while_nothing_is_known_a_few_go_first",
+    "test_who_cannot_wait_for_the_first_answer_is_told_when_his_time_is_up",
     "test_a_limit_that_shrinks_below_a_waiter_sends_it_away",
     "test_a_fork_starts_anew",
     "test_an_interrupt_at_any_line_leaves_nothing_in_flight",
@@ -187,12 +189,57 @@ def test_models_do_not_share_limits():
     assert repr(limiter) == "<TokenBucketRateLimiter 3 models, 0 in flight, 0 waiting>"
 
 
-def test_nothing_known_nothing_held_up():
-    """Without limits everything passes, and is still counted."""
+def test_without_limits_nothing_is_held_up():
+    """After the first answer everything passes, and is still counted."""
     limiter, clock = make()
-    held = [take(limiter, 10**6, 10**6) for _ in range(100)]
+    held = [take(limiter, 10**6, 10**6)]
+    held[0].feedback(None)
+    held += [take(limiter, 10**6, 10**6) for _ in range(100)]
     assert (status(limiter).in_flight, clock.waits) == (len(held), [])
     assert status(limiter).windows == {}
+
+
+def test_while_nothing_is_known_a_few_go_first():
+    """Until the first answer says what the limits are, four calls are out, and four more each second; any answer lets all go."""
+    limiter, clock = make(manual=True)
+    held = [take(limiter, 10, 10) for _ in range(4)]
+    assert limiter.try_reserve(M, prompt_tokens=10) is None
+    with Callers(limiter, clock) as callers:
+        for name in range(10):
+            callers.queue(name, 10, 10)
+        clock.advance(1.0)
+        callers.until_left(4)
+        held[1].refund()  # an end that says nothing of the limits makes room for one
+        callers.until_left(5)
+        held[0].feedback(None)
+        callers.until_left(10)
+    assert sorted(callers.out) == list(range(10))
+    assert status(limiter).waiting == 0
+
+
+def test_who_cannot_wait_for_the_first_answer_is_told_when_his_time_is_up():
+    """Not before: the answer may come any moment."""
+    limiter, clock = make(manual=True)
+    held = [take(limiter, 10, 10) for _ in range(4)]
+    with Callers(limiter, clock) as callers:
+        callers.queue("in time", 10, 10, deadline=clock.monotonic() + 0.5)
+        callers.queue("too late", 10, 10, deadline=clock.monotonic() + 0.4)
+        clock.advance(0.45)
+        callers.until_left(1)
+        held[0].feedback(None)
+        callers.until_left(2)
+    assert callers.out == ["in time"]
+    assert isinstance(callers.errors["too late"], RateLimitTimeoutError)
+
+
+def test_a_limit_learned_late_gives_back_what_it_knows_of():
+    """What was out when a limit was adopted is in the service's own count already, prompt and all: only the rest of the answer comes back."""
+    limiter, _ = make()
+    first, second = take(limiter, 1000, 500), take(limiter, 1000, 500)
+    first.feedback(RateLimitInfo(limit_tokens=10_000, remaining_tokens=7600, reset_tokens=14.4))
+    before = window(limiter, "tpm").remaining
+    second.settle(usage(700, 100))
+    assert window(limiter, "tpm").remaining == before + 400
 
 
 @pytest.mark.parametrize(
@@ -924,7 +971,7 @@ def test_answers_to_requests_sent_before_the_429_do_not_open_the_gate():
 def test_refusals_of_one_burst_close_the_gate_once():
     """The latest instant named counts; nothing adds up."""
     limiter, clock = make()
-    held = [take(limiter) for _ in range(5)]
+    held = [take(limiter) for _ in range(4)]
     for i, each in enumerate(held):
         each.feedback(None, limited(5.0 - i, None, None, None))
     assert status(limiter).blocked_for == pytest.approx(5.0)

@@ -160,6 +160,7 @@ class SharedModelState(ModelState):
         self._link = link
         self._key = key
         self._take_now = self._take_alone
+        self._blind = False  # what other processes have out is not known either
         self._claimant = _claimant()
         self._seen = 0
         #: The head, once it knows that it is.

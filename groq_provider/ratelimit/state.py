@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
 from groq_provider.errors import InvalidRequestError, RequestCancelledError
 from groq_provider.types.status import RateLimitStatus, RateLimitWindow
 
-from .bucket import OUTPUT, SECOND, TOKENS, BucketSet
+from .bucket import INPUT, OUTPUT, REQUESTS, SECOND, TOKENS, BucketSet
 from .corrections import Corrections
 from .cost import Estimate, Estimator
 from .gate import Gate
@@ -40,6 +42,25 @@ _MOST_TOKENS = 1 << 40  # of one request: more than anything has, and NaN and in
 #: Between probes after a 429, where no limit per minute says better.
 _SPACING = SECOND
 
+#: Calls that may be out while nothing is known of the limits: until the first answer shows them, and so many more each second.
+_FIRST_CALLS = 4
+
+
+#: Whether one thread runs at a time, as with a global interpreter lock.
+_ONE_RUNS: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+def _step_aside(lock: threading.Lock) -> None:
+    """Let the thread that holds *lock* go on, which lost its turn while it had it.
+
+    Waiting for the lock instead would make a convoy: whoever gets it next has to wait for the interpreter's own lock, and holds this one
+    meanwhile, so that from then on every single acquire changes threads. That halves the rate of 64 threads, or worse.
+    """
+    for _ in range(100):
+        time.sleep(0.001)
+        if not lock.locked():
+            return
+
 
 class ModelState:
     """Everything the limiter knows of one model.
@@ -68,6 +89,10 @@ class ModelState:
         self._sequence = 0
         self._corrections = Corrections(self._buckets, self._gate, self._open)
         self._noted = False  # whether the adoption of limits was logged
+        #: No limit is known, and no answer came that could have named one.
+        self._blind = not len(self._buckets)
+        self._first_at = 0  # when the oldest of the calls that are out then left
+        self._adopted_until = 0  # newest call that was out when a limit was adopted
         #: Takes a cost at once or not at all: what the fast path asks.
         self._take_now: Callable[[Cost, int], bool] = self._buckets.try_take
         #: Sequences of reservations that were collected unsettled. A finalizer may run anywhere, even with the lock held by the
@@ -104,6 +129,8 @@ class ModelState:
         # Outside the lock what can be: the less it is held, the less often a thread loses its turn while holding it.
         estimate = None if max_output is None else self._estimator.estimate(prompt, max_output)
         try:
+            if _ONE_RUNS and self._lock.locked():
+                _step_aside(self._lock)
             with self._lock:
                 if self._dropped:
                     self._clear_up()
@@ -114,7 +141,8 @@ class ModelState:
                 held.arrival = arrival
                 now = int(self._monotonic() * SECOND)
                 # Nobody overtakes: the fast path is closed while anybody waits or the gate is in use.
-                if not self._line and not self._gate.active and self._take_now(estimate.cost, now):
+                blind = self._blind and self._held_back(now)
+                if not self._line and not self._gate.active and not blind and self._take_now(estimate.cost, now):
                     self._enter(held, estimate)
                     return held
                 ticket = Ticket(
@@ -206,6 +234,11 @@ class ModelState:
         if self._line.head is ticket:
             refusal = self._hopeless(ticket, now)
             ticket.armed = self._ready_at(ticket.estimate.cost)[0]
+            if self._blind and self._held_back(
+                now
+            ):  # an answer ends that, so nobody is refused for it before his time is up
+                ticket.armed = min(now + _SPACING, ticket.deadline)
+                refusal = refusal or (self._out_of_time(ticket, now) if now >= ticket.deadline else None)
         else:
             refusal = self._out_of_time(ticket, now) if now >= ticket.deadline else None
             ticket.armed = ticket.deadline
@@ -234,6 +267,12 @@ class ModelState:
             if not ticket.granted:
                 # What can never fit counts as later than any deadline: its caller wakes, finds that out and leaves.
                 ready = NEVER + 1 if self._fit(ticket) else self._ready_at(ticket.estimate.cost)[0]
+                if ready <= now and self._blind and self._held_back(now):
+                    wake = min(now + _SPACING, ticket.deadline)
+                    if wake < ticket.armed:
+                        ticket.armed = wake
+                        ticket.rouse()
+                    return
                 if ready > now:
                     if ready < ticket.armed or ready > ticket.deadline:
                         ticket.armed = ready
@@ -246,6 +285,13 @@ class ModelState:
             # Out of the queue only now: should an interrupt have struck in between, the next who comes here finishes the job.
             self._line.serve(ticket)
             ticket.rouse()
+
+    def _held_back(self, now: int) -> bool:
+        """Say whether enough calls are out for now: without any limit known a burst would mostly be refused."""
+        out = len(self._open)
+        if not out:
+            self._first_at = now
+        return out >= _FIRST_CALLS * (1 + (now - self._first_at) // _SPACING)
 
     def _spacing(self) -> int:
         """Nanoseconds between probes: one request at the rate of the limit per minute."""
@@ -359,12 +405,14 @@ class ModelState:
             What was reserved, if this call replaced it by something else.
         """
         try:
+            if _ONE_RUNS and self._lock.locked():
+                _step_aside(self._lock)
             with self._lock:
                 estimate = self._close(held)
                 if estimate is None or actual is None:
                     return None
                 now = self._now()
-                self._buckets.settle(estimate.cost, actual, now)
+                self._buckets.settle(self._reserved(held, estimate, actual), actual, now)
                 if usage is not None and usage.source == "reported":
                     self._estimator.learn(estimate.prompt, estimate.cost[OUTPUT], usage)
                 if self._line:
@@ -375,6 +423,17 @@ class ModelState:
                 self._close(held)  # kept, if it had not come to the settlement yet
                 self._advance(self._now())
             raise
+
+    def _reserved(self, held: HeldReservation, estimate: Estimate, actual: Cost) -> Cost:
+        """Return what a call has reserved, as far as a limit learned while it was out knows of it.
+
+        Such a limit came with the service's own count of the prompt, and only what the answer left over is to be given back.
+        """
+        if held.sequence > self._adopted_until or actual[REQUESTS] == 0:
+            return estimate.cost
+        requests, _, prompt, output = estimate.cost
+        prompt = min(prompt, actual[INPUT])
+        return requests, prompt + output, prompt, output
 
     # --- what the service says ---------------------------------------------------------------------------------------
 
@@ -395,12 +454,16 @@ class ModelState:
             _log.info("limits of model %.200r learned from the service: %s", self.model, shown)
 
     def _correct(self, sequence: int, info: RateLimitInfo | None, limited: RateLimitedError | None, now: int) -> None:
+        self._blind = False
+        known = len(self._buckets)
         if info is not None:
             self._corrections.headers(sequence, info, now)
         if limited is None:
             self._corrections.success(sequence, now)
         else:
             self._corrections.refusal(sequence, self._sequence, info, limited, now)
+        if len(self._buckets) > known:
+            self._adopted_until = self._sequence
 
     def largest_output(self, prompt: int) -> int | None:
         """Return the longest answer that fits beside such a prompt; ``None`` without limits of tokens."""

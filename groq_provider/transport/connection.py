@@ -33,7 +33,7 @@ __all__ = [
 
 #: What is sent at once between two looks at the clock.
 _SEND_PIECE = 65_536
-_READ_BUFFER = 16_384
+_READ_BUFFER = 12_288
 #: The line with the size of a chunk, its extensions included.
 _MAX_SIZE_LINE = 8_192
 #: What http.client allows a head to hold, too.
@@ -287,26 +287,33 @@ class WireHTTPResponse(http.client.HTTPResponse):
 
     def read1(self, n: int = -1) -> bytes:
         """Return what has arrived of the body; of a chunked one all whole chunks at once, if several came together."""
-        data: bytes = super().read1(n)
-        if not self.chunked or self.chunk_left != 0:  # not at the end of a chunk
-            return data
-        held = self._peek(_FROZEN)
-        parts, taken = [data], 0
-        while held[taken : taken + 2] == b"\r\n":
-            # Only what is as it should be; the rest is for _get_chunk_left to judge, in the next call.
-            start = held.find(b"\r\n", taken + 2, taken + 22) + 2
-            size = held[taken + 2 : start - 2]
-            if start < 2 or not size.isalnum() or size.strip(_HEX_DIGITS):
+        fp: Any = self.fp
+        left = self.chunk_left
+        if fp is None or not self.chunked or left:
+            return super().read1(n)
+        held: bytes = fp.peek(1)
+        # Only what is as it should be; the rest is for _get_chunk_left to judge.
+        parts = []
+        taken = 0
+        ended = b"" if left is None else b"\r\n"  # of the chunk before
+        while held.startswith(ended, taken):
+            begin = taken + len(ended)
+            newline = held.find(b"\r\n", begin, begin + 18)
+            size = held[begin:newline]
+            if newline < 0 or not size.isalnum() or size.strip(_HEX_DIGITS):
                 break
+            start = newline + 2
             end = start + int(size, 16)
             if start == end or end > len(held):
                 break
             parts.append(held[start:end])
             taken = end
-        if not taken:
-            return data
-        self.fp.read(taken)
-        return b"".join(parts)
+            ended = b"\r\n"
+        if not parts:
+            return super().read1(n)
+        fp.read(taken)
+        self.chunk_left = 0
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _get_chunk_left(self) -> int | None:
         """Do as http.client does, with the checks it leaves out: the end of each chunk, and sizes that int() takes and HTTP does not."""
