@@ -34,7 +34,8 @@ class TokenBucketRateLimiter:
     day. A request reserves its prompt and the longest answer it asks for, as the service itself counts at admission; what it
     did not use is given back afterwards. Answers correct the figures, and a 429 holds everybody back until its time is up.
 
-    Without limits, configured or learned, everything passes at once.
+    Without limits, configured or learned, everything passes at once; but before the first answer of a model only four calls are out, and
+    four more each second, since a burst at unknown limits would mostly be refused.
 
     Thread safety: one limiter serves any number of threads and providers. Waiting costs nothing: only the head of a queue has a
     timer, and there is no background thread.
