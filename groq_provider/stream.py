@@ -60,6 +60,10 @@ class ResponseStream:
         self._wire = wire
         self._decoder = EventDecoder()
         self._assembler = Assembler()
+        #: What is left of the events that the last read completed. Each is looked at when its chunk is asked for: none has to wait for those
+        #: after it.
+        self._events: Iterator[Event] | None = None
+        self._alive = False  # whether that read brought an event of data
         self._first_token_at: float | None = None
         self._size = 0
         headers = wire.headers
@@ -91,8 +95,9 @@ class ResponseStream:
         pending = self._pending
         if self._exchange.call.cancelled and not self._ended:
             # At once, not when all that has arrived is read. What was not given out is on the partial answer.
-            self._broken(e.RequestCancelledError("the call was cancelled", sent=True))
-            pending.clear()
+            if not self._absorb():
+                self._broken(e.RequestCancelledError("the call was cancelled", sent=True))
+                pending.clear()
         while not pending:
             if self._ended:
                 if self._error is not None:
@@ -123,6 +128,9 @@ class ResponseStream:
         until = clock.monotonic() + timeout
         self._reader = get_ident()
         while not self._pending and not self._ended:
+            if self._events is not None:
+                self._pump()
+                continue
             if self._away:
                 self._back()
             now = clock.monotonic()
@@ -147,28 +155,25 @@ class ResponseStream:
             call.deadline = call.earlier(_GRACE)  # enough to take in what has arrived meanwhile
 
     def _pump(self) -> None:
-        """Read once and take in what came. Leaves chunks, the end or an error behind, or nothing yet."""
-        self._reader = get_ident()
+        """Take in what came up to the next chunk; read once if nothing is left. Leaves a chunk, the end or an error behind, or nothing yet."""
         try:
-            if self._away:
-                self._back()
-            if self._plain:
-                self._read_plain()
-                return
-            lines = self._wire.read_lines()
-            if lines is None:
-                self._end_of_body()
-                return
-            taken = False
-            for event in self._decoder.events(lines):
-                taken = True
+            events = self._events
+            if events is None:
+                events = self._read()
+                if events is None:
+                    return
+            self._events = None
+            for event in events:
+                self._alive = True
                 self._take(event)
                 if self._ended:
                     return
-            self._size += sum(map(len, lines))
+                if self._pending:
+                    self._events = events
+                    return
             if self._size > MAX_STREAM:
                 raise e.ResponseTooLargeError(f"the stream is larger than {MAX_STREAM:,} bytes", sent=True)
-            if taken and self._first_token_at is not None:
+            if self._alive and self._first_token_at is not None:
                 # Only events of data keep a stream alive: comments reset nothing. Until the first token its own limit runs.
                 call = self._exchange.call
                 call.deadline = call.earlier(self._exchange.options.timeouts.idle)
@@ -177,6 +182,34 @@ class ResponseStream:
         except BaseException:  # KeyboardInterrupt and the like
             self.close()
             raise
+
+    def _read(self) -> Iterator[Event] | None:
+        """Read once; return the events that completes, ``None`` if there is nothing more to take in."""
+        self._reader = get_ident()
+        if self._away:
+            self._back()
+        if self._plain:
+            self._read_plain()
+            return None
+        lines = self._wire.read_lines()
+        if lines is None:
+            self._end_of_body()
+            return None
+        self._size += sum(map(len, lines))
+        self._alive = False
+        return self._decoder.events(lines)
+
+    def _absorb(self) -> bool:
+        """Take in what has arrived and nobody asked for yet; say whether that was all that was missing. If not, it is on the partial answer."""
+        events, self._events = self._events, None
+        try:
+            for event in events or ():
+                self._take(event)
+                if self._ended:
+                    return True
+        except e.GroqProviderError:
+            pass  # the stream ends in another way already
+        return False
 
     def _take(self, event: Event) -> None:
         name, data = event
@@ -385,8 +418,11 @@ class ResponseStream:
         """Stop reading and free the connection. Idempotent; after the end without effect."""
         if self._ended:
             return
-        self._ended = True
+        ended = self._absorb()
         self._pending.clear()
+        if ended:
+            return
+        self._ended = True
         self._wire.close()
         self._exchange.abandoned(self._known_usage(), first_token=self._first_token())
 
