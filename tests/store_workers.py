@@ -93,3 +93,19 @@ def stop_and_go(settings: dict[str, str], url: str, connection) -> None:
             provider.generate("Hello", max_completion_tokens=5)
             (status,) = provider.get_rate_limits().values()
             connection.send(status.windows["rpm"].remaining)
+
+
+LIMITS = RateLimits(tpm=60_000, share=1.0)
+
+
+def hold_for_ever(url: str, connection) -> None:
+    """Take all there is, wait for more, and say so; until killed."""
+    limiter = TokenBucketRateLimiter(LIMITS, store=url, scope="killed")
+    limiter.reserve("m", prompt_tokens=0, max_output_tokens=60_000)
+    threading.Thread(
+        target=limiter.reserve, args=("m",), kwargs={"prompt_tokens": 0, "max_output_tokens": 50_000}, daemon=True
+    ).start()
+    while not limiter.get_status()["m"].waiting:
+        time.sleep(0.001)
+    connection.send("held")
+    threading.Event().wait()

@@ -306,3 +306,19 @@ def test_a_settlement_while_it_is_away_is_not_lost():
 def test_what_is_no_store_is_one_clear_error(store, message):
     with pytest.raises(ConfigurationError, match=message):
         TokenBucketRateLimiter(store=store)
+
+
+def test_a_claim_of_somebody_else_is_no_reason_to_refuse_at_once():
+    """Its process may be dead: only when it still stands after two seconds is the wait taken for certain."""
+    (one,), store, clock = processes(1, rpm=6000)
+    take(one).keep()
+    ledger = store.ledgers[f":{M}"]
+    ledger.claimant, ledger.claim_start, ledger.claim_until = 5, ledger.last + 50_000_000, ledger.last + 1_500_000
+    before = clock.monotonic()
+    take(one, deadline=before + 20).keep()
+    assert clock.monotonic() - before <= 3
+    ledger.claimant, ledger.claim_start, ledger.claim_until = 5, ledger.last + 50_000_000, ledger.last + 50_000_000
+    before = clock.monotonic()
+    with pytest.raises(RateLimitTimeoutError):
+        take(one, deadline=before + 20)
+    assert clock.monotonic() - before <= 4

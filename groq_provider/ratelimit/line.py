@@ -41,6 +41,7 @@ class Ticket:
         "batch",
         "cancelled",
         "deadline",
+        "doubted",
         "estimate",
         "held",
         "long_wait",
@@ -75,6 +76,8 @@ class Ticket:
         #: With a store: what to ask it next; when the place that was reserved begins, by this process's clock and by the store's.
         self.ask: Ask | None = None
         self.starts = self.start = 0
+        #: Since when the store says that it will be too late, for reasons that may pass.
+        self.doubted = 0
         # The wake-up, owned by this caller alone: locked while it sleeps, released to wake it. So a wake-up never stirs anybody
         # else, and one that comes before the sleep is not lost.
         self.wake = threading.Lock()

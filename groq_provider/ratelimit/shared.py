@@ -14,7 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from .bucket import SECOND
-from .ledger import NO_LIMIT, Ask, Change, Want
+from .ledger import CLAIM_LIFE, NO_LIMIT, Ask, Change, Want
 from .line import NEVER
 from .refusal import TooLate
 from .state import ModelState
@@ -353,7 +353,11 @@ class SharedModelState(ModelState):
                 ticket.armed = now + min(max((taken.wait - _HORIZON) * _MICRO, _BREATH), _PATIENCE)
                 refusal = self._hopeless(ticket, now)
                 if refusal is None and now + taken.wait * _MICRO > ticket.deadline:
-                    refusal = TooLate(taken.wait * _MICRO, ticket.deadline - now)
+                    # Not for want of room: others are before this one, or closed the gate. They may be gone, or an answer open it.
+                    ticket.doubted = ticket.doubted or now
+                    if now - ticket.doubted >= CLAIM_LIFE * _MICRO or now >= ticket.deadline:
+                        refusal = TooLate(taken.wait * _MICRO, ticket.deadline - now)
+                    ticket.armed = min(ticket.armed, ticket.deadline)
         self._send()
         self._raise(refusal)
 
