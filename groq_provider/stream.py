@@ -93,11 +93,10 @@ class ResponseStream:
 
     def __next__(self) -> ResponseChunk:
         pending = self._pending
-        if self._exchange.call.cancelled and not self._ended:
+        if self._exchange.call.cancelled and not self._ended and not self._absorb():
             # At once, not when all that has arrived is read. What was not given out is on the partial answer.
-            if not self._absorb():
-                self._broken(e.RequestCancelledError("the call was cancelled", sent=True))
-                pending.clear()
+            self._broken(e.RequestCancelledError("the call was cancelled", sent=True))
+            pending.clear()
         while not pending:
             if self._ended:
                 if self._error is not None:
