@@ -24,10 +24,10 @@ from groq_provider import errors as e
 from groq_provider.ratelimit.estimate import estimate_prompt_tokens, estimate_text_tokens
 
 MODEL, OTHER = "faulty-model", "other-model"
-KEY = "gsk_CONTENTcanary0123456789"
+KEY = "gsk_CONTENTcanaryOfLettersOnly"
 PROMPT = "PROMPTcanary ok?"
 #: What shows nowhere: parts of the key and of the prompt.
-SECRETS = ["CONTENTcanary", "0123456", "PROMPTcanary"]
+SECRETS = ["CONTENTcanary", "OfLetters", "PROMPTcanary"]
 MOST = 100
 LIMITS = RateLimits(rpd=1_000, tpd=1_000_000, share=1.0)
 POLICY = RetryPolicy(base_delay=0.0, throttle_delay=0.0)

@@ -37,7 +37,7 @@ from groq_provider.ratelimit.limiter import TokenBucketRateLimiter
 from groq_provider.testing import Emulator, Gate, Reply
 
 MODEL = "openai/gpt-oss-20b"
-KEY = "gsk_PROCESScanary0123456789"
+KEY = "gsk_PROCESScanaryOfLettersOnly"
 PACKAGE = Path(groq_provider.__file__).parent
 PATIENT = Timeouts(connect=PATIENCE, first_token=PATIENCE, idle=PATIENCE)
 NO_RETRY = RetryPolicy(max_retries=0)

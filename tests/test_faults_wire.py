@@ -38,9 +38,9 @@ from groq_provider.ratelimit.estimate import estimate_text_tokens
 
 Fault = Callable[[socket.socket, FaultServer], bool | None]
 
-KEY = "gsk_wire_canary_0123456789"
+KEY = "gsk_wire_canary_of_letters_only"
 #: What shows nowhere: parts of the key and of the prompt, however they are cut.
-SECRETS = ["wire_canary", "0123456", "PROMPTcanary", "how the wire"]
+SECRETS = ["wire_canary", "of_letters", "PROMPTcanary", "how the wire"]
 MODEL = "faulty-model"
 PROMPT = "PROMPTcanary asks how the wire goes"
 LARGE = PROMPT * 86_000  # more than the buffers of a connection hold
