@@ -33,7 +33,7 @@ __all__ = [
 
 #: What is sent at once between two looks at the clock.
 _SEND_PIECE = 65_536
-_READ_BUFFER = 12_288
+_READ_BUFFER = 10_240
 #: The line with the size of a chunk, its extensions included.
 _MAX_SIZE_LINE = 8_192
 #: What http.client allows a head to hold, too.
