@@ -250,18 +250,13 @@ class SharedModelState(ModelState):
         if refusal is None and (wait or not self._line):
             self._line.add(ticket)
             self._advance(now)
+            if self._line.head is ticket and self._gate.opens_at <= now:
+                ticket.ask = self._ask(ticket, now, NO_LIMIT if wait else 0)
         return refusal
 
     def _at_once(self, ticket: Ticket) -> bool:
-        with self._lock:
-            if ticket not in self._line:
-                return False
-            now = self._now()
-            ask = None if self._apart or self._line.head is not ticket else self._ask(ticket, now, latest=0)
-            if self._gate.opens_at > now:
-                ask = None
-        if ask is not None:
-            self._put(ticket, ask)
+        if ticket.ask is not None:
+            self._put(ticket, ticket.ask)
         with self._lock:
             now = self._now()
             if ticket in self._line:
@@ -271,6 +266,11 @@ class SharedModelState(ModelState):
                     self._line.remove(ticket)
                     self._advance(now)
         return ticket.granted
+
+    def _sleep(self, ticket: Ticket, cancel: CancelToken | None) -> None:
+        # Nobody waits, as a rule, and the store has room: then one question is all.
+        if ticket.ask is None or not self._put(ticket, ticket.ask):
+            super()._sleep(ticket, cancel)
 
     def _advance(self, now: int) -> None:
         self._follow(now)
@@ -334,15 +334,15 @@ class SharedModelState(ModelState):
         )
         return Ask(wants, _HORIZON, latest, self._spacing() // _MICRO, self._seen, self._claimant)
 
-    def _put(self, ticket: Ticket, ask: Ask) -> None:
-        """Ask the store, and act on the answer."""
+    def _put(self, ticket: Ticket, ask: Ask) -> bool:
+        """Ask the store, and act on the answer; say whether the call may start now."""
         taken = self._link.take(self._key, ask)
         refusal = None
         with self._lock:
             now = self._now()
             self._follow(now)
             if taken is None:
-                return  # alone from now on
+                return False  # alone from now on
             self._seen = max(self._seen, taken.version)
             # In the order of the wants; one that was learned meanwhile is at the end.
             for bucket, full in zip(self._buckets, taken.full, strict=False):
@@ -358,8 +358,10 @@ class SharedModelState(ModelState):
                     if now - ticket.doubted >= CLAIM_LIFE * _MICRO or now >= ticket.deadline:
                         refusal = TooLate(taken.wait * _MICRO, ticket.deadline - now)
                     ticket.armed = min(ticket.armed, ticket.deadline)
-        self._send()
+        if self._outbox:
+            self._send()
         self._raise(refusal)
+        return taken.reserved and not taken.wait
 
     def _grant(self, ticket: Ticket, taken: Taken, now: int) -> None:
         ticket.start = taken.start
