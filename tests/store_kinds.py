@@ -13,19 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from fakes import PATIENCE
+from fakes import PATIENCE, LedgerStore
 from redis_server import need_redis, shared
 
 from groq_provider.ratelimit.file_store import FileStore
-from groq_provider.ratelimit.ledger import Ledger
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
     from contextlib import ExitStack
 
-    from groq_provider.ratelimit.ledger import Ask, Change, Taken
-    from groq_provider.ratelimit.stores import RateLimitStore
+        from groq_provider.ratelimit.stores import RateLimitStore
 
 
 class StoreClock:
@@ -44,23 +42,6 @@ class StoreClock:
 
     def wait(self, lock: threading.Lock, timeout: float | None) -> bool:
         raise AssertionError("stores do not wait")
-
-
-class LedgerStore:
-    """The model itself as a store: what the others are compared with."""
-
-    def __init__(self, clock: StoreClock) -> None:
-        self.clock = clock
-        self.ledgers: dict[str, Ledger] = {}
-
-    def take(self, key: str, ask: Ask) -> Taken:
-        return self.ledgers.setdefault(key, Ledger()).take(self.clock.micros, ask)
-
-    def adjust(self, key: str, change: Change) -> None:
-        self.ledgers.setdefault(key, Ledger()).adjust(self.clock.micros, change)
-
-    def close(self) -> None:
-        pass
 
 
 def _ledger(clock: StoreClock, cleanup: ExitStack) -> LedgerStore:

@@ -11,7 +11,7 @@ import logging
 import random
 import threading
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .bucket import SECOND
 from .ledger import CLAIM_LIFE, NO_LIMIT, Ask, Change, Want
@@ -215,30 +215,10 @@ class SharedModelState(ModelState):
 
     # --- taking a place ----------------------------------------------------------------------------------------------
 
-    def acquire(  # noqa: D102 - as there
-        self,
-        prompt: int,
-        max_output: int | None,
-        *,
-        deadline: float | None = None,
-        long_wait: float | None = None,
-        cancel: CancelToken | None = None,
-        batch: bool = False,
-        arrival: int | None = None,
-        wait: bool = True,
-    ) -> HeldReservation | None:
+    def acquire(self, prompt: int, max_output: int | None, **options: Any) -> HeldReservation | None:  # noqa: D102 - as there
         if self._link.away:
             self._link.probe(self._key)
-        return super().acquire(
-            prompt,
-            max_output,
-            deadline=deadline,
-            long_wait=long_wait,
-            cancel=cancel,
-            batch=batch,
-            arrival=arrival,
-            wait=wait,
-        )
+        return super().acquire(prompt, max_output, **options)
 
     def _queue(self, ticket: Ticket, now: int, *, wait: bool) -> Refusal | None:
         self._follow(now)
