@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import ExitStack
 
-        from groq_provider.ratelimit.stores import RateLimitStore
+    from groq_provider.ratelimit.stores import RateLimitStore
 
 
 class StoreClock:
