@@ -13,13 +13,17 @@ import json
 import os
 import platform
 import resource
+import shutil
 import sys
+import tempfile
 import threading
 import time
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from stores import Server
 
 from groq_provider import CancelToken, RateLimits, RequestCancelledError, TokenBucketRateLimiter
 
@@ -37,8 +41,26 @@ def memory(limits: RateLimits, _cleanup: ExitStack) -> TokenBucketRateLimiter:
     return TokenBucketRateLimiter(limits)
 
 
+def file(limits: RateLimits, cleanup: ExitStack) -> TokenBucketRateLimiter:
+    folder = cleanup.enter_context(tempfile.TemporaryDirectory())
+    limiter = TokenBucketRateLimiter(limits, store=f"file://{folder}/limits")
+    cleanup.callback(limiter.close)
+    return limiter
+
+
+def redis(limits: RateLimits, cleanup: ExitStack) -> TokenBucketRateLimiter:
+    server = Server()
+    cleanup.callback(server.process.wait)
+    cleanup.callback(server.process.kill)
+    limiter = TokenBucketRateLimiter(limits, store=server.url)
+    cleanup.callback(limiter.close)
+    return limiter
+
+
 #: The kinds of limiter: a function of the limits, and of an ExitStack for what has to be cleaned up. Add one here, its goals below.
-KINDS: dict[str, Callable[[RateLimits, ExitStack], TokenBucketRateLimiter]] = {"memory": memory}
+KINDS: dict[str, Callable[[RateLimits, ExitStack], TokenBucketRateLimiter]] = {"memory": memory, "file": file}
+if shutil.which("redis-server"):
+    KINDS["redis"] = redis
 
 #: What this project aims at: at least the first, at most the second. Those of all kinds, then what a kind has of its own.
 GOALS: dict[str, dict[str, tuple[float | None, float | None]]] = {
@@ -171,7 +193,7 @@ class Run:
         used: list[float] = []
 
         def watch() -> None:
-            while limiter.get_status()[MODEL].waiting < 990:
+            while limiter.get_status()[MODEL].waiting < 950:  # with a store some have a place that begins soon
                 time.sleep(0.05)
             before = cpu_seconds()
             time.sleep(3)
