@@ -603,3 +603,101 @@ def test_what_this_version_does_not_know_is_kept_at_its_place():
     assert response.tool_calls[0].extra == {"z": 2, "function": {"y": 3}}
     assert response.message.tool_calls[0].extra == {"z": 2, "function": {"y": 3}}
     assert b'"z"' not in codec.request_body(LLMRequest(messages=[response.message]), model="m", stream=False)
+
+
+# --- the short way for chunks that repeat all but their text -----------------------------------------------------------------
+
+FIRST = chunk({"role": "assistant", "content": ""})
+
+
+def encoded(text, *, compact=True, escaped=False, **more):
+    separators = (",", ":") if compact else (", ", ": ")
+    return json.dumps(chunk({"content": text}, **more), separators=separators, ensure_ascii=escaped).encode()
+
+
+def taught(*, compact=True, escaped=False):
+    """An assembler that has seen the envelope and one plain chunk."""
+    assembler = Assembler()
+    assembler.feed(FIRST)
+    source = encoded("Hello", compact=compact, escaped=escaped)
+    assembler.feed(codec.loads(source), source)
+    return assembler
+
+
+@pytest.mark.parametrize("compact", [True, False], ids=["compact", "spaced"])
+def test_a_chunk_like_the_one_before_is_not_decoded(compact):
+    """The usual case is the short way, whatever its white space."""
+    assembler = taught(compact=compact)
+    for text in (" world", "!", " ünd 東京 🙂", "x" * 5000):
+        assert assembler.again(encoded(text, compact=compact)) == ResponseChunk(content=text)
+    assert assembler.chunks == 5
+    assert assembler.response_fields()["content"] == "Hello world! ünd 東京 🙂" + "x" * 5000
+
+
+HEAD, TAIL = encoded("|").split(b"|")
+
+
+@pytest.mark.parametrize(
+    "data",
+    {
+        "an escape": HEAD + rb"a\nb" + TAIL,
+        "a bare quote": HEAD + b'a","role":"tool' + TAIL,
+        "a control character": HEAD + b"a\nb" + TAIL,
+        "another control character": HEAD + b"a\x00b" + TAIL,
+        "no text": HEAD + TAIL,
+        "no UTF-8": HEAD + b"\xff" + TAIL,
+        "head and tail overlap": HEAD + TAIL[1:],
+        "another id": encoded("a", id="chatcmpl-2"),
+        "more to say": encoded("a", usage={"prompt_tokens": 1}),
+        "the finish": encoded("a", finish="stop"),
+        "another index": encoded("a", index=1),
+        "cut": encoded("a")[:-1],
+        "longer": encoded("a") + b" ",
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_whatever_else_is_new_is_decoded(data):
+    """The short way takes plain text and nothing else, and changes nothing when it does not take a chunk."""
+    assembler = taught()
+    assert assembler.again(data[1]) is None
+    assert assembler.chunks == 1
+    assert assembler.response_fields()["content"] == "Hello"
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        '"content":"Hello","content":"Hello"',
+        '"content": "Hello","content":"Hello"',
+        '"content":"Hello","c\\u006fntent":"Hello"',
+    ],
+    ids=["twice", "twice, spaced", "twice, escaped"],
+)
+def test_a_key_that_is_there_twice_teaches_nothing(delta):
+    """The last one counts: what stands around the first must not be taken for the pattern."""
+    source = encoded("Hello").replace(b'"content":"Hello"', delta.encode())
+    assembler = Assembler()
+    assembler.feed(FIRST)
+    assert assembler.feed(codec.loads(source), source) == ResponseChunk(content="Hello")
+    for other in (source.replace(b"Hello", b"other", 1), source.replace(b"Hello", b"other")):
+        assert assembler.again(other) is None
+
+
+@given(
+    texts=st.lists(st.text(min_size=1), max_size=20),
+    compact=st.booleans(),
+    escaped=st.booleans(),
+)
+def test_the_short_way_gives_what_decoding_gives(texts, compact, escaped):
+    """For any text, however written."""
+    sources = []
+    for text in texts:
+        try:
+            sources.append(encoded(text, compact=compact, escaped=escaped))
+        except UnicodeEncodeError:  # a lone surrogate, which has no UTF-8
+            sources.append(encoded(text, compact=compact, escaped=True))
+    short, long = taught(compact=compact, escaped=escaped), taught(compact=compact, escaped=escaped)
+    for source in sources:
+        decoded = codec.loads(source)
+        assert (short.again(source) or short.feed(decoded, source)) == long.feed(decoded)
+    assert short.response_fields() == long.response_fields()

@@ -239,7 +239,9 @@ def test_a_limit_learned_late_gives_back_what_it_knows_of():
     first.feedback(RateLimitInfo(limit_tokens=10_000, remaining_tokens=7600, reset_tokens=14.4))
     before = window(limiter, "tpm").remaining
     second.settle(usage(700, 100))
-    assert window(limiter, "tpm").remaining == before + 400
+    third = take(limiter, 0, 1)  # where there is a store, it says now what it knows
+    assert window(limiter, "tpm").remaining == pytest.approx(before + 400 - 1, abs=ROUNDED)
+    third.refund()
 
 
 @pytest.mark.parametrize(

@@ -1104,3 +1104,24 @@ def test_messages_name_the_place():
     with serving(once()) as server, transport_to(server.url + "/openai/v1") as transport:
         with pytest.raises(APIConnectionError, match=f"connection to {server.url} broke: the server closed"):
             send(transport)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\nContent-Type: application/json\nConnection: close\n\n",
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\nConnection: close\r\n\n",
+        b"HTTP/1.0 200 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Folded: a\r\n b\r\nConnection: close\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX-Twice: a\r\nx-twice: b\r\nConnection: close\r\n\r\n",
+    ],
+    ids=["LF", "mixed", "no fields", "folded", "twice"],
+)
+def test_a_head_ends_where_it_ends(head):
+    """What of the body arrives with it, and looks like the end of a head, is body."""
+    body = b'{"a":\r\n\r\n "b: c"}\r\n\r\n'
+    with serving(once(head + body)) as server, transport_to(server.url) as transport:
+        response = send(transport)
+        assert response.read_body(1000) == body
+        assert response.headers.get("x-folded", "a b") in ("a b", "a, b")
+        assert response.headers.get("x-twice", "a, b") == "a, b"

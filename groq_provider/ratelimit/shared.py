@@ -379,7 +379,7 @@ class SharedModelState(ModelState):
         estimate = super().end(held, actual, usage)
         if estimate is not None and actual is not None:
             with self._lock:
-                self._give_back(estimate.cost, actual)
+                self._give_back(self._reserved(held, estimate, actual), actual)
             self._send()
             self._hurry()
         return estimate
@@ -436,6 +436,9 @@ class SharedModelState(ModelState):
         self._claimant = _claimant()
         self._front = None
         self._outbox.clear()
+        # Debts and credits that were not told yet are the parent's to tell.
+        self._spent = [0, 0, 0, 0]
+        self._untold = {}
 
 
 def _micro(nanoseconds: int) -> int:

@@ -183,8 +183,8 @@ def _arrived_fields(fp: Any) -> Fields | None:
     held: bytes = fp.peek(1)
     end = held.find(b"\r\n\r\n")
     head = held[:end]
-    if end < 0 or held[:2] == b"\r\n" or head.count(b"\n") != head.count(b"\r\n"):
-        return None  # cut, empty, or with other ends of lines, of which an empty one may come before
+    if end < 0 or head.count(b"\n") != head.count(b"\r\n"):
+        return None  # cut, or with other ends of lines, of which an empty one may come before
     fields = Fields.of(head.decode("latin-1"))
     if fields is not None:
         fp.read(end + 4)

@@ -73,7 +73,7 @@ class Assembler:
         Decoding the rest once more would find what is known already. That is most of the work for a chunk of one token.
         """
         head, tail = self._head, self._tail
-        if not head or not data.startswith(head) or not data.endswith(tail) or len(data) < len(head) + len(tail):
+        if not head or not data.startswith(head) or not data.endswith(tail):
             return None
         try:
             text = str(data[len(head) : -len(tail)], "utf-8")
@@ -89,11 +89,13 @@ class Assembler:
     def _learn(self, data: bytes, text: str) -> None:
         """Remember what stood around *text*, which the decoder found to be all that was new in *data*."""
         self._tries -= 1
+        # Without escapes no string holds a bare quote, so this is the key; twice would leave open which of them counts.
+        if b"\\" in data or data.count(b'"content"') != 1:
+            return
+        plain = text.encode("utf-8", "replace")
         for mark in _MARKS:
-            # Inside of strings there are no bare quotes, so this is the key; twice would leave open which of them counts.
             head, found, rest = data.partition(mark)
-            plain = text.encode("utf-8", "replace")
-            if found and mark not in rest and rest.startswith(plain + b'"'):
+            if found and rest.startswith(plain + b'"'):
                 self._head, self._tail = head + found, rest[len(plain) :]
 
     def feed(self, data: Any, source: bytes = b"") -> ResponseChunk | None:
