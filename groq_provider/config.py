@@ -105,7 +105,8 @@ class ProviderConfig:
         timeout: Time limits; also a number of seconds, a duration such as ``"30s"``, or a mapping.
         retry: Retry policy; also ``"web"``, ``"batch"`` or a mapping.
         rate_limits: Limits of the account; also ``"free"``, ``"developer"`` or a mapping. ``None`` learns from the service.
-        rate_limit_store: Where the limiter keeps its state: ``"memory"``, a URL, or a store.
+        rate_limit_store: Where the limiter keeps its state: ``"memory"``, a URL (``file:///path``, ``redis://…``, ``rediss://…``), or a
+            store. A password in the URL is not shown, but pickled with it, as a worker process has to get in, too.
         track_latency: Whether latencies are recorded.
         latency_samples: How many are kept, 1 to 10,000,000.
         headers: Further header fields for every request. ``Authorization``, ``Host``, ``Content-Length``,

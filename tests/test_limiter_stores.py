@@ -3,6 +3,7 @@
 import time
 from contextlib import ExitStack
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 import store_kinds
@@ -180,3 +181,20 @@ def test_providers_of_two_processes_count_together(url):
         worker.join(60)
         assert worker.exitcode == 0
     assert [30 - each for each in left] == pytest.approx([2, 4, 6], abs=1.5)
+
+
+def test_limits_belong_to_a_key(url):
+    """Providers with the same key count together, others apart; and the key itself is not in the store."""
+    left = []
+    with Emulator() as emulator:
+        for key in ("gsk_first_organisation", "gsk_first_organisation", "gsk_second_organisation"):
+            with GroqProvider(
+                api_key=key, base_url=emulator.base_url, rate_limits=RateLimits(rpm=30), rate_limit_store=url
+            ) as provider:
+                provider.generate("Hello", max_completion_tokens=5)
+                (status,) = provider.get_rate_limits().values()
+                left.append(status.windows["rpm"].remaining)
+    assert left[1] < left[0]
+    assert left[2] == left[0]
+    if url.startswith("file:"):
+        assert b"organisation" not in Path(url.removeprefix("file://")).read_bytes()

@@ -384,6 +384,21 @@ def test_the_length_can_be_trimmed_instead(emulator, make, name):
     assert emulator.requests[-1].json[name] == 65536
 
 
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_what_the_limits_can_never_hold_is_trimmed_too(emulator, make, name):
+    """To what fits beside the prompt; a prompt that is too large by itself stays an error."""
+    limits = RateLimits(tpm=1000, share=1.0)
+    with pytest.raises(e.RequestTooLargeError, match="1,000 tokens per minute"):
+        make(rate_limits=limits).generate("x" * 350, **{name: 5000})
+    provider = make(rate_limits=limits, trim_max_tokens=True)
+    provider.generate("x" * 350, **{name: 5000})
+    assert 800 < emulator.requests[-1].json[name] < 900
+    provider.generate("x", **{name: 10})
+    assert emulator.requests[-1].json[name] == 10
+    with pytest.raises(e.RequestTooLargeError):
+        provider.generate("x" * 7000, **{name: 10})
+
+
 def test_the_services_own_list_is_trusted_for_lengths(make):
     """Once it was asked for."""
     with Emulator(speed=0, models={"new/model": {"max_completion_tokens": 99}}) as emulator:
