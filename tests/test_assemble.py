@@ -701,3 +701,12 @@ def test_the_short_way_gives_what_decoding_gives(texts, compact, escaped):
         decoded = codec.loads(source)
         assert (short.again(source) or short.feed(decoded, source)) == long.feed(decoded)
     assert short.response_fields() == long.response_fields()
+
+
+def test_an_unknown_part_of_the_same_name_breaks_nothing():
+    """Found by the fuzz target: beside the choices a list called "choice", and in the choice a field of no known name."""
+    odd = chunk({"content": "a"}, choice=[1])
+    odd["choices"][0]["new"] = 2
+    _, out, answer = run(odd)
+    assert [each.content for each in out] == ["a"]
+    assert answer.extra["choice"] == {"new": 2}

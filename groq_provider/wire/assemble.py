@@ -192,7 +192,8 @@ class Assembler:
     def _note(self, place: str, unknown: dict[str, Any]) -> None:
         """Keep what this version does not know of a place."""
         extra = self._fields.setdefault("extra", {})
-        extra[place] = {**extra.get(place, {}), **unknown}
+        known = extra.get(place)  # the service's own, if it ever sends something of that name beside the choices
+        extra[place] = {**known, **unknown} if type(known) is dict else unknown
 
     def _rare(self, delta: dict[str, Any], index: int, path: str) -> tuple[ToolCallDelta, ...]:
         calls = [
