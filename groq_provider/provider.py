@@ -55,8 +55,6 @@ if TYPE_CHECKING:
 
 __all__ = ["GroqProvider"]
 
-_NOT_YET = {"http2": False}
-
 
 class GroqProvider:
     """A client of Groq Cloud.
@@ -106,11 +104,6 @@ class GroqProvider:
             raise without_frames(error)  # noqa: B904 - the same one; the frames below show what was given
         finally:
             del config, settings  # a traceback that shows local variables must not show the key
-        for name, only in _NOT_YET.items():
-            if getattr(self._config, name) != only:
-                raise ConfigurationError(
-                    f"{name} = {checks.shown(getattr(self._config, name))}: not available in this version; leave it out"
-                )
         given = {
             "session": session,
             "rate_limiter": rate_limiter,
@@ -172,6 +165,7 @@ class GroqProvider:
             ca_bundle=config.ca_bundle,
             cert=config.cert,
             max_connections=config.max_connections,
+            http2=config.http2,
             session=self._session,
         )
         self._models = Models(config.models, lambda: self.request("GET", "/models"), with_catalogue=groq)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from groq_provider.cancel import CancelToken
 from groq_provider.errors import RequestCancelledError
@@ -13,18 +13,27 @@ from groq_provider.errors import RequestCancelledError
 if TYPE_CHECKING:
     from groq_provider.clock import Clock
 
-__all__ = ["CallState", "activate", "adopt", "current"]
+__all__ = ["CallState", "Interruptible", "activate", "adopt", "current"]
 
 # The base-class method on purpose. SSLSocket.shutdown() drops the TLS layer first, after which a reader that still runs is
 # handed ciphertext (cpython#124618); urllib3's response.shutdown() has the same flaw.
 _shutdown = socket.socket.shutdown
 
 
+class Interruptible(Protocol):
+    """What a call may wait on that is not its own socket: a stream of HTTP/2, whose connection others share."""
+
+    def interrupt(self) -> None:
+        """End what the call waits for. From any thread, also in a signal handler: it must wait for nothing."""
+        ...
+
+
 class CallState(CancelToken):
     """Time limits and cancellation of one call.
 
     It is the call's own cancel token, so whatever waits with a token (the limiter, a retry delay) wakes with it; and while the
-    call owns a socket, cancelling shuts that socket down, which wakes a blocked connect, handshake, send or read at once.
+    call owns a socket, cancelling shuts that socket down, which wakes a blocked connect, handshake, send or read at once. What is not
+    its own, a stream of HTTP/2 among others, is interrupted instead.
 
     Thread safety: one thread runs the call; any thread may cancel it.
 
@@ -69,7 +78,7 @@ class CallState(CancelToken):
         self.clock = clock
         self.total_deadline = total_deadline
         self.after_send = after_send
-        self._sock: socket.socket | None = None  # guarded by _lock
+        self._sock: socket.socket | Interruptible | None = None  # guarded by _lock
         self._pid = os.getpid()
         self.begin(connect)
 
@@ -121,8 +130,8 @@ class CallState(CancelToken):
             raise TimeoutError("timed out")
         return seconds
 
-    def bind(self, sock: socket.socket) -> None:
-        """Name the socket this call waits on from now.
+    def bind(self, sock: socket.socket | Interruptible) -> None:
+        """Name the socket this call waits on from now, which cancelling shuts down; or what is told to interrupt it instead.
 
         Raises:
             RequestCancelledError: The call was cancelled before.
@@ -148,11 +157,13 @@ class CallState(CancelToken):
             return
         super().cancel()
         with self._lock:
-            if self._sock is not None:
+            if isinstance(self._sock, socket.socket):
                 try:
                     _shutdown(self._sock, socket.SHUT_RDWR)
                 except OSError:
                     pass  # not connected yet, or gone already
+            elif self._sock is not None:
+                self._sock.interrupt()
 
 
 _current = threading.local()

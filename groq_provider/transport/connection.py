@@ -8,6 +8,7 @@ import os
 import select
 import socket
 import ssl
+import time
 from typing import TYPE_CHECKING, Any
 
 from urllib3 import HTTPHeaderDict, HTTPResponse
@@ -26,6 +27,7 @@ __all__ = [
     "PlainConnection",
     "TLSConnection",
     "TLSSocket",
+    "WireBody",
     "WireHTTPResponse",
     "readable",
     "socket_options",
@@ -233,7 +235,33 @@ class BadFraming(http.client.HTTPException):
     """A chunk that is none."""
 
 
-class WireHTTPResponse(http.client.HTTPResponse):
+class WireBody:
+    """What :class:`Response` reads a body from, whatever brought it here; an ``io`` stream for urllib3's own decoder, besides.
+
+    Attributes:
+        length: What of the announced length has not come; ``None``: not known.
+        chunked: Whether the end of the body is marked in its framing.
+        overrun: Whether bytes of after the body have been read already; known once it is closed. Such a connection is of no use.
+    """
+
+    length: int | None
+    chunked: Any
+    overrun = False
+
+    def read1(self, n: int = -1) -> bytes:
+        """Return what has arrived, *n* bytes at most, waiting for the first; nothing at the end."""
+        raise NotImplementedError
+
+    def ready(self, timeout: float) -> bool:
+        """Wait up to *timeout* seconds until a read has something to do."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of the connection. Idempotent."""
+        raise NotImplementedError
+
+
+class WireHTTPResponse(http.client.HTTPResponse, WireBody):
     """http.client's answer, read through :class:`DeadlineIO`: status line, headers, 1xx answers and body alike."""
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
@@ -241,9 +269,6 @@ class WireHTTPResponse(http.client.HTTPResponse):
 
     #: Here for an object that an interrupt left half made: io closes that, too, and asks for it.
     fp: Any = None
-    #: Whether bytes of after the body have been read already; known once the answer is closed. Such a connection is of no use.
-    overrun = False
-
     def _read_status(self) -> tuple[str, int, str]:
         while True:
             found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]  # not in typeshed
@@ -378,10 +403,18 @@ class WireHTTPResponse(http.client.HTTPResponse):
         fp: Any = self.fp
         return fp.raw.over or self.begun()
 
-    def waits_on(self) -> Any:
-        """Return the socket."""
+    def ready(self, timeout: float) -> bool:
+        """Wait up to *timeout* seconds until a read has something to do."""
+        if self.begun():
+            return True
         fp: Any = self.fp
-        return fp.raw._socket
+        sock = fp.raw._socket
+        pending = getattr(sock, "pending", int)  # decrypted already, so that the system knows nothing of it
+        until = time.monotonic() + timeout
+        while pending() or readable(sock, max(0.0, until - time.monotonic())):
+            if self.look():
+                return True
+        return False
 
 
 class _Interruptible(HTTPConnection):

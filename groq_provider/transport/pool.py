@@ -247,6 +247,10 @@ class _Pool(HTTPConnectionPool):
         kept = self.pool
         return 0 if kept is None else sum(1 for conn in list(kept.queue) if conn is not None and conn.sock is not None)
 
+    def state(self) -> str:
+        """Say what there is, for repr."""
+        return f"{self.idle()} idle connections"
+
     def _after_fork_in_child(self) -> None:
         """Forget what the parent holds, without a word on its sockets and without touching a lock it may hold."""
         kept = self.pool

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from urllib3.exceptions import HTTPError
 from groq_provider.errors import IncompleteResponseError, ResponseTooLargeError
 from groq_provider.wire.sse import LineSplitter
 
-from .connection import readable
+from .connection import WireBody
 from .failures import map_read_error
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class Response(requests.Response):
         self._splitter = LineSplitter()
         fp = raw._fp
         self._fp = fp
-        self._wire = isinstance(fp, http.client.HTTPResponse)
+        self._wire = isinstance(fp, WireBody)
         encoding = raw.headers.get("content-encoding")
         self._encoded = encoding is not None and encoding.lower() not in ("", "identity")
         if self._encoded:
@@ -172,15 +171,7 @@ class Response(requests.Response):
 
     def ready(self, timeout: float) -> bool:
         """Wait up to *timeout* seconds until :meth:`read_lines` has something to read."""
-        if self._done or not self._wire or self._fp.begun():
-            return True
-        sock = self._fp.waits_on()
-        pending = getattr(sock, "pending", int)  # decrypted already, so that the system knows nothing of it
-        until = time.monotonic() + timeout
-        while pending() or readable(sock, max(0.0, until - time.monotonic())):
-            if self._fp.look():
-                return True
-        return False
+        return self._done or not self._wire or bool(self._fp.ready(timeout))
 
     # --- ending ----------------------------------------------------------------------------------------------------------
 

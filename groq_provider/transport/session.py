@@ -37,6 +37,7 @@ from .connection import TLSSocket, socket_options
 from .failures import map_send_error
 from .pool import POOL_SIZE, PlainPool, TLSPool, at_fork
 from .response import Response
+from .secret import SecretHeader
 from .slots import Slots
 
 if TYPE_CHECKING:
@@ -44,18 +45,11 @@ if TYPE_CHECKING:
 
     from groq_provider.clock import Clock
 
+    from .http2_pool import Http2Pool
+
 __all__ = ["Adapter", "SecretHeader", "SessionTransport"]
 
 USER_AGENT = f"groq_provider/{__version__} (python-requests/{requests.__version__})"
-
-
-class SecretHeader(str):
-    """A header value that does not show itself where frames and dicts are printed."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "'****'"
 
 
 class _Headers(dict[str, str]):
@@ -97,7 +91,9 @@ class _Request(PreparedRequest):
 
 
 @functools.lru_cache(maxsize=8)
-def _tls_context(ca_bundle: str, cert: str | tuple[str, str] | None) -> ssl.SSLContext:
+def _tls_context(
+    ca_bundle: str, cert: str | tuple[str, str] | None, protocols: tuple[str, ...] = ("http/1.1",)
+) -> ssl.SSLContext:
     """Return the one context of these settings. Loading the CA bundle costs 30 to 40 ms: once a process, not once a connection."""
     try:
         folder = Path(ca_bundle).is_dir()
@@ -112,9 +108,24 @@ def _tls_context(ca_bundle: str, cert: str | tuple[str, str] | None) -> ssl.SSLC
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.sslsocket_class = TLSSocket
     # urllib3 sets this before every handshake, on a context that other threads are using just then: once is enough.
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(list(protocols))
     context.set_alpn_protocols = _nothing_more  # type: ignore[assignment, method-assign]  # this context's only
     return context
+
+
+def _http2_pool() -> type[Http2Pool]:
+    """Import what HTTP/2 takes.
+
+    Raises:
+        ConfigurationError: It is not installed.
+    """
+    try:
+        from .http2_pool import Http2Pool
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in {"h2", "hpack", "hyperframe"}:
+            raise
+        raise ConfigurationError('http2 = True: needs an extra package: pip install "groq-provider[http2]"') from None
+    return Http2Pool
 
 
 def _nothing_more(_protocols: object) -> None:
@@ -122,7 +133,11 @@ def _nothing_more(_protocols: object) -> None:
 
 
 class Adapter(HTTPAdapter):
-    """requests' adapter with our pool behind it. ``send`` is not overridden, so the ``responses`` library works."""
+    """requests' adapter with our pool behind it. ``send`` is not overridden, so the ``responses`` library works.
+
+    With *http2* the pool is one of HTTP/2 wherever the protocol can be negotiated in TLS, also inside a proxy's tunnel. It is one of
+    HTTP/1.1 without TLS, and through a proxy that is itself spoken to in TLS: TLS inside TLS cannot be read without waiting.
+    """
 
     def __init__(
         self,
@@ -132,19 +147,21 @@ class Adapter(HTTPAdapter):
         proxy: str | None,
         ca_bundle: str | None,
         cert: str | tuple[str, str] | None,
+        http2: bool = False,
     ) -> None:
+        self._http2 = _http2_pool() if http2 else None
         self._parts = urlsplit(base_url)
         self._clock = clock
         self._proxy = proxy
         self._ca_bundle = ca_bundle
         self._cert = cert
-        self._pool: PlainPool | TLSPool | None = None
+        self._pool: PlainPool | TLSPool | Http2Pool | None = None
         self._closed = False
         self._pool_lock = Lock()  # guards the making of _pool, and its end
         at_fork.add(self)
         super().__init__(pool_connections=1, pool_maxsize=POOL_SIZE)
 
-    def pool(self) -> PlainPool | TLSPool:
+    def pool(self) -> PlainPool | TLSPool | Http2Pool:
         """Return the pool, made on first use: a TLS context is costly and not every program gets as far as a request."""
         if self._pool is None:
             with self._pool_lock:
@@ -157,7 +174,7 @@ class Adapter(HTTPAdapter):
     def _after_fork_in_child(self) -> None:
         self._pool_lock = Lock()
 
-    def _make_pool(self) -> PlainPool | TLSPool:
+    def _make_pool(self) -> PlainPool | TLSPool | Http2Pool:
         parts = self._parts
         secure = parts.scheme == "https"
         host, port = parts.hostname or "", parts.port or (443 if secure else 80)
@@ -170,7 +187,7 @@ class Adapter(HTTPAdapter):
         if secure:
             settings["ssl_context"] = self._context()
         if self._proxy is None:
-            return (TLSPool if secure else PlainPool)(host, port, **settings)
+            return self._negotiating(TLSPool(host, port, **settings)) if secure else PlainPool(host, port, **settings)
         proxy = parse_url(self._proxy)
         settings["_proxy"] = proxy
         settings["_proxy_headers"] = self.proxy_headers(self._proxy)
@@ -178,15 +195,19 @@ class Adapter(HTTPAdapter):
         if secure:  # a tunnel through the proxy
             pool = TLSPool(host, port, **settings)
             pool.tunnelled = True
-            return pool
+            return pool if proxy.scheme == "https" else self._negotiating(pool)
         proxy_port = proxy.port or (443 if proxy.scheme == "https" else 80)
         if proxy.scheme == "https":
             settings["ssl_context"] = self._context()
             return TLSPool(proxy.host or "", proxy_port, **settings)
         return PlainPool(proxy.host or "", proxy_port, **settings)
 
-    def _context(self) -> ssl.SSLContext:
-        return _tls_context(self._ca_bundle or DEFAULT_CA_BUNDLE_PATH, self._cert)
+    def _negotiating(self, pool: TLSPool) -> TLSPool | Http2Pool:
+        """Return a pool that asks the server for HTTP/2, if that was asked for, and goes on with *pool* if it speaks none."""
+        return pool if self._http2 is None else self._http2(pool, self._context("h2", "http/1.1"), self._clock)
+
+    def _context(self, *protocols: str) -> ssl.SSLContext:
+        return _tls_context(self._ca_bundle or DEFAULT_CA_BUNDLE_PATH, self._cert, protocols or ("http/1.1",))
 
     # --- hooks of HTTPAdapter ----------------------------------------------------------------------------------------------
 
@@ -240,7 +261,8 @@ class SessionTransport:
         proxies: As in requests; ``None``: from the environment, read here and now.
         ca_bundle: File or folder of CA certificates; ``None``: ``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE``, else certifi's.
         cert: Client certificate, or a pair of certificate and key.
-        max_connections: Most requests under way at once; ``None``: no cap.
+        max_connections: Most requests under way at once, whatever carries them; ``None``: no cap.
+        http2: Whether HTTP/2 is used where the server speaks it; needs the extra ``http2``.
         session: A session of the caller's. Its headers, proxies, verify and cert are read once; it stays open.
     """
 
@@ -255,6 +277,7 @@ class SessionTransport:
         ca_bundle: str | None = None,
         cert: str | tuple[str, str] | None = None,
         max_connections: int | None = None,
+        http2: bool = False,
         session: requests.Session | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
@@ -270,7 +293,7 @@ class SessionTransport:
         proxy = _proxy_for(base_url, proxies or own_proxies, trust_env=trust_env)
         if ca_bundle is None:
             ca_bundle = own_bundle or (_ca_from(environ) if trust_env else None)
-        self.adapter = Adapter(base_url, clock=clock, proxy=proxy, ca_bundle=ca_bundle, cert=cert or own_cert)
+        self.adapter = Adapter(base_url, clock=clock, proxy=proxy, ca_bundle=ca_bundle, cert=cert or own_cert, http2=http2)
         self.session = requests.Session() if session is None else session
         if session is None:
             self.session.trust_env = False
@@ -296,7 +319,7 @@ class SessionTransport:
                 f"<{type(self).__name__} unfinished>"  # for tools that show the variables of a construction that failed
             )
         pool = self.adapter._pool
-        state = "closed" if self._closed else f"{0 if pool is None else pool.idle()} idle connections"
+        state = "closed" if self._closed else f"{'0 idle connections' if pool is None else pool.state()}"
         return f"<{type(self).__name__} {self._origin}, {state}>"
 
     def send(

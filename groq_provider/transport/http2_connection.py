@@ -1,0 +1,556 @@
+"""One connection of HTTP/2, shared by the threads whose streams are on it.
+
+There is no thread of its own. Of the threads that wait for their streams one, the leader, reads the socket for all of them and hands
+each what is theirs; when its own stream has something, or its time is up, it makes another one the leader. Each waiter owns its
+wake-up: the leader waits on the socket and on a pipe, all others on a lock each.
+
+What may be done to the connection from where:
+
+- The lock guards the TLS object, the protocol's state and the books of who waits. It is held for short computations and for sends
+  and reads that do not wait.
+- A canceller or a finalizer may run inside the lock, as a signal handler or the collector does. It leaves its stream on a list;
+  whoever holds the lock looks there again after letting go. So neither waits for anything, and neither touches a socket that may be
+  somebody else's by now.
+- What the socket does not take at once is sent by whoever leads; nobody waits for it with the lock held.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import ssl
+from collections import deque
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from .http2_frames import CLOSED, STREAM_WINDOW, FrameError, Frames, Stream, UnprocessedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hpack import HeaderTuple
+
+    from groq_provider.clock import Clock
+
+    from .call import CallState
+
+__all__ = ["PING_AFTER", "PING_PATIENCE", "Http2Connection"]
+
+#: After so many seconds without a byte, while somebody waits for one, the peer is asked for a sign of life, and has so many to give it.
+PING_AFTER, PING_PATIENCE = 5.0, 3.0
+_READ = 16_384
+#: What may have left although the system has not said so: TLS sends whole records.
+_RECORD = 16_384 + 512
+
+_log = logging.getLogger(__name__)
+_poll = getattr(select, "poll", None)  # not on every system
+
+
+def _wake(lock: Lock) -> None:
+    try:
+        lock.release()
+    except RuntimeError:
+        pass  # awake already
+
+
+class _Pipe:
+    """Wakes the leader. Closed when nobody has it any more, so that a late wake-up never reaches a number that is another file's by then."""
+
+    __slots__ = ("_writer", "reader")
+
+    def __init__(self) -> None:
+        self.reader, self._writer = os.pipe()
+        os.set_blocking(self.reader, False)
+        os.set_blocking(self._writer, False)
+
+    def wake(self) -> None:
+        """Have the leader look around. Waits for nothing."""
+        try:
+            os.write(self._writer, b"\0")
+        except BlockingIOError:
+            pass  # full: it will look
+
+    def clear(self) -> None:
+        """Take out what is in it."""
+        try:
+            os.read(self.reader, 4096)
+        except BlockingIOError:
+            pass
+
+    def __del__(self, _close: Callable[[int], None] = os.close) -> None:
+        for number in (getattr(self, "reader", None), getattr(self, "_writer", None)):
+            if number is not None:
+                _close(number)
+
+
+class Http2Connection:
+    """A connected TLS socket whose peer has chosen HTTP/2.
+
+    Thread safety: every method may be called from any thread.
+
+    Args:
+        sock: The socket; this object's from now on.
+        clock: Time.
+        on_room: Called when streams have ended, with their number, and when the connection itself has changed, with 0. It may be
+            called with the lock held, or by a finalizer, and must wait for nothing.
+
+    Attributes:
+        taken: Streams promised to callers; the pool's, guarded by its lock.
+        idle_since: Monotonic instant from which no stream was promised; the pool's.
+        served: Whether it has been of use before, so that it may have gone stale.
+        dead: Whether it is of no use any more, not even for its streams.
+    """
+
+    def __init__(self, sock: Any, clock: Clock, on_room: Callable[[Http2Connection, int], None]) -> None:
+        self._sock = sock
+        sock.setblocking(False)
+        self._clock = clock
+        self._on_room = on_room
+        self.pid = os.getpid()
+        self.taken = 0
+        self.idle_since = clock.monotonic()
+        self.served = False
+        self.dead = False
+        self._closing = False
+        self._lock = Lock()
+        self._frames = Frames()
+        self._leader: Stream | None = None  # guarded by _lock, like all below but _left
+        self._turning = False
+        self._waiting: dict[Stream, None] = {}  # in the order of their coming; each is woken by whoever takes it out
+        self._chosen: Stream | None = None  # woken to lead, and not there yet
+        self._left: deque[tuple[Stream | None, bool]] = deque()  # given up, by whoever cannot wait for the lock; whether cancelled
+        self._pipe = _Pipe()
+        self._blocked = False  # whether the socket takes no more
+        self._received = 0  # how often something came
+        now = clock.monotonic()
+        self._heard_at = self._asked_at = self._flushed_at = now
+        if _poll is not None:
+            self._poller = _poll()
+            self._poller.register(self._pipe.reader, select.POLLIN)
+            self._poller.register(sock, select.POLLIN)
+        with self._lock:
+            self._flush()
+
+    def __repr__(self) -> str:
+        state = "dead" if self.dead else "leaving" if self._frames.draining or self._closing else "open"
+        return f"<{type(self).__name__} {state}, {len(self._frames.streams)} streams>"
+
+    @property
+    def usable(self) -> bool:
+        """Whether new streams may be opened."""
+        return not (self.dead or self._closing or self._frames.draining)
+
+    @property
+    def limit(self) -> int:
+        """Most streams at once."""
+        return self._frames.limit
+
+    def greet(self, call: CallState) -> None:
+        """Wait until the peer's settings have arrived; without them nobody knows how many streams it allows."""
+        stream = self._new_stream()
+        with self._lock:
+            self._frames.greet(stream)
+        self.wait(stream, call.total_deadline)
+
+    def _new_stream(self) -> Stream:
+        stream = Stream()
+        stream.connection = self
+        stream.wake = Lock()
+        stream.wake.acquire()
+        return stream
+
+    # --- requests ----------------------------------------------------------------------------------------------------------
+
+    def open(self, fields: list[HeaderTuple], body: bytes | None, call: CallState) -> Stream:
+        """Send a request, as far as the socket and the peer take it now.
+
+        Raises:
+            UnprocessedError: Nothing was sent: the connection takes no new streams.
+            RequestCancelledError: The call was cancelled before.
+        """
+        stream = self._new_stream()
+        call.bind(stream)
+        try:
+            with self._lock:
+                if self._leader is None and self.usable:
+                    # Nobody was reading: it may have ended, or said that it will.
+                    if self._readable():
+                        self._turn()
+                    if not self._frames.streams:
+                        self._heard_at = self._clock.monotonic()
+                if not self.usable:
+                    raise UnprocessedError("the connection takes no new requests")
+                if stream.ended:
+                    raise stream.failure()  # cancelled, just now
+                self._begin(stream, fields, body)
+                if call.sent is False:
+                    call.sent = None
+        finally:
+            self._after()
+        return stream
+
+    def _begin(self, stream: Stream, fields: list[HeaderTuple], body: bytes | None) -> None:
+        done = False
+        stream.reused = self.served
+        stream.heard = self._received
+        try:
+            self._frames.open(stream, fields, body, self._clock.monotonic())
+            self._flush()
+            done = True
+        except UnprocessedError:
+            done = True
+            raise
+        finally:
+            if not done:  # an interrupt, in the middle of what nobody can finish
+                self._die(ConnectionAbortedError, ("interrupted",))
+
+    def await_head(self, stream: Stream, call: CallState) -> list[tuple[bytes, bytes]]:
+        """Wait for the head of the answer.
+
+        Raises:
+            TimeoutError: A limit of the call's has passed.
+            OSError: The stream or the connection has ended.
+        """
+        while stream.head is None:
+            if stream.sent and not stream.sent_noted:
+                stream.sent_noted = True
+                call.request_sent()
+            if stream.ended:
+                raise stream.failure()
+            until = call.deadline if stream.sent_noted else self._send_limit(stream, call)
+            if not self.wait(stream, until) and (stream.sent_noted or until == self._send_limit(stream, call)):
+                raise TimeoutError("timed out")
+        stream.head_noted = True
+        call.received = True
+        if not stream.sent_noted:
+            stream.sent_noted = True
+            if stream.sent:
+                call.request_sent()
+            else:  # answered early; whatever is still to be sent, the answer has its limit
+                call.deadline = call.earlier(call.after_send)
+        return stream.head
+
+    def _send_limit(self, stream: Stream, call: CallState) -> float | None:
+        """Return the instant by which some more of the request must have left."""
+        if call.after_send is None:
+            return call.total_deadline
+        at = stream.progress_at if stream.unsent is not None else max(stream.progress_at, self._flushed_at)
+        limit = at + call.after_send
+        return limit if call.total_deadline is None else min(limit, call.total_deadline)
+
+    def stale(self, stream: Stream) -> bool:
+        """Say whether the connection had ended, for all that is known, before the peer saw the request."""
+        return self.dead and stream.reused and stream.heard == self._received
+
+    def took(self, stream: Stream, count: int) -> None:
+        """Note that *count* bytes of a body were taken: the peer may send as many again."""
+        stream.taken += count
+        if stream.taken < STREAM_WINDOW // 2 or stream.ended:
+            return
+        with self._lock:
+            if not self.dead:
+                count, stream.taken = stream.taken, 0
+                self._frames.give_back(stream, count)
+                self._flush()
+        self._after()
+
+    def drop(self, stream: Stream, *, cancelled: bool = False) -> None:
+        """Have a stream ended. Waits for nothing, so that finalizers and signal handlers may call it; idempotent."""
+        self._left.append((stream, cancelled))
+        self._after()
+
+    def close(self) -> None:
+        """Take no new streams; close when the last one has ended, which may be now. Waits for nothing, as above."""
+        self._closing = True
+        self._left.append((None, False))
+        self._after()
+
+    # --- waiting -----------------------------------------------------------------------------------------------------------
+
+    def wait(self, stream: Stream, until: float | None) -> bool:
+        """Wait until a stream has news; say whether it has, or the instant *until* has passed."""
+        try:
+            while not stream.news():
+                with self._lock:
+                    if self._chosen is stream:
+                        self._chosen = None
+                    if self._leader is None:
+                        self._leader = stream
+                    else:
+                        self._waiting[stream] = None
+                    if stream.news():  # came while nobody was there to be woken
+                        return True
+                if self._left:
+                    self._after()
+                in_time = self._lead(stream, until) if self._leader is stream else self._follow(stream, until)
+                if not in_time:
+                    return stream.news()
+            return True
+        finally:
+            # Whatever ends the wait, an interrupt too: others count on a leader.
+            if self._leader is stream or self._chosen is stream or stream in self._waiting:
+                self._leave(stream)
+
+    def _leave(self, stream: Stream) -> None:
+        """Wait no more; let another one lead if it was us, or was to be."""
+        with self._lock:
+            if self._leader is stream:
+                self._leader = None
+            if self._chosen is stream:
+                self._chosen = None
+            self._waiting.pop(stream, None)
+            self._pass_on()
+        self._after()
+
+    def _pass_on(self) -> None:
+        """Choose a leader if there is none. With the lock held."""
+        if self._leader is None and self._chosen is None and self._waiting:
+            stream = next(iter(self._waiting))
+            self._chosen = stream  # first: it must always find itself in one of the two
+            del self._waiting[stream]
+            _wake(stream.wake)
+
+    def _follow(self, stream: Stream, until: float | None) -> bool:
+        """Wait to be woken, with news or as the new leader; say whether that happened in time."""
+        while stream in self._waiting:  # taken out by whoever wakes us
+            left = None if until is None else until - self._clock.monotonic()
+            if left is not None and left <= 0:
+                return False
+            self._clock.wait(stream.wake, left)
+        return True
+
+    def _lead(self, stream: Stream, until: float | None) -> bool:
+        """Read for all until there is something for *stream*; say whether that happened in time."""
+        while True:
+            now = self._clock.monotonic()
+            if until is not None and until <= now:
+                return False
+            silent_at = self._asked_at + PING_PATIENCE if not self._frames.pong else self._heard_at + PING_AFTER
+            end = silent_at if until is None else min(until, silent_at)
+            readable = self._wait_io(max(0.0, end - now))
+            with self._lock:
+                if not self.dead:
+                    if readable:
+                        self._turn()
+                    elif self._clock.monotonic() >= silent_at:
+                        self._silence()
+                    if self._blocked:
+                        self._flush()
+            if self._left:
+                self._after()
+            if stream.news():
+                return True
+
+    def _wait_io(self, timeout: float) -> bool:
+        """Wait for the socket, and for a word from another thread; say whether there is something to read."""
+        if _poll is None:  # pragma: no cover - Windows
+            found, _, _ = select.select([self._sock], [self._sock] if self._blocked else [], [], min(timeout, 0.05))
+            return bool(found)
+        sock = self._sock
+        self._poller.modify(sock, select.POLLIN | select.POLLOUT if self._blocked else select.POLLIN)
+        readable = False
+        for number, event in self._poller.poll(timeout * 1000):
+            if number == self._pipe.reader:
+                self._pipe.clear()
+            elif event & ~select.POLLOUT:
+                readable = True
+        return readable
+
+    # --- with the lock held ------------------------------------------------------------------------------------------------
+
+    def _readable(self) -> bool:
+        """Say whether there is something to read now."""
+        if _poll is None:  # pragma: no cover - Windows
+            return bool(select.select([self._sock], [], [], 0)[0])
+        poller = _poll()
+        poller.register(self._sock, select.POLLIN)
+        return bool(poller.poll(0))
+
+    def _turn(self) -> None:
+        """Read what has come, and send what there is to be said to it."""
+        self._turning = True
+        done = False
+        try:
+            self._read()
+            done = True
+        except FrameError as error:
+            self._flush()  # h2's own word on it
+            self._die(FrameError, error.args)
+            done = True
+        finally:
+            if not done:
+                self._die(ConnectionAbortedError, ("interrupted",))
+            self._turning = False
+
+    def _read(self) -> None:
+        frames, sock = self._frames, self._sock
+        now = self._clock.monotonic()
+        try:
+            while True:
+                data = sock.recv(_READ)
+                if not data:
+                    self._die(*CLOSED)
+                    return
+                self._received += 1
+                self._heard_at = now
+                settled, limit = frames.settled, frames.limit
+                frames.receive(data, now)
+                if frames.draining or (settled, limit) != (frames.settled, frames.limit):
+                    self._on_room(self, 0)
+                if not sock.pending():
+                    break
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
+            pass
+        except OSError as error:
+            self._die(*_as_closed(error))
+            return
+        self._flush()
+
+    def _flush(self) -> None:
+        """Send as much as the socket takes, and tell whom it concerns."""
+        frames = self._frames
+        out = frames.out
+        try:
+            while out:
+                count = self._sock.send(out)
+                del out[:count]
+                frames.flushed(count)
+                if self._blocked:
+                    self._flushed_at = self._clock.monotonic()
+                if not out:
+                    frames.pump(self._clock.monotonic())
+        except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
+            if not self._blocked:
+                self._blocked = True
+                self._flushed_at = self._clock.monotonic()
+                self._nudge()
+        except OSError as error:
+            # What the peer said before it closed may tell whether it took the request.
+            self._blocked = False
+            self._last_words()
+            self._die(*_as_closed(error))
+        else:
+            self._blocked = False
+        self._tell()
+
+    def _last_words(self) -> None:
+        """Take in what a peer that has closed had sent before."""
+        try:
+            while data := self._sock.recv(_READ):
+                self._received += 1
+                self._frames.receive(data, self._clock.monotonic())
+        except (OSError, FrameError):
+            pass
+
+    def _tell(self) -> None:
+        """Wake those who have news, and report places that came free."""
+        frames = self._frames
+        changed = frames.changed
+        if changed:
+            frames.changed = []
+            for stream in changed:
+                if stream in self._waiting:
+                    del self._waiting[stream]
+                    _wake(stream.wake)
+                elif stream is self._leader:
+                    self._nudge()
+        if frames.closed:
+            count, frames.closed = frames.closed, 0
+            self.served = True
+            self._on_room(self, count)
+        if (frames.draining or self._closing) and not frames.streams and not self.dead:
+            if self._closing:
+                frames.goodbye()
+                try:
+                    self._sock.send(frames.out)
+                except OSError:
+                    pass  # a courtesy
+            self._die(*CLOSED)
+
+    def _nudge(self) -> None:
+        """Have the leader look around, unless that is us."""
+        if self._leader is not None and not self._turning:
+            self._pipe.wake()
+
+    def _silence(self) -> None:
+        """Nothing has come for long: ask, or give up."""
+        now = self._clock.monotonic()
+        if self._frames.pong:
+            self._asked_at = now
+            self._frames.ping()
+            self._flush()
+        else:
+            _log.debug("a connection of HTTP/2 does not answer: %d streams end", len(self._frames.streams))
+            self._die(ConnectionResetError, ("the connection is dead: the server does not answer a ping",))
+
+    def _die(self, kind: Callable[..., Exception], arguments: tuple[Any, ...]) -> None:
+        """End the connection and all of its streams."""
+        if self.dead:
+            return
+        self.dead = True
+        self._frames.broken(kind, arguments, _RECORD if self._blocked else 0)
+        self._tell()
+        self._on_room(self, 0)
+
+    # --- afterwards --------------------------------------------------------------------------------------------------------
+
+    def _after(self) -> None:
+        """Work off what was left for whoever holds the lock, unless somebody holds it: that one will. Close what is dead."""
+        while self._left or (self.dead and self._sock is not None):
+            if not self._lock.acquire(blocking=False):
+                return
+            try:
+                while self._left:
+                    stream, cancelled = self._left.popleft()
+                    if stream is None:
+                        continue
+                    if cancelled:
+                        self._frames.cancelled(stream)
+                    else:
+                        self._frames.reset(stream)
+                        stream.ended = True
+                if not self.dead:
+                    self._flush()
+                if self.dead and self._leader is None and self._sock is not None:
+                    sock, self._sock = self._sock, None
+                    sock.close()
+                elif self.dead:
+                    self._nudge()
+            finally:
+                self._lock.release()
+            if self.dead:
+                return
+
+    def _after_fork_in_child(self) -> None:
+        """Let go of what is the parent's, without a word on its socket and without a lock it may have held."""
+        self._lock = Lock()
+        self._left = deque()
+        self._waiting = {}
+        self._leader = self._chosen = None
+        self.dead = True
+        self._on_room = lambda *_: None
+        self._frames.broken(ConnectionResetError, ("the connection belongs to the parent process",), 1 << 62)
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            try:
+                os.close(sock.detach())
+            except OSError:
+                pass
+
+
+def _tls_failure(reason: str, *arguments: Any) -> ssl.SSLError:
+    error = ssl.SSLError(*arguments)
+    error.reason = reason
+    return error
+
+
+def _as_closed(error: OSError) -> tuple[Callable[..., Exception], tuple[Any, ...]]:
+    """Return how a socket's failure is to be raised, by each of those it concerns."""
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+        return _tls_failure, (error.reason, *error.args)
+    if isinstance(error, (TimeoutError, ssl.SSLEOFError)) or error.errno is None:
+        # The system's own probes among them: a connection that broke, not a limit of the call's.
+        return ConnectionResetError, (errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+    return type(error), (error.errno, os.strerror(error.errno))

@@ -1,0 +1,618 @@
+"""HTTP/2 without I/O: bytes in, and for each stream its head, the parts of its body and its end; bytes to be sent out.
+
+The protocol is the ``h2`` library's. What it does not keep to one stream, or to the point, is taken out before it sees it:
+
+- GOAWAY: h2 shuts its whole state machine on any, also on a graceful one whose streams go on (python-hyper/h2#1181).
+- DATA for a stream that has ended or was reset: h2 answers each with a RST_STREAM, which servers count as an attack.
+- DATA beyond or short of the announced length, or before the head: to h2 an error of the connection, so of all streams on it.
+
+What it still takes for an error of the connection (fields that HPACK cannot decode, a broken frame) ends every stream here, too.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from collections import deque
+from http.client import RemoteDisconnected
+from typing import TYPE_CHECKING, Any
+
+import h2.config
+import h2.connection
+import h2.errors
+import h2.events
+import h2.exceptions
+from h2.settings import SettingCodes, Settings
+from hpack import HeaderTuple, NeverIndexedHeaderTuple
+
+from .connection import BadFraming
+from .secret import SecretHeader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["CLOSED", "FrameError", "Frames", "Http11RequiredError", "Stream", "StreamResetError", "UnprocessedError", "fields_of"]
+
+#: What an unread stream may hold; the peer sends no more before some of it is taken.
+STREAM_WINDOW = 1 << 20
+#: Given back as data arrives, whoever it is for: a stream that is not read never stops the others. So what all of them hold is
+#: bounded by the window of each, not by this.
+CONNECTION_WINDOW = 1 << 24
+#: The largest frame taken: what every peer must take, too, and the least that may be set.
+MAX_FRAME = 16_384
+#: Streams a connection may have open before the peer has said how many, and at most whatever it says.
+FIRST_STREAMS, MAX_STREAMS = 100, 256
+#: As for HTTP/1.1 a head may hold this; more ends the stream. What HPACK unpacks is bounded for all of a head together, beyond
+#: which the connection ends: its table is not to be trusted any more.
+_MAX_FIELDS, _MAX_FIELD, _MAX_HEAD = 100, 65_536, 1 << 20
+#: No more of bodies is put into frames while so many bytes wait for the socket; they would only be held twice.
+_MAX_WAITING = 262_144
+#: So many bytes waiting for a peer that takes none are its pings and the like, not ours to keep.
+_MAX_OUT = 8 << 20
+
+_DATA, _RST_STREAM, _GOAWAY = 0, 3, 7
+_END_STREAM, _PADDED = 0x1, 0x8
+_NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+\Z")
+_BREAKS = re.compile(rb"[\0\r\n]")
+#: Names of the fields that belong to a connection of HTTP/1.1, which has no place here.
+_HOP = frozenset({"host", "connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"})
+#: Fields whose values no table of the peer's, or of a proxy between, may remember.
+_SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
+
+
+def _no_blocks(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Encoded header block")
+
+
+# hpack tells its debug log the whole head of a request, packed, with the key in it. (Its other lines leave never-indexed values out.)
+logging.getLogger("hpack.hpack").addFilter(_no_blocks)
+
+
+class FrameError(BadFraming):
+    """The peer breaks HTTP/2."""
+
+
+class StreamResetError(ConnectionResetError):
+    """The peer ended a stream before its answer was complete."""
+
+
+class UnprocessedError(ConnectionResetError):
+    """The peer surely did nothing with the request: it may be sent again on another connection."""
+
+
+class Http11RequiredError(UnprocessedError):
+    """The peer wants this request over HTTP/1.1."""
+
+
+@functools.lru_cache(maxsize=256)
+def _name(text: str) -> tuple[bytes, bool] | None:
+    """Return a field's name as it is sent and whether its value is a secret; ``None``: it is not sent.
+
+    Raises:
+        ValueError: It is no name.
+    """
+    lower = text.lower()
+    if lower in _HOP:
+        return None
+    name = lower.encode("latin-1")
+    if not _NAME.match(name) or name[:1] == b":":
+        raise ValueError("a header's name holds what HTTP does not allow")
+    return name, lower in _SECRET
+
+
+def fields_of(method: str, scheme: str, authority: str, path: str, headers: Mapping[str, str]) -> list[HeaderTuple]:
+    """Return the fields of a request.
+
+    Raises:
+        ValueError: A value would break a head of HTTP/1.1, which a proxy behind the server may make of it.
+    """
+    fields = [
+        HeaderTuple(b":method", method.encode("latin-1")),
+        HeaderTuple(b":scheme", scheme.encode("latin-1")),
+        HeaderTuple(b":authority", authority.encode("latin-1")),
+        HeaderTuple(b":path", path.encode("latin-1")),
+    ]
+    for key, text in headers.items():
+        found = _name(key)
+        if found is None:
+            if key.lower() == "host":
+                fields[2] = HeaderTuple(b":authority", text.encode("latin-1"))
+            continue
+        name, secret = found
+        kind = NeverIndexedHeaderTuple if secret or isinstance(text, SecretHeader) else HeaderTuple
+        fields.append(kind(name, text.encode("latin-1").strip(b" \t")))
+    if any(_BREAKS.search(value) for _, value in fields) or b" " in fields[3][1]:
+        raise ValueError("a control character in a header or the path")
+    return fields
+
+
+class Stream:
+    """One request and its answer, as far as it has come.
+
+    Written by whoever holds the connection's lock; the reader takes ``parts`` from the left without it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "announced",
+        "connection",
+        "ended",
+        "head",
+        "head_noted",
+        "heard",
+        "id",
+        "mark",
+        "parts",
+        "problem",
+        "progress_at",
+        "received",
+        "reused",
+        "sent",
+        "sent_noted",
+        "start",
+        "taken",
+        "unsent",
+        "wake",
+    )
+
+    def __init__(self) -> None:
+        self.connection: Any = None
+        self.id = 0
+        self.head: list[tuple[bytes, bytes]] | None = None
+        self.parts: deque[bytes] = deque()
+        #: What Content-Length says, and what has come.
+        self.announced: int | None = None
+        self.received = 0
+        self.ended = False
+        #: How the end is to be raised, by class and arguments: each reader raises one of its own.
+        self.problem: tuple[Callable[..., Exception], tuple[Any, ...]] | None = None
+        #: What of the body is in no frame yet.
+        self.unsent: memoryview | None = None
+        #: Among all bytes of the connection, where the request begins, and where it ends as soon as that is known.
+        self.start = 0
+        self.mark: int | None = None
+        self.sent = False
+        self.sent_noted = False
+        self.progress_at = 0.0
+        #: Whether its connection had been of use before it, and how often that had heard from the peer.
+        self.reused = False
+        self.heard = 0
+        #: Bytes of the window that the reader has taken and not given back.
+        self.taken = 0
+        #: Held by the reader; released to wake it up. See Http2Connection.
+        self.wake: Any = None
+        self.head_noted = False
+
+    def news(self) -> bool:
+        """Say whether there is something that its thread has not seen."""
+        return bool(
+            self.parts or self.ended or (self.sent and not self.sent_noted) or (self.head is not None and not self.head_noted)
+        )
+
+    def failure(self) -> Exception:
+        """Return the exception of an end before the answer was complete."""
+        if self.problem is None:
+            return FrameError("an answer without a head")
+        make, arguments = self.problem
+        return make(*arguments)
+
+    def interrupt(self) -> None:
+        """End it because its call was cancelled; waits for nothing. For :meth:`CallState.cancel`."""
+        if self.connection is not None:
+            self.connection.drop(self, cancelled=True)
+
+
+def _bad_head(head: list[tuple[bytes, bytes]]) -> str | None:
+    """Say what is wrong with the head of an answer."""
+    if len(head) > _MAX_FIELDS:
+        return f"got more than {_MAX_FIELDS} headers"
+    statuses = 0
+    for name, value in head:
+        if len(name) > _MAX_FIELD or len(value) > _MAX_FIELD:
+            return "got more than 65536 bytes in a header"
+        if not _NAME.match(name) or _BREAKS.search(value):
+            return "a header that is none"
+        if name == b":status":
+            statuses += 1
+            if len(value) != 3 or not value.isdigit():
+                return "a status that is none"
+        elif name[:1] == b":":
+            return "a header that belongs to requests"
+    return None if statuses == 1 else "no status"
+
+
+def _announced(head: list[tuple[bytes, bytes]]) -> int | None:
+    for name, value in head:
+        if name == b"content-length" and value.isdigit():
+            return int(value[:19])
+    return None
+
+
+class Frames:
+    """One connection's state, without its socket. Whoever uses it holds the connection's lock.
+
+    Attributes:
+        out: Bytes to be sent; whoever sends takes them off the front and says so to :meth:`flushed`.
+        streams: Those that may still change, by number.
+        limit: Most of them at once.
+        settled: Whether the peer's settings have arrived.
+        draining: Whether the peer takes no new streams.
+        pong: Whether the last ping was answered.
+        changed: Streams with news since this was emptied.
+        closed: How many streams left ``streams`` since this was set to zero.
+    """
+
+    def __init__(self) -> None:
+        self._h2 = h2.connection.H2Connection(
+            h2.config.H2Configuration(
+                client_side=True,
+                header_encoding=None,
+                validate_outbound_headers=False,  # made and looked at in fields_of()
+                normalize_outbound_headers=False,
+                validate_inbound_headers=False,  # by _bad_head(), for one stream; h2 would end the connection
+                normalize_inbound_headers=False,
+            )
+        )
+        self._h2.local_settings = Settings(
+            client=True,
+            initial_values={
+                SettingCodes.ENABLE_PUSH: 0,
+                SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
+                SettingCodes.MAX_FRAME_SIZE: MAX_FRAME,
+                SettingCodes.MAX_HEADER_LIST_SIZE: _MAX_HEAD,
+            },
+        )
+        self._h2.decoder.max_header_list_size = _MAX_HEAD
+        self._held = bytearray()  # the beginning of a frame
+        self._needed = 9
+        self._credit = 0  # of the connection's window, to be given back
+        self._unsent: dict[Stream, None] = {}  # bodies that wait for the peer's window
+        self._leaving: deque[Stream] = deque()  # all in frames, not all with the system
+        self._queued = self._flushed = 0
+        self.out = bytearray()
+        self.streams: dict[int, Stream] = {}
+        self.limit = FIRST_STREAMS
+        self.settled = self.draining = False
+        self.pong = True
+        self._greeted: list[Stream] = []  # no real ones: they end with the peer's settings
+        self.changed: list[Stream] = []
+        self.closed = 0
+        self._h2.initiate_connection()
+        self._h2.increment_flow_control_window(CONNECTION_WINDOW - 65_535)
+        self._collect()
+
+    # --- out ---------------------------------------------------------------------------------------------------------------
+
+    def _collect(self) -> None:
+        data = self._h2.data_to_send()
+        self.out += data
+        self._queued += len(data)
+
+    def open(self, stream: Stream, fields: list[HeaderTuple], body: bytes | None, now: float) -> None:
+        """Put a request into frames, its body as far as the peer takes it now.
+
+        Raises:
+            UnprocessedError: The peer takes no more streams; nothing was changed.
+        """
+        try:
+            number = self._h2.get_next_available_stream_id()
+            self._collect()
+            stream.start = self._queued
+            self._h2.send_headers(number, fields, end_stream=not body)
+        except (h2.exceptions.NoAvailableStreamIDError, h2.exceptions.TooManyStreamsError):
+            raise UnprocessedError("no more streams on this connection") from None
+        stream.id = number
+        stream.progress_at = now
+        self.streams[number] = stream
+        if body:
+            stream.unsent = memoryview(body)
+            self._unsent[stream] = None
+            self.pump(now)
+        else:
+            self._all_framed(stream)
+
+    def _all_framed(self, stream: Stream) -> None:
+        self._collect()
+        stream.unsent = None
+        stream.mark = self._queued
+        self._leaving.append(stream)
+
+    def pump(self, now: float) -> None:
+        """Put more of the waiting bodies into frames, one of each in turn, as far as the peer's windows and our buffer reach."""
+        going = True
+        while going and self._unsent:
+            going = False
+            for stream in list(self._unsent):
+                if len(self.out) > _MAX_WAITING:
+                    return
+                going = self._one_frame(stream, now) or going
+
+    def _one_frame(self, stream: Stream, now: float) -> bool:
+        rest = stream.unsent
+        if rest is None:
+            self._unsent.pop(stream, None)
+            return False
+        room = min(
+            self._h2.local_flow_control_window(stream.id), self._h2.max_outbound_frame_size, _MAX_WAITING, len(rest)
+        )
+        if room <= 0:
+            return False
+        last = room == len(rest)
+        self._h2.send_data(stream.id, bytes(rest[:room]), end_stream=last)
+        stream.progress_at = now
+        if last:
+            del self._unsent[stream]
+            self._all_framed(stream)
+        else:
+            stream.unsent = rest[room:]
+            self._collect()
+        return True
+
+    def flushed(self, count: int) -> None:
+        """Note that the system has taken *count* more bytes."""
+        self._flushed += count
+        leaving = self._leaving
+        while leaving and (leaving[0].mark or 0) <= self._flushed:
+            stream = leaving.popleft()
+            stream.sent = True
+            self.changed.append(stream)
+
+    def left(self, stream: Stream, slack: int = 0) -> bool:
+        """Say whether anything of a request may have left; *slack* bytes may have gone without our knowing."""
+        return stream.start < self._flushed + slack
+
+    def reset(self, stream: Stream, code: h2.errors.ErrorCodes = h2.errors.ErrorCodes.CANCEL) -> None:
+        """End a stream before its time; nothing of it is of use any more."""
+        if self.streams.get(stream.id) is not stream:
+            return
+        self._forget(stream)
+        try:
+            self._h2.reset_stream(stream.id, code)
+        except h2.exceptions.ProtocolError:
+            pass  # closed already, on both sides
+        self._collect()
+
+    def greet(self, stream: Stream) -> None:
+        """End *stream*, which is none of the peer's, when the settings have come or never will."""
+        self._greeted.append(stream)
+        if self.settled:
+            self._settle()
+
+    def _settle(self) -> None:
+        while self._greeted:
+            self._finish(self._greeted.pop())
+
+    def ping(self) -> None:
+        """Ask the peer for a sign of life."""
+        self.pong = False
+        self._h2.ping(b"groqping")
+        self._collect()
+
+    def give_back(self, stream: Stream, count: int) -> None:
+        """Let the peer send *count* more bytes of a stream."""
+        if self.streams.get(stream.id) is stream:
+            self._h2.increment_flow_control_window(count, stream.id)
+            self._collect()
+
+    def goodbye(self) -> None:
+        """Say that we are leaving."""
+        try:
+            self._h2.close_connection()
+        except h2.exceptions.ProtocolError:
+            return  # said already
+        self._collect()
+
+    # --- in ----------------------------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Take in what has arrived.
+
+        Raises:
+            FrameError: The peer breaks HTTP/2: nothing of this connection can be trusted.
+        """
+        held = self._held
+        held += data
+        if len(held) < self._needed:
+            return
+        whole = bytes(held)
+        position, end = 0, len(whole)
+        self._needed = 9
+        while end - position >= 9:
+            length = int.from_bytes(whole[position : position + 3], "big")
+            if length > MAX_FRAME:
+                raise FrameError("a frame that is too long")
+            after = position + 9 + length
+            if after > end:
+                self._needed = 9 + length
+                break
+            kind = whole[position + 3]
+            number = int.from_bytes(whole[position + 5 : position + 9], "big") & 0x7FFF_FFFF
+            frame = whole[position:after]
+            position = after
+            if kind == _DATA:
+                if not self._data(number, frame):
+                    continue
+            elif kind == _GOAWAY:
+                self._goaway(number, frame)
+                continue
+            elif kind == _RST_STREAM and number not in self.streams and number % 2:
+                continue  # over already
+            self._feed(frame)
+        del held[:position]
+        if self._credit >= CONNECTION_WINDOW // 4:
+            credit, self._credit = self._credit, 0
+            self._h2.increment_flow_control_window(credit)
+        self._collect()
+        self.pump(now)
+        if len(self.out) > _MAX_OUT:
+            raise FrameError("a peer that asks and does not listen")
+
+    def _feed(self, frame: bytes) -> None:
+        try:
+            events = self._h2.receive_data(frame)
+        except h2.exceptions.ProtocolError as error:
+            problem = type(error).__name__
+        except Exception as error:  # noqa: BLE001 - decoders have been found to raise what they do not say
+            problem = type(error).__name__
+        else:
+            for event in events:
+                handler = _HANDLERS.get(type(event))
+                if handler is not None:
+                    handler(self, event)
+            return
+        self._collect()
+        raise FrameError(f"the peer breaks HTTP/2 ({problem})")
+
+    def _data(self, number: int, frame: bytes) -> bool:
+        """Look at a DATA frame; say whether h2 shall see it."""
+        size = len(frame) - 9
+        stream = self.streams.get(number)
+        flags = frame[4]
+        if stream is not None and stream.head is not None:
+            start = 10 if flags & _PADDED and size else 9
+            text = frame[start : len(frame) - frame[9]] if start == 10 else frame[start:]
+            total = stream.received + len(text)
+            if stream.announced is None or (
+                total <= stream.announced and not (flags & _END_STREAM and total < stream.announced)
+            ):
+                self._credit += size
+                return True
+        if size:
+            # Not h2's any more, so it is given back behind its back: it counts what it has seen.
+            update = b"\0\0\4\x08\0\0\0\0\0" + size.to_bytes(4, "big")
+            self._collect()
+            self.out += update
+            self._queued += len(update)
+        if stream is None:
+            return False
+        if stream.head is None:
+            self._fail(stream, FrameError, "a body before its head")
+        elif flags & _END_STREAM and stream.announced is not None and total < stream.announced:
+            # Not an error here: whoever reads is given what there is and then told how much is missing.
+            if text:
+                stream.parts.append(text)
+            stream.received = total
+            self._finish(stream)
+        else:
+            self._fail(stream, FrameError, "more than the announced length")
+        self.reset(stream, h2.errors.ErrorCodes.PROTOCOL_ERROR)
+        return False
+
+    def _goaway(self, number: int, frame: bytes) -> None:
+        if number or len(frame) < 17:
+            raise FrameError("a GOAWAY that is none")
+        last = int.from_bytes(frame[9:13], "big") & 0x7FFF_FFFF
+        self.draining = True
+        for stream in [found for found in self.streams.values() if found.id > last]:
+            # Not by reset(): the peer has forgotten these, or never knew them.
+            self._fail(stream, UnprocessedError, "the server is leaving and has not taken the request")
+            self._forget(stream)
+
+    def _forget(self, stream: Stream) -> None:
+        """Let a stream go: its place is free."""
+        if self.streams.pop(stream.id, None) is not None:
+            self.closed += 1
+        self._unsent.pop(stream, None)
+        stream.unsent = None
+
+    def _finish(self, stream: Stream) -> None:
+        stream.ended = True
+        self.changed.append(stream)
+
+    def _fail(self, stream: Stream, kind: Callable[..., Exception], *arguments: Any) -> None:
+        if not stream.ended:
+            stream.problem = (kind, arguments)
+            self._finish(stream)
+
+    def cancelled(self, stream: Stream) -> None:
+        """End a stream for its own side's reasons."""
+        self._fail(stream, ConnectionAbortedError, "cancelled")
+        self.reset(stream)
+
+    def broken(self, kind: Callable[..., Exception], arguments: tuple[Any, ...], slack: int) -> None:
+        """End every stream: the connection is no more. Those of which nothing had left may be sent again."""
+        for stream in list(self.streams.values()):
+            if self.left(stream, slack):
+                self._fail(stream, kind, *arguments)
+            else:
+                self._fail(stream, UnprocessedError, "the connection broke before the request was sent")
+            self._forget(stream)
+        self._settle()
+
+    # --- what h2 says ------------------------------------------------------------------------------------------------------
+
+    def _on_head(self, event: h2.events.ResponseReceived) -> None:
+        stream = self.streams.get(event.stream_id)
+        if stream is None:
+            return
+        head: list[tuple[bytes, bytes]] = [(bytes(name), bytes(value)) for name, value in event.headers or ()]
+        wrong = _bad_head(head)
+        if wrong is not None:
+            self._fail(stream, FrameError, wrong)
+            self.reset(stream, h2.errors.ErrorCodes.PROTOCOL_ERROR)
+            return
+        stream.announced = _announced(head)
+        stream.head = head
+        self.changed.append(stream)
+
+    def _on_data(self, event: h2.events.DataReceived) -> None:
+        stream = self.streams.get(event.stream_id)
+        if stream is None:
+            return
+        data, length = event.data or b"", event.flow_controlled_length or 0
+        if data:
+            stream.received += len(data)
+            stream.parts.append(data)
+            self.changed.append(stream)
+        if length > len(data) and event.stream_ended is None:  # padding, which nobody reads
+            self._h2.increment_flow_control_window(length - len(data), event.stream_id)
+
+    def _on_end(self, event: h2.events.StreamEnded) -> None:
+        stream = self.streams.get(event.stream_id)
+        if stream is None:
+            return
+        self._finish(stream)
+        if stream.unsent is not None:
+            self.reset(stream)  # answered before it had the whole request, which it does not want any more
+        else:
+            self._forget(stream)
+
+    def _on_reset(self, event: h2.events.StreamReset) -> None:
+        stream = self.streams.get(event.stream_id)
+        if stream is None:
+            return
+        codes = h2.errors.ErrorCodes
+        code = event.error_code
+        name = getattr(code, "name", None) or f"code {code}"
+        if stream.head is None and code == codes.REFUSED_STREAM:
+            self._fail(stream, UnprocessedError, "the server refused the stream")
+        elif stream.head is None and code == codes.HTTP_1_1_REQUIRED:
+            self._fail(stream, Http11RequiredError, "the server wants HTTP/1.1")
+        else:
+            self._fail(stream, StreamResetError, f"the server ended the stream ({name})")
+        self._forget(stream)
+
+    def _on_settings(self, _event: h2.events.RemoteSettingsChanged) -> None:
+        self.settled = True
+        self._settle()
+        self.limit = min(MAX_STREAMS, self._h2.remote_settings.max_concurrent_streams)
+
+    def _on_pong(self, _event: h2.events.PingAckReceived) -> None:
+        self.pong = True
+
+
+_HANDLERS: dict[type, Any] = {
+    h2.events.ResponseReceived: Frames._on_head,
+    h2.events.DataReceived: Frames._on_data,
+    h2.events.StreamEnded: Frames._on_end,
+    h2.events.StreamReset: Frames._on_reset,
+    h2.events.RemoteSettingsChanged: Frames._on_settings,
+    h2.events.PingAckReceived: Frames._on_pong,
+}
+
+#: How a connection ends that just ends.
+CLOSED: tuple[Callable[..., Exception], tuple[Any, ...]] = (
+    RemoteDisconnected,
+    ("the server closed the connection without an answer",),
+)

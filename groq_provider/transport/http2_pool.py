@@ -1,0 +1,469 @@
+"""A pool of connections of HTTP/2 in the shape of urllib3's, for :class:`Adapter`: few connections, many streams on each.
+
+Which protocol it is the server says in the TLS handshake (ALPN). If it says HTTP/1.1, the connection that learned it goes into the
+pool of HTTP/1.1 behind this one, so that no handshake is wasted, and all requests go there from then on.
+
+Requests that others send through the adapter (``session.get(…)``) go over HTTP/1.1: they expect what urllib3 does.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+import os
+import ssl
+import weakref
+from collections import deque
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from urllib3.exceptions import ClosedPoolError, ProxyError
+
+from groq_provider.errors import PoolTimeoutError, RequestCancelledError
+
+from .call import CallState, activate, current
+from .http2_body import answer_of
+from .http2_connection import Http2Connection
+from .http2_frames import Http11RequiredError, UnprocessedError, fields_of
+from .pool import MAX_IDLE, TLSPool, at_fork
+
+if TYPE_CHECKING:
+    from urllib3 import HTTPResponse
+
+    from groq_provider.clock import Clock
+
+__all__ = ["MAX_CONNECTIONS", "Http2Pool"]
+
+#: A further connection is opened when all places on those before are taken; no more than so many.
+MAX_CONNECTIONS = 8
+#: How often a request that was surely not processed is sent again at once; after that it is the retry policy's, which waits between.
+_MAX_RESENDS = 4
+
+_log = logging.getLogger(__name__)
+
+
+def _wake(lock: Lock) -> None:
+    try:
+        lock.release()
+    except RuntimeError:
+        pass  # woken already, by a cancel or a grant
+
+
+class _Waiter:
+    """A call that waits for a place, and what came of it; guarded by the pool's lock."""
+
+    __slots__ = ("connection", "connects", "http1", "lock", "problem")
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.lock.acquire()
+        self.connection: Http2Connection | None = None
+        self.connects = False  # whether it is this one's turn to connect
+        self.http1 = False
+        self.problem: Exception | None = None
+
+    def served(self) -> bool:
+        """Say whether the wait is over."""
+        return self.connection is not None or self.connects or self.http1 or self.problem is not None
+
+
+class Http2Pool:
+    """Connections to one server.
+
+    Thread safety: any number of threads.
+
+    Args:
+        http1: Makes connections, and takes over where the server speaks no HTTP/2. Through a proxy it is to be a tunnel, to a proxy
+            that is spoken to without TLS: TLS inside TLS cannot be read without waiting.
+        context: Offers both protocols.
+        clock: Time.
+    """
+
+    def __init__(self, http1: TLSPool, context: ssl.SSLContext, clock: Clock) -> None:
+        self.http1 = http1
+        self.clock = clock
+        self._context = context
+        self._authority = http1.host if http1.port in (None, 443) else f"{http1.host}:{http1.port}"
+        self._closed = False
+        self._only_http1 = False  # what the server said
+        #: Those that are not dead, also those that take no new streams.
+        self._connections: list[Http2Connection] = []
+        self._start()
+        weakref.finalize(self, _close_all, self._connections)
+        at_fork.add(self)
+
+    def _start(self) -> None:
+        #: Guards all that follows, and what connections keep here. Held for a look at it; never waited for by a finalizer.
+        self._lock = Lock()
+        self._queue: deque[_Waiter] = deque()
+        self._connecting = False
+        #: Places given back and not yet free, and connections that have changed: see Slots.
+        self._returned: deque[tuple[Http2Connection, int]] = deque()
+
+    def __repr__(self) -> str:
+        if self._only_http1:
+            return f"<{type(self).__name__} of HTTP/1.1, {self.http1!r}>"
+        return f"<{type(self).__name__} {self._connections}>"
+
+    # --- requests ----------------------------------------------------------------------------------------------------------
+
+    def urlopen(
+        self, method: str, url: str, body: Any = None, headers: Any = None, retries: Any = None, **options: Any
+    ) -> Any:
+        """Send one request and return the head of its answer."""
+        call = current()
+        if self._only_http1 or call.adopted or not (body is None or isinstance(body, bytes)):
+            return self.http1.urlopen(method, url, body, headers, retries, **options)
+        fields = fields_of(method, "https", self._authority, url, headers or {})
+        refused = 0
+        while True:
+            connection = self._take(call)
+            if connection is None:
+                break
+            before = call.sent
+            try:
+                return self._exchange(connection, method, url, fields, body, call)
+            except Http11RequiredError:
+                call.sent = before
+                call.deadline = call.total_deadline
+                break
+            except UnprocessedError as error:
+                call.sent = before  # this copy counts for nothing
+                refused += 1
+                if call.cancelled or refused > _MAX_RESENDS:
+                    raise
+                reason: Exception = error
+            except _StaleError as error:
+                # As over HTTP/1.1: the peer had closed as the request went out. Once.
+                if call.resends or call.cancelled:
+                    raise error.problem from None
+                call.resends += 1
+                call.sent = None  # whatever becomes of the second copy, the first may have been read
+                reason = error.problem
+            _log.debug("sending again on another connection: %s", reason)
+            call.deadline = call.total_deadline
+            call.connect_deadline = call.earlier(call.connect)
+        return self.http1.urlopen(method, url, body, headers, retries, **options)
+
+    def _exchange(
+        self,
+        connection: Http2Connection,
+        method: str,
+        url: str,
+        fields: Any,
+        body: bytes | None,
+        call: CallState,
+    ) -> HTTPResponse:
+        try:
+            stream = connection.open(fields, body, call)
+        except BaseException:
+            call.unbind()
+            self._given(connection, 1)
+            raise
+        try:
+            head = connection.await_head(stream, call)
+            return answer_of(stream, head, call, method, url)
+        except BaseException as error:
+            call.unbind()
+            connection.drop(stream)
+            if isinstance(error, UnprocessedError) and not call.cancelled:
+                call.resends += 1
+            elif isinstance(error, (ConnectionError, ssl.SSLError)) and connection.stale(stream):
+                raise _StaleError(error) from None
+            raise
+
+    # --- places ------------------------------------------------------------------------------------------------------------
+
+    def _take(self, call: CallState) -> Http2Connection | None:
+        """Return a connection with a place for one stream, which is taken; ``None``: HTTP/1.1 it is.
+
+        Raises:
+            PoolTimeoutError: No place came free in time.
+            TimeoutError: No connection was made in time.
+            RequestCancelledError: The call was cancelled.
+        """
+        waiter = None
+        with self._lock:
+            if self._closed:
+                raise ClosedPoolError(self.http1, "the pool is closed")
+            found, old = self._room() if not self._queue else (None, [])
+            if found is None and not self._only_http1:
+                waiter = _Waiter()
+                if self._may_connect() and not self._queue:
+                    self._connecting = waiter.connects = True
+                else:
+                    self._queue.append(waiter)
+        for connection in old:
+            connection.close()
+        self._settle()
+        if waiter is None:
+            return found
+        if not waiter.connects:
+            self._wait(waiter, call)
+        if waiter.problem is not None:
+            problem = copy.copy(waiter.problem)
+            problem.__cause__ = waiter.problem.__cause__
+            raise problem
+        return self._connect_for(call) if waiter.connects else waiter.connection
+
+    def _room(self, *, take: bool = True) -> tuple[Http2Connection | None, list[Http2Connection]]:
+        """Return a connection with a place, which is taken, and connections to be closed. With the lock held."""
+        old: list[Http2Connection] = []
+        now, pid = self.clock.monotonic(), os.getpid()
+        self._connections[:] = [connection for connection in self._connections if not connection.dead]
+        for connection in self._connections:
+            if not connection.usable or connection.pid != pid:
+                continue
+            if connection.taken == 0 and now - connection.idle_since > MAX_IDLE:
+                old.append(connection)
+            elif take and connection.taken < connection.limit:
+                connection.taken += 1
+                return connection, old
+        return None, old
+
+    def _may_connect(self) -> bool:
+        """Say whether a further connection may be made now. One at a time: its places may be enough for all who wait."""
+        if self._connecting:
+            return False
+        usable = [connection for connection in self._connections if connection.usable]
+        # A server that allows no streams at all for now would allow none on another connection, either.
+        return len(usable) < MAX_CONNECTIONS and all(connection.limit > 0 for connection in usable)
+
+    def _wait(self, waiter: _Waiter, call: CallState) -> None:
+        full = any(connection.usable for connection in self._connections)
+        # Who waits for a place waits as for a slot; who waits for a connection, as if it were making it.
+        limit = call.earlier(call.after_send) if full else call.connect_deadline
+        handle = call.subscribe(functools.partial(_wake, waiter.lock))
+        try:
+            while not waiter.served() and not call.cancelled:
+                left = None if limit is None else limit - self.clock.monotonic()
+                if left is not None and left <= 0:
+                    break
+                self.clock.wait(waiter.lock, left)
+        except BaseException:
+            self._withdraw(waiter)
+            raise
+        finally:
+            call.unsubscribe(handle)
+        if call.cancelled:
+            self._withdraw(waiter)
+            raise RequestCancelledError("the call was cancelled", sent=call.sent)
+        if not waiter.served() and not self._withdraw(waiter, timed_out=True):
+            if full:
+                raise PoolTimeoutError("all streams of HTTP/2 that the server allows were busy for too long", sent=call.sent)
+            raise TimeoutError("timed out")
+        if full:
+            call.connect_deadline = call.earlier(call.connect)  # waiting for a place was not connecting
+
+    def _withdraw(self, waiter: _Waiter, *, timed_out: bool = False) -> bool:
+        """Leave the queue; say whether there is something to go on with, granted at the last moment."""
+        with self._lock:
+            try:
+                self._queue.remove(waiter)
+            except ValueError:
+                if timed_out:
+                    return True
+                if waiter.connection is not None:
+                    self._returned.append((waiter.connection, 1))
+                if waiter.connects:
+                    self._connecting = False
+                    self._dispatch()
+        self._settle()
+        return False
+
+    def _dispatch(self) -> None:
+        """Serve those who wait, in their order, as far as it goes. With the lock held."""
+        while self._queue:
+            waiter = self._queue[0]
+            if self._only_http1:
+                waiter.http1 = True
+            else:
+                # What is too old stays for now: the next one who comes sees to it.
+                waiter.connection, _ = self._room()
+                if waiter.connection is None:
+                    if not self._may_connect():
+                        return
+                    self._connecting = waiter.connects = True
+            self._queue.popleft()
+            _wake(waiter.lock)
+
+    def _given(self, connection: Http2Connection, count: int) -> None:
+        """Take back *count* places of a connection; 0: something else about it has changed. Waits for nothing."""
+        self._returned.append((connection, count))
+        self._settle()
+
+    def _settle(self) -> None:
+        while self._returned and self._lock.acquire(blocking=False):
+            try:
+                while self._returned:
+                    connection, count = self._returned.popleft()
+                    connection.taken = max(0, connection.taken - count)
+                    if count and connection.taken == 0:
+                        connection.idle_since = self.clock.monotonic()
+                self._dispatch()
+            finally:
+                self._lock.release()
+
+    # --- connecting --------------------------------------------------------------------------------------------------------
+
+    def _connect_for(self, call: CallState) -> Http2Connection | None:
+        """Connect, for this call and those who wait; ``None``: the server speaks HTTP/1.1."""
+        made: Http2Connection | None = None
+        problem: BaseException | None = None
+        try:
+            made = self._connect(call)
+        except BaseException as error:
+            problem = error
+            raise
+        finally:
+            with self._lock:
+                self._connecting = False
+                if problem is not None:
+                    self._share(problem, call)
+                elif made is None:
+                    self._only_http1 = True
+                else:
+                    made.taken = 1
+                    self._connections.append(made)
+                self._dispatch()
+                closed = self._closed
+            self._settle()
+            if closed and made is not None:
+                made.close()
+        return made
+
+    def _share(self, problem: BaseException, call: CallState) -> None:
+        """Tell those who waited for the same connection of a failure that is not this call's own. With the lock held."""
+        own = call.cancelled or isinstance(problem, TimeoutError) or "timed out" in str(problem)
+        if own or not isinstance(problem, Exception) or any(connection.usable for connection in self._connections):
+            return  # the next one tries for itself
+        while self._queue:
+            waiter = self._queue.popleft()
+            waiter.problem = problem
+            _wake(waiter.lock)
+
+    def _connect(self, call: CallState) -> Http2Connection | None:
+        http1 = self.http1
+        conn: Any = http1._new_conn()
+        usual, conn.ssl_context = conn.ssl_context, self._context
+        conn.timeout = None  # the call's limits hold
+        try:
+            if http1.tunnelled:
+                http1._prepare_proxy(conn)
+            else:
+                conn.connect()
+            call.unbind()  # from here it is not this call's alone
+            if call.cancelled:
+                raise ConnectionAbortedError("cancelled")
+            chosen = conn.sock.selected_alpn_protocol()
+            if chosen != "h2":
+                _log.debug("the server chose %s: no HTTP/2 here", chosen or "HTTP/1.1")
+                conn.ssl_context = usual
+                http1._put_conn(conn)
+                return None
+            sock, conn.sock = conn.sock, None
+            pool = weakref.ref(self)
+
+            def on_room(connection: Http2Connection, count: int) -> None:
+                if (found := pool()) is not None:
+                    found._given(connection, count)
+
+            return Http2Connection(sock, self.clock, on_room)
+        except BaseException as error:
+            call.unbind()
+            conn.close()
+            if http1.proxy is not None and not conn.has_connected_to_proxy and isinstance(error, Exception):
+                raise ProxyError("cannot connect to the proxy", error) from error
+            raise
+
+    def warm_up(self, connections: int, timeout: float) -> int:
+        """Make sure that so many calls find a place without a handshake: one connection serves a hundred, as a rule.
+
+        Over HTTP/1.1, if that is what the server chooses, it opens as many connections.
+
+        Returns:
+            For how many calls there is a place, *connections* at most.
+        """
+        call = CallState(self.clock, total_deadline=self.clock.monotonic() + timeout)
+        try:
+            with activate(call):
+                while self._warm_one(connections, call):
+                    pass
+        except ClosedPoolError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong, that connection is not ready
+            _log.debug("warm-up: %s", type(error).__name__)
+        if self._only_http1:
+            return self.http1.warm_up(connections, timeout)
+        with self._lock:
+            return min(connections, self._places())
+
+    def _places(self) -> int:
+        return sum(max(0, each.limit - each.taken) for each in self._connections if each.usable)
+
+    def _warm_one(self, places: int, call: CallState) -> bool:
+        """Open a connection if there are fewer places; say whether that was done."""
+        with self._lock:
+            if self._closed:
+                raise ClosedPoolError(self.http1, "the pool is closed")
+            _, old = self._room(take=False)
+            enough = self._only_http1 or self._places() >= places
+            connects = not enough and self._may_connect()
+            waits = not enough and not connects and self._connecting
+            if connects:
+                self._connecting = True
+        for connection in old:
+            connection.close()
+        if not (connects or waits):
+            return False
+        made = self._connect_for(call) if connects else self._take(call)  # the latter: somebody else is at it
+        if made is None:
+            return False
+        made.served = True  # it may go stale before its first request
+        try:
+            made.greet(call)
+        finally:
+            self._given(made, 1)
+        return connects
+
+    def state(self) -> str:
+        """Say what there is, for repr."""
+        if self._only_http1:
+            return self.http1.state()
+        open_ = [connection for connection in list(self._connections) if not connection.dead]
+        return f"{len(open_)} connections of HTTP/2 with {sum(each.taken for each in open_)} streams"
+
+    def close(self) -> None:
+        """Open no more; close each connection when its last stream has ended."""
+        with self._lock:
+            self._closed = True
+            for waiter in self._queue:
+                waiter.problem = ClosedPoolError(self.http1, "the pool is closed")
+                _wake(waiter.lock)
+            self._queue.clear()
+        for connection in list(self._connections):
+            connection.close()
+        self.http1.close()
+
+    def _after_fork_in_child(self) -> None:
+        """Forget what the parent holds; the pool of HTTP/1.1 does so itself."""
+        inherited = list(self._connections)
+        self._connections.clear()
+        self._start()
+        for connection in inherited:
+            connection._after_fork_in_child()
+
+
+class _StaleError(Exception):
+    """A connection had ended before the request on it was seen."""
+
+    def __init__(self, problem: Exception) -> None:
+        super().__init__()
+        self.problem = problem
+
+
+def _close_all(connections: list[Http2Connection]) -> None:
+    """Close what a pool leaves that nobody closed."""
+    for connection in list(connections):
+        connection.close()
