@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import http2_again
 import pytest
 
 _LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
@@ -26,7 +27,16 @@ def pytest_configure(config):
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_generate_tests(metafunc):
+    """Suites of the second run get their wires; the first keeps its ids where pytest can do so."""
+    wires = http2_again.SUITES.get(metafunc.definition.path.stem)
+    if wires:
+        first = pytest.param("http1", id=getattr(pytest, "HIDDEN_PARAM", "http1"))
+        metafunc.parametrize("wire", [first, *wires], indirect=True)
+
+
 def pytest_collection_modifyitems(config, items):
+    items[:] = [item for item in items if not http2_again.is_left_out_item(item)]
     if config.getoption("--live"):
         return
     skip = pytest.mark.skip(reason="talks to the real service: needs --live and GROQ_API_KEY")
@@ -51,6 +61,19 @@ def _clean_environment(monkeypatch):
             or name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC")
         ):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def wire(request, monkeypatch, _nothing_left_behind, _no_other_host):
+    """Where providers are led to: suites of the second run go over HTTP/2, too."""
+    wire = http2_again.Wire(getattr(request, "param", "http1"))
+    if wire.kind == "http1":
+        yield wire
+        return
+    wire.install(monkeypatch)
+    yield wire
+    wire.close()
+    assert wire.used, "no transport was made: this test has no business in the second run"
 
 
 @pytest.fixture(autouse=True)
