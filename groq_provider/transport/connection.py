@@ -269,6 +269,7 @@ class WireHTTPResponse(http.client.HTTPResponse, WireBody):
 
     #: Here for an object that an interrupt left half made: io closes that, too, and asks for it.
     fp: Any = None
+
     def _read_status(self) -> tuple[str, int, str]:
         while True:
             found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]  # not in typeshed

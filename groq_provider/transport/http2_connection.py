@@ -120,7 +120,9 @@ class Http2Connection:
         self._turning = False
         self._waiting: dict[Stream, None] = {}  # in the order of their coming; each is woken by whoever takes it out
         self._chosen: Stream | None = None  # woken to lead, and not there yet
-        self._left: deque[tuple[Stream | None, bool]] = deque()  # given up, by whoever cannot wait for the lock; whether cancelled
+        self._left: deque[tuple[Stream | None, bool]] = (
+            deque()
+        )  # given up, by whoever cannot wait for the lock; whether cancelled
         self._pipe = _Pipe()
         self._blocked = False  # whether the socket takes no more
         self._received = 0  # how often something came

@@ -32,7 +32,16 @@ from .secret import SecretHeader
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["CLOSED", "FrameError", "Frames", "Http11RequiredError", "Stream", "StreamResetError", "UnprocessedError", "fields_of"]
+__all__ = [
+    "CLOSED",
+    "FrameError",
+    "Frames",
+    "Http11RequiredError",
+    "Stream",
+    "StreamResetError",
+    "UnprocessedError",
+    "fields_of",
+]
 
 #: What an unread stream may hold; the peer sends no more before some of it is taken.
 STREAM_WINDOW = 1 << 20
@@ -187,7 +196,10 @@ class Stream:
     def news(self) -> bool:
         """Say whether there is something that its thread has not seen."""
         return bool(
-            self.parts or self.ended or (self.sent and not self.sent_noted) or (self.head is not None and not self.head_noted)
+            self.parts
+            or self.ended
+            or (self.sent and not self.sent_noted)
+            or (self.head is not None and not self.head_noted)
         )
 
     def failure(self) -> Exception:

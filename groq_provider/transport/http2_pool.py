@@ -29,11 +29,13 @@ from .http2_frames import Http11RequiredError, UnprocessedError, fields_of
 from .pool import MAX_IDLE, TLSPool, at_fork
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from urllib3 import HTTPResponse
 
     from groq_provider.clock import Clock
 
-__all__ = ["MAX_CONNECTIONS", "Http2Pool"]
+__all__ = ["MAX_CONNECTIONS", "FallbackPool", "Http2Pool"]
 
 #: A further connection is opened when all places on those before are taken; no more than so many.
 MAX_CONNECTIONS = 8
@@ -68,22 +70,70 @@ class _Waiter:
         return self.connection is not None or self.connects or self.http1 or self.problem is not None
 
 
+class FallbackPool(TLSPool):
+    """The pool of HTTP/1.1 behind one of HTTP/2.
+
+    Args:
+        usual: Returns the TLS context that offers HTTP/1.1 only; made when it is needed, which it seldom is, and costly.
+        kwargs: As for any pool; the TLS context among them offers both protocols.
+    """
+
+    def __init__(self, *args: Any, usual: Callable[[], ssl.SSLContext], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.usual = usual
+        #: Connections that were made for HTTP/2; not stale, unlike those that were put back.
+        self.fresh: deque[Any] = deque()
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        conn = super()._get_conn(timeout)  # also where there are fresh ones: its place in the pool is theirs
+        if conn.sock is None and self.fresh:
+            try:
+                return self.fresh.popleft()
+            except IndexError:
+                pass  # somebody else was quicker
+        return conn
+
+    def _new_conn(self) -> Any:
+        conn = super()._new_conn()
+        conn.ssl_context = self.usual()
+        return conn
+
+    def negotiating(self) -> Any:
+        """Return a new connection that will ask for HTTP/2."""
+        return super()._new_conn()
+
+    def close(self) -> None:
+        """Close every kept connection."""
+        super().close()
+        while self.fresh:
+            self.fresh.popleft().close()
+
+
 class Http2Pool:
     """Connections to one server.
 
     Thread safety: any number of threads.
 
     Args:
-        http1: Makes connections, and takes over where the server speaks no HTTP/2. Through a proxy it is to be a tunnel, to a proxy
-            that is spoken to without TLS: TLS inside TLS cannot be read without waiting.
-        context: Offers both protocols.
+        host: Where the server is.
+        port: Likewise.
         clock: Time.
+        tunnelled: Whether a proxy makes a tunnel, one that is spoken to without TLS: TLS inside TLS cannot be read without waiting.
+        settings: For :class:`FallbackPool`, which makes the connections.
     """
 
-    def __init__(self, http1: TLSPool, context: ssl.SSLContext, clock: Clock) -> None:
-        self.http1 = http1
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        clock: Clock,
+        tunnelled: bool = False,
+        **settings: Any,
+    ) -> None:
+        self.http1 = http1 = FallbackPool(host, port, clock=clock, **settings)
+        http1.tunnelled = tunnelled
         self.clock = clock
-        self._context = context
         self._authority = http1.host if http1.port in (None, 443) else f"{http1.host}:{http1.port}"
         self._closed = False
         self._only_http1 = False  # what the server said
@@ -146,7 +196,7 @@ class Http2Pool:
             call.connect_deadline = call.earlier(call.connect)
         return self.http1.urlopen(method, url, body, headers, retries, **options)
 
-    def _exchange(
+    def _exchange(  # noqa: PLR0917 - what a request consists of
         self,
         connection: Http2Connection,
         method: str,
@@ -251,7 +301,9 @@ class Http2Pool:
             raise RequestCancelledError("the call was cancelled", sent=call.sent)
         if not waiter.served() and not self._withdraw(waiter, timed_out=True):
             if full:
-                raise PoolTimeoutError("all streams of HTTP/2 that the server allows were busy for too long", sent=call.sent)
+                raise PoolTimeoutError(
+                    "all streams of HTTP/2 that the server allows were busy for too long", sent=call.sent
+                )
             raise TimeoutError("timed out")
         if full:
             call.connect_deadline = call.earlier(call.connect)  # waiting for a place was not connecting
@@ -345,8 +397,7 @@ class Http2Pool:
 
     def _connect(self, call: CallState) -> Http2Connection | None:
         http1 = self.http1
-        conn: Any = http1._new_conn()
-        usual, conn.ssl_context = conn.ssl_context, self._context
+        conn: Any = http1.negotiating()
         conn.timeout = None  # the call's limits hold
         try:
             if http1.tunnelled:
@@ -359,8 +410,8 @@ class Http2Pool:
             chosen = conn.sock.selected_alpn_protocol()
             if chosen != "h2":
                 _log.debug("the server chose %s: no HTTP/2 here", chosen or "HTTP/1.1")
-                conn.ssl_context = usual
-                http1._put_conn(conn)
+                conn.ssl_context = http1.usual()
+                http1.fresh.append(conn)
                 return None
             sock, conn.sock = conn.sock, None
             pool = weakref.ref(self)
@@ -426,6 +477,10 @@ class Http2Pool:
         finally:
             self._given(made, 1)
         return connects
+
+    def idle(self) -> int:
+        """Count the open connections that wait for use; for tests and repr."""
+        return self.http1.idle() + sum(not each.dead and each.taken == 0 for each in list(self._connections))
 
     def state(self) -> str:
         """Say what there is, for repr."""

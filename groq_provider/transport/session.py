@@ -184,27 +184,29 @@ class Adapter(HTTPAdapter):
             "block": False,
             "socket_options": socket_options(),
         }
-        if secure:
-            settings["ssl_context"] = self._context()
         if self._proxy is None:
-            return self._negotiating(TLSPool(host, port, **settings)) if secure else PlainPool(host, port, **settings)
+            return self._tls_pool(host, port, settings) if secure else PlainPool(host, port, **settings)
         proxy = parse_url(self._proxy)
         settings["_proxy"] = proxy
         settings["_proxy_headers"] = self.proxy_headers(self._proxy)
         settings["_proxy_config"] = ProxyConfig(self._context() if proxy.scheme == "https" else None, False, None, None)
         if secure:  # a tunnel through the proxy
-            pool = TLSPool(host, port, **settings)
-            pool.tunnelled = True
-            return pool if proxy.scheme == "https" else self._negotiating(pool)
+            return self._tls_pool(host, port, settings, tunnelled=True, http2=proxy.scheme == "http")
         proxy_port = proxy.port or (443 if proxy.scheme == "https" else 80)
         if proxy.scheme == "https":
             settings["ssl_context"] = self._context()
             return TLSPool(proxy.host or "", proxy_port, **settings)
         return PlainPool(proxy.host or "", proxy_port, **settings)
 
-    def _negotiating(self, pool: TLSPool) -> TLSPool | Http2Pool:
-        """Return a pool that asks the server for HTTP/2, if that was asked for, and goes on with *pool* if it speaks none."""
-        return pool if self._http2 is None else self._http2(pool, self._context("h2", "http/1.1"), self._clock)
+    def _tls_pool(
+        self, host: str, port: int, settings: dict[str, Any], *, tunnelled: bool = False, http2: bool = True
+    ) -> TLSPool | Http2Pool:
+        if self._http2 is not None and http2:
+            both = self._context("h2", "http/1.1")
+            return self._http2(host, port, usual=self._context, ssl_context=both, tunnelled=tunnelled, **settings)
+        pool = TLSPool(host, port, ssl_context=self._context(), **settings)
+        pool.tunnelled = tunnelled
+        return pool
 
     def _context(self, *protocols: str) -> ssl.SSLContext:
         return _tls_context(self._ca_bundle or DEFAULT_CA_BUNDLE_PATH, self._cert, protocols or ("http/1.1",))
@@ -293,7 +295,9 @@ class SessionTransport:
         proxy = _proxy_for(base_url, proxies or own_proxies, trust_env=trust_env)
         if ca_bundle is None:
             ca_bundle = own_bundle or (_ca_from(environ) if trust_env else None)
-        self.adapter = Adapter(base_url, clock=clock, proxy=proxy, ca_bundle=ca_bundle, cert=cert or own_cert, http2=http2)
+        self.adapter = Adapter(
+            base_url, clock=clock, proxy=proxy, ca_bundle=ca_bundle, cert=cert or own_cert, http2=http2
+        )
         self.session = requests.Session() if session is None else session
         if session is None:
             self.session.trust_env = False
