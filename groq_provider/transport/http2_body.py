@@ -124,8 +124,6 @@ def answer_of(stream: Stream, head: list[tuple[bytes, bytes]], call: CallState, 
             container[name].append(value)
         else:
             container[name] = [name, value]
-    if method == "HEAD" or status in (204, 304):
-        stream.announced = None
     return HTTPResponse(
         body=Http2Body(stream, call),  # type: ignore[arg-type]  # as much of a file as is asked for
         headers=fields,

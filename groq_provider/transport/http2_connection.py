@@ -25,7 +25,7 @@ from collections import deque
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from .http2_frames import CLOSED, STREAM_WINDOW, FrameError, Frames, Stream, UnprocessedError
+from .http2_frames import CLOSED, STREAM_WINDOW, FrameError, Frames, NoRoomError, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,7 +169,7 @@ class Http2Connection:
         """Send a request, as far as the socket and the peer take it now.
 
         Raises:
-            UnprocessedError: Nothing was sent: the connection takes no new streams.
+            NoRoomError: Nothing was sent: the connection takes no new streams.
             RequestCancelledError: The call was cancelled before.
         """
         stream = self._new_stream()
@@ -183,7 +183,7 @@ class Http2Connection:
                     if not self._frames.streams:
                         self._heard_at = self._clock.monotonic()
                 if not self.usable:
-                    raise UnprocessedError("the connection takes no new requests")
+                    raise NoRoomError("the connection takes no new requests")
                 if stream.ended:
                     raise stream.failure()  # cancelled, just now
                 self._begin(stream, fields, body)
@@ -201,7 +201,7 @@ class Http2Connection:
             self._frames.open(stream, fields, body, self._clock.monotonic())
             self._flush()
             done = True
-        except UnprocessedError:
+        except NoRoomError:
             done = True
             raise
         finally:

@@ -3,10 +3,11 @@
 The protocol is the ``h2`` library's. What it does not keep to one stream, or to the point, is taken out before it sees it:
 
 - GOAWAY: h2 shuts its whole state machine on any, also on a graceful one whose streams go on (python-hyper/h2#1181).
+- Heads: a malformed one, or a body that is not as long as its head announced, is to h2 an error of the connection, so of all streams
+  on it, where RFC 9113 (8.1.1) has it an error of the stream. They are unpacked and looked at here; h2 is told ``:status 200``.
 - DATA for a stream that has ended or was reset: h2 answers each with a RST_STREAM, which servers count as an attack.
-- DATA beyond or short of the announced length, or before the head: to h2 an error of the connection, so of all streams on it.
 
-What it still takes for an error of the connection (fields that HPACK cannot decode, a broken frame) ends every stream here, too.
+What is left as an error of the connection (fields that HPACK cannot unpack, a frame that is none) ends every stream on it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import h2.errors
 import h2.events
 import h2.exceptions
 from h2.settings import SettingCodes, Settings
-from hpack import HeaderTuple, NeverIndexedHeaderTuple
+from hpack import Decoder, HeaderTuple, NeverIndexedHeaderTuple
 
 from .connection import BadFraming
 from .secret import SecretHeader
@@ -37,6 +38,7 @@ __all__ = [
     "FrameError",
     "Frames",
     "Http11RequiredError",
+    "NoRoomError",
     "Stream",
     "StreamResetError",
     "UnprocessedError",
@@ -60,8 +62,12 @@ _MAX_WAITING = 262_144
 #: So many bytes waiting for a peer that takes none are its pings and the like, not ours to keep.
 _MAX_OUT = 8 << 20
 
-_DATA, _RST_STREAM, _GOAWAY = 0, 3, 7
-_END_STREAM, _PADDED = 0x1, 0x8
+_DATA, _HEADERS, _RST_STREAM, _PUSH_PROMISE, _GOAWAY, _CONTINUATION = 0, 1, 3, 5, 7, 9
+_END_STREAM, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x4, 0x8, 0x20
+#: HEADERS with ``:status 200`` and an empty DATA, but for the number of the stream.
+_PLAIN_HEAD, _NO_DATA = b"\0\0\1\1%c%b\x88", b"\0\0\0\0%c%b"
+#: A head in more pieces is an attack.
+_MAX_PIECES = 64
 _NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+\Z")
 _BREAKS = re.compile(rb"[\0\r\n]")
 #: Names of the fields that belong to a connection of HTTP/1.1, which has no place here.
@@ -88,6 +94,10 @@ class StreamResetError(ConnectionResetError):
 
 class UnprocessedError(ConnectionResetError):
     """The peer surely did nothing with the request: it may be sent again on another connection."""
+
+
+class NoRoomError(UnprocessedError):
+    """The peer takes no more streams just now; nothing was sent."""
 
 
 class Http11RequiredError(UnprocessedError):
@@ -145,6 +155,7 @@ class Stream:
     __slots__ = (
         "__weakref__",
         "announced",
+        "bodiless",
         "connection",
         "ended",
         "head",
@@ -174,6 +185,8 @@ class Stream:
         self.announced: int | None = None
         self.received = 0
         self.ended = False
+        #: Whether the answer's length is that of a body that is not sent: to HEAD.
+        self.bodiless = False
         #: How the end is to be raised, by class and arguments: each reader raises one of its own.
         self.problem: tuple[Callable[..., Exception], tuple[Any, ...]] | None = None
         #: What of the body is in no frame yet.
@@ -215,30 +228,28 @@ class Stream:
             self.connection.drop(self, cancelled=True)
 
 
-def _bad_head(head: list[tuple[bytes, bytes]]) -> str | None:
-    """Say what is wrong with the head of an answer."""
+def _look_at(head: list[tuple[bytes, bytes]]) -> tuple[int, str]:
+    """Return an answer's status, and what is wrong with its head if anything is."""
     if len(head) > _MAX_FIELDS:
-        return f"got more than {_MAX_FIELDS} headers"
-    statuses = 0
+        return 0, f"got more than {_MAX_FIELDS} headers"
+    status = 0
     for name, value in head:
         if len(name) > _MAX_FIELD or len(value) > _MAX_FIELD:
-            return "got more than 65536 bytes in a header"
+            return 0, f"got more than {_MAX_FIELD} bytes in a header"
         if not _NAME.match(name) or _BREAKS.search(value):
-            return "a header that is none"
-        if name == b":status":
-            statuses += 1
-            if len(value) != 3 or not value.isdigit():
-                return "a status that is none"
-        elif name[:1] == b":":
-            return "a header that belongs to requests"
-    return None if statuses == 1 else "no status"
+            return 0, "a header that is none"
+        if name[:1] == b":":
+            if name != b":status" or status or len(value) != 3 or not value.isdigit() or value < b"100":
+                return 0, "a status that is none"
+            status = int(value)
+    return status, "" if status else "no status"
 
 
 def _announced(head: list[tuple[bytes, bytes]]) -> int | None:
-    for name, value in head:
-        if name == b"content-length" and value.isdigit():
-            return int(value[:19])
-    return None
+    """Return the announced length. What is none announces nothing: the end of the body is marked without it."""
+    found = {value for name, value in head if name == b"content-length"}
+    text = found.pop() if len(found) == 1 else b""
+    return int(text[:19]) if text.isdigit() else None
 
 
 class Frames:
@@ -275,7 +286,12 @@ class Frames:
                 SettingCodes.MAX_HEADER_LIST_SIZE: _MAX_HEAD,
             },
         )
-        self._h2.decoder.max_header_list_size = _MAX_HEAD
+        self._decoder = Decoder(max_header_list_size=_MAX_HEAD)
+        self._block: list[
+            bytes
+        ] = []  # the pieces of a head that is not whole yet, of this stream, with the flags of the first
+        self._block_of = self._block_flags = 0
+        self._highest = 0
         self._held = bytearray()  # the beginning of a frame
         self._needed = 9
         self._credit = 0  # of the connection's window, to be given back
@@ -305,7 +321,7 @@ class Frames:
         """Put a request into frames, its body as far as the peer takes it now.
 
         Raises:
-            UnprocessedError: The peer takes no more streams; nothing was changed.
+            NoRoomError: The peer takes no more streams; nothing was changed.
         """
         try:
             number = self._h2.get_next_available_stream_id()
@@ -313,9 +329,10 @@ class Frames:
             stream.start = self._queued
             self._h2.send_headers(number, fields, end_stream=not body)
         except (h2.exceptions.NoAvailableStreamIDError, h2.exceptions.TooManyStreamsError):
-            raise UnprocessedError("no more streams on this connection") from None
-        stream.id = number
+            raise NoRoomError("no more streams on this connection") from None
+        stream.id = self._highest = number
         stream.progress_at = now
+        stream.bodiless = fields[0][1] == b"HEAD"
         self.streams[number] = stream
         if body:
             stream.unsent = memoryview(body)
@@ -442,15 +459,11 @@ class Frames:
             number = int.from_bytes(whole[position + 5 : position + 9], "big") & 0x7FFF_FFFF
             frame = whole[position:after]
             position = after
-            if kind == _DATA:
-                if not self._data(number, frame):
-                    continue
-            elif kind == _GOAWAY:
-                self._goaway(number, frame)
-                continue
-            elif kind == _RST_STREAM and number not in self.streams and number % 2:
-                continue  # over already
-            self._feed(frame)
+            if self._block and (kind != _CONTINUATION or number != self._block_of):
+                raise FrameError("a frame inside a head")
+            taker = _OURS.get(kind)
+            if taker is None or not taker(self, number, frame):
+                self._feed(frame)
         del held[:position]
         if self._credit >= CONNECTION_WINDOW // 4:
             credit, self._credit = self._credit, 0
@@ -476,42 +489,98 @@ class Frames:
         self._collect()
         raise FrameError(f"the peer breaks HTTP/2 ({problem})")
 
+    # Each of these takes a frame and says whether h2 is not to see it.
+
     def _data(self, number: int, frame: bytes) -> bool:
-        """Look at a DATA frame; say whether h2 shall see it."""
         size = len(frame) - 9
         stream = self.streams.get(number)
-        flags = frame[4]
-        if stream is not None and stream.head is not None:
-            start = 10 if flags & _PADDED and size else 9
-            text = frame[start : len(frame) - frame[9]] if start == 10 else frame[start:]
-            total = stream.received + len(text)
-            if stream.announced is None or (
-                total <= stream.announced and not (flags & _END_STREAM and total < stream.announced)
-            ):
+        wrong = ""
+        if stream is not None:
+            padding = frame[9] + 1 if size and frame[4] & _PADDED else 0
+            if stream.head is None:
+                wrong = "a body before its head"
+            elif stream.announced is not None and stream.received + size - padding > stream.announced:
+                wrong = "a body that is longer than announced"
+            else:
                 self._credit += size
-                return True
+                return False
+            self._malformed(stream, wrong)
         if size:
-            # Not h2's any more, so it is given back behind its back: it counts what it has seen.
+            # Given back behind the back of h2, which counts what it has seen.
             update = b"\0\0\4\x08\0\0\0\0\0" + size.to_bytes(4, "big")
             self._collect()
             self.out += update
             self._queued += len(update)
-        if stream is None:
-            return False
-        if stream.head is None:
-            self._fail(stream, FrameError, "a body before its head")
-        elif flags & _END_STREAM and stream.announced is not None and total < stream.announced:
-            # Not an error here: whoever reads is given what there is and then told how much is missing.
-            if text:
-                stream.parts.append(text)
-            stream.received = total
-            self._finish(stream)
-        else:
-            self._fail(stream, FrameError, "more than the announced length")
-        self.reset(stream, h2.errors.ErrorCodes.PROTOCOL_ERROR)
-        return False
+        return True
 
-    def _goaway(self, number: int, frame: bytes) -> None:
+    def _headers(self, number: int, frame: bytes) -> bool:
+        flags = frame[4]
+        start, end = 9, len(frame)
+        if flags & _PADDED and end > 9:
+            start, end = 10, end - frame[9]
+        if flags & _PRIORITY:
+            start += 5
+        if start > end or number % 2 == 0 or number > self._highest:
+            raise FrameError("a head that is none")
+        self._block_of, self._block_flags = number, flags
+        self._block = [frame[start:end]]
+        if flags & _END_HEADERS:
+            self._unpack()
+        return True
+
+    def _continuation(self, _number: int, frame: bytes) -> bool:
+        if not self._block or len(self._block) == _MAX_PIECES:
+            raise FrameError("a piece of a head that is none")
+        self._block.append(frame[9:])
+        if frame[4] & _END_HEADERS:
+            self._unpack()
+        return True
+
+    def _unpack(self) -> None:
+        """Unpack a whole head; all of them have to be, as each changes the table for those after it."""
+        block, self._block = b"".join(self._block), []
+        try:
+            head = [(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)]
+        except Exception:  # noqa: BLE001 - it has been found to raise what it does not say
+            head = None
+        if head is None:
+            raise FrameError("a head that cannot be unpacked")
+        stream = self.streams.get(self._block_of)
+        if stream is not None:
+            self._head(stream, head, self._block_flags & _END_STREAM)
+
+    def _head(self, stream: Stream, head: list[tuple[bytes, bytes]], ends: int) -> None:
+        number = stream.id.to_bytes(4, "big")
+        if stream.head is not None:  # trailers, which say nothing here
+            if ends:
+                self._feed(_NO_DATA % (_END_STREAM, number))
+            else:
+                self._malformed(stream, "a second head")
+            return
+        status, wrong = _look_at(head)
+        if not wrong and status < 200:
+            if not ends and status != 101:
+                return  # an interim answer; the one to the request follows
+            wrong = "an interim answer that cannot be one"
+        if wrong:
+            self._malformed(stream, wrong)
+            return
+        stream.announced = None if stream.bodiless or status in (204, 304) else _announced(head)
+        stream.head = head
+        self.changed.append(stream)
+        self._feed(_PLAIN_HEAD % (_END_HEADERS | ends, number))
+
+    def _malformed(self, stream: Stream, wrong: str) -> None:
+        self._fail(stream, FrameError, wrong)
+        self.reset(stream, h2.errors.ErrorCodes.PROTOCOL_ERROR)
+
+    def _rst_stream(self, number: int, _frame: bytes) -> bool:
+        return number not in self.streams and 0 < number <= self._highest  # over already
+
+    def _push_promise(self, _number: int, _frame: bytes) -> bool:
+        raise FrameError("a promise that was refused from the beginning")
+
+    def _goaway(self, number: int, frame: bytes) -> bool:
         if number or len(frame) < 17:
             raise FrameError("a GOAWAY that is none")
         last = int.from_bytes(frame[9:13], "big") & 0x7FFF_FFFF
@@ -520,6 +589,7 @@ class Frames:
             # Not by reset(): the peer has forgotten these, or never knew them.
             self._fail(stream, UnprocessedError, "the server is leaving and has not taken the request")
             self._forget(stream)
+        return True
 
     def _forget(self, stream: Stream) -> None:
         """Let a stream go: its place is free."""
@@ -553,20 +623,6 @@ class Frames:
         self._settle()
 
     # --- what h2 says ------------------------------------------------------------------------------------------------------
-
-    def _on_head(self, event: h2.events.ResponseReceived) -> None:
-        stream = self.streams.get(event.stream_id)
-        if stream is None:
-            return
-        head: list[tuple[bytes, bytes]] = [(bytes(name), bytes(value)) for name, value in event.headers or ()]
-        wrong = _bad_head(head)
-        if wrong is not None:
-            self._fail(stream, FrameError, wrong)
-            self.reset(stream, h2.errors.ErrorCodes.PROTOCOL_ERROR)
-            return
-        stream.announced = _announced(head)
-        stream.head = head
-        self.changed.append(stream)
 
     def _on_data(self, event: h2.events.DataReceived) -> None:
         stream = self.streams.get(event.stream_id)
@@ -615,12 +671,20 @@ class Frames:
 
 
 _HANDLERS: dict[type, Any] = {
-    h2.events.ResponseReceived: Frames._on_head,
     h2.events.DataReceived: Frames._on_data,
     h2.events.StreamEnded: Frames._on_end,
     h2.events.StreamReset: Frames._on_reset,
     h2.events.RemoteSettingsChanged: Frames._on_settings,
     h2.events.PingAckReceived: Frames._on_pong,
+}
+
+_OURS: dict[int, Any] = {
+    _DATA: Frames._data,
+    _HEADERS: Frames._headers,
+    _RST_STREAM: Frames._rst_stream,
+    _PUSH_PROMISE: Frames._push_promise,
+    _GOAWAY: Frames._goaway,
+    _CONTINUATION: Frames._continuation,
 }
 
 #: How a connection ends that just ends.

@@ -25,7 +25,7 @@ from groq_provider.errors import PoolTimeoutError, RequestCancelledError
 from .call import CallState, activate, current
 from .http2_body import answer_of
 from .http2_connection import Http2Connection
-from .http2_frames import Http11RequiredError, UnprocessedError, fields_of
+from .http2_frames import Http11RequiredError, NoRoomError, UnprocessedError, fields_of
 from .pool import MAX_IDLE, TLSPool, at_fork
 
 if TYPE_CHECKING:
@@ -178,12 +178,16 @@ class Http2Pool:
                 call.sent = before
                 call.deadline = call.total_deadline
                 break
+            except NoRoomError as error:
+                if call.cancelled:
+                    raise
+                reason: Exception = error
             except UnprocessedError as error:
                 call.sent = before  # this copy counts for nothing
                 refused += 1
                 if call.cancelled or refused > _MAX_RESENDS:
                     raise
-                reason: Exception = error
+                reason = error
             except _StaleError as error:
                 # As over HTTP/1.1: the peer had closed as the request went out. Once.
                 if call.resends or call.cancelled:
