@@ -109,6 +109,7 @@ class Nginx:
                     server_name localhost;
                     ssl_certificate {authority().certificate}; ssl_certificate_key {authority().key};
                     {self._server}
+                    location = /ready {{ return 204; }}
                     location ~ ^/to/(?<port>[0-9]+)(?<rest>/.*)$ {{ proxy_pass http://127.0.0.1:$port$rest$is_args$args; }}
                     location / {{ {default} }}
                 }}

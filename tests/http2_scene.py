@@ -32,6 +32,7 @@ def provider_on(server: Any, **settings: Any) -> Iterator[GroqProvider]:
         "retry": NEVER,
         "timeout": PATIENT,
         "default_model": MODEL,
+        "rate_limits": {"rpm": 10_000_000},  # else the first calls go out a few at a time, until it is known what is allowed
         "ca_bundle": authority().file,
         "base_url": server if isinstance(server, str) else server.url,
         **settings,

@@ -198,6 +198,7 @@ class Request:
 
     def abort(self, code: int = ErrorCodes.INTERNAL_ERROR) -> None:
         """Send RST_STREAM."""
+        self.answered = True
         with contextlib.suppress(GoneError):
             self._call("reset_stream", error_code=code)
 
@@ -216,11 +217,17 @@ class Request:
         await self.data(data, end=True)
 
 
+class _Counted(h2.connection.H2Connection):
+    """How many streams are allowed is watched by :class:`Peer`: clients may open more before they have heard of a limit."""
+
+    open_inbound_streams = 0
+
+
 class Peer:
     """A connection of a client.
 
     Attributes:
-        settings_acks, ping_acks, goaways: What it has sent of these.
+        settings_acks, ping_acks, goaways: What it has sent of these. announced: How many SETTINGS were sent to it.
         gone: Whether it is over.
         most: How many streams were open at once.
     """
@@ -245,12 +252,12 @@ class Peer:
         configuration = h2.config.H2Configuration(
             client_side=False, header_encoding="latin-1", validate_outbound_headers=False, normalize_outbound_headers=False
         )
-        self.h2 = h2.connection.H2Connection(configuration)
+        self.h2 = _Counted(configuration)
         settings = {SettingCodes.MAX_CONCURRENT_STREAMS: 1 << 20, **server.settings}
         self.limit = settings[SettingCodes.MAX_CONCURRENT_STREAMS]
         self.h2.local_settings = Settings(client=False, initial_values=settings)
-        # The library counts a stream as open until its last frame was read; how many are allowed is watched here.
-        self._announced = settings
+        self.h2.max_inbound_frame_size = settings.get(SettingCodes.MAX_FRAME_SIZE, 16_384)
+        self.announced = 1  # how often settings were sent
 
     # --- for scripts -------------------------------------------------------------------------------------------------------
 
@@ -282,6 +289,7 @@ class Peer:
         found = {SettingCodes[name.upper()]: value for name, value in values.items()}
         self.limit = found.get(SettingCodes.MAX_CONCURRENT_STREAMS, self.limit)
         self.h2.update_settings(found)
+        self.announced += 1
         self.flush()
 
     def ping(self, data: bytes = b"12345678") -> None:
@@ -294,9 +302,15 @@ class Peer:
         self.writer.transport.pause_reading()
 
     def cut(self) -> None:
-        """End the connection in the middle, TLS included."""
+        """End the connection, TLS included."""
         self.flush()
-        self.writer.transport.abort() if self._mute else self.writer.close()
+        self.gone = True
+        if self._mute:
+            self.writer.transport.abort()
+        else:
+            self.writer.close()  # says so in TLS, and waits for the same from the client, who may be in no hurry
+            asyncio.get_running_loop().call_later(0.1, self.writer.transport.abort)
+        self._tell()
 
     def reset(self) -> None:
         """End the connection with RST instead of FIN."""
@@ -352,12 +366,12 @@ class Peer:
             request = self.requests[event.stream_id] = Request(self, event.stream_id, event.headers)
             self.server.requests.append(request)
             count = sum(not (each.answered or each.reset is not None) for each in self.requests.values())
-            self.most = max(self.most, count)
             if count > self.limit:
-                self.server.refused += 1
+                self.server.refused += self.settings_acks == self.announced
                 request.answered = True
                 request.abort(ErrorCodes.REFUSED_STREAM)
                 return
+            self.most = max(self.most, count)
             self.start(self._answer(request))
         elif kind is h2.events.DataReceived:
             request = self.requests[event.stream_id]
@@ -421,7 +435,7 @@ class Http2Server:
         peers: Every connection there was, in order. requests: Every stream.
         resets: Stream and code of every RST_STREAM of clients.
         complaints: Where clients have broken the protocol; ``close`` raises them.
-        refused: How many streams were refused for being too many.
+        refused: How many streams were too many for a limit that the client knew. (Those are refused, and others that come earlier.)
     """
 
     def __init__(

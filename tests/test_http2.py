@@ -206,20 +206,21 @@ def test_a_stream_that_is_left_ends_the_work_behind_it(kind):
     """RST_STREAM reaches the application: closing one of three streams ends one, and the others come whole."""
     with contextlib.ExitStack() as stack:
         if kind == "nginx":
-            from groq_provider.testing import Gate, Reply
+            from groq_provider.testing import Reply
 
             emulator = stack.enter_context(Emulator(speed=0))
-            gate = Gate()
-            emulator.enqueue(Reply("word " * 20, gate=gate, times=3))
-            gate.release(6)
-            server = stack.enter_context(Nginx(int(emulator.base_url.rpartition(":")[2])))
-            provider = stack.enter_context(provider_on(server, default_model="openai/gpt-oss-20b"))
+            pace = threading.Event()
+            emulator.enqueue(Reply(chunks=["word "] * 5000, gate=lambda _: pace.wait(0.02), times=3))
+            place = f"{shared_nginx().url}/to/{emulator.base_url.rpartition(':')[2]}"  # keeps no connections behind it
+            provider = stack.enter_context(provider_on(place, default_model="openai/gpt-oss-20b"))
             streams = [provider.generate_stream("x") for _ in range(3)]
-            for stream in streams[:1]:
-                stream.close()
+            for stream in streams:
+                next(stream)
+            assert emulator.open_connections == 3
+            streams[0].close()
             assert emulator.wait_until(lambda emulator: emulator.open_connections == 2)
-            gate.open()
-            assert [stream.collect().content for stream in streams[1:]] == ["word " * 20] * 2
+            pace.set()
+            assert [stream.collect().content for stream in streams[1:]] == ["word " * 5000] * 2
             return
         server = stack.enter_context(Hypercorn())
         provider = stack.enter_context(provider_on(server))
@@ -582,11 +583,13 @@ def test_key_and_prompt_show_nowhere(work, stream, caplog):
             provider.generate_stream(PROMPT).collect() if stream else provider.generate(PROMPT)
         error = caught.value
         assert_hidden(texts_of(error), hidden)
-        assert_hidden(objects_of(error), hidden)
-        assert_hidden([repr(provider), repr(provider._transport), repr(provider._transport.adapter)], hidden)
+        assert_hidden(objects_of(provider), hidden)
         pool = provider._transport.adapter._pool
-        assert_hidden([repr(pool), repr(copy.copy(vars(pool)))], hidden)
-        assert_hidden([caplog.text], hidden)
+        assert_hidden([repr(pool), repr(copy.copy(vars(pool))), repr(pool._connections)], hidden)
+        # The server runs in this process, too, and its side of the library logs what it decodes.
+        ours = [record for record in caplog.records if record.threadName != "http2-server"]
+        assert any(record.name.startswith("hpack") for record in ours)
+        assert_hidden([record.getMessage() for record in ours], hidden)
         server.complaints.clear()
 
 

@@ -38,7 +38,6 @@ from http2_servers import ErrorCodes, Http2Server, SettingCodes, until
 from hyperframe.frame import (
     ContinuationFrame,
     DataFrame,
-    ExtensionFrame,
     HeadersFrame,
     PriorityFrame,
     PushPromiseFrame,
@@ -51,6 +50,11 @@ from groq_provider import CancelToken, RetryPolicy, Timeouts
 from groq_provider import errors as e
 
 JSON = ("content-type", "application/json")
+
+
+def raw_frame(kind, number, body=b"", flags=0):
+    """A frame that the library below would not make."""
+    return len(body).to_bytes(3, "big") + bytes([kind, flags]) + number.to_bytes(4, "big") + body
 
 
 def victim_only(work):
@@ -101,10 +105,11 @@ async def end_in_a_frame_of_its_own(request):
 
 
 async def many_continuations(request):
-    """The head in frames of a few bytes each."""
+    """The head in fifty frames."""
     fields = [(":status", "200"), JSON, *((f"x-{number}", "v" * 50) for number in range(50))]
     block = request.peer.h2.encoder.encode(fields)
-    pieces = [block[at : at + 11] for at in range(0, len(block), 11)]
+    size = len(block) // 50 + 1
+    pieces = [block[at : at + size] for at in range(0, len(block), size)]
     frames = [HeadersFrame(request.id, pieces[0])]
     frames += [ContinuationFrame(request.id, piece) for piece in pieces[1:]]
     frames[-1].flags.add("END_HEADERS")
@@ -124,11 +129,10 @@ async def _with(request, *fields):
 
 async def unknown_frames(request):
     """Types, flags and settings that nobody has defined, and those for priorities, are passed over."""
-    unknown = ExtensionFrame(0xBB, request.id, flag_byte=0xFF, body=b"what is this")
-    settings = SettingsFrame(0, settings={0xABCD: 7})
-    priority = PriorityFrame(request.id, depends_on=0, stream_weight=5)
-    on_connection = ExtensionFrame(0xBC, 0, body=b"x" * 200)
-    noise = b"".join(frame.serialize() for frame in (unknown, settings, priority, on_connection))
+    unknown = raw_frame(0xBB, request.id, b"what is this", flags=0xFF)
+    settings = SettingsFrame(0, settings={0xABCD: 7}).serialize()
+    priority = PriorityFrame(request.id, depends_on=0, stream_weight=5).serialize()
+    noise = unknown + settings + priority + raw_frame(0xBC, 0, b"x" * 200) + raw_frame(0x0A, 0, b"\0\0altsvc")
     request.peer.write(noise)
     request.head(200, JSON)
     request.peer.write(noise)
@@ -243,9 +247,12 @@ def test_answers_without_a_body_end_at_once(status, how):
 
 def test_requests_are_as_they_should_be():
     """Small names, no fields of connections, the length, the place; a strict server finds nothing to say."""
-    with Http2Server(answer) as server, provider_on(server, headers={"X-Own": "1", "Connection": "x"}) as provider:
+    async def script(request):
+        await (answer(request) if request.method == "POST" else request.json())
+
+    with Http2Server(script) as server, provider_on(server, headers={"X-Own": "1"}) as provider:
         provider.generate("x")
-        provider.list_models() if False else attempt(lambda: provider.request("GET", "/models", extra_query={"a": "b"}))
+        attempt(lambda: provider.request("GET", "/models", extra_query={"a": "b"}))
         first, second = server.requests
         assert first.headers[":method"] == "POST"
         assert first.headers[":scheme"] == "https"
@@ -316,10 +323,12 @@ async def interim_ends_the_stream(request):
 
 async def capital_name(request):
     headers_frame(request, (":status", "200"), ("Content-Type", "application/json"))
+    data_frame(request, completion("fine"), end=True)
 
 
 async def pseudo_field_late(request):
     headers_frame(request, JSON, (":status", "200"))
+    data_frame(request, completion("fine"), end=True)
 
 
 async def unknown_pseudo_field(request):
@@ -328,6 +337,25 @@ async def unknown_pseudo_field(request):
 
 async def field_of_a_connection(request):
     headers_frame(request, (":status", "200"), ("transfer-encoding", "chunked"))
+    data_frame(request, completion("fine"), end=True)
+
+
+async def too_many_fields(request):
+    headers_frame(request, (":status", "200"), *((f"x-{number}", "v") for number in range(1000)))
+    data_frame(request, completion("fine"), end=True)
+
+
+async def too_long_a_field(request):
+    block = request.peer.h2.encoder.encode([(":status", "200"), ("x-a", "v" * 100_000)])
+    head_of_many_frames(request, block)
+    data_frame(request, completion("fine"), end=True)
+
+
+def head_of_many_frames(request, block, size=16_000):
+    pieces = [block[at : at + size] for at in range(0, len(block), size)]
+    frames = [HeadersFrame(request.id, pieces[0]), *(ContinuationFrame(request.id, piece) for piece in pieces[1:])]
+    frames[-1].flags.add("END_HEADERS")
+    request.peer.write(b"".join(frame.serialize() for frame in frames))
 
 
 async def line_in_a_value(request):
@@ -351,10 +379,12 @@ async def too_short_for_its_length(request):
 
 async def length_is_no_number(request):
     headers_frame(request, (":status", "200"), JSON, ("content-length", "many"))
+    data_frame(request, completion("fine"), end=True)
 
 
 async def lengths_that_differ(request):
     headers_frame(request, (":status", "200"), JSON, ("content-length", "10"), ("content-length", "11"))
+    data_frame(request, completion("fine"), end=True)
 
 
 async def end_without_body(request):
@@ -366,7 +396,7 @@ async def not_json(request):
     data_frame(request, b"{broken", end=True)
 
 
-#: What is wrong with one stream only.
+#: What is wrong with one stream only. ``None``: it may be refused, or read in spite of it.
 WRONG_STREAM = {
     no_status: e.ProtocolError,
     status_is_no_number: e.ProtocolError,
@@ -375,14 +405,16 @@ WRONG_STREAM = {
     switching_protocols: e.ProtocolError,
     interim_ends_the_stream: e.ProtocolError,
     capital_name: None,
-    pseudo_field_late: e.ProtocolError,
+    pseudo_field_late: None,
     unknown_pseudo_field: e.ProtocolError,
     field_of_a_connection: None,
+    too_many_fields: e.ProtocolError,
+    too_long_a_field: e.ProtocolError,
     line_in_a_value: e.ProtocolError,
     body_without_head: e.ProtocolError,
     too_long_for_its_length: (e.ProtocolError, e.IncompleteResponseError, e.ResponseDecodeError),
     too_short_for_its_length: e.IncompleteResponseError,
-    length_is_no_number: e.ProtocolError,
+    length_is_no_number: None,
     lengths_that_differ: e.ProtocolError,
     end_without_body: e.ResponseDecodeError,
     not_json: e.ResponseDecodeError,
@@ -398,9 +430,11 @@ def test_a_broken_answer_is_an_error_of_its_own_stream(work):
             started = time.monotonic()
             result = attempt(lambda: provider.generate("victim"))
             assert time.monotonic() - started < 2.5, "not noticed, only timed out"
-            # Where nothing is named it may be read with or without that field, and what follows is missing.
-            expected = WRONG_STREAM[work] or e.GroqProviderError
-            assert isinstance(result, expected), result
+            expected = WRONG_STREAM[work]
+            if expected is None and not isinstance(result, e.GroqProviderError):
+                assert result.content == "fine"
+            else:
+                assert isinstance(result, expected or e.ProtocolError), result
             assert not isinstance(result, e.DeadlineExceededError)
             assert "secret" not in str(result)
             server.release()
@@ -424,13 +458,16 @@ async def broken_compression(request):
 
 
 async def oversized_head(request):
-    headers_frame(request, (":status", "200"), *((f"x-{number}", "v" * 4000) for number in range(3)))
-    block = request.peer.h2.encoder.encode([(f"x-{number}", "v" * 9000) for number in range(60)])
-    pieces = [block[at : at + 16_000] for at in range(0, len(block), 16_000)]
-    request.peer.write(HeadersFrame(request.id, pieces[0], flags=["END_STREAM"]).serialize())
-    for piece in pieces[1:]:
-        request.peer.write(ContinuationFrame(request.id, piece).serialize())
-    request.peer.write(ContinuationFrame(request.id, b"", flags=["END_HEADERS"]).serialize())
+    """Nearly two megabytes when unpacked."""
+    head_of_many_frames(request, request.peer.h2.encoder.encode([(f"x-{number}", "v" * 9000) for number in range(200)]))
+
+
+async def head_that_unpacks_to_much(request):
+    """A field in the table, and then a thousand references to it."""
+    block = request.peer.h2.encoder.encode([(":status", "200"), ("x-bomb", "v" * 4000)])
+    again = request.peer.h2.encoder.encode([("x-bomb", "v" * 4000)])
+    assert len(again) == 1
+    head_of_many_frames(request, block + again * 5000)
 
 
 async def endless_continuation(request):
@@ -446,7 +483,7 @@ async def frame_inside_a_head(request):
 
 
 async def data_on_stream_zero(request):
-    data_frame(request, b"x", number=0)
+    request.peer.write(raw_frame(0, 0, b"x"))
 
 
 async def data_on_an_unknown_stream(request):
@@ -490,9 +527,12 @@ async def short_goaway(request):
 
 
 async def more_than_the_window(request):
-    headers_frame(request, (":status", "200"), JSON)
+    """For the stream that nobody reads just now."""
+    other = min(request.peer.requests)
     for _ in range(6000):
-        request.peer.write(DataFrame(request.id, b" " * 16_000).serialize())
+        if request.peer.writer.is_closing():
+            return
+        request.peer.write(DataFrame(other, b": ".ljust(16_000, b"x") + b"\n").serialize())
         await request.peer.drain()
 
 
@@ -534,6 +574,7 @@ WRONG_CONNECTION = [
     oversized_frame,
     broken_compression,
     oversized_head,
+    head_that_unpacks_to_much,
     endless_continuation,
     frame_inside_a_head,
     data_on_stream_zero,
@@ -564,7 +605,7 @@ def test_a_broken_connection_fails_all_its_streams_and_no_later_call(work):
             started = time.monotonic()
             result = attempt(lambda: provider.generate("victim"))
             assert time.monotonic() - started < 3.5, "not noticed, only timed out"
-            assert isinstance(result, e.TransportError), result
+            assert isinstance(result, (e.TransportError, e.IncompleteResponseError)), result
             assert not isinstance(result, TimeoutError)
             assert result.sent is not False
             failed = attempt(bystander.collect)
@@ -871,21 +912,21 @@ def test_a_goaway_reaches_those_who_wait_for_a_place():
 def test_a_goaway_after_every_ten_requests_costs_no_call():
     """Servers limit the requests of a connection (nginx, keepalive_requests): eight threads notice nothing of it."""
 
+    last: dict[object, int] = {}
+
     async def script(request):
+        if request.id > last.get(request.peer, 1 << 31):
+            return  # came too late; nobody has looked at it
         await request.whole()
-        if len(request.peer.requests) % 10 == 0:
-            request.peer.goaway(max(request.peer.requests))
+        if request.id == 19:
+            last[request.peer] = max(request.peer.requests)
+            request.peer.goaway(last[request.peer])
         await answer(request)
 
     with Http2Server(script) as server, provider_on(server, retry=RetryPolicy(max_retries=5, base_delay=0)) as provider:
-        wrong = [
-            text
-            for texts in in_threads(8, lambda number: [provider.generate(f"{number}.{call}").content for call in range(40)])
-            for text in [texts]
-            if len(set(texts)) != 40
-        ]
-        assert wrong == []
-        assert 20 <= server.connections <= 60
+        answers = in_threads(8, lambda number: [provider.generate(f"{number}.{call}").content for call in range(40)])
+        assert answers == [[f"{number}.{call}" for call in range(40)] for number in range(8)]
+        assert 10 <= server.connections <= 60
         assert idle(provider)
 
 

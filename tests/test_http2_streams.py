@@ -311,7 +311,7 @@ def test_a_stream_forgotten_inside_any_lock_is_given_up():
                 gc.collect()
 
         with running(collect):
-            for number in range(100):
+            for number in range(20):
                 stream = provider.generate_stream(f"x{number}")
                 next(stream)
                 cycle = [stream]
@@ -320,7 +320,7 @@ def test_a_stream_forgotten_inside_any_lock_is_given_up():
                     del stream, cycle
                     gc.collect()
             stop.set()
-        assert server.wait(lambda: len(server.resets) == 100)
+        assert server.wait(lambda: len(server.resets) == 20)
         server.release()
         assert bystander.collect().content == "one two"
         assert server.connections == 1
