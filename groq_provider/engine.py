@@ -13,6 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
@@ -46,7 +47,9 @@ __all__ = ["CallOptions", "Engine", "Exchange"]
 T = TypeVar("T")
 
 CHAT_PATH = "/chat/completions"
-_STREAM_HEADERS = {"Accept": "text/event-stream", "Cache-Control": "no-cache"}
+#: Constants, which the transport may remember in the form it sends.
+_STREAM_HEADERS: Mapping[str, str] = MappingProxyType({"Accept": "text/event-stream", "Cache-Control": "no-cache"})
+_PLAIN_HEADERS: Mapping[str, str] = MappingProxyType({})
 #: A larger body is a fault or an attack.
 MAX_BODY = 64 << 20
 #: The same for a stream, where around every token stand some 250 bytes of envelope: 64 MiB is less than the longest answers.
@@ -288,7 +291,8 @@ class Exchange:
             self._query = f"?{urlencode(options.query, doseq=True)}" if options.query else ""
         except (UnicodeError, TypeError) as error:
             raise e.InvalidRequestError(f"extra_query cannot be written as a URL: {type(error).__name__}") from None
-        self._headers = {**(_STREAM_HEADERS if stream else {}), **(options.headers or {})}
+        headers = _STREAM_HEADERS if stream else _PLAIN_HEADERS
+        self._headers = {**headers, **options.headers} if options.headers else headers
         limits = options.timeouts
         clock = engine.clock
         self.started = clock.monotonic() if started is None else started

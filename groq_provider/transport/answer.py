@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "AnswerFile", "BadFraming", "Fields", "Intake", "readable"]
 
-#: Most that is taken from the system at once.
-_PIECE = 65_536
+#: Most that is taken from the system at once, a record of TLS; so much memory is taken while waiting.
+_PIECE = 16_384
+#: The same where more than that is known to come.
+_LARGE_PIECE = 262_144
 #: The line with the size of a chunk, its extensions included.
 _MAX_SIZE_LINE = 8_192
 #: What http.client allows a head to hold, too.
@@ -60,13 +62,13 @@ class Intake:
         self._ended = False
         self._failure: OSError | None = None
 
-    def receive(self) -> bytes:
-        """Return bytes from the connection as they come, never waiting past the call's deadline; nothing at its end."""
+    def receive(self, size: int = _PIECE) -> bytes:
+        """Return bytes from the connection as they come, *size* at most, never waiting past the call's deadline; nothing at its end."""
         if self._failure is not None:
             raise self._failure
         call = self.call
         self.sock.settimeout(call.left(call.deadline))
-        data: bytes = self.sock.recv(_PIECE)
+        data: bytes = self.sock.recv(size)
         if data:
             call.received = True
         return data
@@ -290,10 +292,51 @@ class Answer:
             BadFraming: A chunk is none.
             OSError: The connection broke, or the time was up.
         """
-        if self.chunked:
-            return self._read_chunks() if self._open else b""
+        if not self._open:
+            return b""
+        if not self.chunked:
+            return self._read_plain()
+        intake = self._intake
+        left = self._chunk
+        if not left:
+            held = intake.held
+            if not held:
+                held = intake.held = intake.receive()
+            # Only what is as it should be; the rest is for _next_chunk to judge.
+            parts = []
+            taken, begin = 0, 0 if left is None else 2  # after the end of the chunk before
+            while begin == 0 or held.startswith(b"\r\n", taken):
+                newline = held.find(b"\r\n", begin, begin + 18)
+                size = held[begin:newline]
+                if newline < 0 or not size or size.strip(_HEX_DIGITS):
+                    break
+                start = newline + 2
+                end = start + int(size, 16)
+                if start == end or end > len(held):
+                    break
+                parts.append(held[start:end])
+                taken = end
+                begin = end + 2
+            if parts:
+                intake.held = held[taken:]
+                self._chunk = 0
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+            left = self._next_chunk()
+            if not left:
+                self._open = False
+                return b""
+        data = intake.held or intake.receive(min(max(left, _PIECE), _LARGE_PIECE))
+        if not data:
+            raise http.client.IncompleteRead(b"")
+        intake.held = data[left:]
+        data = data[:left]
+        self._chunk = left - len(data)
+        return data
+
+    def _read_plain(self) -> bytes:
+        """Read a body that ends after an announced length, or with the connection."""
         length = self._length
-        if length == 0 or not self._open:
+        if length == 0:
             self._open = False
             return b""
         intake = self._intake
@@ -301,7 +344,7 @@ class Answer:
         if data:
             intake.held = b""
         else:
-            data = intake.receive()
+            data = intake.receive(_PIECE if length is None else min(length, _LARGE_PIECE))
             if not data:
                 self._open = False
                 if length:
@@ -318,46 +361,6 @@ class Answer:
     def complete(self) -> bool:
         """Whether the whole announced length has come, so that no further read is needed to know it."""
         return self._length == 0
-
-    def _read_chunks(self) -> bytes:
-        intake = self._intake
-        left = self._chunk
-        if not left:
-            held = intake.held
-            if not held:
-                held = intake.held = intake.receive()
-            # Only what is as it should be; the rest is for _next_chunk to judge.
-            parts = []
-            taken = 0
-            ended = b"" if left is None else b"\r\n"  # of the chunk before
-            while held.startswith(ended, taken):
-                begin = taken + len(ended)
-                newline = held.find(b"\r\n", begin, begin + 18)
-                size = held[begin:newline]
-                if newline < 0 or not size.isalnum() or size.strip(_HEX_DIGITS):
-                    break
-                start = newline + 2
-                end = start + int(size, 16)
-                if start == end or end > len(held):
-                    break
-                parts.append(held[start:end])
-                taken = end
-                ended = b"\r\n"
-            if parts:
-                intake.held = held[taken:]
-                self._chunk = 0
-                return parts[0] if len(parts) == 1 else b"".join(parts)
-            left = self._next_chunk()
-            if not left:
-                self._open = False
-                return b""
-        data = intake.held or intake.receive()
-        if not data:
-            raise http.client.IncompleteRead(b"")
-        intake.held = data[left:]
-        data = data[:left]
-        self._chunk = left - len(data)
-        return data
 
     def _next_chunk(self) -> int:
         """Read up to the data of the next chunk and return its size; at the last one, which has none, read the trailer, too."""

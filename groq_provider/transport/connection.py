@@ -176,14 +176,18 @@ class _Interruptible(HTTPConnection):
             self.connect()
         if call.sent is False:
             call.sent = None
-        if not isinstance(data, (bytes, bytearray)) or len(data) <= _SEND_PIECE:
+        if not isinstance(data, (bytes, bytearray)):  # of somebody else's request
             self.sock.settimeout(call.send_timeout())
             super().send(data)
+            return
+        if len(data) <= _SEND_PIECE:
+            self.sock.settimeout(call.send_timeout())
+            self.sock.sendall(data)
             return
         view = memoryview(data)
         for start in range(0, len(view), _SEND_PIECE):
             self.sock.settimeout(call.send_timeout())
-            super().send(view[start : start + _SEND_PIECE])
+            self.sock.sendall(view[start : start + _SEND_PIECE])
 
     def answer(self, method: str) -> Answer:
         """Read the head of the answer."""

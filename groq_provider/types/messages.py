@@ -14,7 +14,19 @@ import attrs
 
 from groq_provider.errors import InvalidRequestError
 
-from ._base import boolean, build, mapping, mask, number, one_of, optional_build, shorten, text
+from ._base import (
+    boolean,
+    build,
+    check_given,
+    defer_checks,
+    mapping,
+    mask,
+    number,
+    one_of,
+    optional_build,
+    shorten,
+    text,
+)
 
 __all__ = [
     "ContentPart",
@@ -232,7 +244,7 @@ ANSWER_ONLY = frozenset(
 )
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=defer_checks)
 class Message:
     """One message of a conversation.
 
@@ -263,6 +275,8 @@ class Message:
             raise InvalidRequestError(f"role = {shorten(given)}: must be one of {', '.join(ROLES)}")
 
     def __attrs_post_init__(self) -> None:
+        if not (self.name is self.reasoning is self.tool_call_id is self.function_call is None):  # nearly never
+            check_given(self)
         if self.content is None and not (
             self.role == "assistant" and (self.tool_calls or self.function_call or self.reasoning)
         ):
