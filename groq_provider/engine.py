@@ -21,7 +21,6 @@ import attrs
 
 from groq_provider import errors as e
 from groq_provider._fork import forkable
-from groq_provider.breaker import verdict
 from groq_provider.ratelimit.estimate import estimate_prompt_tokens, estimate_text_tokens
 from groq_provider.retry import RetryBudget, retry_delay
 from groq_provider.transport.call import CallState
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from groq_provider.config import RetryPolicy, Timeouts
     from groq_provider.protocols import LatencyRecorder, RateLimiter, Reservation, Transport, WireResponse
     from groq_provider.types.request import LLMRequest
-    from groq_provider.types.status import RateLimitInfo
+    from groq_provider.types.response import RateLimitInfo
 
     from .stream import ResponseStream
 
@@ -597,7 +596,10 @@ class Exchange:
         if not self._over:
             self._over = True
             self._leave()
-            self._report(verdict(error), not_sent=error.sent is False)
+            if self._permit is not None:
+                from groq_provider.breaker import verdict  # there is a breaker, so it is loaded
+
+                self._report(verdict(error), not_sent=error.sent is False)
             if not recorded:
                 self._after_attempt(error, usage=usage)
             if self.reservation is not None:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 
 from . import _checks as checks
-from .breaker import BreakerPolicy, CircuitBreaker
+from ._defaults import ProviderType
 from .cancel import CancelToken
-from .catalog import default_catalogue
 from .clock import Clock, SystemClock
 from .config import ProviderConfig, Timeouts
 from .engine import CHAT_PATH, CallOptions, Engine
@@ -31,7 +30,6 @@ from .ratelimit.limiter import TokenBucketRateLimiter
 from .resources.models import Models
 from .stream import ResponseStream
 from .transport.session import SecretHeader, SessionTransport
-from .types.models import ProviderType
 from .types.request import LLMRequest, check_extra
 from .wire import codec
 
@@ -42,6 +40,7 @@ if TYPE_CHECKING:
     import requests
     from typing_extensions import Self, Unpack
 
+    from .breaker import CircuitBreaker
     from .bulk import BulkRun
     from .config import ProviderSettings
     from .types.fields import RequestFields
@@ -162,7 +161,6 @@ class GroqProvider:
             clock=self._given_clock,
         )
         groq = config.type is ProviderType.GROQ
-        breaker = BreakerPolicy.of(config.circuit_breaker)
         self._transport = SessionTransport(
             config.base_url,
             clock=self._clock,
@@ -185,17 +183,23 @@ class GroqProvider:
             default_model=config.default_model,
             secret=key,
             tokenizer=self._tokenizer,
-            replacement_for=(lambda model: default_catalogue().replacement_for(model))
-            if groq
-            else (lambda _model: None),
+            replacement_for=self._models.replacement_for,
             check=self._check,
             learn=groq,
             require_finish_reason=config.require_finish_reason,
-            breaker=None if breaker is None else CircuitBreaker(breaker, self._clock, name=self.get_name()),
+            breaker=self._breaker(),
         )
         self._health = HealthMonitor(
             self._clock, lambda: len(self.get_models()), {"models": self._probe_models, "chat": self._probe_chat}
         )
+
+    def _breaker(self) -> CircuitBreaker | None:
+        if not self._config.circuit_breaker:
+            return None
+        from .breaker import BreakerPolicy, CircuitBreaker
+
+        policy = BreakerPolicy.of(self._config.circuit_breaker)
+        return None if policy is None else CircuitBreaker(policy, self._clock, name=self.get_name())
 
     def __repr__(self) -> str:
         if not hasattr(self, "_health"):  # for tools that show the variables of a construction that failed

@@ -26,6 +26,7 @@ LAYERS = {
         "_policies",
         "_checks",
         "_urls",
+        "_defaults",
         "catalog",
         "clock",
         "cancel",

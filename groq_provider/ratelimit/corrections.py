@@ -11,7 +11,7 @@ from .bucket import DIMENSIONS, REQUESTS, SECOND, TOKENS, WHOLE
 
 if TYPE_CHECKING:
     from groq_provider.errors import RateLimitedError
-    from groq_provider.types.status import RateLimitInfo
+    from groq_provider.types.response import RateLimitInfo
 
     from .bucket import Bucket, BucketSet
     from .cost import Estimate

@@ -41,6 +41,7 @@ __all__ = [
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
+_NONE_OF_FOUR = (None,) * 4
 _TOOL_NAME = r"[a-zA-Z0-9_-]{1,64}"
 
 
@@ -275,7 +276,7 @@ class Message:
             raise InvalidRequestError(f"role = {shorten(given)}: must be one of {', '.join(ROLES)}")
 
     def __attrs_post_init__(self) -> None:
-        if not (self.name is self.reasoning is self.tool_call_id is self.function_call is None):  # nearly never
+        if (self.name, self.reasoning, self.tool_call_id, self.function_call) != _NONE_OF_FOUR:  # nearly never
             check_given(self)
         if self.content is None and not (
             self.role == "assistant" and (self.tool_calls or self.function_call or self.reasoning)

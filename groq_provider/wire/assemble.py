@@ -123,7 +123,8 @@ class Assembler:
         usual = _USUAL.issuperset(data)
         first = self._first
         if first is not None and (self.chunks or not usual):
-            first = self._settle()
+            self._settle()
+            first = None
         if first is None and not self._fields and _can_wait(data):
             self._first = data
         elif not usual or (first is None and not self._fields):

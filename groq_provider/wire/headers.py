@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-from groq_provider.types.status import RateLimitInfo
+from groq_provider.types.response import RateLimitInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
