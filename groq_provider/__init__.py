@@ -95,9 +95,11 @@ if TYPE_CHECKING:
         SearchResults,
         UsageBreakdown,
     )
-    from .types.messages import ContentPart, DocumentPart, ImagePart, Message, TextPart, Tool, ToolCall, ToolFunction
+    from .types.messages import Message
     from .types.models import ModelCapability, ModelInfo, ModelLimits, ModelPricing, PerformanceProfile
-    from .types.request import Document, JSONSchemaFormat, LLMRequest, ResponseFormat, SearchSettings, StreamOptions
+    from .types.options import Document, JSONSchemaFormat, ResponseFormat, SearchSettings, StreamOptions
+    from .types.parts import ContentPart, DocumentPart, ImagePart, TextPart, Tool, ToolCall, ToolFunction
+    from .types.request import LLMRequest
     from .types.response import (
         Attempt,
         LLMResponse,
@@ -139,9 +141,11 @@ _HOMES = {
     "ratelimit.redis_store": "RedisStore",
     "ratelimit.stores": "RateLimitStore",
     "stream": "ResponseStream",
-    "types.messages": "ContentPart DocumentPart ImagePart Message TextPart Tool ToolCall ToolFunction",
+    "types.messages": "Message",
     "types.models": "ModelCapability ModelInfo ModelLimits ModelPricing PerformanceProfile",
-    "types.request": "Document JSONSchemaFormat LLMRequest ResponseFormat SearchSettings StreamOptions",
+    "types.options": "Document JSONSchemaFormat ResponseFormat SearchSettings StreamOptions",
+    "types.parts": "ContentPart DocumentPart ImagePart TextPart Tool ToolCall ToolFunction",
+    "types.request": "LLMRequest",
     "types.activity": (
         "Annotation BrowserResult Chart ChartElement CodeResult DocumentCitation ExecutedTool FunctionCitation MCPTool MCPToolList "
         "ModelUsage SearchResult SearchResults UsageBreakdown"

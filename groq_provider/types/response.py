@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from ._base import mask
-from .messages import Message, ToolCall
+from .messages import Message
 
 if TYPE_CHECKING:  # not read until an answer has some: see codec.converter
-    from .activity import Annotation, ExecutedTool, MCPToolList, UsageBreakdown  # noqa: TC004 - attrs takes the names as they are
+    from .activity import Annotation, ExecutedTool, MCPToolList, UsageBreakdown
+    from .parts import ToolCall
 
 __all__ = [
     "Attempt",

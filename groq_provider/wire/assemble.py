@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from groq_provider.errors import ResponseDecodeError
 from groq_provider.types._base import shorten
-from groq_provider.types.messages import ToolCall
 from groq_provider.types.response import ResponseChunk, ToolCallDelta, Usage
 
 from . import codec
+
+if TYPE_CHECKING:
+    from groq_provider.types.parts import ToolCall
 
 __all__ = ["Assembler"]
 
@@ -314,19 +316,7 @@ class Assembler:
             fields["x_groq"] = codec.x_groq(self._fields["_x_groq"])
         fields["content"] = "".join(self._content)
         fields["reasoning"] = "".join(self._reasoning) or None
-        fields["tool_calls"] = tuple(
-            [
-                ToolCall(
-                    id=call.id,
-                    name=call.name,
-                    arguments="".join(call.arguments),
-                    type=call.type,
-                    index=index,
-                    extra=call.extra,
-                )
-                for index, call in sorted(self._calls.items())
-            ]
-        )
+        fields["tool_calls"] = tuple([call.whole(index) for index, call in sorted(self._calls.items())])
         fields["finish_reason"] = self.finish_reason
         if self.usage is not None:
             fields["usage"] = self.usage
@@ -365,6 +355,12 @@ class _PartialCall:
         self.type = "function"
         self.arguments: list[str] = []
         self.extra: dict[str, Any] = {}
+
+    def whole(self, index: int) -> ToolCall:
+        from groq_provider.types.parts import ToolCall  # most answers do without
+
+        arguments = "".join(self.arguments)
+        return ToolCall(id=self.id, name=self.name, arguments=arguments, type=self.type, index=index, extra=self.extra)
 
 
 def _join_function_call(known: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
