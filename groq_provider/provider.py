@@ -13,7 +13,7 @@ from ._defaults import ProviderType
 from .cancel import CancelToken
 from .clock import Clock, SystemClock
 from .config import ProviderConfig, Timeouts
-from .engine import CHAT_PATH, CallOptions, Engine
+from .engine import CallOptions, Engine
 from .errors import (
     ConfigurationError,
     GroqProviderError,
@@ -28,10 +28,8 @@ from .protocols import LatencyRecorder, RateLimiter
 from .ratelimit.estimate import estimate_prompt_tokens
 from .ratelimit.limiter import TokenBucketRateLimiter
 from .resources.models import Models
-from .stream import ResponseStream
 from .transport.session import SecretHeader, SessionTransport
 from .types.request import LLMRequest, check_extra
-from .wire import codec
 
 if TYPE_CHECKING:
     import os
@@ -43,6 +41,7 @@ if TYPE_CHECKING:
     from .breaker import CircuitBreaker
     from .bulk import BulkRun
     from .config import ProviderSettings
+    from .stream import ResponseStream
     from .types.fields import RequestFields
     from .types.messages import Message
     from .types.models import ModelCapability, ModelInfo
@@ -281,6 +280,8 @@ class GroqProvider:
         del prompt, fields, extra_headers, extra_body, extra_query
         if isinstance(prepared, GroqProviderError):
             raise prepared
+        from .stream import ResponseStream  # loaded by the first call
+
         return ResponseStream(*self._engine.open_stream(*prepared))
 
     def generate_many(
@@ -525,7 +526,11 @@ class GroqProvider:
             )
         if not isinstance(method, str) or not method.isascii() or not method.isalpha():
             raise InvalidRequestError(f"method = {checks.shown(method)}: must be an HTTP method")
-        return None if json is None else codec.dumps(json)
+        if json is None:
+            return None
+        from .wire import codec  # loaded by the first call
+
+        return codec.dumps(json)
 
     def _options(
         self,
@@ -569,6 +574,9 @@ class GroqProvider:
         return self._models.update(self._probe("GET", "/models", None, timeout))
 
     def _probe_chat(self, timeout: float) -> None:
+        from .exchange import CHAT_PATH
+        from .wire import codec
+
         request = LLMRequest(messages="Hi", max_completion_tokens=10, temperature=0.1)
         self._probe(
             "POST", CHAT_PATH, codec.request_body(request, model=self._config.default_model, stream=False), timeout

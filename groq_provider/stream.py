@@ -15,13 +15,13 @@ from groq_provider.wire.assemble import Assembler
 from groq_provider.wire.failures import error_from_object
 from groq_provider.wire.sse import DONE, Event, EventDecoder
 
-from .engine import MAX_BODY, MAX_STREAM
+from .exchange import MAX_BODY, MAX_STREAM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from types import TracebackType
 
-    from .engine import Exchange
+    from .exchange import Exchange
     from .protocols import WireResponse
 
 __all__ = ["ResponseStream"]

@@ -33,7 +33,7 @@ LAYERS = {
     ],
     2: ["wire"],
     3: ["transport", "ratelimit", "latency", "retry", "breaker"],
-    4: ["engine", "stream"],
+    4: ["engine", "exchange", "stream"],
     5: ["resources", "health", "bulk", "concurrency", "fallback"],
     6: ["provider"],
     7: ["cli", "testing", ""],
