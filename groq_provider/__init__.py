@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from ._defaults import DEFAULT_MODEL, FAST_MODEL, ProviderType
     from .breaker import BreakerPolicy, CircuitBreaker
     from .bulk import BulkResult, BulkRun
     from .cancel import CancelToken
-    from .catalog import DEFAULT_MODEL, FAST_MODEL, MODEL_MIGRATION, Catalogue, default_catalogue
+    from .catalog import MODEL_MIGRATION, Catalogue, default_catalogue
     from .clock import Clock, SystemClock
     from .config import ProviderConfig, RateLimits, RetryPolicy, Timeouts
     from .errors import (
@@ -94,18 +95,31 @@ if TYPE_CHECKING:
         SearchResults,
         UsageBreakdown,
     )
-    from .types.messages import ContentPart, DocumentPart, ImagePart, Message, TextPart, Tool, ToolCall, ToolFunction
-    from .types.models import ModelCapability, ModelInfo, ModelLimits, ModelPricing, PerformanceProfile, ProviderType
-    from .types.request import Document, JSONSchemaFormat, LLMRequest, ResponseFormat, SearchSettings, StreamOptions
-    from .types.response import Attempt, LLMResponse, ResponseChunk, Timing, ToolCallDelta, Usage, XGroq, XGroqUsage
-    from .types.status import LatencyMetrics, ProviderHealth, RateLimitInfo, RateLimitStatus, RateLimitWindow
+    from .types.messages import Message
+    from .types.models import ModelCapability, ModelInfo, ModelLimits, ModelPricing, PerformanceProfile
+    from .types.options import Document, JSONSchemaFormat, ResponseFormat, SearchSettings, StreamOptions
+    from .types.parts import ContentPart, DocumentPart, ImagePart, TextPart, Tool, ToolCall, ToolFunction
+    from .types.request import LLMRequest
+    from .types.response import (
+        Attempt,
+        LLMResponse,
+        RateLimitInfo,
+        ResponseChunk,
+        Timing,
+        ToolCallDelta,
+        Usage,
+        XGroq,
+        XGroqUsage,
+    )
+    from .types.status import LatencyMetrics, ProviderHealth, RateLimitStatus, RateLimitWindow
 
 #: Where each name lives. A test holds this, ``__all__`` and the imports above against each other.
 _HOMES = {
+    "_defaults": "DEFAULT_MODEL FAST_MODEL ProviderType",
     "breaker": "BreakerPolicy CircuitBreaker",
     "bulk": "BulkResult BulkRun",
     "cancel": "CancelToken",
-    "catalog": "DEFAULT_MODEL FAST_MODEL MODEL_MIGRATION Catalogue default_catalogue",
+    "catalog": "MODEL_MIGRATION Catalogue default_catalogue",
     "clock": "Clock SystemClock",
     "config": "ProviderConfig RateLimits RetryPolicy Timeouts",
     "errors": (
@@ -127,9 +141,11 @@ _HOMES = {
     "ratelimit.redis_store": "RedisStore",
     "ratelimit.stores": "RateLimitStore",
     "stream": "ResponseStream",
-    "types.messages": "ContentPart DocumentPart ImagePart Message TextPart Tool ToolCall ToolFunction",
-    "types.models": "ModelCapability ModelInfo ModelLimits ModelPricing PerformanceProfile ProviderType",
-    "types.request": "Document JSONSchemaFormat LLMRequest ResponseFormat SearchSettings StreamOptions",
+    "types.messages": "Message",
+    "types.models": "ModelCapability ModelInfo ModelLimits ModelPricing PerformanceProfile",
+    "types.options": "Document JSONSchemaFormat ResponseFormat SearchSettings StreamOptions",
+    "types.parts": "ContentPart DocumentPart ImagePart TextPart Tool ToolCall ToolFunction",
+    "types.request": "LLMRequest",
     "types.activity": (
         "Annotation BrowserResult Chart ChartElement CodeResult DocumentCitation ExecutedTool FunctionCitation MCPTool MCPToolList "
         "ModelUsage SearchResult SearchResults UsageBreakdown"

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import attrs
 
 from . import _checks as checks
-from .catalog import default_catalogue
 from .errors import ConfigurationError
 
 __all__ = ["RateLimits", "RetryPolicy", "Secret", "Timeouts"]
@@ -282,6 +281,8 @@ class RateLimits:
 
         .. versionadded:: 0.1.0
         """
+        from .catalog import default_catalogue  # costly, and most limits are numbers
+
         catalogue = default_catalogue()
         if not isinstance(name, str) or name not in catalogue.plans:
             raise checks.refuse("plan", name, "one of " + ", ".join(map(repr, catalogue.plans)))

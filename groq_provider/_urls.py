@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 import re
 
+from ._defaults import ProviderType
 from .errors import ConfigurationError
 from .types._base import shorten
-from .types.models import ProviderType
 
 __all__ = ["hide_credentials", "normalise_base_url"]
 

@@ -22,13 +22,7 @@ from .errors import ModelNotFoundError
 from .types._base import nearest, shorten
 from .types.models import ModelCapability, ModelInfo, ModelLimits, ModelPricing, PerformanceProfile
 
-__all__ = ["DEFAULT_MODEL", "FAST_MODEL", "MODEL_MIGRATION", "Catalogue", "default_catalogue"]
-
-#: For requests that name no model.
-DEFAULT_MODEL = "openai/gpt-oss-120b"
-
-#: For short answers as fast as possible, and for health checks by chat.
-FAST_MODEL = "openai/gpt-oss-20b"
+__all__ = ["MODEL_MIGRATION", "Catalogue", "default_catalogue"]
 
 _C = ModelCapability
 _TEXT = (_C.TEXT_GENERATION, _C.CODE_GENERATION, _C.CODE_ANALYSIS)

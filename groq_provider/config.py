@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import attrs
 
 from . import _checks as checks
+from ._defaults import DEFAULT_MODEL, ProviderType
 from ._policies import RateLimits, RetryPolicy, Secret, Timeouts, field_names
 from ._urls import hide_credentials, normalise_base_url
-from .catalog import DEFAULT_MODEL, default_catalogue
 from .config_loading import Environment, UnresolvedKey, Variable, expand, pick, read_file
 from .errors import ConfigurationError
-from .types.models import ProviderType
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -417,6 +416,8 @@ def _models(given: object, what: str = "models") -> tuple[str, ...]:
 def _default_model(models: tuple[str, ...]) -> str:
     if not models or DEFAULT_MODEL in models:
         return DEFAULT_MODEL
+    from .catalog import default_catalogue  # costly, and most configurations name no models
+
     catalogue = default_catalogue()
     return next((model.id for model in catalogue.select(models) if not model.deprecated), models[0])
 

@@ -1,8 +1,4 @@
-"""One call from request to answer: limits, sending, failures, retries, records.
-
-Every call of a provider, plain or streamed, single or of a bulk job, runs through :class:`Engine`; one :class:`Exchange` is one call
-and holds what outlives its attempts.
-"""
+"""What all calls of a provider share. One call from request to answer is an :class:`~groq_provider.exchange.Exchange`."""
 
 from __future__ import annotations
 
@@ -12,49 +8,26 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlencode, urlsplit
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from groq_provider import errors as e
-from groq_provider._fork import forkable
-from groq_provider.breaker import verdict
-from groq_provider.ratelimit.estimate import estimate_prompt_tokens, estimate_text_tokens
-from groq_provider.retry import RetryBudget, retry_delay
-from groq_provider.transport.call import CallState
-from groq_provider.types.response import Attempt, LLMResponse, Timing, Usage
-from groq_provider.wire import codec
-from groq_provider.wire.failures import MAX_ERROR_BODY, error_from_response
-from groq_provider.wire.headers import parse_rate_limit
-from groq_provider.wire.headers import request_id as header_request_id
+from ._fork import forkable
+from .retry import RetryBudget
 
 if TYPE_CHECKING:
-    from groq_provider.breaker import CircuitBreaker, Permit
-    from groq_provider.cancel import CancelToken
-    from groq_provider.clock import Clock
-    from groq_provider.config import RetryPolicy, Timeouts
-    from groq_provider.protocols import LatencyRecorder, RateLimiter, Reservation, Transport, WireResponse
-    from groq_provider.types.request import LLMRequest
-    from groq_provider.types.status import RateLimitInfo
-
+    from .breaker import CircuitBreaker
+    from .cancel import CancelToken
+    from .clock import Clock
+    from .config import RetryPolicy, Timeouts
+    from .exchange import Exchange
+    from .protocols import LatencyRecorder, RateLimiter, Transport, WireResponse
     from .stream import ResponseStream
+    from .transport.call import CallState
+    from .types.request import LLMRequest
+    from .types.response import LLMResponse
 
-__all__ = ["CallOptions", "Engine", "Exchange"]
-
-T = TypeVar("T")
-
-CHAT_PATH = "/chat/completions"
-_STREAM_HEADERS = {"Accept": "text/event-stream", "Cache-Control": "no-cache"}
-#: A larger body is a fault or an attack.
-MAX_BODY = 64 << 20
-#: The same for a stream, where around every token stand some 250 bytes of envelope: 64 MiB is less than the longest answers.
-MAX_STREAM = 256 << 20
-#: No attempt is started with less time left.
-_LEAST_TIME = 0.05
-#: Shorter texts of a caller are not looked for in what a server says.
-_LEAST_PROMPT = 16
+__all__ = ["CallOptions", "Engine"]
 
 
 @attrs.frozen(kw_only=True)
@@ -129,6 +102,7 @@ class Engine:
         self.rng = rng or random.Random()
         self.budget = RetryBudget(clock)
         self.closed = False
+        self._exchange: type[Exchange] | None = None
         #: Calls under way, for close(); single set operations need no lock. Weak, so that one whose end was itself cut short by an
         #: interrupt does not count for ever.
         self._live: set[weakref.ref[CallState]] = set()
@@ -151,42 +125,26 @@ class Engine:
 
     def generate(self, request: LLMRequest, options: CallOptions) -> LLMResponse:
         """Return a whole answer."""
-        exchange = self._completion(request, options, stream=False)
+        exchange = self._exchanges().completion(self, request, options, stream=False)
         return exchange.run(exchange.fetch)
 
     def open_stream(self, request: LLMRequest, options: CallOptions) -> tuple[Exchange, WireResponse]:
         """Send a streamed request; return when the head of its answer is there and good."""
-        exchange = self._completion(request, options, stream=True)
+        exchange = self._exchanges().completion(self, request, options, stream=True)
         return exchange, exchange.run(exchange.open)
 
     def plain_request(self, method: str, path: str, body: bytes | None, options: CallOptions) -> Any:
         """Return the decoded JSON answer of any other endpoint."""
-        exchange = Exchange(self, options, method=method, path=path, body=body)
+        exchange = self._exchanges()(self, options, method=method, path=path, body=body)
         return exchange.run(exchange.fetch_json)
 
-    def _completion(self, request: LLMRequest, options: CallOptions, *, stream: bool) -> Exchange:
-        started = (
-            self.clock.monotonic()
-        )  # making the body counts: a long one takes a while, and so do the imports of the first
-        model = request.model or self.default_model
-        if not model:
-            raise e.InvalidRequestError("no model: name one in the request, or set default_model")
-        request = self.check(request, model)
-        try:
-            body = codec.request_body(request, model=model, stream=stream, extra_body=options.extra_body)
-        except BaseException as error:  # noqa: BLE001 - KeyboardInterrupt and the like, too
-            raise e.without_frames(error)  # noqa: B904 - the same one; the frames below show the prompt
-        return Exchange(
-            self,
-            options,
-            method="POST",
-            path=CHAT_PATH,
-            body=body,
-            stream=stream,
-            request=request,
-            model=model,
-            started=started,
-        )
+    def _exchanges(self) -> type[Exchange]:
+        """Return the class of calls. Loaded with the first: it brings all that an answer is made of."""
+        if self._exchange is None:
+            from .exchange import Exchange
+
+            self._exchange = Exchange
+        return self._exchange
 
     def close(self) -> None:
         """Refuse new calls and end those under way. Idempotent."""
@@ -243,549 +201,3 @@ def _close_books() -> None:
 
 
 atexit.register(_close_books)
-
-
-class Exchange:
-    """One call: its time limits, its attempts, its reservation, its record.
-
-    Belongs to the thread that runs the call; others reach only ``call.cancel()``.
-
-    Args:
-        engine: Whose call it is.
-        options: What the call may set.
-        method: HTTP method.
-        path: Under the base URL.
-        body: JSON text, or nothing.
-        stream: Whether the answer is read as it is made.
-        request: The completion asked for; ``None`` for other endpoints, which hold no place in the limits and leave no record.
-        model: The model it is asked of.
-        started: Monotonic instant the call began; ``None``: now.
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        options: CallOptions,
-        *,
-        method: str,
-        path: str,
-        body: bytes | None,
-        stream: bool = False,
-        request: LLMRequest | None = None,
-        model: str | None = None,
-        started: float | None = None,
-    ) -> None:
-        self.engine = engine
-        self.options = options
-        self.request = request
-        self.model = model
-        self.stream = stream
-        self.prompt_tokens = 0 if request is None else estimate_prompt_tokens(request, engine.tokenizer)
-        self._method = method
-        self._path = path
-        self._body = body
-        try:
-            self._query = f"?{urlencode(options.query, doseq=True)}" if options.query else ""
-        except (UnicodeError, TypeError) as error:
-            raise e.InvalidRequestError(f"extra_query cannot be written as a URL: {type(error).__name__}") from None
-        self._headers = {**(_STREAM_HEADERS if stream else {}), **(options.headers or {})}
-        limits = options.timeouts
-        clock = engine.clock
-        self.started = clock.monotonic() if started is None else started
-        total = None if limits.total is None else self.started + limits.total
-        self._wait_deadline = total if limits.wait is None else self.started + limits.wait
-        if total is not None and self._wait_deadline is not None:
-            self._wait_deadline = min(total, self._wait_deadline)
-        self.call = CallState(clock, total_deadline=total, connect=limits.connect, after_send=limits.first_token)
-        self.attempts: list[Attempt] = []
-        self.reservation: Reservation | None = None
-        self.rate_limit: RateLimitInfo | None = None
-        self.request_id: str | None = None
-        self.waited = 0.0
-        self._retries = 0
-        self._last_cost = 0.0
-        self._wait = 0.0  # before the attempt under way
-        self._attempt_at = self.started
-        self._attempt_wall: datetime | None = None
-        self._status: int | None = None
-        self._rejected = False  # whether the service surely did no work on the attempt
-        self._begun = False
-        self._over = False
-        self._handle = 0
-        self._permit: Permit | None = None
-        self._counted = False  # whether the circuit breaker has been told of a success
-
-    # --- the loop ----------------------------------------------------------------------------------------------------------
-
-    def run(self, once: Callable[[], T]) -> T:
-        """Run attempts until one succeeds or no further one is worth it.
-
-        Raises:
-            GroqProviderError: What the last one ended with, with every attempt on it.
-        """
-        try:
-            if not self._begun:
-                self._begin()
-            while True:
-                final: e.GroqProviderError | None
-                try:
-                    self._reserve()
-                except e.GroqProviderError as error:
-                    final = self.failed(error)
-                else:
-                    try:
-                        return once()
-                    except e.GroqProviderError as error:
-                        final = self.recover(error)
-                if final is not None:
-                    # Whoever keeps the error would keep them, too.
-                    raise e.without_frames(final)
-        except e.GroqProviderError:
-            raise
-        except BaseException as error:  # KeyboardInterrupt and the like: leave nothing behind
-            self.abandoned()
-            if isinstance(error, Exception):
-                raise
-            interrupt = error
-        # Wherever it struck, the frames there may hold the key or the prompt. Outside the block, so that it has no context but the
-        # caller's own.
-        raise e.without_frames(interrupt)
-
-    def _begin(self) -> None:
-        """Count the call as under way and follow the caller's token."""
-        self._begun = True
-        self.engine.enter(self.call)
-        cancel = self.options.cancel
-        if cancel is not None:
-            self._handle = cancel.subscribe(self.call.cancel)
-
-    def _reserve(self) -> None:
-        call = self.call
-        if call.cancelled:
-            raise e.RequestCancelledError("the call was cancelled before it was sent", sent=False)
-        breaker = self.engine.breaker
-        if breaker is not None and self._permit is None and self.request is not None:
-            self._permit = breaker.acquire()
-        call.begin(self.options.timeouts.connect)
-        self._status = self.request_id = None  # of the attempt before
-        self._rejected = False
-        if self.request is None or self.model is None:
-            self._attempt_at, self._attempt_wall = self.engine.clock.monotonic(), self.engine.clock.now()
-            return
-        reservation = self.engine.limiter.reserve(
-            self.model,
-            prompt_tokens=self.prompt_tokens,
-            max_output_tokens=self.request.max_output_tokens,
-            deadline=self._wait_deadline,
-            long_wait=self.engine.policy.hint_cap if self.options.timeouts.wait is None else None,
-            cancel=call,
-            batch=self.options.batch,
-            arrival=None if self.reservation is None else self.reservation.arrival,
-        )
-        self.reservation = reservation
-        self._wait += reservation.wait
-        self.waited += reservation.wait
-        if reservation.wait and self._out_of_time(0.0):
-            reservation.refund()
-            raise e.DeadlineExceededError(
-                f"the time limit of {self.options.timeouts.total:g} s was used up waiting for the rate limit; nothing was sent",
-                sent=False,
-            )
-        call.begin(self.options.timeouts.connect)
-        self._attempt_at = self.engine.clock.monotonic()
-        self._attempt_wall = self.engine.clock.now()
-
-    def recover(self, error: e.GroqProviderError, *, usage: Usage | None = None) -> e.GroqProviderError | None:
-        """Decide after a failed attempt: wait and return ``None`` to try again, or return the error to raise.
-
-        Args:
-            error: What happened.
-            usage: What a failed stream had used, as far as known.
-        """
-        error = self._translate(error)
-        self._after_attempt(error, usage=usage)
-        engine, call = self.engine, self.call
-        if not self.options.retry:
-            return self.failed(error, recorded=True)
-        delay = retry_delay(error, retries=self._retries, policy=engine.policy, rng=engine.rng, stream=self.stream)
-        if delay is None:
-            return self.failed(error, recorded=True)
-        if call.cancelled:
-            return None  # as during the delay: the next step says that it was cancelled, or closed
-        if self._out_of_time(delay) or (isinstance(error, e.RateLimitedError) and self._waits_too_long(delay)):
-            return self.failed(error, recorded=True)
-        cost = engine.budget.cost(error)
-        if not engine.budget.spend(cost):
-            return self.failed(error, recorded=True)
-        self._last_cost = cost
-        self._retries += 1
-        self._wait = self._sleep(delay)
-        self.waited += self._wait
-        return None
-
-    def _out_of_time(self, delay: float) -> bool:
-        """Say whether after *delay* too little is left of the total for an attempt: it would be charged and not waited for."""
-        total = self.call.total_deadline
-        return total is not None and self.engine.clock.monotonic() + delay + _LEAST_TIME > total
-
-    def _waits_too_long(self, delay: float) -> bool:
-        """Say whether *delay* ends later than the call may wait for a rate limit, whichever side counts it."""
-        longest = self._wait_deadline
-        return longest is not None and self.engine.clock.monotonic() + delay > longest
-
-    def _sleep(self, delay: float) -> float:
-        """Wait out a retry delay, unless cancelled meanwhile; the next step notices that."""
-        wake = threading.Lock()
-        wake.acquire()
-        handle = self.call.subscribe(wake.release)
-        started = self.engine.clock.monotonic()
-        try:
-            self.engine.clock.wait(wake, delay)
-        finally:
-            self.call.unsubscribe(handle)
-        return self.engine.clock.monotonic() - started
-
-    # --- one attempt -------------------------------------------------------------------------------------------------------
-
-    def open(self) -> WireResponse:
-        """Send once; return the answer if its status is good.
-
-        Raises:
-            GroqProviderError: The status, or no answer.
-        """
-        engine = self.engine
-        response = engine.transport.send(
-            self._method, self._path, headers=self._headers, body=self._body, call=self.call, query=self._query
-        )
-        headers = response.headers
-        self._status = response.status_code
-        self.request_id = header_request_id(headers)
-        self.rate_limit = parse_rate_limit(headers)
-        if 200 <= self._status < 300:
-            self._feedback(None)
-            return response
-        raise self._refused(response)
-
-    def _refused(self, response: WireResponse) -> e.GroqProviderError:
-        engine, status = self.engine, response.status_code
-        self._rejected = True
-        if 300 <= status < 400:
-            response.drain(self.call)
-            self._feedback(None)
-            host = _host(response.headers.get("location", ""))
-            return e.RedirectRefusedError(
-                f"the server redirects (status {status}) to {host}: check base_url; the request was not sent there",
-                status_code=status,
-                sent=True,
-            )
-        try:
-            body = response.read_body(MAX_ERROR_BODY)
-        except e.RequestCancelledError as cancelled:
-            return cancelled
-        except e.GroqProviderError as problem:  # never an error over the status
-            body = f"an unreadable error body: {problem.message}".encode()
-        except BaseException:
-            response.close()
-            raise
-        error = error_from_response(
-            status,
-            response.headers,
-            body,
-            now=engine.clock.now(),
-            model=self.model,
-            provider=engine.provider,
-            secret=engine.secret,
-            prompt=self.prompt_texts(),
-        )
-        if isinstance(error, e.ModelDecommissionedError):
-            error.replacement = engine.replacement_for(self.model or "")
-        error.sent = True
-        self._feedback(error if isinstance(error, e.RateLimitedError) else None)
-        return error
-
-    def _feedback(self, limited: e.RateLimitedError | None) -> None:
-        if self.reservation is not None:
-            self.reservation.feedback(self.rate_limit if self.engine.learn else None, limited)
-
-    def fetch(self) -> LLMResponse:
-        """Send once and return the whole answer."""
-        data = self._read_json()
-        fields = codec.response_fields(data)
-        fields["raw"] = data
-        return self.succeeded(fields)
-
-    def fetch_json(self) -> Any:
-        """Send once and return the decoded body, whatever it is."""
-        data = self._read_json()
-        self._over = True
-        self.engine.budget.succeeded(self._last_cost)
-        self._leave()
-        return data
-
-    def _read_json(self) -> Any:
-        response = self.open()
-        content_type = response.headers.get("content-type") or ""
-        if content_type.startswith("text/event-stream"):
-            response.drain(self.call)
-            raise e.ResponseDecodeError("the server sent an event stream to a plain request", status_code=self._status)
-        try:
-            body = response.read_body(MAX_BODY)
-        except BaseException:  # KeyboardInterrupt and the like, too
-            response.close()
-            raise
-        if not body:
-            raise self.empty_answer()
-        return codec.loads(body)
-
-    def empty_answer(self) -> e.ResponseDecodeError:
-        """Return the error for an answer without a body: the service made nothing, so no tokens are charged."""
-        self._rejected = True
-        return e.ResponseDecodeError(f"the answer is empty (status {self._status})", status_code=self._status)
-
-    # --- ends: exactly one of them counts ----------------------------------------------------------------------------------
-
-    def succeeded(
-        self, fields: dict[str, Any], *, first_token_at: float | None = None, output_size: int | None = None
-    ) -> LLMResponse:
-        """Settle, record, and return the answer."""
-        engine = self.engine
-        now = engine.clock.monotonic()
-        usage = fields.get("usage")
-        if usage is None:
-            usage = fields["usage"] = self.estimated_usage(
-                len(fields["content"]) if output_size is None else output_size
-            )
-        timing = self._timing(usage, now, first_token_at)
-        if not self._over:
-            self._over = True
-            self._leave()
-            self._report(True)
-            self._add_attempt(None, now)
-            if self.reservation is not None:
-                self.reservation.settle(usage)
-            engine.budget.succeeded(self._last_cost)
-            self._record(
-                total=timing.total, first_token=timing.time_to_first_token, tokens_per_second=timing.tokens_per_second
-            )
-        return self._response(fields, timing, metadata=True)
-
-    def partial(
-        self, fields: dict[str, Any], *, first_token_at: float | None = None, output_size: int = 0
-    ) -> LLMResponse:
-        """Return what there is of an answer, without a finish reason."""
-        fields["finish_reason"] = None
-        usage = fields.setdefault("usage", self.estimated_usage(output_size))
-        return self._response(
-            fields, self._timing(usage, self.engine.clock.monotonic(), first_token_at), metadata=False
-        )
-
-    def failed(
-        self, error: e.GroqProviderError, *, usage: Usage | None = None, recorded: bool = False
-    ) -> e.GroqProviderError:
-        """Settle, record, complete the error with what is known, and return it.
-
-        Args:
-            error: What happened.
-            usage: What a failed stream had used, as far as known.
-            recorded: Whether the attempt is on the list already.
-        """
-        error = self._translate(error)
-        if not self._over:
-            self._over = True
-            self._leave()
-            self._report(verdict(error), not_sent=error.sent is False)
-            if not recorded:
-                self._after_attempt(error, usage=usage)
-            if self.reservation is not None:
-                self.reservation.keep()  # without effect after any other settlement
-            if not isinstance(error, (e.RequestCancelledError, e.ProviderClosedError)) or error.sent is not False:
-                self._record(total=self.engine.clock.monotonic() - self.started, ok=False)
-        if error.sent is None and isinstance(error, (e.ResponseError, e.StreamError)):
-            error.sent = True  # something of an answer came
-        error.model = error.model or self.model
-        error.provider = error.provider or self.engine.provider
-        error.request_id = error.request_id or self.request_id
-        error.attempts = tuple(self.attempts)
-        if error.retry_after is not None and error.retry_at is None:
-            error.retry_at = self.engine.clock.now() + timedelta(seconds=error.retry_after)
-        return error
-
-    def abandoned(self, usage: Usage | None = None, *, first_token: float | None = None) -> None:
-        """The caller left: neither a success nor a failure of the service."""
-        if self._over:
-            return
-        self._over = True
-        self._leave()
-        self._report(None)
-        if self.reservation is not None:
-            if self.call.sent is False:
-                self.reservation.refund()
-            elif usage is not None:
-                self.reservation.settle(usage)
-            else:
-                self.reservation.keep()
-        if first_token is not None:
-            self._record(first_token=first_token)
-
-    def _record(self, **figures: Any) -> None:
-        if self.request is not None and self.model is not None:
-            self.engine.tracker.record(self.model, **figures)
-
-    def committed(self) -> None:
-        """The first chunk was given out: a success to the circuit breaker, whatever becomes of the rest, which counts by itself."""
-        if self._permit is not None:
-            self._report(True)
-
-    def _report(self, outcome: bool | None, *, not_sent: bool = False) -> None:
-        """Give leave back to the circuit breaker, if one was asked."""
-        permit, breaker = self._permit, self.engine.breaker
-        if permit is None or breaker is None or (self._counted and outcome is not False):
-            return
-        self._counted = True
-        self._permit = permit._replace(probe=False)  # given back once; what follows counts as any call
-        breaker.report(permit, outcome, not_sent=not_sent)
-
-    def _leave(self) -> None:
-        if self.options.cancel is not None:
-            self.options.cancel.unsubscribe(self._handle)
-        self.engine.leave(self.call)
-
-    def _translate(self, error: e.GroqProviderError) -> e.GroqProviderError:
-        """Name the cause the caller can act on: closed rather than cancelled, out of time rather than slow."""
-        call, engine = self.call, self.engine
-        if call.cancelled and isinstance(error, (e.TransportError, e.ResponseError, e.StreamError)):
-            # The socket was shut down under the reader; what that looks like depends on the framing.
-            error = e.RequestCancelledError("the call was cancelled", sent=call.sent, partial=error.partial)
-        if (
-            isinstance(error, e.RequestCancelledError)
-            and engine.closed
-            and not (self.options.cancel and self.options.cancel.cancelled)
-        ):
-            return e.ProviderClosedError("the provider was closed", sent=error.sent, partial=error.partial)
-        timed_out = isinstance(error, TimeoutError) and not isinstance(error, e.DeadlineExceededError)
-        if timed_out and call.total_deadline is not None and engine.clock.monotonic() >= call.total_deadline:
-            return e.DeadlineExceededError(
-                f"the time limit of {self.options.timeouts.total:g} s is up: {error}",
-                sent=error.sent,
-                partial=error.partial,
-            )
-        return error
-
-    # --- records -----------------------------------------------------------------------------------------------------------
-
-    def _after_attempt(self, error: e.GroqProviderError, usage: Usage | None = None) -> None:
-        """Put a failed attempt on the list and give back of its reservation what was surely not used."""
-        reservation = self.reservation
-        if self._attempt_wall is None:
-            return  # it never began: the limiter said no
-        self._add_attempt(error, self.engine.clock.monotonic())
-        if reservation is None:
-            return
-        if self._rejected:
-            reservation.refund(keep_request=True)  # an error status, a redirect, an empty answer: no tokens used
-        elif self.call.sent is False:
-            reservation.refund()
-        elif usage is not None:
-            reservation.settle(usage)
-        else:
-            reservation.keep()
-
-    def _add_attempt(self, error: e.GroqProviderError | None, now: float) -> None:
-        started = self._attempt_wall
-        if started is None:
-            return
-        self._attempt_wall = None
-        number = len(self.attempts) + 1
-        for _ in range(self.call.resends):  # the connection had gone stale and the transport sent once more
-            self.attempts.append(
-                Attempt(number=number, started_at=started, error="APIConnectionError", wait=self._wait, sent=None)
-            )
-            number += 1
-            self._wait = 0.0
-        self.attempts.append(
-            Attempt(
-                number=number,
-                started_at=started,
-                status_code=self._status,
-                error=None if error is None else type(error).__name__,
-                wait=self._wait,
-                duration=now - self._attempt_at,
-                request_id=self.request_id,
-                sent=self.call.sent if error is not None else True,
-            )
-        )
-        self._wait = 0.0
-
-    def concealed(self, text: str) -> str:
-        """Return what a server said without the key and the prompt."""
-        if self.engine.secret:
-            text = text.replace(self.engine.secret, "****")
-        for given in self.prompt_texts():
-            text = text.replace(given, "<prompt>")
-        return text
-
-    def prompt_texts(self) -> list[str]:
-        """Return the texts that no error may repeat. Short ones are words like any other."""
-        texts: list[str] = []
-        if self.request is None:
-            return texts if self._body is None else codec.long_texts(self._body)
-        for message in self.request.messages:
-            content = message.content
-            texts += [content] if isinstance(content, str) else [getattr(part, "text", "") for part in content or ()]
-        return [text for text in texts if len(text) >= _LEAST_PROMPT]
-
-    def estimated_usage(self, output_size: int) -> Usage:
-        """Return the usage of an answer whose own report is missing."""
-        completion = estimate_text_tokens(output_size) if output_size else 0
-        return Usage(
-            prompt_tokens=self.prompt_tokens,
-            completion_tokens=completion,
-            total_tokens=self.prompt_tokens + completion,
-            source="estimated",
-        )
-
-    def _timing(self, usage: Usage, now: float, first_token_at: float | None) -> Timing:
-        total = now - self.started
-        tokens = usage.completion_tokens
-        sent_at = self.call.sent_at or self._attempt_at
-        generating = usage.completion_time if first_token_at is None else now - first_token_at
-        return Timing(
-            total=total,
-            wait=self.waited,
-            time_to_first_token=None if first_token_at is None else first_token_at - sent_at,
-            tokens_per_second=tokens / generating if tokens and generating and generating > 0 else None,
-            overall_tokens_per_second=tokens / total if tokens and total > 0 else None,
-            server_queue=usage.queue_time,
-            server_prompt=usage.prompt_time,
-            server_completion=usage.completion_time,
-        )
-
-    def _response(self, fields: dict[str, Any], timing: Timing, *, metadata: bool) -> LLMResponse:
-        x_groq = fields.get("x_groq")
-        if x_groq is not None and x_groq.id:
-            self.request_id = x_groq.id
-        if metadata:
-            first = timing.time_to_first_token
-            fields["provider_metadata"] = {
-                "first_token_latency_ms": None if first is None else round(first * 1000),
-                "total_latency_ms": round(timing.total * 1000),
-                "tokens_per_second": timing.tokens_per_second,
-            }
-        fields.setdefault("model", self.model)
-        return LLMResponse(
-            request_id=self.request_id,
-            client_request_id=None if self.request is None else str(self.request.id),
-            provider=self.engine.provider,
-            timing=timing,
-            attempts=tuple(self.attempts),
-            rate_limit=self.rate_limit,
-            **fields,
-        )
-
-
-def _host(location: str) -> str:
-    """Return the host a redirect points to, and nothing else of it: paths and queries may hold secrets."""
-    try:
-        return (urlsplit(location).hostname or "another place on the same host")[:100]
-    except ValueError:
-        return "an unreadable address"

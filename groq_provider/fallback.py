@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
 
+    from groq_provider._defaults import ProviderType
     from groq_provider.breaker import Permit
     from groq_provider.stream import ResponseStream
     from groq_provider.types.fields import RequestFields
     from groq_provider.types.messages import Message
-    from groq_provider.types.models import ModelCapability, ModelInfo, ProviderType
+    from groq_provider.types.models import ModelCapability, ModelInfo
     from groq_provider.types.response import Attempt, LLMResponse, ResponseChunk
 
     Prompt = str | Message | Sequence[Message | Mapping[str, Any]] | LLMRequest

@@ -6,12 +6,12 @@ import threading
 from typing import TYPE_CHECKING
 
 from groq_provider.errors import ConfigurationError, GroqProviderError, ResponseDecodeError
-from groq_provider.types.status import ProviderHealth
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from groq_provider.clock import Clock
+    from groq_provider.types.status import ProviderHealth
 
 __all__ = ["HealthMonitor"]
 
@@ -37,18 +37,24 @@ class HealthMonitor:
         self._model_count = model_count
         self._probes = probes
         self._lock = threading.Lock()
-        self._last = ProviderHealth()
+        self._last: ProviderHealth | None = None
         self._checked_at: float | None = None
 
     @property
     def last(self) -> ProviderHealth:
         """The newest outcome."""
-        return self._last
+        return self._last or self._nothing_yet()
+
+    @staticmethod
+    def _nothing_yet() -> ProviderHealth:
+        from groq_provider.types.status import ProviderHealth  # for whoever looks
+
+        return ProviderHealth()
 
     def suspect(self) -> bool:
         """Say whether the newest check was bad and is not long ago."""
         with self._lock:
-            if self._last.status != "unhealthy" or self._checked_at is None:
+            if self._last is None or self._last.status != "unhealthy" or self._checked_at is None:
                 return False
             return self._clock.monotonic() - self._checked_at < BAD_NEWS_LASTS
 
@@ -59,6 +65,8 @@ class HealthMonitor:
             ConfigurationError: There is no such probe.
             GroqProviderError: With *raise_on_error*, what went wrong.
         """
+        from groq_provider.types.status import ProviderHealth  # as above
+
         run = self._probes.get(probe)
         if run is None:
             raise ConfigurationError(f"probe = {probe!r}: must be one of {', '.join(sorted(self._probes))}")
@@ -79,12 +87,12 @@ class HealthMonitor:
                 last_check=self._clock.now(),
                 latency=latency,
                 model_count=self._model_count() if count is None else count,
-                error_count=0 if error is None else self._last.error_count + (status == "unhealthy"),
+                error_count=0 if error is None else self.last.error_count + (status == "unhealthy"),
                 message="" if error is None else str(error),
                 error=error,
             )
             self._checked_at = self._clock.monotonic()
-            outcome = self._last
+            outcome = self.last
         if error is not None and raise_on_error:
             raise error
         return outcome

@@ -9,16 +9,17 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
+    from ._defaults import ProviderType
     from .cancel import CancelToken
     from .config import Timeouts
     from .errors import RateLimitedError
     from .transport.call import CallState
     from .types.fields import RequestFields
     from .types.messages import Message
-    from .types.models import ModelCapability, ModelInfo, ProviderType
+    from .types.models import ModelCapability, ModelInfo
     from .types.request import LLMRequest
-    from .types.response import LLMResponse, ResponseChunk, Usage
-    from .types.status import LatencyMetrics, ProviderHealth, RateLimitInfo, RateLimitStatus
+    from .types.response import LLMResponse, RateLimitInfo, ResponseChunk, Usage
+    from .types.status import LatencyMetrics, ProviderHealth, RateLimitStatus
 
 __all__ = ["LatencyRecorder", "Provider", "RateLimiter", "Reservation", "Transport", "WireResponse"]
 

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 
 from . import _checks as checks
-from .breaker import BreakerPolicy, CircuitBreaker
+from ._defaults import ProviderType
 from .cancel import CancelToken
-from .catalog import default_catalogue
 from .clock import Clock, SystemClock
 from .config import ProviderConfig, Timeouts
-from .engine import CHAT_PATH, CallOptions, Engine
+from .engine import CallOptions, Engine
 from .errors import (
     ConfigurationError,
     GroqProviderError,
@@ -29,11 +28,8 @@ from .protocols import LatencyRecorder, RateLimiter
 from .ratelimit.estimate import estimate_prompt_tokens
 from .ratelimit.limiter import TokenBucketRateLimiter
 from .resources.models import Models
-from .stream import ResponseStream
 from .transport.session import SecretHeader, SessionTransport
-from .types.models import ProviderType
 from .types.request import LLMRequest, check_extra
-from .wire import codec
 
 if TYPE_CHECKING:
     import os
@@ -42,8 +38,10 @@ if TYPE_CHECKING:
     import requests
     from typing_extensions import Self, Unpack
 
+    from .breaker import CircuitBreaker
     from .bulk import BulkRun
     from .config import ProviderSettings
+    from .stream import ResponseStream
     from .types.fields import RequestFields
     from .types.messages import Message
     from .types.models import ModelCapability, ModelInfo
@@ -155,7 +153,6 @@ class GroqProvider:
             clock=self._given_clock,
         )
         groq = config.type is ProviderType.GROQ
-        breaker = BreakerPolicy.of(config.circuit_breaker)
         self._transport = SessionTransport(
             config.base_url,
             clock=self._clock,
@@ -179,17 +176,23 @@ class GroqProvider:
             default_model=config.default_model,
             secret=key,
             tokenizer=self._tokenizer,
-            replacement_for=(lambda model: default_catalogue().replacement_for(model))
-            if groq
-            else (lambda _model: None),
+            replacement_for=self._models.replacement_for,
             check=self._check,
             learn=groq,
             require_finish_reason=config.require_finish_reason,
-            breaker=None if breaker is None else CircuitBreaker(breaker, self._clock, name=self.get_name()),
+            breaker=self._breaker(),
         )
         self._health = HealthMonitor(
             self._clock, lambda: len(self.get_models()), {"models": self._probe_models, "chat": self._probe_chat}
         )
+
+    def _breaker(self) -> CircuitBreaker | None:
+        if not self._config.circuit_breaker:
+            return None
+        from .breaker import BreakerPolicy, CircuitBreaker
+
+        policy = BreakerPolicy.of(self._config.circuit_breaker)
+        return None if policy is None else CircuitBreaker(policy, self._clock, name=self.get_name())
 
     def __repr__(self) -> str:
         if not hasattr(self, "_health"):  # for tools that show the variables of a construction that failed
@@ -271,6 +274,8 @@ class GroqProvider:
         del prompt, fields, extra_headers, extra_body, extra_query
         if isinstance(prepared, GroqProviderError):
             raise prepared
+        from .stream import ResponseStream  # loaded by the first call
+
         return ResponseStream(*self._engine.open_stream(*prepared))
 
     def generate_many(
@@ -515,7 +520,11 @@ class GroqProvider:
             )
         if not isinstance(method, str) or not method.isascii() or not method.isalpha():
             raise InvalidRequestError(f"method = {checks.shown(method)}: must be an HTTP method")
-        return None if json is None else codec.dumps(json)
+        if json is None:
+            return None
+        from .wire import codec  # loaded by the first call
+
+        return codec.dumps(json)
 
     def _options(
         self,
@@ -559,6 +568,9 @@ class GroqProvider:
         return self._models.update(self._probe("GET", "/models", None, timeout))
 
     def _probe_chat(self, timeout: float) -> None:
+        from .exchange import CHAT_PATH
+        from .wire import codec
+
         request = LLMRequest(messages="Hi", max_completion_tokens=10, temperature=0.1)
         self._probe(
             "POST", CHAT_PATH, codec.request_body(request, model=self._config.default_model, stream=False), timeout

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from groq_provider import errors as e
 from groq_provider._fork import forkable
-from groq_provider.transport.connection import BadFraming
+from groq_provider.transport.answer import BadFraming
 
 if TYPE_CHECKING:
     import random

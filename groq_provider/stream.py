@@ -15,13 +15,13 @@ from groq_provider.wire.assemble import Assembler
 from groq_provider.wire.failures import error_from_object
 from groq_provider.wire.sse import DONE, Event, EventDecoder
 
-from .engine import MAX_BODY, MAX_STREAM
+from .exchange import MAX_BODY, MAX_STREAM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from types import TracebackType
 
-    from .engine import Exchange
+    from .exchange import Exchange
     from .protocols import WireResponse
 
 __all__ = ["ResponseStream"]
@@ -92,11 +92,25 @@ class ResponseStream:
         return self
 
     def __next__(self) -> ResponseChunk:
-        pending = self._pending
+        pending, events = self._pending, self._events
         if self._exchange.call.cancelled and not self._ended and not self._absorb():
             # At once, not when all that has arrived is read. What was not given out is on the partial answer.
             self._broken(e.RequestCancelledError("the call was cancelled", sent=True))
             pending.clear()
+        elif events is not None and not pending and self._given:
+            # The short way for nearly every chunk: one like those before, of a read that is not used up.
+            try:
+                for event in events:
+                    self._alive = self._away = True
+                    if not event[0] and (chunk := self._assembler.again(event[1])) is not None:
+                        return chunk
+                    self._pump(event)
+                    break
+            except e.GroqProviderError as error:
+                self._broken(error)
+            except BaseException:  # KeyboardInterrupt and the like: what it tore out of the events is missing
+                self.close()
+                raise
         while not pending:
             if self._ended:
                 if self._error is not None:
@@ -153,16 +167,24 @@ class ResponseStream:
         elif call.deadline is not None and call.deadline - call.clock.monotonic() < _GRACE:
             call.deadline = call.earlier(_GRACE)  # enough to take in what has arrived meanwhile
 
-    def _pump(self) -> None:
-        """Take in what came up to the next chunk; read once if nothing is left. Leaves a chunk, the end or an error behind, or nothing yet."""
+    def _pump(self, event: Event | None = None) -> None:
+        """Take in what came up to the next chunk; read once if nothing is left. Leaves a chunk, the end or an error behind, or nothing yet.
+
+        Args:
+            event: Taken from what came already, and to be taken in first.
+        """
         try:
+            if event is not None:
+                self._take(event)
+                if self._ended or self._pending:
+                    return
             events = self._events
             if events is None:
                 events = self._read()
                 if events is None:
                     return
             self._events = None
-            for event in events:
+            for event in events:  # noqa: PLR1704 - the next one
                 self._alive = True
                 self._take(event)
                 if self._ended:

@@ -285,7 +285,7 @@ def test_75_a_signal_in_a_blocked_stream_closes_it(emulator, make, number, raise
     main = threading.get_ident()
 
     def interrupt():
-        until(lambda: sys._current_frames()[main].f_code.co_name == "readinto", "the main thread to read")
+        until(lambda: sys._current_frames()[main].f_code.co_name == "receive", "the main thread to read")
         signal.pthread_kill(main, number)
 
     with running(interrupt), pytest.raises(raised):

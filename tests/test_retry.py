@@ -19,7 +19,7 @@ from test_engine import Bench, answer, refusal
 from groq_provider import GroqProvider, RetryPolicy, Timeouts
 from groq_provider import errors as e
 from groq_provider.retry import RetryBudget, retry_delay, throttling
-from groq_provider.transport.connection import BadFraming
+from groq_provider.transport.answer import BadFraming
 from groq_provider.wire.failures import error_from_response
 
 

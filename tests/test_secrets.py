@@ -461,7 +461,7 @@ def test_an_interrupt_shows_nothing(place, monkeypatch, caplog, capsys):
     targets = {
         "limiter": "groq_provider.ratelimit.limiter.TokenBucketRateLimiter.reserve",
         "connect": "socket.socket.connect",
-        "head": "groq_provider.transport.connection.DeadlineIO.readinto",
+        "head": "groq_provider.transport.answer.Intake.receive",
         "body": "groq_provider.transport.response.Response.read_body",
         "event": "groq_provider.wire.sse.EventDecoder.feed",
     }

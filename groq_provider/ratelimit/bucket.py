@@ -181,13 +181,12 @@ class BucketSet:
     .. versionadded:: 0.1.0
     """
 
-    __slots__ = ("_buckets", "_configured", "_learned", "_parts", "share")
+    __slots__ = ("_buckets", "_configured", "_parts", "share")
 
     def __init__(self, limits: Mapping[str, int | None], *, share: int = WHOLE, now: int = 0) -> None:
         self.share = share
         self._parts = 1
         self._configured = {name: limit for name, limit in limits.items() if limit}
-        self._learned: dict[str, int] = {}
         self._buckets = [
             Bucket(DIMENSIONS[name], size, share=share, now=now) for name, size in self._configured.items()
         ]
@@ -267,7 +266,6 @@ class BucketSet:
         """
         if limit < 1:
             return None  # the service blocks a model in other ways; a limit of nothing would wait for ever
-        self._learned[name] = limit
         limit = min(limit, self._configured.get(name, limit))
         bucket = self.get(name)
         if bucket is None:

@@ -11,7 +11,7 @@ from .bucket import DIMENSIONS, REQUESTS, SECOND, TOKENS, WHOLE
 
 if TYPE_CHECKING:
     from groq_provider.errors import RateLimitedError
-    from groq_provider.types.status import RateLimitInfo
+    from groq_provider.types.response import RateLimitInfo
 
     from .bucket import Bucket, BucketSet
     from .cost import Estimate
@@ -77,22 +77,35 @@ class Corrections:
         if self._careful:
             self._careful = False
             self._buckets.set_share(self._base, now)
-        for name, limit, remaining, reset in (
-            ("rpd", info.limit_requests, info.remaining_requests, info.reset_requests),
-            ("tpm", info.limit_tokens, info.remaining_tokens, info.reset_tokens),
-        ):
-            adopted = limit is not None and self._learn(name, limit, now) == "adopted"
+        alone = not self._open or (len(self._open) == 1 and sequence in self._open)
+        self._one("rpd", info.limit_requests, info.remaining_requests, info.reset_requests, sequence, now, alone)
+        self._one("tpm", info.limit_tokens, info.remaining_tokens, info.reset_tokens, sequence, now, alone)
+
+    def _one(  # noqa: PLR0917 - private, once per answer and limit
+        self,
+        name: str,
+        limit: int | None,
+        remaining: int | None,
+        reset: float | None,
+        sequence: int,
+        now: int,
+        alone: bool,
+    ) -> None:
+        """Take over what headers say of one limit. *alone*: no other call is out."""
+        bucket = self._buckets.get(name)
+        adopted = False
+        if limit is not None and (bucket is None or bucket.limit != limit):
+            adopted = self._learn(name, limit, now) == "adopted"
             bucket = self._buckets.get(name)
-            if bucket is None:
-                continue
-            if reset is not None:
-                full = now + int(reset * SECOND)
-            elif remaining is not None and limit is not None:
-                full = bucket.service_full_at(limit - remaining, now)
-            else:
-                continue
-            alone = not self._open or (len(self._open) == 1 and sequence in self._open)
-            self._sync(bucket, full, sequence, now, idle=alone or adopted)
+        if bucket is None:
+            return
+        if reset is not None:
+            full = now + int(reset * SECOND)
+        elif remaining is not None and limit is not None:
+            full = bucket.service_full_at(limit - remaining, now)
+        else:
+            return
+        self._sync(bucket, full, sequence, now, idle=alone or adopted)
 
     def refusal(
         self, sequence: int, newest: int, info: RateLimitInfo | None, error: RateLimitedError, now: int

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from groq_provider.types.messages import TextPart
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -41,6 +39,8 @@ def estimate_prompt_tokens(request: LLMRequest, tokenizer: Callable[[str], int] 
         if type(content) is str:
             texts.append(content)
         elif content:
+            from groq_provider.types.parts import TextPart  # most messages are text
+
             for part in content:
                 if isinstance(part, TextPart):
                     texts.append(part.text)

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from groq_provider.errors import RateLimitedError
-    from groq_provider.types.response import Usage
-    from groq_provider.types.status import RateLimitInfo
+    from groq_provider.types.response import RateLimitInfo, Usage
 
     from .bucket import Cost
     from .state import ModelState

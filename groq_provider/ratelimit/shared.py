@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from groq_provider.cancel import CancelToken
     from groq_provider.clock import Clock
     from groq_provider.errors import RateLimitedError
-    from groq_provider.types.response import Usage
-    from groq_provider.types.status import RateLimitInfo
+    from groq_provider.types.response import RateLimitInfo, Usage
 
     from .bucket import Cost
     from .cost import Estimate

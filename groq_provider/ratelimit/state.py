@@ -10,7 +10,6 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from groq_provider.errors import InvalidRequestError, RequestCancelledError
-from groq_provider.types.status import RateLimitStatus, RateLimitWindow
 
 from .bucket import INPUT, OUTPUT, REQUESTS, SECOND, TOKENS, BucketSet
 from .corrections import Corrections
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
     from groq_provider.cancel import CancelToken
     from groq_provider.clock import Clock
     from groq_provider.errors import RateLimitedError
-    from groq_provider.types.response import Usage
-    from groq_provider.types.status import RateLimitInfo
+    from groq_provider.types.response import RateLimitInfo, Usage
+    from groq_provider.types.status import RateLimitStatus
 
     from .bucket import Bucket, Cost
 
@@ -476,6 +475,8 @@ class ModelState:
 
     def status(self) -> RateLimitStatus:
         """Return a snapshot."""
+        from groq_provider.types.status import RateLimitStatus, RateLimitWindow  # for whoever looks
+
         with self._lock:
             self._clear_up()
             now = self._now()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from groq_provider.catalog import Catalogue, default_catalogue
 from groq_provider.errors import ResponseDecodeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from groq_provider.catalog import Catalogue
     from groq_provider.types.models import ModelCapability, ModelInfo
 
 __all__ = ["Models"]
@@ -30,7 +30,7 @@ class Models:
     def __init__(self, configured: tuple[str, ...], fetch: Callable[[], Any], *, with_catalogue: bool) -> None:
         self._configured = configured
         self._fetch = fetch
-        self._static = default_catalogue if with_catalogue else _nothing
+        self._static = _catalogue if with_catalogue else _nothing
         self._live: Catalogue | None = None
         self._lock = threading.Lock()  # one refresh at a time; readers take whichever list is there
 
@@ -43,6 +43,10 @@ class Models:
         """Return what is known of a model, without I/O."""
         live = self._live
         return (live.find(model) if live is not None else None) or self._static().find(model)
+
+    def replacement_for(self, model: str) -> str | None:
+        """Return the successor of a model that was shut down, if the package's catalogue speaks for this provider and knows one."""
+        return self._static().replacement_for(model)
 
     def list(self, *, refresh: bool, fetch: Callable[[], Any] | None = None) -> tuple[ModelInfo, ...]:
         """Return the service's own list merged over the catalogue, asking the service when needed."""
@@ -71,5 +75,13 @@ class Models:
         return self._static().capabilities(self._configured or None)
 
 
+def _catalogue() -> Catalogue:
+    from groq_provider.catalog import default_catalogue  # when it is first asked: not every program gets that far
+
+    return default_catalogue()
+
+
 def _nothing() -> Catalogue:
+    from groq_provider.catalog import Catalogue
+
     return Catalogue(())

@@ -139,8 +139,10 @@ def map_read_error(problem: BaseException, call: CallState | None) -> e.GroqProv
         return e.ReadTimeoutError("the answer stopped coming", sent=True)
     if any(isinstance(item, u3.DecodeError) for item in kinds):
         return e.ResponseDecodeError("the body cannot be decoded: it is not what its content-encoding says", sent=True)
-    if any(isinstance(item, http.client.IncompleteRead) for item in kinds):
-        return e.IncompleteResponseError("the connection ended before the answer did", sent=True)
+    for item in kinds:
+        if isinstance(item, http.client.IncompleteRead):
+            missing = f"{item.expected:,} bytes before its announced length" if item.expected else "before its own end"
+            return e.IncompleteResponseError(f"the answer ended {missing}", sent=True)
     if any(isinstance(item, OSError) for item in kinds):
         return _with_cause(
             e.IncompleteResponseError(

@@ -27,7 +27,7 @@ import h2.exceptions
 from h2.settings import SettingCodes, Settings
 from hpack import Decoder, HeaderTuple, NeverIndexedHeaderTuple
 
-from .connection import BadFraming
+from .answer import BadFraming
 from .secret import SecretHeader
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from urllib3.exceptions import ClosedPoolError, ProxyError
 from groq_provider.errors import PoolTimeoutError, RequestCancelledError
 
 from .call import CallState, activate, current
-from .http2_body import answer_of
+from .http2_answer import Http2Answer
 from .http2_connection import Http2Connection
 from .http2_frames import Http11RequiredError, NoRoomError, UnprocessedError, fields_of
 from .pool import MAX_IDLE, TLSPool, at_fork
@@ -208,7 +208,7 @@ class Http2Pool:
         fields: Any,
         body: bytes | None,
         call: CallState,
-    ) -> HTTPResponse:
+    ) -> Http2Answer | HTTPResponse:
         try:
             stream = connection.open(fields, body, call)
         except BaseException:
@@ -217,7 +217,10 @@ class Http2Pool:
             raise
         try:
             head = connection.await_head(stream, call)
-            return answer_of(stream, head, call, method, url)
+            answer = Http2Answer(stream, head, call)
+            encoding = answer.headers.get("content-encoding", "identity").lower()
+            # Encoded, which nobody asked for: urllib3 decodes.
+            return answer if encoding in ("", "identity") else answer.decoding(method, url)
         except BaseException as error:
             call.unbind()
             connection.drop(stream)

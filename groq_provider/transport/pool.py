@@ -12,11 +12,13 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from urllib3.connection import _ResponseOptions
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ClosedPoolError
 
+from .answer import readable
 from .call import CallState, activate, current
-from .connection import PlainConnection, TLSConnection, readable
+from .connection import PlainConnection, TLSConnection, urllib3_response
 
 if TYPE_CHECKING:
     from groq_provider.clock import Clock
@@ -152,9 +154,7 @@ class _Pool(HTTPConnectionPool):
             return super().urlopen(method, url, body, headers, retries, **options)
         conn = self._get_conn()
         try:
-            return self._make_request(
-                conn, method, url, body=body, headers=headers, chunked=options.get("chunked", False)
-            )
+            return self._make_request(conn, method, url, body=body, headers=headers)
         except BaseException:
             conn.close()
             self._put_conn(None)
@@ -168,16 +168,19 @@ class _Pool(HTTPConnectionPool):
             conn.timeout = None  # the call's limits hold
             self._validate_conn(conn)
         try:
-            conn.request(method, url, preload_content=False, decode_content=False, **kwargs)
+            conn.dispatch(method, url, kwargs["body"], kwargs["headers"])
         except BrokenPipeError:
             pass  # a server may answer before it has read everything, and close: the answer can be read
         except OSError as error:
             if error.errno not in _EARLY_CLOSE:
                 raise
-        response = conn.getresponse()
-        response._connection = conn
-        response._pool = self
-        return response
+        answer = conn.answer(method)
+        if answer.headers.get("content-encoding", "identity").lower() not in ("", "identity"):  # nobody asked for it
+            decoding = urllib3_response(answer, _ResponseOptions(method, url, False, False, True))
+            decoding._connection, decoding._pool = conn, self
+            return decoding
+        answer._pool = self
+        return answer
 
     def _make_request(self, conn: Any, method: str, url: str, **kwargs: Any) -> Any:  # type: ignore[override]  # urllib3 passes the rest by keyword
         call = current()

@@ -10,10 +10,10 @@ import requests
 from requests.cookies import RequestsCookieJar
 from urllib3.exceptions import HTTPError
 
-from groq_provider.errors import IncompleteResponseError, ResponseTooLargeError
+from groq_provider.errors import ResponseTooLargeError
 from groq_provider.wire.sse import LineSplitter
 
-from .connection import WireBody
+from .answer import Answer, AnswerFile
 from .failures import map_read_error
 
 if TYPE_CHECKING:
@@ -28,7 +28,48 @@ _PIECE = 32_768
 #: After the end of a stream, so much is read for the end of the body, and for so long; else the connection is dropped.
 _DRAIN_BYTES = 64 * 1024
 _DRAIN_SECONDS = 0.05
-_DOUBTFUL = frozenset({408, 425})
+_NO_TIME = timedelta(0)
+
+
+class _Urllib3Body:
+    """The body of urllib3's answer, with the face of :class:`~groq_provider.transport.answer.Answer`.
+
+    There is one where urllib3 decodes, where it talks through a proxy, where somebody else sends through the adapter, and where the
+    `responses` library answers, without any connection.
+    """
+
+    __slots__ = ("_answer", "_raw", "marked")
+
+    complete = False
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        file = raw._fp
+        self._answer: Answer | None = file.answer if isinstance(file, AnswerFile) else None
+        self.marked = self._answer is None or self._answer.marked
+
+    def read1(self) -> bytes:
+        data: bytes = self._raw.read1(_PIECE, decode_content=True)
+        if not data and _unfinished(self._raw):
+            raise http.client.IncompleteRead(b"")
+        return data
+
+    def ready(self, timeout: float) -> bool:
+        return self._answer is None or self._answer.ready(timeout)
+
+    def release(self) -> None:
+        if self._answer is not None and not self._answer.serves_again:
+            self._raw.close()
+        self._raw.release_conn()
+
+    def drop(self) -> None:
+        self._raw.close()
+        self._raw.release_conn()
+
+    def abandon(self) -> None:
+        connection, self._raw._connection = self._raw._connection, None
+        if connection is not None:
+            connection.close()
 
 
 class Response(requests.Response):
@@ -37,10 +78,12 @@ class Response(requests.Response):
     ``iter_lines()`` is right where requests' own is not: it splits at CR, LF and CRLF only, in linear time, holds nothing back
     on any framing, and decodes nothing.
 
-    The body is read by http.client's ``read1``, which gives out what has arrived, also of a chunk that is not complete yet;
-    urllib3's waits for whole chunks. A body with a content encoding goes through urllib3's decoder instead.
-
     Not shared between threads.
+
+    Args:
+        raw: An :class:`~groq_provider.transport.answer.Answer`, or what has its face, or an answer of urllib3's.
+        request: What was asked.
+        call: Whose limits hold.
     """
 
     def __init__(self, raw: Any, request: Any, call: CallState | None) -> None:
@@ -55,26 +98,13 @@ class Response(requests.Response):
         self.encoding = "utf-8"
         self.history = []
         self.reason = raw.reason
-        self.elapsed = timedelta(0)
+        self.elapsed = _NO_TIME
         self.request = request
         self._call = call
         self.slot: Slot | None = None
         self._done = False
         self._splitter = LineSplitter()
-        fp = raw._fp
-        self._fp = fp
-        self._wire = isinstance(fp, WireBody)
-        encoding = raw.headers.get("content-encoding")
-        self._encoded = encoding is not None and encoding.lower() not in ("", "identity")
-        if self._encoded:
-            raw._original_response = (
-                None  # else urllib3 gives the connection back at the end of the body, with our call on it
-            )
-        # Both framings at once is how requests are smuggled: read as chunked, never used again. And a server that took the request
-        # for late, or for too early, has its doubts about the connection (408, 425).
-        self._reusable = raw.status not in _DOUBTFUL and not (
-            self._wire and fp.chunked and "content-length" in raw.headers
-        )
+        self._body: Any = raw if hasattr(raw, "marked") else _Urllib3Body(raw)
 
     @property
     def cookies(self) -> RequestsCookieJar:  # type: ignore[override]  # an attribute there
@@ -88,31 +118,21 @@ class Response(requests.Response):
         if self._done:
             return b""
         try:
-            data: bytes = self.raw.read1(_PIECE, decode_content=True) if self._encoded else self._fp.read1(_PIECE)
+            data: bytes = self._body.read1()
         except (OSError, HTTPError, http.client.HTTPException, ValueError, AttributeError) as caught:
             problem = caught
         else:
             if not data:
-                self._end_of_body()
+                call = self._call
+                if call is not None and call.cancelled and not self._body.marked:
+                    self.close()  # what looks like the end may be our own shutdown of the socket
+                    raise map_read_error(ConnectionAbortedError(), call)
+                self._release()
             return data
         self.close()
         mapped = map_read_error(problem, self._call)
         del problem  # its frames hold the request
         raise mapped
-
-    def _end_of_body(self) -> None:
-        fp, call = self._fp, self._call
-        missing = (fp.length or 0) if self._wire else 0
-        if call is not None and call.cancelled and (missing or not fp.chunked):
-            self.close()  # what looks like the end may be our own shutdown of the socket
-            raise map_read_error(ConnectionAbortedError(), call)
-        if missing:  # announced by Content-Length and not come; http.client says nothing
-            self.close()
-            raise IncompleteResponseError(f"the answer ended {missing:,} bytes before its announced length", sent=True)
-        if self._encoded and _unfinished(self.raw):
-            self.close()
-            raise IncompleteResponseError("the encoded body ended before it was complete", sent=True)
-        self._release()
 
     def _release(self) -> None:
         """Give the connection back for the next request."""
@@ -120,11 +140,10 @@ class Response(requests.Response):
         call = self._call
         if call is not None:
             call.unbind()
-        if self._wire:
-            self._fp.close()
-        if not self._reusable or (self._wire and self._fp.overrun) or (call is not None and call.cancelled):
-            self.raw.close()
-        self.raw.release_conn()
+        if call is not None and call.cancelled:
+            self._body.drop()
+        else:
+            self._body.release()
         self._leave()
 
     def _leave(self) -> None:
@@ -145,14 +164,10 @@ class Response(requests.Response):
                 self.close()
                 raise ResponseTooLargeError(f"the answer is larger than {limit:,} bytes", sent=True)
             parts.append(data)
-            if self._at_end():
+            if self._body.complete:
                 self._release()
                 break
         return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def _at_end(self) -> bool:
-        """Say whether the whole announced length has come, so that no further read is needed to know it."""
-        return self._wire and not self._encoded and self._fp.length == 0
 
     def iter_lines(self, *_requests_own: Any, **_also: Any) -> Iterator[bytes]:
         """Yield the lines of the body as bytes without their ends, each as soon as it has arrived.
@@ -171,7 +186,7 @@ class Response(requests.Response):
 
     def ready(self, timeout: float) -> bool:
         """Wait up to *timeout* seconds until :meth:`read_lines` has something to read."""
-        return self._done or not self._wire or bool(self._fp.ready(timeout))
+        return self._done or bool(self._body.ready(timeout))
 
     # --- ending ----------------------------------------------------------------------------------------------------------
 
@@ -194,12 +209,7 @@ class Response(requests.Response):
         if self._done:
             return
         self._done = True
-        if self._wire:
-            connection = self.raw._connection
-            self._fp.close()
-            if connection is not None:
-                connection.close()
-            self.raw._connection = None
+        self._body.abandon()
         self._leave()
 
     def close(self) -> None:
@@ -209,8 +219,7 @@ class Response(requests.Response):
         self._done = True
         if self._call is not None:
             self._call.unbind()
-        self.raw.close()
-        self.raw.release_conn()
+        self._body.drop()
         self._leave()
 
     @property

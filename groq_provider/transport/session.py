@@ -8,6 +8,7 @@ import ssl
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from threading import Lock
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -23,7 +24,7 @@ from requests.utils import (
 )
 from urllib3.connection import ProxyConfig
 from urllib3.exceptions import ClosedPoolError
-from urllib3.util import parse_url
+from urllib3.util import Timeout, parse_url
 
 from groq_provider._version import __version__
 from groq_provider.errors import (
@@ -49,6 +50,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Adapter", "SecretHeader", "SessionTransport"]
 
+_MOST_MERGED = 8
+_JSON = {"Content-Type": "application/json"}
+#: Made once: requests makes one of every ``None``.
+_NO_TIMEOUT: Any = Timeout()
 USER_AGENT = f"groq_provider/{__version__} (python-requests/{requests.__version__})"
 
 
@@ -316,6 +321,9 @@ class SessionTransport:
                 _set_header(self._headers, name, SecretHeader(text))
         self._authorization = None if api_key is None else SecretHeader(f"Bearer {api_key}")
         self._slots = None if max_connections is None else Slots(max_connections)
+        #: What the engine sends with every call of a kind is one and the same object, which cannot change, and is merged once. By
+        #: id, with the object itself, so that no other can come to have it.
+        self._merged: dict[int, tuple[Mapping[str, str] | None, _Headers]] = {}
 
     def __repr__(self) -> str:
         if not hasattr(self, "adapter"):
@@ -362,24 +370,34 @@ class SessionTransport:
     def _build(
         self, method: str, path: str, extra: Mapping[str, str] | None, body: bytes | None, query: str
     ) -> _Request:
-        headers = _Headers(self._headers)
-        if body is not None:
-            headers["Content-Type"] = "application/json"
+        if body is None:
+            headers = self._with(extra, {})
+        else:
+            known = self._merged.get(id(extra))
+            if known is None:
+                known = extra, self._with(extra, _JSON)
+                if type(extra) is MappingProxyType and len(self._merged) < _MOST_MERGED:
+                    self._merged[id(extra)] = known
+            headers = _Headers(known[1])
             headers["Content-Length"] = str(len(body))
-        if extra:
-            for name, text in extra.items():
-                if self._authorization is None or name.lower() != "authorization":  # which nothing replaces
-                    _set_header(headers, name, text)
         if self._authorization is not None:
             headers["Authorization"] = self._authorization
         return _Request(method, self._origin, self._prefix + path + query, headers, body)
+
+    def _with(self, extra: Mapping[str, str] | None, content: Mapping[str, str]) -> _Headers:
+        """Return the headers of every request, those of its content, and those of one call."""
+        headers = _Headers({**self._headers, **content})
+        for name, text in (extra or {}).items():
+            if self._authorization is None or name.lower() != "authorization":  # which nothing replaces
+                _set_header(headers, name, text)
+        return headers
 
     def _exchange(self, request: _Request, call: CallState) -> Response:
         problem: BaseException
         try:
             with activate(call):
                 # Time limits are the call's; what requests is told bounds nothing but a call without any.
-                response: Response = self.adapter.send(request, stream=True, timeout=None)  # type: ignore[assignment]  # by build_response
+                response: Response = self.adapter.send(request, stream=True, timeout=_NO_TIMEOUT)  # type: ignore[assignment]  # by build_response
         except Exception as caught:  # noqa: BLE001 - requests, urllib3, http.client, ssl and socket each have their own
             problem = caught
         except BaseException:

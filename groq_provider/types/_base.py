@@ -101,11 +101,6 @@ def many(cls: type[T], data: object, *, what: str, drop: frozenset[str] = frozen
     return tuple([build(cls, item, what=f"{what}[{index}]", drop=drop) for index, item in enumerate(data)])
 
 
-def optional_many(cls: type[T], data: object, what: str) -> tuple[T, ...] | None:
-    """Convert: ``None`` stays, a sequence becomes a tuple of values."""
-    return None if data is None else many(cls, data, what=what)
-
-
 def optional_build(cls: type[T], data: object, what: str) -> T | None:
     """Convert: ``None`` stays, a mapping becomes a value."""
     return None if data is None else build(cls, data, what=what)

@@ -6,8 +6,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
-from .messages import Tool
-from .request import Document, ResponseFormat, SearchSettings, StreamOptions
+from .options import Document, ResponseFormat, SearchSettings, StreamOptions
+from .parts import Tool
 
 __all__ = ["RequestFields"]
 

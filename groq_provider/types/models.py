@@ -9,21 +9,11 @@ from typing import Any
 
 import attrs
 
+from groq_provider._defaults import ProviderType
+
 from ._base import mapping, number, text
 
-__all__ = ["ModelCapability", "ModelInfo", "ModelLimits", "ModelPricing", "PerformanceProfile", "ProviderType"]
-
-
-class ProviderType(str, enum.Enum):
-    """Kinds of providers that exist here.
-
-    .. versionadded:: 0.1.0
-    """
-
-    GROQ = "groq"
-    OPENAI_COMPATIBLE = "openai_compatible"
-
-    __str__ = str.__str__
+__all__ = ["ModelCapability", "ModelInfo", "ModelLimits", "ModelPricing", "PerformanceProfile"]
 
 
 class ModelCapability(str, enum.Enum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -15,45 +15,23 @@ from ._base import (
     build,
     check_given,
     defer_checks,
+    many,
     mapping,
     mask,
     nearest,
     number,
     one_of,
-    optional_build,
-    optional_many,
     shorten,
     strings,
     text,
 )
-from .messages import Message, Tool, as_message
+from .messages import Message, as_message
+
+if TYPE_CHECKING:
+    from .options import Document, JSONSchemaFormat, ResponseFormat, SearchSettings, StreamOptions
+    from .parts import Tool
 
 __all__ = ["Document", "JSONSchemaFormat", "LLMRequest", "ResponseFormat", "SearchSettings", "StreamOptions"]
-
-
-@attrs.frozen(kw_only=True)
-class Document:
-    """A context document the model may cite: text or data, exactly one of them.
-
-    .. versionadded:: 0.1.0
-    """
-
-    id: str | None = attrs.field(default=None, validator=text())
-    text: str | None = attrs.field(default=None, validator=text(), repr=mask)
-    data: Mapping[str, Any] | None = attrs.field(default=None, validator=mapping(), repr=mask)
-
-    def __attrs_post_init__(self) -> None:
-        if (self.text is None) == (self.data is None):
-            raise InvalidRequestError("a document needs exactly one of text and data")
-
-
-def as_document(data: object, what: str) -> Document:
-    """Take a document as an instance, flat, or in the service's form with its nested ``source``."""
-    if isinstance(data, Mapping) and isinstance(data.get("source"), Mapping):
-        source = data["source"]
-        flat = {key: item for key, item in data.items() if key != "source"}
-        return build(Document, {**flat, "text": source.get("text"), "data": source.get("data")}, what=what)
-    return build(Document, data, what=what)
 
 
 def _documents(data: object) -> tuple[Document, ...] | None:
@@ -61,75 +39,9 @@ def _documents(data: object) -> tuple[Document, ...] | None:
         return None
     if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Sequence):
         raise InvalidRequestError(f"documents must be a sequence, not {type(data).__name__}")
+    from .options import as_document
+
     return tuple([as_document(item, f"documents[{index}]") for index, item in enumerate(data)])
-
-
-@attrs.frozen(kw_only=True)
-class JSONSchemaFormat:
-    """The schema of a structured answer.
-
-    .. versionadded:: 0.1.0
-    """
-
-    name: str = attrs.field(validator=text(optional=False, empty=False))
-    description: str | None = attrs.field(default=None, validator=text())
-    schema: Mapping[str, Any] | None = attrs.field(default=None, validator=mapping())
-    strict: bool | None = attrs.field(default=None, validator=boolean())
-
-
-def _to_json_schema(data: object) -> JSONSchemaFormat | None:
-    return optional_build(JSONSchemaFormat, data, "json_schema")
-
-
-@attrs.frozen(kw_only=True)
-class ResponseFormat:
-    """The form of the answer: ``text``, ``json_object`` (the prompt must ask for JSON) or ``json_schema``.
-
-    .. versionadded:: 0.1.0
-    """
-
-    type: str = attrs.field()
-    json_schema: JSONSchemaFormat | None = attrs.field(default=None, converter=_to_json_schema)
-
-    @type.validator
-    def _check_type(self, _attribute: object, given: object) -> None:
-        if given not in ("text", "json_object", "json_schema"):
-            raise InvalidRequestError(f"type = {shorten(given)}: must be text, json_object or json_schema")
-
-    def __attrs_post_init__(self) -> None:
-        if (self.type == "json_schema") != (self.json_schema is not None):
-            raise InvalidRequestError("json_schema belongs to type 'json_schema', and only there")
-
-
-def _to_include_domains(data: object) -> tuple[str, ...] | None:
-    return strings(data, "include_domains")
-
-
-def _to_exclude_domains(data: object) -> tuple[str, ...] | None:
-    return strings(data, "exclude_domains")
-
-
-@attrs.frozen(kw_only=True)
-class SearchSettings:
-    """Settings for systems that search the web.
-
-    .. versionadded:: 0.1.0
-    """
-
-    include_domains: tuple[str, ...] | None = attrs.field(default=None, converter=_to_include_domains)
-    exclude_domains: tuple[str, ...] | None = attrs.field(default=None, converter=_to_exclude_domains)
-    country: str | None = attrs.field(default=None, validator=text())
-    include_images: bool | None = attrs.field(default=None, validator=boolean())
-
-
-@attrs.frozen(kw_only=True)
-class StreamOptions:
-    """Options of a stream; not needed: the service reports usage anyway.
-
-    .. versionadded:: 0.1.0
-    """
-
-    include_usage: bool | None = attrs.field(default=None, validator=boolean())
 
 
 def _messages(data: object) -> tuple[Message, ...]:
@@ -177,19 +89,45 @@ def _functions(data: object) -> tuple[Mapping[str, Any], ...] | None:
 
 
 def _to_stream_options(data: object) -> StreamOptions | None:
-    return optional_build(StreamOptions, data, "stream_options")
+    if data is None:
+        return None
+    from .options import StreamOptions
+
+    return build(StreamOptions, data, what="stream_options")
 
 
 def _to_tools(data: object) -> tuple[Tool, ...] | None:
-    return optional_many(Tool, data, "tools")
+    if data is None:
+        return None
+    from .parts import Tool
+
+    return many(Tool, data, what="tools")
 
 
 def _to_response_format(data: object) -> ResponseFormat | None:
-    return optional_build(ResponseFormat, data, "response_format")
+    if data is None:
+        return None
+    from .options import ResponseFormat
+
+    return build(ResponseFormat, data, what="response_format")
 
 
 def _to_search_settings(data: object) -> SearchSettings | None:
-    return optional_build(SearchSettings, data, "search_settings")
+    if data is None:
+        return None
+    from .options import SearchSettings
+
+    return build(SearchSettings, data, what="search_settings")
+
+
+def to_include_domains(data: object) -> tuple[str, ...] | None:
+    """Convert a list of domains to look in."""
+    return strings(data, "include_domains")
+
+
+def to_exclude_domains(data: object) -> tuple[str, ...] | None:
+    """Convert a list of domains to leave out."""
+    return strings(data, "exclude_domains")
 
 
 @attrs.frozen(kw_only=True, field_transformer=defer_checks)
@@ -272,8 +210,8 @@ class LLMRequest:
     documents: tuple[Document, ...] | None = attrs.field(default=None, converter=_documents, repr=mask)
     citation_options: str | None = attrs.field(default=None, validator=one_of("enabled", "disabled"))
     search_settings: SearchSettings | None = attrs.field(default=None, converter=_to_search_settings)
-    include_domains: tuple[str, ...] | None = attrs.field(default=None, converter=_to_include_domains)
-    exclude_domains: tuple[str, ...] | None = attrs.field(default=None, converter=_to_exclude_domains)
+    include_domains: tuple[str, ...] | None = attrs.field(default=None, converter=to_include_domains)
+    exclude_domains: tuple[str, ...] | None = attrs.field(default=None, converter=to_exclude_domains)
     compound_custom: Mapping[str, Any] | None = attrs.field(default=None, validator=mapping(), repr=mask)
     user: str | None = attrs.field(default=None, validator=text())
     frequency_penalty: float | None = attrs.field(default=None, validator=number(-2, 2))
@@ -369,3 +307,11 @@ def _check_names(fields: Mapping[str, Any]) -> None:
         raise InvalidRequestError(
             f"no request field {hints}; what the service knows and this version does not goes into extra_body"
         )
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from . import options
+
+        return getattr(options, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

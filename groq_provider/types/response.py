@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from ._base import mask
-from .messages import Message, ToolCall
-from .status import RateLimitInfo
+from .messages import Message
 
 if TYPE_CHECKING:  # not read until an answer has some: see codec.converter
-    from .activity import Annotation, ExecutedTool, MCPToolList, UsageBreakdown  # noqa: TC004 - attrs takes the names as they are
+    from .activity import Annotation, ExecutedTool, MCPToolList, UsageBreakdown
+    from .parts import ToolCall
 
 __all__ = [
     "Attempt",
     "LLMResponse",
+    "RateLimitInfo",
     "ResponseChunk",
     "Timing",
     "ToolCallDelta",
@@ -151,6 +152,34 @@ class Attempt:
     duration: float = 0.0
     request_id: str | None = None
     sent: bool | None = None
+
+
+@attrs.frozen(kw_only=True)
+class RateLimitInfo:
+    """What the headers of one answer said about the limits of its model.
+
+    On this service ``requests`` counts per DAY and ``tokens`` per MINUTE. ``reset`` is the time until the limit is full again,
+    not until the next request is allowed.
+
+    Attributes:
+        limit_requests: Requests per day.
+        remaining_requests: Of them, left.
+        reset_requests: Seconds until all are back.
+        limit_tokens: Tokens per minute.
+        remaining_tokens: Of them, left.
+        reset_tokens: Seconds until all are back.
+        retry_after: Seconds to wait, only with 429 and not always.
+
+    .. versionadded:: 0.1.0
+    """
+
+    limit_requests: int | None = None
+    remaining_requests: int | None = None
+    reset_requests: float | None = None
+    limit_tokens: int | None = None
+    remaining_tokens: int | None = None
+    reset_tokens: float | None = None
+    retry_after: float | None = None
 
 
 @attrs.frozen(kw_only=True)

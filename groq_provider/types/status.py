@@ -8,38 +8,12 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from .response import RateLimitInfo
+
 if TYPE_CHECKING:
     from groq_provider.errors import GroqProviderError
 
-__all__ = ["LatencyMetrics", "ProviderHealth", "RateLimitInfo", "RateLimitStatus", "RateLimitWindow"]
-
-
-@attrs.frozen(kw_only=True)
-class RateLimitInfo:
-    """What the headers of one answer said about the limits of its model.
-
-    On this service ``requests`` counts per DAY and ``tokens`` per MINUTE. ``reset`` is the time until the limit is full again,
-    not until the next request is allowed.
-
-    Attributes:
-        limit_requests: Requests per day.
-        remaining_requests: Of them, left.
-        reset_requests: Seconds until all are back.
-        limit_tokens: Tokens per minute.
-        remaining_tokens: Of them, left.
-        reset_tokens: Seconds until all are back.
-        retry_after: Seconds to wait, only with 429 and not always.
-
-    .. versionadded:: 0.1.0
-    """
-
-    limit_requests: int | None = None
-    remaining_requests: int | None = None
-    reset_requests: float | None = None
-    limit_tokens: int | None = None
-    remaining_tokens: int | None = None
-    reset_tokens: float | None = None
-    retry_after: float | None = None
+__all__ = ["LatencyMetrics", "ProviderHealth", "RateLimitStatus", "RateLimitWindow"]
 
 
 @attrs.frozen(kw_only=True)

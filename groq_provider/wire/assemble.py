@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from groq_provider.errors import ResponseDecodeError
 from groq_provider.types._base import shorten
-from groq_provider.types.messages import ToolCall
 from groq_provider.types.response import ResponseChunk, ToolCallDelta, Usage
 
 from . import codec
+
+if TYPE_CHECKING:
+    from groq_provider.types.parts import ToolCall
 
 __all__ = ["Assembler"]
 
@@ -35,19 +37,20 @@ class Assembler:
         finish_reason: Of the answer, once it came.
         usage: The newest report, if any came. Reports are never added up.
         stop_error: Text of ``x_groq.error``, by which the service says why it stopped early.
-        chunks: How many carried content, reasoning or tool-call text.
     """
 
     __slots__ = (
+        "_between",
         "_calls",
         "_content",
         "_fields",
+        "_first",
         "_head",
         "_order",
+        "_others",
         "_reasoning",
         "_tail",
         "_tries",
-        "chunks",
         "finish_reason",
         "stop_error",
         "usage",
@@ -62,28 +65,35 @@ class Assembler:
         self.finish_reason: str | None = None
         self.usage: Usage | None = None
         self.stop_error: str | None = None
-        self.chunks = 0
+        self._others = 0  # chunks with something for the reader, but without content
         #: The bytes around the text of a chunk that held one piece of text and nothing new: of the next one usually, too.
         self._head = self._tail = b""
+        self._between = slice(0)
         self._tries = _TRIES
+        #: The first chunk, if its envelope is nothing but the usual: the first text goes out before anybody looks at it.
+        self._first: dict[str, Any] | None = None
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks carried content, reasoning or tool-call text."""
+        return len(self._content) + self._others
 
     def again(self, data: bytes) -> ResponseChunk | None:
         """Take a chunk that differs from one before it in nothing but a plain piece of text, and return it; else change nothing.
 
         Decoding the rest once more would find what is known already. That is most of the work for a chunk of one token.
         """
-        head, tail = self._head, self._tail
-        if not head or not data.startswith(head) or not data.endswith(tail):
+        head = self._head
+        if not head or not data.startswith(head) or not data.endswith(self._tail):
             return None
         try:
-            text = str(data[len(head) : -len(tail)], "utf-8")
+            text = str(data[self._between], "utf-8")
         except UnicodeDecodeError:
             return None
         # What is no plain text needs the decoder: the end of the string, escapes, and control characters, which JSON forbids.
         if not text or '"' in text or "\\" in text or not text.isprintable():
             return None
         self._content.append(text)
-        self.chunks += 1
         return ResponseChunk(content=text)
 
     def _learn(self, data: bytes, text: str) -> None:
@@ -97,6 +107,7 @@ class Assembler:
             head, found, rest = data.partition(mark)
             if found and rest.startswith(plain + b'"'):
                 self._head, self._tail = head + found, rest[len(plain) :]
+                self._between = slice(len(self._head), -len(self._tail))
 
     def feed(self, data: Any, source: bytes = b"") -> ResponseChunk | None:
         """Take one chunk; return what it adds for the reader, or ``None`` when that is nothing.
@@ -111,7 +122,14 @@ class Assembler:
         if type(data) is not dict:
             raise ResponseDecodeError(f"expected an object, got {type(data).__name__} @ $")
         choices = data.get("choices")
-        if not self._fields or not _USUAL.issuperset(data):
+        usual = _USUAL.issuperset(data)
+        first = self._first
+        if first is not None and (self.chunks or not usual):
+            self._settle()
+            first = None
+        if first is None and not self._fields and _can_wait(data):
+            self._first = data
+        elif not usual or (first is None and not self._fields):
             self._read_envelope(data)
         elif type(choices) is list and len(choices) == 1 and type(choices[0]) is dict:
             # The short way for nearly every chunk: one more piece of text and nothing else.
@@ -127,7 +145,6 @@ class Assembler:
                 content = delta.get("content")
                 if content and type(content) is str:
                     self._content.append(content)
-                    self.chunks += 1
                     if self._tries and source:
                         self._learn(source, content)
                     return ResponseChunk(content=content)
@@ -141,6 +158,12 @@ class Assembler:
             return self._choice(choices[0], "$.choices[0]")
         found = [self._choice(choice, f"$.choices[{i}]") for i, choice in enumerate(choices)]
         return min((chunk for chunk in found if chunk is not None), key=lambda chunk: chunk.index, default=None)
+
+    def _settle(self) -> None:
+        """Read the envelope of the first chunk, if that is still to be done."""
+        first, self._first = self._first, None
+        if first is not None:
+            self._read_envelope(first)
 
     def _choice(self, choice: Any, path: str) -> ResponseChunk | None:
         if type(choice) is not dict:
@@ -186,7 +209,8 @@ class Assembler:
                 self._content.append(content)
             if reasoning:
                 self._reasoning.append(reasoning)
-        self.chunks += 1
+        if index != 0 or not content:
+            self._others += 1
         return ResponseChunk(content=content, reasoning=reasoning or None, tool_calls=calls, index=index)
 
     def _note(self, place: str, unknown: dict[str, Any]) -> None:
@@ -275,6 +299,7 @@ class Assembler:
     @property
     def request_id(self) -> str | None:
         """The service's id, if a chunk named it."""
+        self._settle()
         found = self._fields.get("_x_groq", {}).get("id")
         return found if isinstance(found, str) else None
 
@@ -285,28 +310,40 @@ class Assembler:
 
     def response_fields(self) -> dict[str, Any]:
         """Return the fields of :class:`~groq_provider.LLMResponse` so far."""
+        self._settle()
         fields = {key: found for key, found in self._fields.items() if key != "_x_groq"}
         if "_x_groq" in self._fields:
             fields["x_groq"] = codec.x_groq(self._fields["_x_groq"])
         fields["content"] = "".join(self._content)
         fields["reasoning"] = "".join(self._reasoning) or None
-        fields["tool_calls"] = tuple(
-            [
-                ToolCall(
-                    id=call.id,
-                    name=call.name,
-                    arguments="".join(call.arguments),
-                    type=call.type,
-                    index=index,
-                    extra=call.extra,
-                )
-                for index, call in sorted(self._calls.items())
-            ]
-        )
+        fields["tool_calls"] = tuple([call.whole(index) for index, call in sorted(self._calls.items())])
         fields["finish_reason"] = self.finish_reason
         if self.usage is not None:
             fields["usage"] = self.usage
         return fields
+
+
+_FIRST = _USUAL | {"x_groq"}
+_X_GROQ = frozenset({"id", "seed"})
+#: Seconds of Unix time that any clock can mean.
+_LATEST = 1 << 33
+
+
+def _can_wait(data: dict[str, Any]) -> bool:
+    """Say whether the envelope of a first chunk is the usual one, so that reading it later finds nothing wrong."""
+    if not _FIRST.issuperset(data) or type(data.get("id")) is not str or type(data.get("model")) is not str:
+        return False
+    created, fingerprint, own = data.get("created"), data.get("system_fingerprint"), data.get("x_groq")
+    if type(created) is not int or not 0 <= created < _LATEST or not (fingerprint is None or type(fingerprint) is str):
+        return False
+    if own is None:
+        return True
+    return (
+        type(own) is dict
+        and _X_GROQ.issuperset(own)
+        and type(own.get("id", "")) is str
+        and type(own.get("seed", 0)) is int
+    )
 
 
 class _PartialCall:
@@ -318,6 +355,12 @@ class _PartialCall:
         self.type = "function"
         self.arguments: list[str] = []
         self.extra: dict[str, Any] = {}
+
+    def whole(self, index: int) -> ToolCall:
+        from groq_provider.types.parts import ToolCall  # most answers do without
+
+        arguments = "".join(self.arguments)
+        return ToolCall(id=self.id, name=self.name, arguments=arguments, type=self.type, index=index, extra=self.extra)
 
 
 def _join_function_call(known: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import json.encoder
 import math
 import uuid
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from cattrs import Converter
 
     from groq_provider.types import activity
+    from groq_provider.types import options as o
+    from groq_provider.types import parts as p
 
 __all__ = ["decode", "encode", "loads", "loads_text", "request_body", "response_fields", "tool_call", "usage"]
 
@@ -55,8 +58,23 @@ def _as_dict(given: object) -> dict[Any, Any]:
 
 # json.loads builds a decoder per call when it is given parse_constant; one decoder serves all threads.
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+_encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_as_dict)
 _scan_json, _decode_json = _decoder.scan_once, _decoder.decode  # type: ignore[attr-defined]  # not in typeshed
-_encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_as_dict).encode
+# JSONEncoder.encode makes one of these per call. Without its memory of what it is in the middle of, which threads cannot share: a circle
+# ends as what is nested too deep.
+_write_json: Any = (
+    None
+    if json.encoder.c_make_encoder is None  # type: ignore[attr-defined]  # not in typeshed
+    else json.encoder.c_make_encoder(  # type: ignore[attr-defined]  # not in typeshed
+        None, _encoder.default, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, False
+    )
+)
+
+
+def _encode_json(data: Any) -> str:
+    if _write_json is None:  # pragma: no cover - a Python without the extension module
+        return _encoder.encode(data)
+    return "".join(_write_json(data, 0))
 
 
 def loads(data: bytes, what: str = "the body") -> Any:
@@ -138,33 +156,36 @@ def converter() -> Converter:
     from cattrs.gen import make_dict_unstructure_fn, override
 
     from groq_provider.types import activity
+    from groq_provider.types import options as o
+    from groq_provider.types import parts as p
 
-    attrs.resolve_types(r.LLMResponse, localns=vars(activity))  # which it names without importing them
+    for cls in (r.LLMResponse, r.ResponseChunk, m.Message, q.LLMRequest):  # which name these without importing them
+        attrs.resolve_types(cls, localns={**vars(activity), **vars(o), **vars(p)})
     made = cattrs.Converter(detailed_validation=False, omit_if_default=True)
     _register_primitives(made)
     made.register_structure_hook_factory(
         lambda cls: attrs.has(cls) and cls.__module__ in (r.__name__, activity.__name__), _answer_hook(made)
     )
     made.register_structure_hook_factory(
-        lambda cls: attrs.has(cls) and cls.__module__ in (m.__name__, q.__name__),
+        lambda cls: attrs.has(cls) and cls.__module__ in (m.__name__, q.__name__, p.__name__, o.__name__),
         lambda cls: lambda data, _: build(cls, data, what=cls.__name__),
     )
     # These have a wire form of their own, nested where the class is flat.
-    for part in (m.TextPart, m.ImagePart, m.DocumentPart):
-        made.register_structure_hook(part, lambda data, cls: _of_class(m.as_part(data, cls.__name__), cls))
-    made.register_structure_hook(m.ToolCall, lambda data, _: m.as_tool_call(data, "ToolCall"))
-    made.register_structure_hook(q.Document, lambda data, _: q.as_document(data, "Document"))
+    for part in (p.TextPart, p.ImagePart, p.DocumentPart):
+        made.register_structure_hook(part, lambda data, cls: _of_class(p.as_part(data, cls.__name__), cls))
+    made.register_structure_hook(p.ToolCall, lambda data, _: p.as_tool_call(data, "ToolCall"))
+    made.register_structure_hook(o.Document, lambda data, _: o.as_document(data, "Document"))
     made.register_unstructure_hook_factory(
         lambda cls: attrs.has(cls) and "extra" in attrs.fields_dict(cls), _extra_hook(made)
     )
-    made.register_unstructure_hook(m.TextPart, lambda part: {"type": "text", "text": part.text})
-    made.register_unstructure_hook(m.ImagePart, lambda part: {"type": "image_url", "image_url": _set_fields(part)})
-    made.register_unstructure_hook(m.DocumentPart, lambda part: {"type": "document", "document": _set_fields(part)})
-    made.register_unstructure_hook(m.ToolCall, _tool_call_to_wire)
-    made.register_unstructure_hook(q.Document, _document_to_wire)
+    made.register_unstructure_hook(p.TextPart, lambda part: {"type": "text", "text": part.text})
+    made.register_unstructure_hook(p.ImagePart, lambda part: {"type": "image_url", "image_url": _set_fields(part)})
+    made.register_unstructure_hook(p.DocumentPart, lambda part: {"type": "document", "document": _set_fields(part)})
+    made.register_unstructure_hook(p.ToolCall, _tool_call_to_wire)
+    made.register_unstructure_hook(o.Document, _document_to_wire)
     # These unions are told apart by the classes of the values, not by what is declared.
     made.register_unstructure_hook_func(
-        lambda cls: cls in (m.ContentPart, str | tuple[m.ContentPart, ...] | None), made.unstructure
+        lambda cls: cls in (p.ContentPart, str | tuple[p.ContentPart, ...] | None), made.unstructure
     )
     made.register_unstructure_hook(
         m.Message,
@@ -283,11 +304,11 @@ def _content_to_wire(made: Converter) -> Any:
     )
 
 
-def _tool_call_to_wire(call: m.ToolCall) -> dict[str, Any]:
+def _tool_call_to_wire(call: p.ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": call.type, "function": {"name": call.name, "arguments": call.arguments}}
 
 
-def _document_to_wire(document: q.Document) -> dict[str, Any]:
+def _document_to_wire(document: o.Document) -> dict[str, Any]:
     source = (
         {"type": "json", "data": document.data} if document.text is None else {"type": "text", "text": document.text}
     )
@@ -635,10 +656,12 @@ def response_fields(data: object) -> dict[str, Any]:
     fields["finish_reason"] = _text(choice, "finish_reason", "$.choices[0]")
     fields["logprobs"] = choice.get("logprobs")
     if calls := items(message, "tool_calls", path):
+        from groq_provider.types import parts as p  # most answers do without
+
         whole = [tool_call(item, f"{path}.tool_calls[{i}]") for i, item in enumerate(calls)]
         fields["tool_calls"] = tuple(
             [
-                m.ToolCall(
+                p.ToolCall(
                     id=c.id or "",
                     name=c.name or "",
                     arguments=c.arguments,

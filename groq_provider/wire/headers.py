@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-from groq_provider.types.status import RateLimitInfo
+from groq_provider.types.response import RateLimitInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +32,9 @@ def parse_duration(text: str | None) -> float | None:
     """
     if text is None:
         return None
+    number = text[:-1]
+    if text[-1:] == "s" and len(text) < 16 and number.isascii() and number.replace(".", "", 1).isdigit():
+        return float(number)  # most of them: 7.66s
     text = text.strip()
     if not text or len(text) > 64:
         return None
@@ -49,6 +52,8 @@ def parse_duration(text: str | None) -> float | None:
 def _integer(text: str | None) -> int | None:
     if text is None or len(text) > 18:
         return None
+    if text.isdigit() and text.isascii():
+        return int(text)
     text = text.strip()
     return int(text) if text.isascii() and text.isdigit() else None
 

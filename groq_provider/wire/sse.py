@@ -113,27 +113,24 @@ class EventDecoder:
 
     def events(self, lines: list[bytes]) -> Iterator[Event]:
         """Take lines, and yield the events they complete, each before the next line is looked at."""
-        alone = None  # a line of data that nothing else of its event came before: nearly every event is one of those
+        most = self.max_event
         fresh = not (self._first or self._data or self._name)
-        for line in lines:
-            if fresh:
-                if alone is None:
-                    if line[:6] == b"data: " and len(line) < self.max_event:
-                        alone = line
-                        continue
-                elif not line:
-                    yield _event(Event, ("", alone[6:]))
-                    alone = None
+        rest = iter(lines)
+        for line in rest:
+            if fresh and line[:6] == b"data: " and len(line) < most:
+                # Nearly every event is one line of data and an empty one.
+                after = next(rest, None)
+                if after == b"":
+                    yield _event(Event, ("", line[6:]))
                     continue
-                else:
-                    self.feed(alone)
-                    alone = None
+                self.feed(line)
+                if after is None:
+                    return
+                line = after  # noqa: PLW2901 - the one that was looked at already
             event = self.feed(line)
             if event is not None:
                 yield event
             fresh = not self._data and not self._name
-        if alone is not None:
-            self.feed(alone)
 
     def feed(self, line: bytes) -> Event | None:
         """Take one line; return the event it completes, if it does.

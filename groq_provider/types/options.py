@@ -1,0 +1,100 @@
+"""Settings of a request that have fields of their own. Loaded by the first request that has one: most have none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from groq_provider.errors import InvalidRequestError
+
+from ._base import boolean, build, mapping, mask, optional_build, shorten, text
+from .request import to_exclude_domains, to_include_domains
+
+__all__ = ["Document", "JSONSchemaFormat", "ResponseFormat", "SearchSettings", "StreamOptions"]
+
+
+@attrs.frozen(kw_only=True)
+class Document:
+    """A context document the model may cite: text or data, exactly one of them.
+
+    .. versionadded:: 0.1.0
+    """
+
+    id: str | None = attrs.field(default=None, validator=text())
+    text: str | None = attrs.field(default=None, validator=text(), repr=mask)
+    data: Mapping[str, Any] | None = attrs.field(default=None, validator=mapping(), repr=mask)
+
+    def __attrs_post_init__(self) -> None:
+        if (self.text is None) == (self.data is None):
+            raise InvalidRequestError("a document needs exactly one of text and data")
+
+
+def as_document(data: object, what: str) -> Document:
+    """Take a document as an instance, flat, or in the service's form with its nested ``source``."""
+    if isinstance(data, Mapping) and isinstance(data.get("source"), Mapping):
+        source = data["source"]
+        flat = {key: item for key, item in data.items() if key != "source"}
+        return build(Document, {**flat, "text": source.get("text"), "data": source.get("data")}, what=what)
+    return build(Document, data, what=what)
+
+
+@attrs.frozen(kw_only=True)
+class JSONSchemaFormat:
+    """The schema of a structured answer.
+
+    .. versionadded:: 0.1.0
+    """
+
+    name: str = attrs.field(validator=text(optional=False, empty=False))
+    description: str | None = attrs.field(default=None, validator=text())
+    schema: Mapping[str, Any] | None = attrs.field(default=None, validator=mapping())
+    strict: bool | None = attrs.field(default=None, validator=boolean())
+
+
+def _to_json_schema(data: object) -> JSONSchemaFormat | None:
+    return optional_build(JSONSchemaFormat, data, "json_schema")
+
+
+@attrs.frozen(kw_only=True)
+class ResponseFormat:
+    """The form of the answer: ``text``, ``json_object`` (the prompt must ask for JSON) or ``json_schema``.
+
+    .. versionadded:: 0.1.0
+    """
+
+    type: str = attrs.field()
+    json_schema: JSONSchemaFormat | None = attrs.field(default=None, converter=_to_json_schema)
+
+    @type.validator
+    def _check_type(self, _attribute: object, given: object) -> None:
+        if given not in ("text", "json_object", "json_schema"):
+            raise InvalidRequestError(f"type = {shorten(given)}: must be text, json_object or json_schema")
+
+    def __attrs_post_init__(self) -> None:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise InvalidRequestError("json_schema belongs to type 'json_schema', and only there")
+
+
+@attrs.frozen(kw_only=True)
+class SearchSettings:
+    """Settings for systems that search the web.
+
+    .. versionadded:: 0.1.0
+    """
+
+    include_domains: tuple[str, ...] | None = attrs.field(default=None, converter=to_include_domains)
+    exclude_domains: tuple[str, ...] | None = attrs.field(default=None, converter=to_exclude_domains)
+    country: str | None = attrs.field(default=None, validator=text())
+    include_images: bool | None = attrs.field(default=None, validator=boolean())
+
+
+@attrs.frozen(kw_only=True)
+class StreamOptions:
+    """Options of a stream; not needed: the service reports usage anyway.
+
+    .. versionadded:: 0.1.0
+    """
+
+    include_usage: bool | None = attrs.field(default=None, validator=boolean())
