@@ -25,7 +25,7 @@ from collections import deque
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from .http2_frames import CLOSED, STREAM_WINDOW, FrameError, Frames, NoRoomError, Stream
+from .http2_frames import CLOSED, STREAM_WINDOW, FrameError, Frames, GoneError, NoRoomError, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,7 +154,28 @@ class Http2Connection:
         stream = self._new_stream()
         with self._lock:
             self._frames.greet(stream)
+        self._after()
         self.wait(stream, call.total_deadline)
+
+    def watch(self) -> Stream:
+        """Return a stream that is none of the peer's: whoever waits for it reads for the others, and is woken by :meth:`drop`.
+
+        For those who wait for a place: nobody else may be reading what the peer says of them.
+        """
+        stream = self._new_stream()
+        with self._lock:
+            if self.dead:
+                stream.ended = True
+            else:
+                self._frames.watchers[stream] = None
+        self._after()
+        return stream
+
+    def unwatch(self, stream: Stream) -> None:
+        """Forget it again."""
+        with self._lock:
+            self._frames.watchers.pop(stream, None)
+        self._after()
 
     def _new_stream(self) -> Stream:
         stream = Stream()
@@ -329,14 +350,14 @@ class Http2Connection:
             now = self._clock.monotonic()
             if until is not None and until <= now:
                 return False
-            silent_at = self._asked_at + PING_PATIENCE if not self._frames.pong else self._heard_at + PING_AFTER
+            silent_at = self._silent_at()
             end = silent_at if until is None else min(until, silent_at)
             readable = self._wait_io(max(0.0, end - now))
             with self._lock:
                 if not self.dead:
                     if readable:
                         self._turn()
-                    elif self._clock.monotonic() >= silent_at:
+                    elif self._clock.monotonic() >= max(silent_at, self._silent_at()):
                         self._silence()
                     if self._blocked:
                         self._flush()
@@ -377,9 +398,9 @@ class Http2Connection:
         try:
             self._read()
             done = True
-        except FrameError as error:
+        except (FrameError, GoneError) as error:
             self._flush()  # h2's own word on it
-            self._die(FrameError, error.args)
+            self._die(type(error), error.args)
             done = True
         finally:
             if not done:
@@ -397,9 +418,11 @@ class Http2Connection:
                     return
                 self._received += 1
                 self._heard_at = now
-                settled, limit = frames.settled, frames.limit
+                draining, settled, limit = frames.draining, frames.settled, frames.limit
                 frames.receive(data, now)
-                if frames.draining or (settled, limit) != (frames.settled, frames.limit):
+                if frames.draining and not draining and frames.streams and frames.pong:
+                    self._ask(now)  # some that say that they leave are gone already
+                if (draining, settled, limit) != (frames.draining, frames.settled, frames.limit):
                     self._on_room(self, 0)
                 if not sock.pending():
                     break
@@ -443,7 +466,7 @@ class Http2Connection:
             while data := self._sock.recv(_READ):
                 self._received += 1
                 self._frames.receive(data, self._clock.monotonic())
-        except (OSError, FrameError):
+        except (OSError, FrameError):  # GoneError among the former
             pass
 
     def _tell(self) -> None:
@@ -476,16 +499,25 @@ class Http2Connection:
         if self._leader is not None and not self._turning:
             self._pipe.wake()
 
+    def _silent_at(self) -> float:
+        """Return the instant from which the peer has been silent for too long."""
+        if self._frames.pong:
+            return self._heard_at + PING_AFTER
+        return max(self._asked_at, self._heard_at) + PING_PATIENCE
+
     def _silence(self) -> None:
         """Nothing has come for long: ask, or give up."""
-        now = self._clock.monotonic()
         if self._frames.pong:
-            self._asked_at = now
-            self._frames.ping()
+            self._ask(self._clock.monotonic())
             self._flush()
         else:
             _log.debug("a connection of HTTP/2 does not answer: %d streams end", len(self._frames.streams))
             self._die(ConnectionResetError, ("the connection is dead: the server does not answer a ping",))
+
+    def _ask(self, now: float) -> None:
+        """Ask for a sign of life; whatever comes is one."""
+        self._asked_at = now
+        self._frames.ping()
 
     def _die(self, kind: Callable[..., Exception], arguments: tuple[Any, ...]) -> None:
         """End the connection and all of its streams."""

@@ -37,6 +37,7 @@ __all__ = [
     "CLOSED",
     "FrameError",
     "Frames",
+    "GoneError",
     "Http11RequiredError",
     "NoRoomError",
     "Stream",
@@ -90,6 +91,10 @@ class FrameError(BadFraming):
 
 class StreamResetError(ConnectionResetError):
     """The peer ended a stream before its answer was complete."""
+
+
+class GoneError(ConnectionResetError):
+    """The peer ended the connection because of an error."""
 
 
 class UnprocessedError(ConnectionResetError):
@@ -232,7 +237,7 @@ def _look_at(head: list[tuple[bytes, bytes]]) -> tuple[int, str]:
     """Return an answer's status, and what is wrong with its head if anything is."""
     if len(head) > _MAX_FIELDS:
         return 0, f"got more than {_MAX_FIELDS} headers"
-    status = 0
+    status, length = 0, b""
     for name, value in head:
         if len(name) > _MAX_FIELD or len(value) > _MAX_FIELD:
             return 0, f"got more than {_MAX_FIELD} bytes in a header"
@@ -242,14 +247,26 @@ def _look_at(head: list[tuple[bytes, bytes]]) -> tuple[int, str]:
             if name != b":status" or status or len(value) != 3 or not value.isdigit() or value < b"100":
                 return 0, "a status that is none"
             status = int(value)
+        elif name == b"content-length":
+            if length and length != value:
+                return 0, "two lengths"
+            length = value
     return status, "" if status else "no status"
 
 
+def _name_of(code: int) -> str:
+    try:
+        return h2.errors.ErrorCodes(code).name
+    except ValueError:
+        return f"code {code}"
+
+
 def _announced(head: list[tuple[bytes, bytes]]) -> int | None:
-    """Return the announced length. What is none announces nothing: the end of the body is marked without it."""
-    found = {value for name, value in head if name == b"content-length"}
-    text = found.pop() if len(found) == 1 else b""
-    return int(text[:19]) if text.isdigit() else None
+    """Return the announced length. What is no number announces nothing: the end of the body is marked without it."""
+    for name, value in head:
+        if name == b"content-length":
+            return int(value[:19]) if value.isdigit() else None
+    return None
 
 
 class Frames:
@@ -303,7 +320,9 @@ class Frames:
         self.limit = FIRST_STREAMS
         self.settled = self.draining = False
         self.pong = True
-        self._greeted: list[Stream] = []  # no real ones: they end with the peer's settings
+        #: No real ones: the first end with the peer's settings, and all with the connection.
+        self._greeted: list[Stream] = []
+        self.watchers: dict[Stream, None] = {}
         self.changed: list[Stream] = []
         self.closed = 0
         self._h2.initiate_connection()
@@ -492,6 +511,8 @@ class Frames:
     # Each of these takes a frame and says whether h2 is not to see it.
 
     def _data(self, number: int, frame: bytes) -> bool:
+        if number == 0:
+            raise FrameError("a body of no stream")
         size = len(frame) - 9
         stream = self.streams.get(number)
         wrong = ""
@@ -584,11 +605,14 @@ class Frames:
         if number or len(frame) < 17:
             raise FrameError("a GOAWAY that is none")
         last = int.from_bytes(frame[9:13], "big") & 0x7FFF_FFFF
+        code = int.from_bytes(frame[13:17], "big")
         self.draining = True
         for stream in [found for found in self.streams.values() if found.id > last]:
             # Not by reset(): the peer has forgotten these, or never knew them.
             self._fail(stream, UnprocessedError, "the server is leaving and has not taken the request")
             self._forget(stream)
+        if code:  # it closes now (RFC 9113, 5.4.1): the other streams get nothing more
+            raise GoneError(f"the server ended the connection ({_name_of(code)})")
         return True
 
     def _forget(self, stream: Stream) -> None:
@@ -621,6 +645,9 @@ class Frames:
                 self._fail(stream, UnprocessedError, "the connection broke before the request was sent")
             self._forget(stream)
         self._settle()
+        for stream in self.watchers:
+            self._finish(stream)
+        self.watchers = {}
 
     # --- what h2 says ------------------------------------------------------------------------------------------------------
 
@@ -651,14 +678,13 @@ class Frames:
         if stream is None:
             return
         codes = h2.errors.ErrorCodes
-        code = event.error_code
-        name = getattr(code, "name", None) or f"code {code}"
+        code = event.error_code or 0
         if stream.head is None and code == codes.REFUSED_STREAM:
             self._fail(stream, UnprocessedError, "the server refused the stream")
         elif stream.head is None and code == codes.HTTP_1_1_REQUIRED:
             self._fail(stream, Http11RequiredError, "the server wants HTTP/1.1")
         else:
-            self._fail(stream, StreamResetError, f"the server ended the stream ({name})")
+            self._fail(stream, StreamResetError, f"the server ended the stream ({_name_of(code)})")
         self._forget(stream)
 
     def _on_settings(self, _event: h2.events.RemoteSettingsChanged) -> None:
@@ -690,5 +716,5 @@ _OURS: dict[int, Any] = {
 #: How a connection ends that just ends.
 CLOSED: tuple[Callable[..., Exception], tuple[Any, ...]] = (
     RemoteDisconnected,
-    ("the server closed the connection without an answer",),
+    ("the server closed the connection",),
 )

@@ -9,7 +9,6 @@ Requests that others send through the adapter (``session.get(…)``) go over HTT
 from __future__ import annotations
 
 import copy
-import functools
 import logging
 import os
 import ssl
@@ -25,7 +24,7 @@ from groq_provider.errors import PoolTimeoutError, RequestCancelledError
 from .call import CallState, activate, current
 from .http2_answer import Http2Answer
 from .http2_connection import Http2Connection
-from .http2_frames import Http11RequiredError, NoRoomError, UnprocessedError, fields_of
+from .http2_frames import Http11RequiredError, NoRoomError, Stream, UnprocessedError, fields_of
 from .pool import MAX_IDLE, TLSPool, at_fork
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def _wake(lock: Lock) -> None:
 class _Waiter:
     """A call that waits for a place, and what came of it; guarded by the pool's lock."""
 
-    __slots__ = ("connection", "connects", "http1", "lock", "problem")
+    __slots__ = ("connection", "connects", "http1", "lock", "problem", "stream")
 
     def __init__(self) -> None:
         self.lock = Lock()
@@ -64,6 +63,14 @@ class _Waiter:
         self.connects = False  # whether it is this one's turn to connect
         self.http1 = False
         self.problem: Exception | None = None
+        self.stream: Stream | None = None  # what it waits on, where there is a connection
+
+    def wake(self) -> None:
+        """End its wait. Waits for nothing."""
+        _wake(self.lock)
+        stream = self.stream
+        if stream is not None:
+            stream.interrupt()
 
     def served(self) -> bool:
         """Say whether the wait is over."""
@@ -291,13 +298,13 @@ class Http2Pool:
         full = any(connection.usable for connection in self._connections)
         # Who waits for a place waits as for a slot; who waits for a connection, as if it were making it.
         limit = call.earlier(call.after_send) if full else call.connect_deadline
-        handle = call.subscribe(functools.partial(_wake, waiter.lock))
+        handle = call.subscribe(waiter.wake)
         try:
             while not waiter.served() and not call.cancelled:
                 left = None if limit is None else limit - self.clock.monotonic()
                 if left is not None and left <= 0:
                     break
-                self.clock.wait(waiter.lock, left)
+                self._wait_on(waiter, call, limit, left)
         except BaseException:
             self._withdraw(waiter)
             raise
@@ -314,6 +321,22 @@ class Http2Pool:
             raise TimeoutError("timed out")
         if full:
             call.connect_deadline = call.earlier(call.connect)  # waiting for a place was not connecting
+
+    def _wait_on(self, waiter: _Waiter, call: CallState, limit: float | None, left: float | None) -> None:
+        """Wait once, on a connection if there is one: what makes a place may be something that nobody else is there to read."""
+        connection = next(
+            (found for found in list(self._connections) if not found.dead and found.pid == os.getpid()), None
+        )
+        if connection is None:
+            self.clock.wait(waiter.lock, left)
+            return
+        stream = waiter.stream = connection.watch()
+        try:
+            if not waiter.served() and not call.cancelled:  # asked after: whoever wakes us from now finds the stream
+                connection.wait(stream, limit)
+        finally:
+            waiter.stream = None
+            connection.unwatch(stream)
 
     def _withdraw(self, waiter: _Waiter, *, timed_out: bool = False) -> bool:
         """Leave the queue; say whether there is something to go on with, granted at the last moment."""
@@ -345,7 +368,7 @@ class Http2Pool:
                         return
                     self._connecting = waiter.connects = True
             self._queue.popleft()
-            _wake(waiter.lock)
+            waiter.wake()
 
     def _given(self, connection: Http2Connection, count: int) -> None:
         """Take back *count* places of a connection; 0: something else about it has changed. Waits for nothing."""
@@ -400,7 +423,7 @@ class Http2Pool:
         while self._queue:
             waiter = self._queue.popleft()
             waiter.problem = problem
-            _wake(waiter.lock)
+            waiter.wake()
 
     def _connect(self, call: CallState) -> Http2Connection | None:
         http1 = self.http1
@@ -502,7 +525,7 @@ class Http2Pool:
             self._closed = True
             for waiter in self._queue:
                 waiter.problem = ClosedPoolError(self.http1, "the pool is closed")
-                _wake(waiter.lock)
+                waiter.wake()
             self._queue.clear()
         for connection in list(self._connections):
             connection.close()
