@@ -12,7 +12,7 @@ from .answer import AnswerFile, Fields
 
 if TYPE_CHECKING:
     from .call import CallState
-    from .http2_frames import Stream
+    from .http2_stream import Stream
 
 __all__ = ["Http2Answer"]
 

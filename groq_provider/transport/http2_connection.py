@@ -25,7 +25,8 @@ from collections import deque
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from .http2_frames import CLOSED, STREAM_WINDOW, FrameError, Frames, GoneError, NoRoomError, Stream
+from .http2_frames import STREAM_WINDOW, Frames
+from .http2_stream import CLOSED, FrameError, GoneError, NoRoomError, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -299,6 +300,8 @@ class Http2Connection:
                 with self._lock:
                     if self._chosen is stream:
                         self._chosen = None
+                    if self.dead:
+                        return stream.news()
                     if self._leader is None:
                         self._leader = stream
                     else:
@@ -537,14 +540,13 @@ class Http2Connection:
                 return
             try:
                 while self._left:
-                    stream, cancelled = self._left.popleft()
-                    if stream is None:
-                        continue
-                    if cancelled:
+                    stream, cancelled = self._left[0]
+                    if stream is not None and cancelled:
                         self._frames.cancelled(stream)
-                    else:
+                    elif stream is not None:
                         self._frames.reset(stream)
                         stream.ended = True
+                    self._left.popleft()  # last, so that an interrupt loses none; twice does no harm
                 if not self.dead:
                     self._flush()
                 if self.dead and self._leader is None and self._sock is not None:

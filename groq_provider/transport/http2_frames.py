@@ -12,11 +12,7 @@ What is left as an error of the connection (fields that HPACK cannot unpack, a f
 
 from __future__ import annotations
 
-import functools
-import logging
-import re
 from collections import deque
-from http.client import RemoteDisconnected
 from typing import TYPE_CHECKING, Any
 
 import h2.config
@@ -25,26 +21,25 @@ import h2.errors
 import h2.events
 import h2.exceptions
 from h2.settings import SettingCodes, Settings
-from hpack import Decoder, HeaderTuple, NeverIndexedHeaderTuple
+from hpack import Decoder
 
-from .answer import BadFraming
-from .secret import SecretHeader
+from .http2_fields import MAX_HEAD, announced, look_at
+from .http2_stream import (
+    FrameError,
+    GoneError,
+    Http11RequiredError,
+    NoRoomError,
+    Stream,
+    StreamResetError,
+    UnprocessedError,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-__all__ = [
-    "CLOSED",
-    "FrameError",
-    "Frames",
-    "GoneError",
-    "Http11RequiredError",
-    "NoRoomError",
-    "Stream",
-    "StreamResetError",
-    "UnprocessedError",
-    "fields_of",
-]
+    from hpack import HeaderTuple
+
+__all__ = ["CONNECTION_WINDOW", "FIRST_STREAMS", "MAX_STREAMS", "STREAM_WINDOW", "Frames"]
 
 #: What an unread stream may hold; the peer sends no more before some of it is taken.
 STREAM_WINDOW = 1 << 20
@@ -55,9 +50,6 @@ CONNECTION_WINDOW = 1 << 24
 MAX_FRAME = 16_384
 #: Streams a connection may have open before the peer has said how many, and at most whatever it says.
 FIRST_STREAMS, MAX_STREAMS = 100, 256
-#: As for HTTP/1.1 a head may hold this; more ends the stream. What HPACK unpacks is bounded for all of a head together, beyond
-#: which the connection ends: its table is not to be trusted any more.
-_MAX_FIELDS, _MAX_FIELD, _MAX_HEAD = 100, 65_536, 1 << 20
 #: No more of bodies is put into frames while so many bytes wait for the socket; they would only be held twice.
 _MAX_WAITING = 262_144
 #: So many bytes waiting for a peer that takes none are its pings and the like, not ours to keep.
@@ -69,189 +61,6 @@ _END_STREAM, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x4, 0x8, 0x20
 _PLAIN_HEAD, _NO_DATA = b"\0\0\1\1%c%b\x88", b"\0\0\0\0%c%b"
 #: A head in more pieces is an attack.
 _MAX_PIECES = 64
-_NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+\Z")
-_BREAKS = re.compile(rb"[\0\r\n]")
-#: Names of the fields that belong to a connection of HTTP/1.1, which has no place here.
-_HOP = frozenset({"host", "connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"})
-#: Fields whose values no table of the peer's, or of a proxy between, may remember.
-_SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
-
-
-def _no_blocks(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith("Encoded header block")
-
-
-# hpack tells its debug log the whole head of a request, packed, with the key in it. (Its other lines leave never-indexed values out.)
-logging.getLogger("hpack.hpack").addFilter(_no_blocks)
-
-
-class FrameError(BadFraming):
-    """The peer breaks HTTP/2."""
-
-
-class StreamResetError(ConnectionResetError):
-    """The peer ended a stream before its answer was complete."""
-
-
-class GoneError(ConnectionResetError):
-    """The peer ended the connection because of an error."""
-
-
-class UnprocessedError(ConnectionResetError):
-    """The peer surely did nothing with the request: it may be sent again on another connection."""
-
-
-class NoRoomError(UnprocessedError):
-    """The peer takes no more streams just now; nothing was sent."""
-
-
-class Http11RequiredError(UnprocessedError):
-    """The peer wants this request over HTTP/1.1."""
-
-
-@functools.lru_cache(maxsize=256)
-def _name(text: str) -> tuple[bytes, bool] | None:
-    """Return a field's name as it is sent and whether its value is a secret; ``None``: it is not sent.
-
-    Raises:
-        ValueError: It is no name.
-    """
-    lower = text.lower()
-    if lower in _HOP:
-        return None
-    name = lower.encode("latin-1")
-    if not _NAME.match(name) or name[:1] == b":":
-        raise ValueError("a header's name holds what HTTP does not allow")
-    return name, lower in _SECRET
-
-
-def fields_of(method: str, scheme: str, authority: str, path: str, headers: Mapping[str, str]) -> list[HeaderTuple]:
-    """Return the fields of a request.
-
-    Raises:
-        ValueError: A value would break a head of HTTP/1.1, which a proxy behind the server may make of it.
-    """
-    fields = [
-        HeaderTuple(b":method", method.encode("latin-1")),
-        HeaderTuple(b":scheme", scheme.encode("latin-1")),
-        HeaderTuple(b":authority", authority.encode("latin-1")),
-        HeaderTuple(b":path", path.encode("latin-1")),
-    ]
-    for key, text in headers.items():
-        found = _name(key)
-        if found is None:
-            if key.lower() == "host":
-                fields[2] = HeaderTuple(b":authority", text.encode("latin-1"))
-            continue
-        name, secret = found
-        kind = NeverIndexedHeaderTuple if secret or isinstance(text, SecretHeader) else HeaderTuple
-        fields.append(kind(name, text.encode("latin-1").strip(b" \t")))
-    if any(_BREAKS.search(value) for _, value in fields) or b" " in fields[3][1]:
-        raise ValueError("a control character in a header or the path")
-    return fields
-
-
-class Stream:
-    """One request and its answer, as far as it has come.
-
-    Written by whoever holds the connection's lock; the reader takes ``parts`` from the left without it.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "announced",
-        "bodiless",
-        "connection",
-        "ended",
-        "head",
-        "head_noted",
-        "heard",
-        "id",
-        "mark",
-        "parts",
-        "problem",
-        "progress_at",
-        "received",
-        "reused",
-        "sent",
-        "sent_noted",
-        "start",
-        "taken",
-        "unsent",
-        "wake",
-    )
-
-    def __init__(self) -> None:
-        self.connection: Any = None
-        self.id = 0
-        self.head: list[tuple[bytes, bytes]] | None = None
-        self.parts: deque[bytes] = deque()
-        #: What Content-Length says, and what has come.
-        self.announced: int | None = None
-        self.received = 0
-        self.ended = False
-        #: Whether the answer's length is that of a body that is not sent: to HEAD.
-        self.bodiless = False
-        #: How the end is to be raised, by class and arguments: each reader raises one of its own.
-        self.problem: tuple[Callable[..., Exception], tuple[Any, ...]] | None = None
-        #: What of the body is in no frame yet.
-        self.unsent: memoryview | None = None
-        #: Among all bytes of the connection, where the request begins, and where it ends as soon as that is known.
-        self.start = 0
-        self.mark: int | None = None
-        self.sent = False
-        self.sent_noted = False
-        self.progress_at = 0.0
-        #: Whether its connection had been of use before it, and how often that had heard from the peer.
-        self.reused = False
-        self.heard = 0
-        #: Bytes of the window that the reader has taken and not given back.
-        self.taken = 0
-        #: Held by the reader; released to wake it up. See Http2Connection.
-        self.wake: Any = None
-        self.head_noted = False
-
-    def news(self) -> bool:
-        """Say whether there is something that its thread has not seen."""
-        return bool(
-            self.parts
-            or self.ended
-            or (self.sent and not self.sent_noted)
-            or (self.head is not None and not self.head_noted)
-        )
-
-    def failure(self) -> Exception:
-        """Return the exception of an end before the answer was complete."""
-        if self.problem is None:
-            return FrameError("an answer without a head")
-        make, arguments = self.problem
-        return make(*arguments)
-
-    def interrupt(self) -> None:
-        """End it because its call was cancelled; waits for nothing. For :meth:`CallState.cancel`."""
-        if self.connection is not None:
-            self.connection.drop(self, cancelled=True)
-
-
-def _look_at(head: list[tuple[bytes, bytes]]) -> tuple[int, str]:
-    """Return an answer's status, and what is wrong with its head if anything is."""
-    if len(head) > _MAX_FIELDS:
-        return 0, f"got more than {_MAX_FIELDS} headers"
-    status, length = 0, b""
-    for name, value in head:
-        if len(name) > _MAX_FIELD or len(value) > _MAX_FIELD:
-            return 0, f"got more than {_MAX_FIELD} bytes in a header"
-        if not _NAME.match(name) or _BREAKS.search(value):
-            return 0, "a header that is none"
-        if name[:1] == b":":
-            if name != b":status" or status or len(value) != 3 or not value.isdigit() or value < b"100":
-                return 0, "a status that is none"
-            status = int(value)
-        elif name == b"content-length":
-            if length and length != value:
-                return 0, "two lengths"
-            length = value
-    return status, "" if status else "no status"
 
 
 def _name_of(code: int) -> str:
@@ -259,14 +68,6 @@ def _name_of(code: int) -> str:
         return h2.errors.ErrorCodes(code).name
     except ValueError:
         return f"code {code}"
-
-
-def _announced(head: list[tuple[bytes, bytes]]) -> int | None:
-    """Return the announced length. What is no number announces nothing: the end of the body is marked without it."""
-    for name, value in head:
-        if name == b"content-length":
-            return int(value[:19]) if value.isdigit() else None
-    return None
 
 
 class Frames:
@@ -300,10 +101,10 @@ class Frames:
                 SettingCodes.ENABLE_PUSH: 0,
                 SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
                 SettingCodes.MAX_FRAME_SIZE: MAX_FRAME,
-                SettingCodes.MAX_HEADER_LIST_SIZE: _MAX_HEAD,
+                SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEAD,
             },
         )
-        self._decoder = Decoder(max_header_list_size=_MAX_HEAD)
+        self._decoder = Decoder(max_header_list_size=MAX_HEAD)
         self._block: list[
             bytes
         ] = []  # the pieces of a head that is not whole yet, of this stream, with the flags of the first
@@ -578,7 +379,7 @@ class Frames:
             else:
                 self._malformed(stream, "a second head")
             return
-        status, wrong = _look_at(head)
+        status, wrong = look_at(head)
         if not wrong and status < 200:
             if not ends and status != 101:
                 return  # an interim answer; the one to the request follows
@@ -586,7 +387,7 @@ class Frames:
         if wrong:
             self._malformed(stream, wrong)
             return
-        stream.announced = None if stream.bodiless or status in (204, 304) else _announced(head)
+        stream.announced = None if stream.bodiless or status in (204, 304) else announced(head)
         stream.head = head
         self.changed.append(stream)
         self._feed(_PLAIN_HEAD % (_END_HEADERS | ends, number))
@@ -712,9 +513,3 @@ _OURS: dict[int, Any] = {
     _GOAWAY: Frames._goaway,
     _CONTINUATION: Frames._continuation,
 }
-
-#: How a connection ends that just ends.
-CLOSED: tuple[Callable[..., Exception], tuple[Any, ...]] = (
-    RemoteDisconnected,
-    ("the server closed the connection",),
-)

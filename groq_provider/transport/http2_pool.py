@@ -24,7 +24,8 @@ from groq_provider.errors import PoolTimeoutError, RequestCancelledError
 from .call import CallState, activate, current
 from .http2_answer import Http2Answer
 from .http2_connection import Http2Connection
-from .http2_frames import Http11RequiredError, NoRoomError, Stream, UnprocessedError, fields_of
+from .http2_fields import fields_of
+from .http2_stream import Http11RequiredError, NoRoomError, Stream, UnprocessedError
 from .pool import MAX_IDLE, TLSPool, at_fork
 
 if TYPE_CHECKING:
@@ -248,28 +249,35 @@ class Http2Pool:
             RequestCancelledError: The call was cancelled.
         """
         waiter = None
-        with self._lock:
-            if self._closed:
-                raise ClosedPoolError(self.http1, "the pool is closed")
-            found, old = self._room() if not self._queue else (None, [])
-            if found is None and not self._only_http1:
-                waiter = _Waiter()
-                if self._may_connect() and not self._queue:
-                    self._connecting = waiter.connects = True
-                else:
-                    self._queue.append(waiter)
-        for connection in old:
-            connection.close()
-        self._settle()
-        if waiter is None:
-            return found
-        if not waiter.connects:
+        try:
+            with self._lock:
+                if self._closed:
+                    raise ClosedPoolError(self.http1, "the pool is closed")
+                found, old = self._room() if not self._queue else (None, [])
+                if found is None and not self._only_http1:
+                    waiter = _Waiter()
+                    if self._may_connect() and not self._queue:
+                        self._connecting = waiter.connects = True
+                    else:
+                        self._queue.append(waiter)
+            self._settle()
+            for connection in old:
+                connection.close()
+            return found if waiter is None else self._served(waiter, call)
+        except BaseException:
+            if waiter is not None:
+                self._withdraw(waiter)  # whatever it was given goes to the next one
+            raise
+
+    def _served(self, waiter: _Waiter, call: CallState) -> Http2Connection | None:
+        """Wait until a waiter is served, and return what it was given; connect, if it is its turn."""
+        if not waiter.served():
             self._wait(waiter, call)
         if waiter.problem is not None:
             problem = copy.copy(waiter.problem)
             problem.__cause__ = waiter.problem.__cause__
             raise problem
-        return self._connect_for(call) if waiter.connects else waiter.connection
+        return self._connect_for(call, waiter) if waiter.connects else waiter.connection
 
     def _room(self, *, take: bool = True) -> tuple[Http2Connection | None, list[Http2Connection]]:
         """Return a connection with a place, which is taken, and connections to be closed. With the lock held."""
@@ -305,13 +313,9 @@ class Http2Pool:
                 if left is not None and left <= 0:
                     break
                 self._wait_on(waiter, call, limit, left)
-        except BaseException:
-            self._withdraw(waiter)
-            raise
         finally:
             call.unsubscribe(handle)
         if call.cancelled:
-            self._withdraw(waiter)
             raise RequestCancelledError("the call was cancelled", sent=call.sent)
         if not waiter.served() and not self._withdraw(waiter, timed_out=True):
             if full:
@@ -348,8 +352,9 @@ class Http2Pool:
                     return True
                 if waiter.connection is not None:
                     self._returned.append((waiter.connection, 1))
+                    waiter.connection = None
                 if waiter.connects:
-                    self._connecting = False
+                    self._connecting = waiter.connects = False
                     self._dispatch()
         self._settle()
         return False
@@ -389,7 +394,7 @@ class Http2Pool:
 
     # --- connecting --------------------------------------------------------------------------------------------------------
 
-    def _connect_for(self, call: CallState) -> Http2Connection | None:
+    def _connect_for(self, call: CallState, waiter: _Waiter) -> Http2Connection | None:
         """Connect, for this call and those who wait; ``None``: the server speaks HTTP/1.1."""
         made: Http2Connection | None = None
         problem: BaseException | None = None
@@ -400,7 +405,7 @@ class Http2Pool:
             raise
         finally:
             with self._lock:
-                self._connecting = False
+                self._connecting = waiter.connects = False
                 if problem is not None:
                     self._share(problem, call)
                 elif made is None:
@@ -490,15 +495,17 @@ class Http2Pool:
                 raise ClosedPoolError(self.http1, "the pool is closed")
             _, old = self._room(take=False)
             enough = self._only_http1 or self._places() >= places
+            waiter = _Waiter()
             connects = not enough and self._may_connect()
             waits = not enough and not connects and self._connecting
             if connects:
-                self._connecting = True
+                self._connecting = waiter.connects = True
+        self._settle()
         for connection in old:
             connection.close()
         if not (connects or waits):
             return False
-        made = self._connect_for(call) if connects else self._take(call)  # the latter: somebody else is at it
+        made = self._connect_for(call, waiter) if connects else self._take(call)  # the latter: somebody else is at it
         if made is None:
             return False
         made.served = True  # it may go stale before its first request
@@ -527,6 +534,7 @@ class Http2Pool:
                 waiter.problem = ClosedPoolError(self.http1, "the pool is closed")
                 waiter.wake()
             self._queue.clear()
+        self._settle()
         for connection in list(self._connections):
             connection.close()
         self.http1.close()
