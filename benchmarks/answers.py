@@ -8,6 +8,7 @@ How a model's name ``bench/KIND-N`` chooses one:
 * ``merged-N``: the same events in HTTP chunks of 16 KiB, as an edge that buffers sends them;
 * ``packs-N``: one HTTP chunk per event, sixteen of them per ``send``, in turn with all other such streams;
 * ``timed-N``: an event every 2 ms, whose text is ``time.monotonic()`` as it is sent;
+* ``paced-N``: the same every 20 ms;
 * ``hold-N``: N text chunks, then silence until the client closes;
 * ``size-N``: a plain answer whose text has N bytes;
 * ``slow-N``: the plain answer, N ms later;
@@ -57,9 +58,9 @@ COMMON_HEADERS = (
     "x-ratelimit-reset-tokens: 7.66s",
     "server: bench",
 )
-MODEL = re.compile(rb'"model": ?"bench/(events|burst|merged|packs|timed|hold|size|slow|close)-(\d+)"')
-#: Seconds between the events of a timed stream.
-INTERVAL = 0.002
+MODEL = re.compile(rb'"model": ?"bench/(events|burst|merged|packs|timed|paced|hold|size|slow|close)-(\d+)"')
+#: Seconds between the events of a stream that tells the time.
+INTERVALS = {"timed": 0.002, "paced": 0.02}
 STREAM_HEADERS = ("content-type: text/event-stream", "cache-control: no-cache", "transfer-encoding: chunked")
 END = b"0\r\n\r\n"
 _MERGED = 16_384

@@ -80,14 +80,14 @@ class _Stats:
         return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
 
-def _timed(count: int) -> Iterator[tuple[float, bytes | None]]:
+def _timed(count: int, interval: float) -> Iterator[tuple[float, bytes | None]]:
     """Yield when to send each piece of a stream, and the piece; ``None`` is an event that tells its time."""
     start = time.monotonic()
     yield start, answers.head(*answers.STREAM_HEADERS) + answers.framed(answers.first_event())
     for number in range(1, count + 1):
-        yield start + number * answers.INTERVAL, None
+        yield start + number * interval, None
     ends = [answers.framed(each) for each in answers.last_events()]
-    yield start + (count + 1) * answers.INTERVAL, b"".join(ends) + answers.END
+    yield start + (count + 1) * interval, b"".join(ends) + answers.END
 
 
 def _stamped() -> bytes:
@@ -170,8 +170,8 @@ class Server:
             heapq.heappush(
                 self._due, (time.monotonic() + count / 1000, next(self._number), connection, self._plain, None)
             )
-        elif kind == "timed":
-            self._plan(connection, _timed(count))
+        elif kind in answers.INTERVALS:
+            self._plan(connection, _timed(count, answers.INTERVALS[kind]))
         elif kind == "packs":
             self._packs[connection] = answers.stream(kind, count)[::-1]
         else:
