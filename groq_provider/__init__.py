@@ -150,8 +150,8 @@ _HOMES = {
         "Annotation BrowserResult Chart ChartElement CodeResult DocumentCitation ExecutedTool FunctionCitation MCPTool MCPToolList "
         "ModelUsage SearchResult SearchResults UsageBreakdown"
     ),
-    "types.response": "Attempt LLMResponse ResponseChunk Timing ToolCallDelta Usage XGroq XGroqUsage",
-    "types.status": "LatencyMetrics ProviderHealth RateLimitInfo RateLimitStatus RateLimitWindow",
+    "types.response": "Attempt LLMResponse RateLimitInfo ResponseChunk Timing ToolCallDelta Usage XGroq XGroqUsage",
+    "types.status": "LatencyMetrics ProviderHealth RateLimitStatus RateLimitWindow",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -99,6 +99,7 @@ class ResponseStream:
             pending.clear()
         elif events is not None and not pending and self._given:
             # The short way for nearly every chunk: one like those before, of a read that is not used up.
+            event = chunk = None
             try:
                 for event in events:
                     self._alive = self._away = True
@@ -111,6 +112,8 @@ class ResponseStream:
             except BaseException:  # KeyboardInterrupt and the like: what it tore out of the events is missing
                 self.close()
                 raise
+            finally:
+                event = None  # an error may be raised from here, and what came before it is nobody's business
         while not pending:
             if self._ended:
                 if self._error is not None:

@@ -710,3 +710,64 @@ def test_an_unknown_part_of_the_same_name_breaks_nothing():
     _, out, answer = run(odd)
     assert [each.content for each in out] == ["a"]
     assert answer.extra["choice"] == {"new": 2}
+
+
+# --- the first chunk, whose envelope is read when there is time ------------------------------------------------------------------
+
+
+def test_the_first_text_goes_out_before_the_usual_envelope_is_read(monkeypatch):
+    """Whoever asks for what it says reads it, at the latest."""
+    read = []
+    original = Assembler._read_envelope
+    monkeypatch.setattr(Assembler, "_read_envelope", lambda self, data: (read.append(data), original(self, data))[1])
+    assembler = Assembler()
+    first = chunk({"role": "assistant", "content": ""}, x_groq={"id": "req_1", "seed": 7})
+    assert assembler.feed(first) is None
+    assert assembler.feed(chunk({"content": "Hi"})).content == "Hi"
+    assert read == []
+    assert assembler.request_id == "req_1"
+    assert read == [first]
+    answer = LLMResponse(**assembler.response_fields())
+    assert (answer.id, answer.model, answer.x_groq) == ("chatcmpl-1", "m", XGroq(id="req_1", seed=7))
+    assert answer.created_at == datetime.fromtimestamp(1790000001, timezone.utc)
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        pytest.param(chunk({"content": "!"}), id="one like it"),
+        pytest.param(chunk(finish="stop", usage={"prompt_tokens": 1, "completion_tokens": 2}), id="the last"),
+        pytest.param({"id": "other", "choices": [], "service_tier": "flex"}, id="one with an id of its own"),
+    ],
+)
+def test_the_envelope_of_the_first_chunk_wins_whenever_it_is_read(later):
+    """The order in which chunks came counts, not that of reading."""
+    assembler, _, answer = run(chunk({"role": "assistant"}), chunk({"content": "Hi"}), later)
+    assert answer.id == "chatcmpl-1"
+    assert assembler.response_fields()["created_at"] == datetime.fromtimestamp(1790000001, timezone.utc)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "place"),
+    [
+        ({"id": 1}, r"\$\.id"),
+        ({"model": []}, r"\$\.model"),
+        ({"created": "soon"}, r"\$\.created"),
+        ({"created": 10**30}, r"\$\.created"),
+        ({"system_fingerprint": 1}, r"\$\.system_fingerprint"),
+        ({"x_groq": "req_1"}, r"\$\.x_groq"),
+        ({"x_groq": {"id": 1}}, r"\$\.x_groq\.id"),
+        ({"x_groq": {"seed": "1"}}, r"\$\.x_groq\.seed"),
+    ],
+)
+def test_a_wrong_envelope_is_named_at_once(wrong, place):
+    """Before a text is given out, so that the call can still be tried again."""
+    with pytest.raises(ResponseDecodeError, match=place):
+        Assembler().feed(chunk({"content": "Hi"}, **wrong))
+
+
+def test_a_stop_error_in_the_first_chunk_is_seen_at_once():
+    """It ends the stream."""
+    assembler = Assembler()
+    assembler.feed(chunk({"role": "assistant"}, x_groq={"id": "req_1", "error": "over capacity"}))
+    assert assembler.stop_error == "over capacity"

@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from types import MappingProxyType
@@ -924,3 +925,19 @@ def test_ids_are_uuids_in_json():
     request = LLMRequest(messages="hi", id="6e0f0e54-9f3f-4e8d-9d3a-000000000001")
     assert codec.encode(request)["id"] == "6e0f0e54-9f3f-4e8d-9d3a-000000000001"
     assert codec.decode(LLMRequest, codec.encode(request)).id == uuid.UUID("6e0f0e54-9f3f-4e8d-9d3a-000000000001")
+
+
+def test_a_body_that_holds_itself_is_refused():
+    """By one clear error, and not by the end of the stack."""
+    circle = {}
+    circle["again"] = [circle]
+    with pytest.raises(InvalidRequestError, match="cannot be written as JSON"):
+        codec.dumps(circle)
+
+
+def test_a_value_written_by_many_threads_at_once_is_no_circle():
+    """The encoder is shared and remembers nothing of what others are in the middle of."""
+    shared = {"parts": [{"text": "x" * 1000} for _ in range(200)]}
+    expected = codec.dumps(shared)
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(lambda _: codec.dumps(shared), range(64))) == {expected}

@@ -30,8 +30,8 @@ from test_secrets import assert_hidden, objects_of, texts_of
 from test_transport import attempt, in_threads, wait_for, wait_until_readable
 
 from groq_provider import GroqProvider, LLMResponse, RateLimits, RetryPolicy, Timeouts, TokenBucketRateLimiter
-from groq_provider import engine as engine_module
 from groq_provider import errors as e
+from groq_provider import exchange as exchange_module
 from groq_provider import stream as stream_module
 from groq_provider.clock import SystemClock
 from groq_provider.ratelimit.estimate import estimate_text_tokens
@@ -1018,7 +1018,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Grounds:
 
 @pytest.fixture
 def grounds(certificates: Grounds, monkeypatch: pytest.MonkeyPatch) -> Grounds:
-    monkeypatch.setattr(engine_module, "MAX_BODY", CAP)
+    monkeypatch.setattr(exchange_module, "MAX_BODY", CAP)
     monkeypatch.setattr(stream_module, "MAX_BODY", CAP)
     monkeypatch.setattr(stream_module, "MAX_STREAM", CAP)
     certificates.patch = monkeypatch

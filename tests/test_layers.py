@@ -106,9 +106,9 @@ def test_a_module_imports_from_its_own_layer_or_a_lower_one(module):
 
 def test_the_reader_of_imports_sees_what_is_there():
     """The check above looks at something."""
-    assert "wire.codec" in imported("engine")
-    assert "errors" in imported("engine")
-    assert "protocols" not in imported("engine")  # for type checkers only
+    assert "wire.codec" in imported("exchange")
+    assert "errors" in imported("exchange")
+    assert "protocols" not in imported("exchange")  # for type checkers only
 
 
 def test_the_wire_layer_is_pure():

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 import warnings
+from types import MappingProxyType
 
 import pytest
 import requests
@@ -1216,3 +1217,26 @@ def test_secrets_do_not_show():
     header = session_module.SecretHeader("x")
     assert repr(header) == "'****'"
     assert header == "x"
+
+
+def test_headers_of_a_call_are_its_own():
+    """Those that cannot change are merged once, those of a caller anew each time; none is left to the next call."""
+    constant, own = MappingProxyType({"Accept": "text/event-stream", "X-Kind": "constant"}), {"X-Kind": "first"}
+    with serving(always(OK)) as server, transport_to(server.url, headers={"X-Base": "b"}) as transport:
+        for headers in (constant, own, constant, None):
+            assert fetch(transport, headers=headers) == b"{}"
+        own["X-Kind"] = "second"
+        assert fetch(transport, headers=own) == b"{}"
+        assert fetch(transport, headers={"content-type": "text/plain"}) == b"{}"
+    found = [(request.headers["accept"], request.headers.get("x-kind")) for request in server.requests]
+    assert found == [
+        ("text/event-stream", "constant"),
+        ("application/json", "first"),
+        ("text/event-stream", "constant"),
+        ("application/json", None),
+        ("application/json", "second"),
+        ("application/json", None),
+    ]
+    assert {request.headers["x-base"] for request in server.requests} == {"b"}
+    assert [request.headers["content-type"] for request in server.requests][-2:] == ["application/json", "text/plain"]
+    assert all(len(set(map(str.lower, request.names))) == len(request.names) for request in server.requests)
