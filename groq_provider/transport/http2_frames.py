@@ -21,7 +21,6 @@ import h2.errors
 import h2.events
 import h2.exceptions
 from h2.settings import SettingCodes, Settings
-from hpack import Decoder
 
 from .http2_fields import MAX_HEAD, announced, look_at
 from .http2_stream import (
@@ -33,6 +32,7 @@ from .http2_stream import (
     StreamResetError,
     UnprocessedError,
 )
+from .http2_unpack import Unpacker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,7 +104,7 @@ class Frames:
                 SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEAD,
             },
         )
-        self._decoder = Decoder(max_header_list_size=MAX_HEAD)
+        self._unpacker = Unpacker(MAX_HEAD)
         self._block: list[
             bytes
         ] = []  # the pieces of a head that is not whole yet, of this stream, with the flags of the first
@@ -362,8 +362,8 @@ class Frames:
         """Unpack a whole head; all of them have to be, as each changes the table for those after it."""
         block, self._block = b"".join(self._block), []
         try:
-            head = [(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)]
-        except Exception:  # noqa: BLE001 - it has been found to raise what it does not say
+            head = self._unpacker.unpack(block)
+        except ValueError:
             head = None
         if head is None:
             raise FrameError("a head that cannot be unpacked")
