@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import time
 from typing import TYPE_CHECKING, Any
 
 from urllib3 import HTTPResponse
@@ -73,7 +72,8 @@ class Http2Answer:
                 if missing := self._missing():
                     raise http.client.IncompleteRead(b"", missing)
                 return b""
-            if not stream.connection.wait(stream, self._call.deadline):
+            call = self._call
+            if not stream.connection.wait(stream, call.left(call.deadline)):
                 raise TimeoutError("timed out")
 
     def _take(self) -> bytes:
@@ -106,7 +106,7 @@ class Http2Answer:
     def ready(self, timeout: float) -> bool:
         """Wait up to *timeout* seconds until :meth:`read1` has something to do: bytes, the end, an error."""
         stream = self._stream
-        return stream.news() or bool(stream.connection.wait(stream, time.monotonic() + timeout))
+        return stream.news() or bool(stream.connection.wait(stream, timeout))
 
     def drop(self) -> None:
         """End the stream unless it has ended. Idempotent; waits for nothing, so that finalizers may call it."""

@@ -21,8 +21,9 @@ import logging
 import os
 import select
 import ssl
+import time
 from collections import deque
-from threading import Lock
+from threading import TIMEOUT_MAX, Lock
 from typing import TYPE_CHECKING, Any
 
 from .http2_frames import STREAM_WINDOW, Frames
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hpack import HeaderTuple
-
-    from groq_provider.clock import Clock
 
     from .call import CallState
 
@@ -93,25 +92,23 @@ class Http2Connection:
 
     Args:
         sock: The socket; this object's from now on.
-        clock: Time.
         on_room: Called when streams have ended, with their number, and when the connection itself has changed, with 0. It may be
             called with the lock held, or by a finalizer, and must wait for nothing.
 
     Attributes:
         taken: Streams promised to callers; the pool's, guarded by its lock.
-        idle_since: Monotonic instant from which no stream was promised; the pool's.
+        idle_since: Instant of the pool's clock from which no stream was promised; the pool's.
         served: Whether it has been of use before, so that it may have gone stale.
         dead: Whether it is of no use any more, not even for its streams.
     """
 
-    def __init__(self, sock: Any, clock: Clock, on_room: Callable[[Http2Connection, int], None]) -> None:
+    def __init__(self, sock: Any, on_room: Callable[[Http2Connection, int], None]) -> None:
         self._sock = sock
         sock.setblocking(False)
-        self._clock = clock
         self._on_room = on_room
         self.pid = os.getpid()
         self.taken = 0
-        self.idle_since = clock.monotonic()
+        self.idle_since = 0.0
         self.served = False
         self.dead = False
         self._closing = False
@@ -127,7 +124,7 @@ class Http2Connection:
         self._pipe = _Pipe()
         self._blocked = False  # whether the socket takes no more
         self._received = 0  # how often something came
-        now = clock.monotonic()
+        now = time.monotonic()
         self._heard_at = self._asked_at = self._flushed_at = now
         if _poll is not None:
             self._poller = _poll()
@@ -156,7 +153,7 @@ class Http2Connection:
         with self._lock:
             self._frames.greet(stream)
         self._after()
-        self.wait(stream, call.total_deadline)
+        self.wait(stream, call.left(call.total_deadline))
 
     def watch(self) -> Stream:
         """Return a stream that is none of the peer's: whoever waits for it reads for the others, and is woken by :meth:`drop`.
@@ -203,7 +200,7 @@ class Http2Connection:
                     if self._readable():
                         self._turn()
                     if not self._frames.streams:
-                        self._heard_at = self._clock.monotonic()
+                        self._heard_at = time.monotonic()
                 if not self.usable:
                     raise NoRoomError("the connection takes no new requests")
                 if stream.ended:
@@ -220,7 +217,7 @@ class Http2Connection:
         stream.reused = self.served
         stream.heard = self._received
         try:
-            self._frames.open(stream, fields, body, self._clock.monotonic())
+            self._frames.open(stream, fields, body, time.monotonic())
             self._flush()
             done = True
         except NoRoomError:
@@ -243,8 +240,12 @@ class Http2Connection:
                 call.request_sent()
             if stream.ended:
                 raise stream.failure()
-            until = call.deadline if stream.sent_noted else self._send_limit(stream, call)
-            if not self.wait(stream, until) and (stream.sent_noted or until == self._send_limit(stream, call)):
+            if stream.sent_noted:
+                left = call.left(call.deadline)
+                progress = None
+            else:
+                left, progress = self._patience(stream, call), self._progress(stream)
+            if not self.wait(stream, left) and progress == (None if stream.sent_noted else self._progress(stream)):
                 raise TimeoutError("timed out")
         stream.head_noted = True
         call.received = True
@@ -256,13 +257,17 @@ class Http2Connection:
                 call.deadline = call.earlier(call.after_send)
         return stream.head
 
-    def _send_limit(self, stream: Stream, call: CallState) -> float | None:
-        """Return the instant by which some more of the request must have left."""
+    def _progress(self, stream: Stream) -> float:
+        """Return the instant at which some of the request had left last, as far as its own pace or the socket's shows."""
+        return stream.progress_at if stream.unsent is not None else max(stream.progress_at, self._flushed_at)
+
+    def _patience(self, stream: Stream, call: CallState) -> float | None:
+        """Return the seconds in which some more of the request must leave: a peer that takes nothing for so long is dead."""
+        left = call.left(call.total_deadline)
         if call.after_send is None:
-            return call.total_deadline
-        at = stream.progress_at if stream.unsent is not None else max(stream.progress_at, self._flushed_at)
-        limit = at + call.after_send
-        return limit if call.total_deadline is None else min(limit, call.total_deadline)
+            return left
+        patience = max(0.0, self._progress(stream) + call.after_send - time.monotonic())
+        return patience if left is None else min(left, patience)
 
     def stale(self, stream: Stream) -> bool:
         """Say whether the connection had ended, for all that is known, before the peer saw the request."""
@@ -293,8 +298,12 @@ class Http2Connection:
 
     # --- waiting -----------------------------------------------------------------------------------------------------------
 
-    def wait(self, stream: Stream, until: float | None) -> bool:
-        """Wait until a stream has news; say whether it has, or the instant *until* has passed."""
+    def wait(self, stream: Stream, left: float | None) -> bool:
+        """Wait until a stream has news, *left* seconds at most; say whether it has.
+
+        In real time whatever the clock, as over HTTP/1.1 the system waits.
+        """
+        until = None if left is None else time.monotonic() + left
         try:
             while not stream.news():
                 with self._lock:
@@ -341,18 +350,16 @@ class Http2Connection:
     def _follow(self, stream: Stream, until: float | None) -> bool:
         """Wait to be woken, with news or as the new leader; say whether that happened in time."""
         while stream in self._waiting:  # taken out by whoever wakes us
-            left = None if until is None else until - self._clock.monotonic()
-            if left is not None and left <= 0:
+            left = -1 if until is None else until - time.monotonic()
+            if until is not None and left <= 0:
                 return False
-            self._clock.wait(stream.wake, left)
+            stream.wake.acquire(timeout=min(left, TIMEOUT_MAX))
         return True
 
     def _lead(self, stream: Stream, until: float | None) -> bool:
         """Read for all until there is something for *stream*; say whether that happened in time."""
         while True:
-            now = self._clock.monotonic()
-            if until is not None and until <= now:
-                return False
+            now = time.monotonic()
             silent_at = self._silent_at()
             end = silent_at if until is None else min(until, silent_at)
             readable = self._wait_io(max(0.0, end - now))
@@ -360,7 +367,7 @@ class Http2Connection:
                 if not self.dead:
                     if readable:
                         self._turn()
-                    elif self._clock.monotonic() >= max(silent_at, self._silent_at()):
+                    elif time.monotonic() >= max(silent_at, self._silent_at()):
                         self._silence()
                     if self._blocked:
                         self._flush()
@@ -368,6 +375,8 @@ class Http2Connection:
                 self._after()
             if stream.news():
                 return True
+            if until is not None and until <= time.monotonic():  # after a look at what has come: the rest may be nothing
+                return False
 
     def _wait_io(self, timeout: float) -> bool:
         """Wait for the socket, and for a word from another thread; say whether there is something to read."""
@@ -412,7 +421,7 @@ class Http2Connection:
 
     def _read(self) -> None:
         frames, sock = self._frames, self._sock
-        now = self._clock.monotonic()
+        now = time.monotonic()
         try:
             while True:
                 data = sock.recv(_READ)
@@ -446,13 +455,13 @@ class Http2Connection:
                 del out[:count]
                 frames.flushed(count)
                 if self._blocked:
-                    self._flushed_at = self._clock.monotonic()
+                    self._flushed_at = time.monotonic()
                 if not out:
-                    frames.pump(self._clock.monotonic())
+                    frames.pump(time.monotonic())
         except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
             if not self._blocked:
                 self._blocked = True
-                self._flushed_at = self._clock.monotonic()
+                self._flushed_at = time.monotonic()
                 self._nudge()
         except OSError as error:
             # What the peer said before it closed may tell whether it took the request.
@@ -468,7 +477,7 @@ class Http2Connection:
         try:
             while data := self._sock.recv(_READ):
                 self._received += 1
-                self._frames.receive(data, self._clock.monotonic())
+                self._frames.receive(data, time.monotonic())
         except (OSError, FrameError):  # GoneError among the former
             pass
 
@@ -511,7 +520,7 @@ class Http2Connection:
     def _silence(self) -> None:
         """Nothing has come for long: ask, or give up."""
         if self._frames.pong:
-            self._ask(self._clock.monotonic())
+            self._ask(time.monotonic())
             self._flush()
         else:
             _log.debug("a connection of HTTP/2 does not answer: %d streams end", len(self._frames.streams))

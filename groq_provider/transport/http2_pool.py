@@ -312,7 +312,7 @@ class Http2Pool:
                 left = None if limit is None else limit - self.clock.monotonic()
                 if left is not None and left <= 0:
                     break
-                self._wait_on(waiter, call, limit, left)
+                self._wait_on(waiter, call, left)
         finally:
             call.unsubscribe(handle)
         if call.cancelled:
@@ -326,7 +326,7 @@ class Http2Pool:
         if full:
             call.connect_deadline = call.earlier(call.connect)  # waiting for a place was not connecting
 
-    def _wait_on(self, waiter: _Waiter, call: CallState, limit: float | None, left: float | None) -> None:
+    def _wait_on(self, waiter: _Waiter, call: CallState, left: float | None) -> None:
         """Wait once, on a connection if there is one: what makes a place may be something that nobody else is there to read."""
         connection = next(
             (found for found in list(self._connections) if not found.dead and found.pid == os.getpid()), None
@@ -337,7 +337,7 @@ class Http2Pool:
         stream = waiter.stream = connection.watch()
         try:
             if not waiter.served() and not call.cancelled:  # asked after: whoever wakes us from now finds the stream
-                connection.wait(stream, limit)
+                connection.wait(stream, left)
         finally:
             waiter.stream = None
             connection.unwatch(stream)
@@ -412,6 +412,7 @@ class Http2Pool:
                     self._only_http1 = True
                 else:
                     made.taken = 1
+                    made.idle_since = self.clock.monotonic()
                     self._connections.append(made)
                 self._dispatch()
                 closed = self._closed
@@ -455,7 +456,7 @@ class Http2Pool:
                 if (found := pool()) is not None:
                     found._given(connection, count)
 
-            return Http2Connection(sock, self.clock, on_room)
+            return Http2Connection(sock, on_room)
         except BaseException as error:
             call.unbind()
             conn.close()
