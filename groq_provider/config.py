@@ -114,9 +114,10 @@ class ProviderConfig:
         ca_bundle: Path of certificates to trust; ``None`` takes the usual ones. Verification cannot be switched off.
         cert: Path of a client certificate, or a pair of certificate and key.
         allow_insecure: Whether ``http://`` may be used for other hosts than this machine.
-        max_connections: Most connections at a time, at least 1; ``None`` does not limit them.
-        prewarm: Connections to open at the start, 0 to 100.
-        http2: Whether HTTP/2 is used; needs the extra ``http2``.
+        max_connections: Most requests under way at a time, at least 1, whatever carries them; ``None`` does not limit them.
+        prewarm: For how many requests connections are opened at the start, 0 to 100.
+        http2: Whether HTTP/2 is used where the server speaks it; needs the extra ``http2``. Over ``http://``, and through a proxy that
+            is spoken to in TLS, it is HTTP/1.1 all the same.
         require_finish_reason: Whether a stream without a finish reason counts as interrupted.
         trim_max_tokens: Whether a completion limit above the model's maximum, or above what the limits of tokens can ever
             hold beside the prompt, is lowered instead of refused.

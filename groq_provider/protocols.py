@@ -145,7 +145,7 @@ class Transport(Protocol):
         ...
 
     def warm_up(self, connections: int, *, timeout: float) -> int:
-        """Open connections (TLS included) and return how many are ready."""
+        """Open connections (TLS included) for so many requests at once and return for how many there are."""
         ...
 
     def close(self) -> None:

@@ -430,11 +430,12 @@ class GroqProvider:
         Servers close connections that stay without a request, so do it shortly before use.
 
         Args:
-            connections: How many, 1 to 100.
+            connections: For how many calls at once, 1 to 100. Over HTTP/2 one connection is enough for all that the server allows on it,
+                a hundred as a rule.
             timeout: Seconds for all of them.
 
         Returns:
-            How many are ready.
+            For how many calls connections are ready.
         """
         self._require_open()
         return self._transport.warm_up(connections, timeout=timeout)

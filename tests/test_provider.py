@@ -314,7 +314,7 @@ def test_a_wrong_argument_is_one_clear_error_before_anything_is_sent(emulator, p
         pytest.param({"api_key": KEY, "base_url": "ftp://host"}, "base_url", id="scheme"),
         pytest.param({"api_key": KEY, "timeout": -1}, "-1", id="timeout"),
         pytest.param({"api_key": KEY, "timeoutt": 1}, "timeout", id="misspelt setting"),
-        pytest.param({"api_key": KEY, "http2": True}, "http2", id="not yet"),
+        pytest.param({"api_key": KEY, "http2": "yes"}, "http2", id="no flag"),
         pytest.param({"api_key": KEY, "session": "x"}, "Session", id="no session"),
         pytest.param({"api_key": KEY, "latency_samples": 0}, "latency_samples", id="samples"),
     ],

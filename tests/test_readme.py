@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from pathlib import Path
 
 import attrs
@@ -160,9 +161,13 @@ def test_public_names_in_the_readme_exist():
     assert set(re.findall(r"`(\w+Error)`", README)) <= {*groq_provider.__all__, "ValueError", "TimeoutError"}
 
 
-def test_what_is_said_to_be_missing_is_refused():
-    """Settings that are promised for later do not pass silently."""
-    with pytest.raises(groq_provider.ConfigurationError, match="not available in this version"):
+def test_http2_without_its_package_names_the_extra(monkeypatch):
+    """At construction, and in one clear error; without the setting nobody asks for the package."""
+    for name in [name for name in sys.modules if name.startswith("groq_provider.transport.http2")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "h2", None)
+    GroqProvider(api_key="gsk_0123456789").close()
+    with pytest.raises(groq_provider.ConfigurationError, match=r"groq-provider\[http2\]"):
         GroqProvider(api_key="gsk_0123456789", http2=True)
 
 

@@ -632,7 +632,7 @@ def test_pickles_drop_the_key(monkeypatch):
         pytest.param({"api_key": KEY, "headers": {"X": f"{KEY}\r\n"}}, id="bad header"),
         pytest.param({"api_key": KEY, "proxies": {"https": f"ftp://u:{KEY}@proxy.test"}}, id="bad proxy"),
         pytest.param({"api_key": KEY, "base_url": "http://api.groq.test"}, id="http"),
-        pytest.param({"api_key": KEY, "http2": True}, id="not there yet"),
+        pytest.param({"api_key": KEY, "http2": "yes"}, id="no flag"),
     ],
 )
 def test_no_configuration_error_shows_the_key(settings, caplog, capsys):

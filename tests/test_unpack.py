@@ -82,7 +82,7 @@ def test_broken_heads_are_judged_alike(seed):
 )
 def test_what_is_no_head_is_refused(block):
     """As a ValueError, whatever is wrong."""
-    with pytest.raises(ValueError):  # noqa: PT011 - its kind is all there is to it
+    with pytest.raises(ValueError):
         Unpacker(1 << 20).unpack(block)
 
 

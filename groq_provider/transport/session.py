@@ -419,7 +419,9 @@ class SessionTransport:
         raise mapped
 
     def warm_up(self, connections: int, *, timeout: float = 10.0) -> int:
-        """Open connections, TLS included, without sending a request; return how many are ready.
+        """Open connections, TLS included, without sending a request; return for how many requests at once they are ready.
+
+        Over HTTP/1.1 that is the number of connections; over HTTP/2 one carries as many as the server allows, a hundred as a rule.
 
         Raises:
             ProviderClosedError: The transport was closed.
