@@ -108,6 +108,7 @@ class Request:
         self.trailers: list[tuple[str, str]] | None = None
         self.answered = False
         self.unread = 0
+        self.done = False
         self._taken = 0
 
     @property
@@ -243,6 +244,7 @@ class Peer:
         self.goaways: list[int] = []
         self.gone = False
         self.closed_cleanly = False
+        #: A bridge's connections to the server behind it that can serve again.
         self.kept: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self.received = 0
         self._deaf = False
@@ -353,6 +355,9 @@ class Peer:
                 if not self.server.patient:
                     task.cancel()
             self.writer.transport.abort()
+            for _, kept in self.kept:
+                kept.transport.abort()
+            self.kept.clear()
             self.server.tell()
 
     def _tell(self) -> None:
@@ -629,6 +634,20 @@ class Bridge(Http2Server):
 
     async def answer(self, request: Request) -> None:
         """Forward one stream."""
+        others = request.peer.requests.values()
+        while any(other.answered and not other.done for other in others):
+            await asyncio.sleep(0)  # their connections are free at once
+        try:
+            await self._bridge(request)
+        finally:
+            request.done = True
+
+    @property
+    def unfinished(self) -> int:
+        """Streams that are still forwarded."""
+        return sum(not request.done for request in list(self.requests))
+
+    async def _bridge(self, request: Request) -> None:
         reader, writer = await self._connection(request)
         work = asyncio.ensure_future(self._forward(request, reader, writer))
         leaving = asyncio.ensure_future(request.left())
@@ -643,11 +662,12 @@ class Bridge(Http2Server):
         finally:
             for task in (work, leaving):
                 task.cancel()
-            await asyncio.gather(work, leaving, return_exceptions=True)
+            # Before anything is waited for: the wait may be cancelled.
             if keep and not request.peer.gone:
                 request.peer.kept.append((reader, writer))
             else:
                 writer.transport.abort()
+            await asyncio.gather(work, leaving, return_exceptions=True)
 
     async def _connection(self, request: Request) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         kept = request.peer.kept

@@ -313,7 +313,11 @@ def staged(name, tmp_path, monkeypatch):
         stage.server = stack.enter_context(serving(stage.serve))
         dead = stack.enter_context(full_backlog())
 
-        def found(*_args, **_more):
+        look_up = socket.getaddrinfo
+
+        def found(host, *args, **more):
+            if host != "service.test":
+                return look_up(host, *args, **more)
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", stage.dead_port or stage.server.port))]
 
         monkeypatch.setattr(socket, "getaddrinfo", found)

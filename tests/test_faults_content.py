@@ -271,7 +271,10 @@ def run(case: Case) -> None:
         assert_hidden([*objects_of(provider), repr(result)], SECRETS)
         # Kept or dropped.
         assert provider.generate("probe", model=OTHER).content == TEXT
-        assert made.server.connections == 1 + sum(not step.kept for step in steps)
+        most = 1 + sum(not step.kept for step in steps)
+        # Over HTTP/2 only a stream is dropped, which costs its connection behind the bridge unless all of it had come.
+        bridged = provider._transport._origin.startswith("https")
+        assert (1 if bridged else most) <= made.server.connections <= most
 
 
 # --- 41 to 59: event streams and JSON ----------------------------------------------------------------------------------------
