@@ -26,8 +26,8 @@ from collections import deque
 from threading import TIMEOUT_MAX, Lock
 from typing import TYPE_CHECKING, Any
 
-from .http2_frames import STREAM_WINDOW, Frames
-from .http2_stream import CLOSED, FrameError, GoneError, NoRoomError, Stream
+from .http2_frames import Frames
+from .http2_stream import CLOSED, STREAM_WINDOW, FrameError, GoneError, NoRoomError, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -375,7 +375,9 @@ class Http2Connection:
                 self._after()
             if stream.news():
                 return True
-            if until is not None and until <= time.monotonic():  # after a look at what has come: the rest may be nothing
+            if (
+                until is not None and until <= time.monotonic()
+            ):  # after a look at what has come: the rest may be nothing
                 return False
 
     def _wait_io(self, timeout: float) -> bool:

@@ -5,7 +5,8 @@ The protocol is the ``h2`` library's. What it does not keep to one stream, or to
 - GOAWAY: h2 shuts its whole state machine on any, also on a graceful one whose streams go on (python-hyper/h2#1181).
 - Heads: a malformed one, or a body that is not as long as its head announced, is to h2 an error of the connection, so of all streams
   on it, where RFC 9113 (8.1.1) has it an error of the stream. They are unpacked and looked at here; h2 is told ``:status 200``.
-- DATA for a stream that has ended or was reset: h2 answers each with a RST_STREAM, which servers count as an attack.
+- Bodies: h2 answers each piece for a stream that was reset with another RST_STREAM, which servers count as an attack; and showing it
+  every piece takes more than all else that is done with one. It is told of their ends.
 
 What is left as an error of the connection (fields that HPACK cannot unpack, a frame that is none) ends every stream on it.
 """
@@ -24,6 +25,7 @@ from h2.settings import SettingCodes, Settings
 
 from .http2_fields import MAX_HEAD, announced, look_at
 from .http2_stream import (
+    STREAM_WINDOW,
     FrameError,
     GoneError,
     Http11RequiredError,
@@ -39,10 +41,8 @@ if TYPE_CHECKING:
 
     from hpack import HeaderTuple
 
-__all__ = ["CONNECTION_WINDOW", "FIRST_STREAMS", "MAX_STREAMS", "STREAM_WINDOW", "Frames"]
+__all__ = ["CONNECTION_WINDOW", "FIRST_STREAMS", "MAX_STREAMS", "Frames"]
 
-#: What an unread stream may hold; the peer sends no more before some of it is taken.
-STREAM_WINDOW = 1 << 20
 #: Given back as data arrives, whoever it is for: a stream that is not read never stops the others. So what all of them hold is
 #: bounded by the window of each, not by this.
 CONNECTION_WINDOW = 1 << 24
@@ -59,6 +59,8 @@ _DATA, _HEADERS, _RST_STREAM, _PUSH_PROMISE, _GOAWAY, _CONTINUATION = 0, 1, 3, 5
 _END_STREAM, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x4, 0x8, 0x20
 #: HEADERS with ``:status 200`` and an empty DATA, but for the number of the stream.
 _PLAIN_HEAD, _NO_DATA = b"\0\0\1\1%c%b\x88", b"\0\0\0\0%c%b"
+#: WINDOW_UPDATE, but for the number of the stream and the count.
+_UPDATE = b"\0\0\4\x08\0"
 #: A head in more pieces is an attack.
 _MAX_PIECES = 64
 
@@ -241,8 +243,15 @@ class Frames:
     def give_back(self, stream: Stream, count: int) -> None:
         """Let the peer send *count* more bytes of a stream."""
         if self.streams.get(stream.id) is stream:
-            self._h2.increment_flow_control_window(count, stream.id)
-            self._collect()
+            stream.room += count
+            self._credit_to(stream.id, count)
+
+    def _credit_to(self, number: int, count: int) -> None:
+        """Send a WINDOW_UPDATE. By hand: h2 gives back what it has seen come, and is shown no bodies."""
+        self._collect()
+        update = _UPDATE + number.to_bytes(4, "big") + count.to_bytes(4, "big")
+        self.out += update
+        self._queued += len(update)
 
     def goodbye(self) -> None:
         """Say that we are leaving."""
@@ -287,7 +296,7 @@ class Frames:
         del held[:position]
         if self._credit >= CONNECTION_WINDOW // 4:
             credit, self._credit = self._credit, 0
-            self._h2.increment_flow_control_window(credit)
+            self._credit_to(0, credit)
         self._collect()
         self.pump(now)
         if len(self.out) > _MAX_OUT:
@@ -315,24 +324,35 @@ class Frames:
         if number == 0:
             raise FrameError("a body of no stream")
         size = len(frame) - 9
+        self._credit += size
         stream = self.streams.get(number)
-        wrong = ""
-        if stream is not None:
-            padding = frame[9] + 1 if size and frame[4] & _PADDED else 0
-            if stream.head is None:
-                wrong = "a body before its head"
-            elif stream.announced is not None and stream.received + size - padding > stream.announced:
-                wrong = "a body that is longer than announced"
-            else:
-                self._credit += size
-                return False
-            self._malformed(stream, wrong)
-        if size:
-            # Given back behind the back of h2, which counts what it has seen.
-            update = b"\0\0\4\x08\0\0\0\0\0" + size.to_bytes(4, "big")
-            self._collect()
-            self.out += update
-            self._queued += len(update)
+        if stream is None:
+            return True  # over already
+        flags = frame[4]
+        if flags & _PADDED:
+            padding = frame[9] + 1 if size else 1
+            if padding > size:
+                raise FrameError("more padding than there is room for")
+            text = frame[10 : len(frame) - padding + 1]
+        else:
+            padding = 0
+            text = frame[9:]
+        stream.received += len(text)
+        stream.room -= size
+        if stream.head is None:
+            self._malformed(stream, "a body before its head")
+        elif stream.announced is not None and stream.received > stream.announced:
+            self._malformed(stream, "a body that is longer than announced")
+        elif stream.room < 0:
+            self._malformed(stream, "more of a body than was asked for")
+        else:
+            if text:
+                stream.parts.append(text)
+                self.changed.append(stream)
+            if flags & _END_STREAM:
+                self._feed(_NO_DATA % (_END_STREAM, number.to_bytes(4, "big")))
+            elif padding:
+                self.give_back(stream, padding)
         return True
 
     def _headers(self, number: int, frame: bytes) -> bool:
@@ -452,18 +472,6 @@ class Frames:
 
     # --- what h2 says ------------------------------------------------------------------------------------------------------
 
-    def _on_data(self, event: h2.events.DataReceived) -> None:
-        stream = self.streams.get(event.stream_id)
-        if stream is None:
-            return
-        data, length = event.data or b"", event.flow_controlled_length or 0
-        if data:
-            stream.received += len(data)
-            stream.parts.append(data)
-            self.changed.append(stream)
-        if length > len(data) and event.stream_ended is None:  # padding, which nobody reads
-            self._h2.increment_flow_control_window(length - len(data), event.stream_id)
-
     def _on_end(self, event: h2.events.StreamEnded) -> None:
         stream = self.streams.get(event.stream_id)
         if stream is None:
@@ -498,7 +506,6 @@ class Frames:
 
 
 _HANDLERS: dict[type, Any] = {
-    h2.events.DataReceived: Frames._on_data,
     h2.events.StreamEnded: Frames._on_end,
     h2.events.StreamReset: Frames._on_reset,
     h2.events.RemoteSettingsChanged: Frames._on_settings,

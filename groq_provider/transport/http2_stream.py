@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLOSED",
+    "STREAM_WINDOW",
     "FrameError",
     "GoneError",
     "Http11RequiredError",
@@ -22,6 +23,8 @@ __all__ = [
     "UnprocessedError",
 ]
 
+#: What an unread stream may hold; the peer sends no more before some of it is taken.
+STREAM_WINDOW = 1 << 20
 #: How a connection ends that just ends.
 CLOSED: tuple[Callable[..., Exception], tuple[Any, ...]] = (
     RemoteDisconnected,
@@ -75,6 +78,7 @@ class Stream:
         "progress_at",
         "received",
         "reused",
+        "room",
         "sent",
         "sent_noted",
         "start",
@@ -107,6 +111,7 @@ class Stream:
         #: Whether its connection had been of use before it, and how often that had heard from the peer.
         self.reused = False
         self.heard = 0
+        self.room = STREAM_WINDOW
         #: Bytes of the window that the reader has taken and not given back.
         self.taken = 0
         #: Held by the reader; released to wake it up. See Http2Connection.
