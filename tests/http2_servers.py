@@ -630,7 +630,12 @@ class Bridge(Http2Server):
     def __init__(self, upstream: str) -> None:
         parts = urlsplit(upstream)
         self._host, self._upstream_port = parts.hostname or "", parts.port or 80
-        super().__init__(credits=False)
+        super().__init__(credits=False, connected=self._open_wide)
+
+    async def _open_wide(self, peer: Peer) -> None:
+        """Let streams be stopped by their own windows only, as the servers do that this one stands for."""
+        peer.h2.increment_flow_control_window(1 << 28)
+        peer.flush()
 
     async def answer(self, request: Request) -> None:
         """Forward one stream."""

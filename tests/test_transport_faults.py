@@ -935,7 +935,7 @@ def test_encoded_bodies_are_decoded(encoding, body, framing):
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-def test_false_encoding_is_a_decode_error(encoding):
+def test_false_encoding_is_a_decode_error(encoding, wire):
     """Not what the header says."""
     with serving(hanging(answer(b"not compressed at all", f"Content-Encoding: {encoding}"))) as server:
         with transport_to(server.url) as transport:
@@ -943,7 +943,7 @@ def test_false_encoding_is_a_decode_error(encoding):
             with pytest.raises(ResponseDecodeError) as caught:
                 response.read_body(LIMIT)
             check(caught.value, sent=True, retryable=False)
-            assert transport.adapter.pool().idle() == 0
+            assert wire.kind != "http1" or transport.adapter.pool().idle() == 0  # a stream has had its end
 
 
 def test_compressed_bomb_is_stopped_at_the_cap():
@@ -974,7 +974,7 @@ def test_encoded_body_that_is_cut_is_an_error():
 
 @pytest.mark.parametrize("size", [101, 50_000, 200_000])
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
-def test_body_over_the_cap_is_refused(size, framing):
+def test_body_over_the_cap_is_refused(size, framing, wire):
     """However small; the connection is dropped."""
     body = b"x" * size
     whole = {
@@ -987,7 +987,7 @@ def test_body_over_the_cap_is_refused(size, framing):
         with pytest.raises(ResponseTooLargeError, match="100 bytes") as caught:
             response.read_body(100)
         check(caught.value, sent=True, retryable=False)
-        assert transport.adapter.pool().idle() == 0
+        assert wire.kind != "http1" or transport.adapter.pool().idle() == 0  # a stream may have had its end
 
 
 def test_body_at_the_cap_is_accepted():
