@@ -12,6 +12,9 @@ What may be done to the connection from where:
   whoever holds the lock looks there again after letting go. So neither waits for anything, and neither touches a socket that may be
   somebody else's by now.
 - What the socket does not take at once is sent by whoever leads; nobody waits for it with the lock held.
+
+Ctrl-C, which strikes the main thread wherever it is, may strike it while it takes in frames or makes some. What it tears then is shared,
+so that the connection ends, and the streams of other threads on it with an error that is worth another try.
 """
 
 from __future__ import annotations

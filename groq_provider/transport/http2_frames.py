@@ -150,7 +150,10 @@ class Frames:
             self._collect()
             stream.start = self._queued
             self._h2.send_headers(number, fields, end_stream=not body)
-        except (h2.exceptions.NoAvailableStreamIDError, h2.exceptions.TooManyStreamsError):
+        except h2.exceptions.TooManyStreamsError:
+            raise NoRoomError("no more streams on this connection") from None
+        except h2.exceptions.NoAvailableStreamIDError:
+            self.draining = True  # after a billion of them
             raise NoRoomError("no more streams on this connection") from None
         stream.id = self._highest = number
         stream.progress_at = now
