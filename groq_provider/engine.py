@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import random
 import threading
 import weakref
@@ -138,6 +139,11 @@ class Engine:
         exchange = self._exchanges()(self, options, method=method, path=path, body=body)
         return exchange.run(exchange.fetch_json)
 
+    def load(self) -> None:
+        """Load ahead what the first call would have to wait for."""
+        self._exchanges()
+        from . import catalog, stream  # noqa: F401 - for their effect
+
     def _exchanges(self) -> type[Exchange]:
         """Return the class of calls. Loaded with the first: it brings all that an answer is made of."""
         if self._exchange is None:
@@ -201,3 +207,19 @@ def _close_books() -> None:
 
 
 atexit.register(_close_books)
+
+
+def _load_before_fork() -> None:
+    """Have nothing left to import when a child is made: one that another thread is in the middle of would be locked there for ever."""
+    for known in _engines.copy():
+        if (engine := known()) is not None:
+            engine.load()
+            from .types import status  # noqa: F401 - for its effect
+            from .wire.codec import converter
+
+            converter()  # with all that rare answers are made of
+            return
+
+
+if hasattr(os, "register_at_fork"):  # not on every system
+    os.register_at_fork(before=_load_before_fork)

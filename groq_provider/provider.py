@@ -425,7 +425,7 @@ class GroqProvider:
     # --- life --------------------------------------------------------------------------------------------------------------
 
     def warm_up(self, connections: int = 1, *, timeout: float = 10.0) -> int:
-        """Open connections, TLS included, ahead of the first calls; send nothing.
+        """Open connections, TLS included, ahead of the first calls, and load what these will need; send nothing.
 
         Servers close connections that stay without a request, so do it shortly before use.
 
@@ -438,6 +438,7 @@ class GroqProvider:
             For how many calls connections are ready.
         """
         self._require_open()
+        self._engine.load()
         return self._transport.warm_up(connections, timeout=timeout)
 
     def close(self) -> None:

@@ -577,3 +577,41 @@ def test_gevent(server):
         env={**os.environ, "GROQ_API_KEY": "gsk_test"},
     )
     assert done.stdout.strip() == "good", done.stderr[-2000:]
+
+
+LATE = """
+    import os, sys, threading
+    from groq_provider import GroqProvider
+    provider = GroqProvider(base_url=sys.argv[1])
+    assert "groq_provider.exchange" not in sys.modules
+
+    class Slow:  # another thread is in the middle of the first call's imports when the child is made
+        def find_spec(self, name, path=None, target=None):
+            if name == "groq_provider.exchange":
+                started.set()
+                go.wait(20)
+
+    started, go = threading.Event(), threading.Event()
+    sys.meta_path.insert(0, Slow())
+    first = threading.Thread(target=provider.generate, args=("first",))
+    first.start()
+    assert started.wait(20)
+    threading.Timer(0.2, go.set).start()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            assert provider.generate("child", timeout=15).content
+            code = 0
+        finally:
+            os._exit(code)
+    first.join()
+    assert os.waitpid(child, 0)[1] == 0
+    provider.close()
+    print("good")
+"""
+
+
+def test_a_fork_during_the_first_call_leaves_nothing_half_imported(server):
+    """The child would wait for ever for the module that a thread of the parent had begun to import."""
+    assert run(LATE, server).strip() == "good"

@@ -304,22 +304,28 @@ class Answer:
                 held = intake.held = intake.receive()
             # Only what is as it should be; the rest is for _next_chunk to judge.
             parts = []
-            taken, begin = 0, 0 if left is None else 2  # after the end of the chunk before
-            while begin == 0 or held.startswith(b"\r\n", taken):
+            taken, total = 0, len(held)
+            begin = 0 if left is None else 2 if held[:2] == b"\r\n" else total  # after the end of the chunk before
+            while begin < total:
                 newline = held.find(b"\r\n", begin, begin + 18)
                 size = held[begin:newline]
                 if newline < 0 or not size or size.strip(_HEX_DIGITS):
                     break
                 start = newline + 2
                 end = start + int(size, 16)
-                if start == end or end > len(held):
+                if start == end or end > total:
                     break
                 parts.append(held[start:end])
                 taken = end
                 begin = end + 2
+                if held[end:begin] != b"\r\n":
+                    break
             if parts:
-                intake.held = held[taken:]
-                self._chunk = 0
+                whole = (
+                    held[taken : taken + 2] == b"\r\n"
+                )  # nearly always: then the next read finds nothing of this one
+                intake.held = held[taken + 2 :] if whole else held[taken:]
+                self._chunk = None if whole else 0
                 return parts[0] if len(parts) == 1 else b"".join(parts)
             left = self._next_chunk()
             if not left:
