@@ -41,7 +41,14 @@ async def _send(send, status, body):
 
 def _event(model, content=None, finish=None, **more):
     choice = {"index": 0, "delta": {} if content is None else {"content": content}, "finish_reason": finish}
-    data = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": model, "choices": [choice], **more}
+    data = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": model,
+        "choices": [choice],
+        **more,
+    }
     return b"data: " + json.dumps(data).encode() + b"\n\n"
 
 

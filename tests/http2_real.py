@@ -82,9 +82,13 @@ class Nginx:
         return f"https://localhost:{self.port}"
 
     def _configuration(self) -> str:
-        found = re.search(r"(\d+)\.(\d+)\.(\d+)", subprocess.run([NGINX, "-v"], capture_output=True, text=True, check=True).stderr)
+        found = re.search(
+            r"(\d+)\.(\d+)\.(\d+)", subprocess.run([NGINX, "-v"], capture_output=True, text=True, check=True).stderr
+        )
         modern = tuple(map(int, found.groups())) >= (1, 25, 1)
-        kept = "" if self._upstream is None else f"upstream kept {{ server 127.0.0.1:{self._upstream}; keepalive 128; }}"
+        kept = (
+            "" if self._upstream is None else f"upstream kept {{ server 127.0.0.1:{self._upstream}; keepalive 128; }}"
+        )
         default = "return 404;" if self._upstream is None else 'proxy_pass http://kept; proxy_set_header Connection "";'
         places = "\n".join(
             f"{kind}_temp_path {self.folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")

@@ -32,7 +32,9 @@ def provider_on(server: Any, **settings: Any) -> Iterator[GroqProvider]:
         "retry": NEVER,
         "timeout": PATIENT,
         "default_model": MODEL,
-        "rate_limits": {"rpm": 10_000_000},  # else the first calls go out a few at a time, until it is known what is allowed
+        "rate_limits": {
+            "rpm": 10_000_000
+        },  # else the first calls go out a few at a time, until it is known what is allowed
         "ca_bundle": authority().file,
         "base_url": server if isinstance(server, str) else server.url,
         **settings,
@@ -57,7 +59,9 @@ LAST = event(finish="stop", usage={"prompt_tokens": 1, "completion_tokens": 1, "
 
 def completion(text: str) -> bytes:
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-    return json.dumps({"id": "1", "object": "chat.completion", "created": 1, "model": MODEL, "choices": [choice]}).encode()
+    return json.dumps(
+        {"id": "1", "object": "chat.completion", "created": 1, "model": MODEL, "choices": [choice]}
+    ).encode()
 
 
 def prompt_of(request: Request) -> str:

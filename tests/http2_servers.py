@@ -9,6 +9,7 @@ import asyncio
 import atexit
 import contextlib
 import functools
+import logging
 import shutil
 import socket
 import ssl
@@ -38,6 +39,15 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
 __all__ = ["Authority", "Bridge", "ErrorCodes", "Http2Server", "Peer", "Request", "SettingCodes", "authority"]
+
+
+def _of_clients(record: logging.LogRecord) -> bool:
+    """Say whether a line of the library's log is not of these servers: it tells what it decodes, keys included."""
+    return record.threadName != "http2-server"
+
+
+for _name in ("hpack.hpack", "hpack.table"):
+    logging.getLogger(_name).addFilter(_of_clients)
 
 #: Names that certificates are made out for.
 NAMES = ("localhost", "127.0.0.1", "service.test")
@@ -252,7 +262,10 @@ class Peer:
         self._news = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         configuration = h2.config.H2Configuration(
-            client_side=False, header_encoding="latin-1", validate_outbound_headers=False, normalize_outbound_headers=False
+            client_side=False,
+            header_encoding="latin-1",
+            validate_outbound_headers=False,
+            normalize_outbound_headers=False,
         )
         self.h2 = _Counted(configuration)
         settings = {SettingCodes.MAX_CONCURRENT_STREAMS: 1 << 20, **server.settings}
@@ -492,7 +505,8 @@ class Http2Server:
             body = await reader.readexactly(length)
             answer = await self.other_answer(lines, body)
             writer.write(
-                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(answer) + answer
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(answer)
+                + answer
             )
             await writer.drain()
 

@@ -266,6 +266,8 @@ class Stage:
             return isinstance(call._sock, ssl.SSLSocket) and self.blocked.is_set()
         if self.where.stream and self.stream is None:
             return False
+        if self.where.begun and b'"one"' in self.where.begun and self.stream.partial.content != "one":
+            return False
         return self.blocked.is_set() and (self.where.begun is None or call.sent_at is not None)
 
     def wait_until_reached(self):

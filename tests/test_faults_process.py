@@ -272,6 +272,10 @@ def test_74_a_signal_in_the_limiters_queue_leaves_it(make, number, raised):
     assert provider.get_latency_metrics().error_count == 0
 
 
+#: Functions that wait for the socket, of HTTP/1.1 and of HTTP/2.
+READS = ("receive", "_wait_io")
+
+
 @SIGNALS
 @pytest.mark.usefixtures("on_term")
 def test_75_a_signal_in_a_blocked_stream_closes_it(emulator, make, number, raised):
@@ -285,7 +289,7 @@ def test_75_a_signal_in_a_blocked_stream_closes_it(emulator, make, number, raise
     main = threading.get_ident()
 
     def interrupt():
-        until(lambda: sys._current_frames()[main].f_code.co_name == "receive", "the main thread to read")
+        until(lambda: sys._current_frames()[main].f_code.co_name in READS, "the main thread to read")
         signal.pthread_kill(main, number)
 
     with running(interrupt), pytest.raises(raised):
@@ -496,6 +500,7 @@ def test_76_exceptions_from_other_threads_leave_nothing_behind(full):
 def locks_of(provider, stream):
     """Every lock of ours that is anywhere near a stream."""
     call = stream._exchange.call
+    pool = provider._transport.adapter._pool
     return {
         "limiter": provider._limiter._states[MODEL]._lock,
         "limiter-models": provider._limiter._lock,
@@ -505,7 +510,7 @@ def locks_of(provider, stream):
         "call": call._lock,
         "slots": provider._transport._slots._lock,
         "adapter": provider._transport.adapter._pool_lock,
-        "pool": provider._transport.adapter._pool.pool.mutex,
+        "pool": pool.pool.mutex if hasattr(pool, "pool") else pool._lock,  # the latter over HTTP/2
     }
 
 

@@ -247,6 +247,7 @@ def test_answers_without_a_body_end_at_once(status, how):
 
 def test_requests_are_as_they_should_be():
     """Small names, no fields of connections, the length, the place; a strict server finds nothing to say."""
+
     async def script(request):
         await (answer(request) if request.method == "POST" else request.json())
 
@@ -498,7 +499,9 @@ async def push(request):
     block = request.peer.h2.encoder.encode(
         [(":method", "GET"), (":path", "/"), (":scheme", "https"), (":authority", "x")]
     )
-    request.peer.write(PushPromiseFrame(request.id, promised_stream_id=2, data=block, flags=["END_HEADERS"]).serialize())
+    request.peer.write(
+        PushPromiseFrame(request.id, promised_stream_id=2, data=block, flags=["END_HEADERS"]).serialize()
+    )
 
 
 async def window_beyond_all_bounds(request):
@@ -900,7 +903,9 @@ def test_a_goaway_reaches_those_who_wait_for_a_place():
 
     with Http2Server(script, settings=settings) as server, provider_on(server) as provider:
         alive(provider)
-        with running(*[lambda: provider.generate("long").content] * 2, *[lambda: provider.generate("x").content] * 6) as results:
+        with running(
+            *[lambda: provider.generate("long").content] * 2, *[lambda: provider.generate("x").content] * 6
+        ) as results:
             assert server.wait(lambda: len(server.requests) >= 3)
             server.do(lambda: server.peers[0].goaway(max(server.peers[0].requests)))
             assert server.wait(lambda: sum(prompt_of(request) == "x" for request in server.requests) == 6)

@@ -505,11 +505,16 @@ def test_whoever_opens_the_connection_may_be_cancelled_while_others_wait_for_it(
         token = CancelToken()
         with running(relay):
             try:
-                with provider, running(
-                    lambda: attempt(lambda: provider.generate("leader", cancel=token)),
-                ) as first:
+                with (
+                    provider,
+                    running(
+                        lambda: attempt(lambda: provider.generate("leader", cancel=token)),
+                    ) as first,
+                ):
                     assert accepted.acquire(timeout=PATIENCE)
-                    with running(*[lambda number=number: provider.generate(f"x{number}").content for number in range(9)]) as rest:
+                    with running(
+                        *[lambda number=number: provider.generate(f"x{number}").content for number in range(9)]
+                    ) as rest:
                         assert until(lambda: provider._engine.in_flight == 10)
                         time.sleep(0.05)  # so that they have come as far as they get; earlier would be right as well
                         token.cancel()
@@ -526,9 +531,7 @@ def test_a_connection_that_cannot_be_made_fails_all_who_wait_for_it():
     """Each with its own error, within the limit for connecting; nothing was sent."""
     from servers import full_backlog
 
-    with full_backlog() as port, provider_on(
-        f"https://127.0.0.1:{port}", timeout=Timeouts(connect=0.4)
-    ) as provider:
+    with full_backlog() as port, provider_on(f"https://127.0.0.1:{port}", timeout=Timeouts(connect=0.4)) as provider:
         started = time.monotonic()
         errors = in_threads(10, lambda number: attempt(lambda: provider.generate(f"x{number}")))
         assert time.monotonic() - started < 2.4
@@ -680,6 +683,61 @@ def test_poll_says_whether_next_would_wait():
                 contents.append(chunk.content)
             assert contents == ["one", ""]
         assert stream.poll(0) is True
+
+
+@pytest.mark.parametrize("how", ["close", "cancel"])
+def test_an_answer_that_had_all_arrived_is_whole(how):
+    """Left after its first chunk, with the rest there: it is accounted for as what it is, and the server hears no RST_STREAM."""
+
+    async def script(request):
+        await request.whole()
+        request.head(200, SSE)
+        await request.data(event("a") + event("b") + event("c") + LAST + b"data: [DONE]\n\n", end=True)
+
+    with Http2Server(script) as server, provider_on(server) as provider:
+        with provider.generate_stream("x") as stream:
+            assert next(stream).content == "a"
+            assert stream._events is not None  # the rest came with it, or the test says nothing
+            if how == "cancel":
+                stream.cancel()
+                assert [chunk.content for chunk in stream] == ["b", "c", ""]
+        assert (stream.response.content, stream.response.finish_reason) == ("abc", "stop")
+        assert provider.generate_stream("x").collect().content == "abc"
+        assert server.resets == []
+        assert server.connections == 1
+        assert idle(provider)
+
+
+@pytest.mark.parametrize("held_lock", ["connection", "pool"])
+def test_a_stream_may_be_collected_inside_the_locks_of_its_connection(held_lock):
+    """The finalizer waits for none; the server is told by whoever lets go of it."""
+    with Http2Server(held()) as server, provider_on(server) as provider:
+        bystander = provider.generate_stream("x")
+        stream = provider.generate_stream("y")
+        assert [next(bystander).content, next(stream).content] == ["one", "one"]
+        pool = provider._transport.adapter.pool()
+        lock = pool._lock if held_lock == "pool" else pool._connections[0]._lock
+        cycle = [stream]
+        cycle.append(cycle)
+        gc.disable()
+        try:
+            del stream, cycle
+            done = threading.Event()
+
+            def collect():
+                with lock:
+                    gc.collect()
+                done.set()
+
+            with pytest.warns(ResourceWarning), running(collect):
+                assert done.wait(PATIENCE)
+        finally:
+            gc.enable()
+        server.release()
+        assert bystander.collect().content == "one two"
+        assert server.wait(lambda: len(server.resets) == 1)
+        assert alive(provider, server)
+        assert server.connections == 1
 
 
 # --- ends of streams -----------------------------------------------------------------------------------------------------------

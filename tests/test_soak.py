@@ -65,7 +65,7 @@ def measured(emulator, work, rounds):
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
-def test_calls_leave_nothing_behind(emulator, provider, full):
+def test_calls_leave_nothing_behind(emulator, provider, full, wire):
     """Memory, sockets and threads stay flat over plain calls and streams."""
 
     def work():
@@ -80,7 +80,7 @@ def test_calls_leave_nothing_behind(emulator, provider, full):
     assert rss < 8 << 20
     assert descriptors() == sockets
     assert threading.active_count() == threads
-    assert emulator.connections == 1
+    assert emulator.connections == 1 or wire.kind == "nginx"  # which makes one for each request
     assert provider._engine.in_flight == 0
 
 

@@ -21,7 +21,7 @@ def emulator():
         yield running
 
 
-def test_sixty_four_threads_share_one_provider(emulator):
+def test_sixty_four_threads_share_one_provider(emulator, wire):
     """No answer is crossed, no connection too many, nothing left in flight, every call counted once."""
     patient = Timeouts(connect=4 * PATIENCE, first_token=4 * PATIENCE, idle=4 * PATIENCE)
     provider = GroqProvider(
@@ -70,7 +70,8 @@ def test_sixty_four_threads_share_one_provider(emulator):
         assert provider.get_latency_metrics("no-such-model").error_count == counts["error"]
         assert emulator.wait_until(lambda emulator: emulator.open_connections <= THREADS)
         # Every stream left early costs its connection; all the others are shared.
-        assert emulator.connections <= THREADS + counts["early"]
+        if wire.kind != "nginx":  # which makes one for each request
+            assert emulator.connections <= THREADS + counts["early"]
     assert len(emulator.requests) == THREADS * CALLS
 
 
