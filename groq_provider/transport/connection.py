@@ -311,13 +311,13 @@ class TLSConnection(_Interruptible, HTTPSConnection):
 class TLSSocket(ssl.SSLSocket):
     """A TLS socket that belongs to the call from before its handshake: wrapping takes the file descriptor from the socket below."""
 
-    def do_handshake(self, block: bool = False) -> None:
-        """Shake hands within the call's limit for connecting."""
+    def do_handshake(self, *block: bool) -> None:
+        """Shake hands within the call's limit for connecting. (Without an argument where gevent has replaced the base class.)"""
         call = current()
         try:
             call.bind(self)
             self.settimeout(call.left(call.connect_deadline))
-            super().do_handshake(block)
+            super().do_handshake(*block)
         except BaseException:
             # Before Python 3.12 ssl closes the socket after some errors only, a cancel or Ctrl-C not among them.
             call.unbind()

@@ -64,6 +64,8 @@ class _Pipe:
     __slots__ = ("_writer", "reader")
 
     def __init__(self) -> None:
+        if _poll is None:  # pragma: no cover - Windows, whose select() takes no pipes: see _wait_io
+            return
         self.reader, self._writer = os.pipe()
         os.set_blocking(self.reader, False)
         os.set_blocking(self._writer, False)
@@ -72,8 +74,8 @@ class _Pipe:
         """Have the leader look around. Waits for nothing."""
         try:
             os.write(self._writer, b"\0")
-        except BlockingIOError:
-            pass  # full: it will look
+        except (BlockingIOError, AttributeError):
+            pass  # full, or none: it will look
 
     def clear(self) -> None:
         """Take out what is in it."""
