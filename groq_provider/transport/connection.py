@@ -312,7 +312,7 @@ class TLSSocket(ssl.SSLSocket):
     """A TLS socket that belongs to the call from before its handshake: wrapping takes the file descriptor from the socket below."""
 
     def do_handshake(self, *block: bool) -> None:
-        """Shake hands within the call's limit for connecting. (Without an argument where gevent has replaced the base class.)"""
+        """Shake hands within the call's limit for connecting. There is no argument where gevent has replaced the base class."""
         call = current()
         try:
             call.bind(self)
