@@ -231,7 +231,7 @@ class Request:
 class _Counted(h2.connection.H2Connection):
     """How many streams are allowed is watched by :class:`Peer`: clients may open more before they have heard of a limit."""
 
-    open_inbound_streams = 0
+    open_inbound_streams = -1
 
 
 class Peer:

@@ -529,16 +529,6 @@ async def short_goaway(request):
     request.peer.write(b"\x00\x00\x04\x07\x00\x00\x00\x00\x00" + b"\0\0\0\0")
 
 
-async def more_than_the_window(request):
-    """For the stream that nobody reads just now."""
-    other = min(request.peer.requests)
-    for _ in range(6000):
-        if request.peer.writer.is_closing():
-            return
-        request.peer.write(DataFrame(other, b": ".ljust(16_000, b"x") + b"\n").serialize())
-        await request.peer.drain()
-
-
 async def truncated_frame(request):
     request.peer.write(DataFrame(request.id, b"x" * 100).serialize()[:50])
     request.peer.cut()
@@ -589,7 +579,6 @@ WRONG_CONNECTION = [
     settings_of_odd_length,
     ping_of_odd_length,
     short_goaway,
-    more_than_the_window,
     truncated_frame,
     cut,
     reset,
@@ -1162,6 +1151,38 @@ def test_a_large_answer_comes_whole():
         answers = in_threads(4, lambda _: provider.generate("x").content)
         assert answers == [big] * 4
         assert server.connections == 1
+
+
+def test_more_than_a_streams_window_is_not_kept():
+    """A server that sends on without being asked to: that stream ends with an error, soon, and what came is not held."""
+    sent = [0]
+
+    async def script(request):
+        await request.whole()
+        if prompt_of(request) != "flood":
+            await answer(request)
+            return
+        await begin(request, "one")
+        await request.peer.server.released.wait()
+        for _ in range(3000):
+            if request.gone or request.peer.writer.is_closing():
+                return
+            request.peer.write(DataFrame(request.id, b": ".ljust(16_000, b"x") + b"\n").serialize())
+            await request.peer.drain()
+            sent[0] += 16_000
+
+    with Http2Server(script) as server, provider_on(server) as provider:
+        with provider.generate_stream("flood") as stream:
+            assert next(stream).content == "one"
+            server.release()
+            for number in range(50):  # somebody reads the connection
+                assert provider.generate(f"x{number}").content == f"x{number}"
+            with pytest.raises(e.StreamError) as caught:
+                stream.collect()
+            assert caught.value.partial.content == "one"
+        assert alive(provider)
+        assert sent[0] < 40_000_000
+        server.complaints.clear()
 
 
 # --- PING and silence ----------------------------------------------------------------------------------------------------------

@@ -299,33 +299,6 @@ def test_a_forgotten_stream_is_given_up():
         assert idle(provider)
 
 
-def test_a_stream_forgotten_inside_any_lock_is_given_up():
-    """A finalizer may run while its own thread holds a lock of the connection: it waits for none, and others go on."""
-    with Http2Server(held()) as server, provider_on(server) as provider:
-        bystander = provider.generate_stream("x")
-        assert next(bystander).content == "one"
-        stop = threading.Event()
-
-        def collect():
-            while not stop.is_set():
-                gc.collect()
-
-        with running(collect):
-            for number in range(20):
-                stream = provider.generate_stream(f"x{number}")
-                next(stream)
-                cycle = [stream]
-                cycle.append(cycle)
-                with pytest.warns(ResourceWarning):
-                    del stream, cycle
-                    gc.collect()
-            stop.set()
-        assert server.wait(lambda: len(server.resets) == 20)
-        server.release()
-        assert bystander.collect().content == "one two"
-        assert server.connections == 1
-
-
 @pytest.mark.parametrize("limit", ["idle", "first_token", "total"])
 def test_a_time_out_of_one_leaves_the_others(limit):
     """In time, although others wait on the same connection, and although events for those keep coming."""
