@@ -19,7 +19,6 @@ so that the connection ends, and the streams of other threads on it with an erro
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import select
@@ -30,7 +29,7 @@ from threading import TIMEOUT_MAX, Lock
 from typing import TYPE_CHECKING, Any
 
 from .http2_frames import Frames
-from .http2_stream import CLOSED, STREAM_WINDOW, FrameError, GoneError, NoRoomError, Stream
+from .http2_stream import CLOSED, STREAM_WINDOW, FrameError, GoneError, NoRoomError, Stream, as_closed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -448,7 +447,7 @@ class Http2Connection:
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
             pass
         except OSError as error:
-            self._die(*_as_closed(error))
+            self._die(*as_closed(error))
             return
         self._flush()
 
@@ -474,7 +473,7 @@ class Http2Connection:
             # What the peer said before it closed may tell whether it took the request.
             self._blocked = False
             self._last_words()
-            self._die(*_as_closed(error))
+            self._die(*as_closed(error))
         else:
             self._blocked = False
         self._tell()
@@ -590,19 +589,3 @@ class Http2Connection:
                 os.close(sock.detach())
             except OSError:
                 pass
-
-
-def _tls_failure(reason: str, *arguments: Any) -> ssl.SSLError:
-    error = ssl.SSLError(*arguments)
-    error.reason = reason
-    return error
-
-
-def _as_closed(error: OSError) -> tuple[Callable[..., Exception], tuple[Any, ...]]:
-    """Return how a socket's failure is to be raised, by each of those it concerns."""
-    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
-        return _tls_failure, (error.reason, *error.args)
-    if isinstance(error, (TimeoutError, ssl.SSLEOFError)) or error.errno is None:
-        # The system's own probes among them: a connection that broke, not a limit of the call's.
-        return ConnectionResetError, (errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-    return type(error), (error.errno, os.strerror(error.errno))

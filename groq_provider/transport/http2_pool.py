@@ -24,18 +24,17 @@ from groq_provider.errors import PoolTimeoutError, RequestCancelledError
 from .call import CallState, activate, current
 from .http2_answer import Http2Answer
 from .http2_connection import Http2Connection
+from .http2_fallback import FallbackPool
 from .http2_fields import fields_of
 from .http2_stream import Http11RequiredError, NoRoomError, Stream, UnprocessedError
-from .pool import MAX_IDLE, TLSPool, at_fork
+from .pool import MAX_IDLE, at_fork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from urllib3 import HTTPResponse
 
     from groq_provider.clock import Clock
 
-__all__ = ["MAX_CONNECTIONS", "FallbackPool", "Http2Pool"]
+__all__ = ["MAX_CONNECTIONS", "Http2Pool"]
 
 #: A further connection is opened when all places on those before are taken; no more than so many.
 MAX_CONNECTIONS = 8
@@ -76,45 +75,6 @@ class _Waiter:
     def served(self) -> bool:
         """Say whether the wait is over."""
         return self.connection is not None or self.connects or self.http1 or self.problem is not None
-
-
-class FallbackPool(TLSPool):
-    """The pool of HTTP/1.1 behind one of HTTP/2.
-
-    Args:
-        usual: Returns the TLS context that offers HTTP/1.1 only; made when it is needed, which it seldom is, and costly.
-        kwargs: As for any pool; the TLS context among them offers both protocols.
-    """
-
-    def __init__(self, *args: Any, usual: Callable[[], ssl.SSLContext], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.usual = usual
-        #: Connections that were made for HTTP/2; not stale, unlike those that were put back.
-        self.fresh: deque[Any] = deque()
-
-    def _get_conn(self, timeout: float | None = None) -> Any:
-        conn = super()._get_conn(timeout)  # also where there are fresh ones: its place in the pool is theirs
-        if conn.sock is None and self.fresh:
-            try:
-                return self.fresh.popleft()
-            except IndexError:
-                pass  # somebody else was quicker
-        return conn
-
-    def _new_conn(self) -> Any:
-        conn = super()._new_conn()
-        conn.ssl_context = self.usual()
-        return conn
-
-    def negotiating(self) -> Any:
-        """Return a new connection that will ask for HTTP/2."""
-        return super()._new_conn()
-
-    def close(self) -> None:
-        """Close every kept connection."""
-        super().close()
-        while self.fresh:
-            self.fresh.popleft().close()
 
 
 class Http2Pool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import ssl
 from collections import deque
 from http.client import RemoteDisconnected
 from typing import TYPE_CHECKING, Any
@@ -21,6 +24,7 @@ __all__ = [
     "Stream",
     "StreamResetError",
     "UnprocessedError",
+    "as_closed",
 ]
 
 #: What an unread stream may hold; the peer sends no more before some of it is taken.
@@ -138,3 +142,19 @@ class Stream:
         """End it because its call was cancelled; waits for nothing. For :meth:`CallState.cancel`."""
         if self.connection is not None:
             self.connection.drop(self, cancelled=True)
+
+
+def _tls_failure(reason: str, *arguments: Any) -> ssl.SSLError:
+    error = ssl.SSLError(*arguments)
+    error.reason = reason
+    return error
+
+
+def as_closed(error: OSError) -> tuple[Callable[..., Exception], tuple[Any, ...]]:
+    """Return how a socket's failure is to be raised, by each of those it concerns."""
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+        return _tls_failure, (error.reason, *error.args)
+    if isinstance(error, (TimeoutError, ssl.SSLEOFError)) or error.errno is None:
+        # The system's own probes among them: a connection that broke, not a limit of the call's.
+        return ConnectionResetError, (errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+    return type(error), (error.errno, os.strerror(error.errno))
