@@ -276,8 +276,12 @@ class Stage:
             assert time.monotonic() < deadline, "the call did not come to where it should wait"
             time.sleep(0.001)
 
-    def check_left(self):
-        """Nothing of the ended call is left, its connection is gone, and others go on undisturbed."""
+    def check_left(self, *, torn=False):
+        """Nothing of the ended call is left, its connection is gone, and others go on undisturbed.
+
+        With *torn* an interrupt may have struck while a connection of HTTP/2 took in frames for all: nobody can finish that, so the
+        connection ends with all that is on it, each with an error that may be retried.
+        """
         provider, pool = self.provider, self.provider._transport.adapter._pool
         assert provider._engine.in_flight == 1
         assert "0 calls" in repr(self.token)
@@ -292,9 +296,13 @@ class Stage:
             self.first_in_pool.give()
         if self.name != "limiter wait":
             assert provider.generate("after").content == "after"
-            assert self.server.connections == before + (self.where.connection != "kept")
+            assert torn or self.server.connections == before + (self.where.connection != "kept")
         self.go.set()
-        assert "".join(piece.content for piece in self.bystander) == "stander"
+        if torn:
+            with contextlib.suppress(e.StreamInterruptedError):
+                assert "".join(piece.content for piece in self.bystander) == "stander"
+        else:
+            assert "".join(piece.content for piece in self.bystander) == "stander"
         assert provider._engine.in_flight == 0
         assert provider.get_rate_limits()[MODEL].in_flight == 0
 
@@ -392,7 +400,7 @@ def test_a_cancel_ends_a_call_wherever_it_waits(name, how, tmp_path, monkeypatch
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals for threads")
 @pytest.mark.parametrize("name", PLACES)
-def test_ctrl_c_ends_a_call_wherever_it_waits(name, tmp_path, monkeypatch):
+def test_ctrl_c_ends_a_call_wherever_it_waits(name, tmp_path, monkeypatch, wire):
     """The same with KeyboardInterrupt, which goes through unchanged."""
     with staged(name, tmp_path, monkeypatch) as stage:
         main = threading.get_ident()
@@ -419,7 +427,7 @@ def test_ctrl_c_ends_a_call_wherever_it_waits(name, tmp_path, monkeypatch):
         assert missed == []
         assert type(caught.value) is KeyboardInterrupt
         del caught
-        stage.check_left()
+        stage.check_left(torn=wire.kind == "bridge")
 
 
 @pytest.mark.parametrize("managed", [True, False], ids=["with", "bare"])
