@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 from hpack import HeaderTuple, NeverIndexedHeaderTuple
 
-from .secret import SecretHeader
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -18,7 +16,7 @@ __all__ = ["MAX_HEAD", "announced", "fields_of", "look_at"]
 
 #: As for HTTP/1.1 a head may hold this; more ends the stream. What HPACK unpacks is bounded for all of a head together, beyond
 #: which the connection ends: its table is not to be trusted any more.
-_MAX_FIELDS, _MAX_FIELD, MAX_HEAD = 100, 65_536, 1 << 20
+_MAX_FIELDS, _MAX_FIELD, MAX_HEAD = 100, 65_536, 1 << 18
 _NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+\Z")
 _BREAKS = re.compile(rb"[\0\r\n]")
 #: Names of the fields that belong to a connection of HTTP/1.1, which has no place here.
@@ -70,7 +68,8 @@ def fields_of(method: str, scheme: str, authority: str, path: str, headers: Mapp
                 fields[2] = HeaderTuple(b":authority", text.encode("latin-1"))
             continue
         name, secret = found
-        kind = NeverIndexedHeaderTuple if secret or isinstance(text, SecretHeader) else HeaderTuple
+        # A text of a class of its own is a SecretHeader.
+        kind = NeverIndexedHeaderTuple if secret or type(text) is not str else HeaderTuple
         fields.append(kind(name, text.encode("latin-1").strip(b" \t")))
     if any(_BREAKS.search(value) for _, value in fields) or b" " in fields[3][1]:
         raise ValueError("a control character in a header or the path")

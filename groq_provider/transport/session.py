@@ -38,7 +38,6 @@ from .connection import TLSSocket, socket_options
 from .failures import map_send_error
 from .pool import POOL_SIZE, PlainPool, TLSPool, at_fork
 from .response import Response
-from .secret import SecretHeader
 from .slots import Slots
 
 if TYPE_CHECKING:
@@ -55,6 +54,15 @@ _JSON = {"Content-Type": "application/json"}
 #: Made once: requests makes one of every ``None``.
 _NO_TIMEOUT: Any = Timeout()
 USER_AGENT = f"groq_provider/{__version__} (python-requests/{requests.__version__})"
+
+
+class SecretHeader(str):
+    """A header value that does not show itself where frames and dicts are printed, and that HTTP/2 never puts into a table."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'****'"
 
 
 class _Headers(dict[str, str]):
