@@ -510,7 +510,7 @@ class Wire:
         if self.kind == "bridge":
             from groq_provider.transport.http2_pool import Http2Pool
 
-            monkeypatch.setattr(Http2Pool, "idle", lambda pool: self.idle(pool))
+            monkeypatch.setattr(Http2Pool, "idle", lambda pool: self.idle(pool))  # noqa: PLW0108 - becomes a method
 
     def idle(self, pool: Any) -> int:
         """Count the connections behind the bridges that can serve again: what a connection of HTTP/1.1 is to a suite.

@@ -74,7 +74,7 @@ async def _stream(send, request, words, script):
 
 async def _chat(scope, receive, send, body):
     request = json.loads(body)
-    fields = {name: text for name, text in scope["headers"]}
+    fields = dict(scope["headers"])
     script = json.loads(fields.get(b"x-script", b"{}"))
     prompt = request["messages"][-1]["content"]
     words = script.get("words") or [prompt]

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import pytest
 from fakes import PATIENCE
 
-h2 = pytest.importorskip("h2", reason="speaks HTTP/2")
+pytest.importorskip("h2", reason="speaks HTTP/2")
 
 import h2.config
 import h2.connection
@@ -564,7 +564,7 @@ class Http2Server:
     def __enter__(self) -> Any:
         return self
 
-    def __exit__(self, kind: Any, *_exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
         self.close(strict=kind is None)
 
     # --- the loop ------------------------------------------------------------------------------------------------------------
@@ -654,8 +654,8 @@ class Bridge(Http2Server):
     async def answer(self, request: Request) -> None:
         """Forward one stream."""
         others = request.peer.requests.values()
-        while any(other.answered and not other.done for other in others):
-            await asyncio.sleep(0)  # their connections are free at once
+        while any(other.answered and not other.done for other in others):  # noqa: ASYNC110 - it takes a round or two
+            await asyncio.sleep(0)
         try:
             await self._bridge(request)
         finally:
@@ -747,7 +747,7 @@ class Bridge(Http2Server):
     async def _download(self, request: Request, reader: asyncio.StreamReader) -> bool:
         while True:
             status, version, fields = await self._head(reader)
-            names = {name: text for name, text in fields}
+            names = dict(fields)
             passed = [(name, text) for name, text in fields if name not in _HOP]
             if status >= 200:
                 break
