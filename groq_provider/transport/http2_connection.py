@@ -151,6 +151,11 @@ class Http2Connection:
         """Most streams at once."""
         return self._frames.limit
 
+    @property
+    def settled(self) -> bool:
+        """Whether the peer's settings have arrived."""
+        return self._frames.settled
+
     def greet(self, call: CallState) -> None:
         """Wait until the peer's settings have arrived; without them nobody knows how many streams it allows."""
         stream = self._new_stream()

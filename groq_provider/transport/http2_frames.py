@@ -48,8 +48,9 @@ __all__ = ["CONNECTION_WINDOW", "FIRST_STREAMS", "MAX_STREAMS", "Frames"]
 CONNECTION_WINDOW = 1 << 24
 #: The largest frame taken: what every peer must take, too, and the least that may be set.
 MAX_FRAME = 16_384
-#: Streams a connection may have open before the peer has said how many, and at most whatever it says.
-FIRST_STREAMS, MAX_STREAMS = 100, 256
+#: Streams a connection has open before the peer has said how many, and at most whatever it says. A peer may not count them before
+#: (RFC 9113, 3.4), but some do, servers on the h2 library among them, and end the connection if there are too many.
+FIRST_STREAMS, MAX_STREAMS = 1, 256
 #: No more of bodies is put into frames while so many bytes wait for the socket; they would only be held twice.
 _MAX_WAITING = 262_144
 #: So many bytes waiting for a peer that takes none are its pings and the like, not ours to keep.

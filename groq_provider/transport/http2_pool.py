@@ -259,11 +259,12 @@ class Http2Pool:
         if self._connecting:
             return False
         usable = [connection for connection in self._connections if connection.usable]
-        # A server that allows no streams at all for now would allow none on another connection, either.
-        return len(usable) < MAX_CONNECTIONS and all(connection.limit > 0 for connection in usable)
+        # One whose server has not said yet how many streams it allows may have places for all; and a server that allows none for now
+        # would allow none on another connection, either.
+        return len(usable) < MAX_CONNECTIONS and all(each.settled and each.limit > 0 for each in usable)
 
     def _wait(self, waiter: _Waiter, call: CallState) -> None:
-        full = any(connection.usable for connection in self._connections)
+        full = any(each.usable and each.settled for each in self._connections)
         # Who waits for a place waits as for a slot; who waits for a connection, as if it were making it.
         limit = call.earlier(call.after_send) if full else call.connect_deadline
         handle = call.subscribe(waiter.wake)
