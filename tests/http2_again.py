@@ -34,7 +34,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "test_transport_faults": ("bridge",),
     "test_transport_tls": ("fallback",),
     "test_provider": ("bridge",),
-    "test_bulk": ("nginx",),
+    "test_bulk": ("bridge",),
     "test_threads": ("nginx",),
     "test_soak": ("nginx",),
 }
