@@ -153,6 +153,7 @@ _HOMES = {
     "types.response": "Attempt LLMResponse RateLimitInfo ResponseChunk Timing ToolCallDelta Usage XGroq XGroqUsage",
     "types.status": "LatencyMetrics ProviderHealth RateLimitStatus RateLimitWindow",
 }
+_COMPLETED = ("types.messages", "types.request", "types.response")
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
@@ -286,6 +287,9 @@ def __getattr__(name: str) -> Any:
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = getattr(importlib.import_module(f".{module}", __name__), name)
+    if module in _COMPLETED:
+        # Whoever takes these classes from here may read their annotations, too; the package itself takes them from where they are.
+        importlib.import_module(".types", __name__).complete()
     globals()[name] = found
     return found
 

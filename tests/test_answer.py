@@ -164,3 +164,52 @@ def test_looking_takes_in_what_has_come_and_keeps_an_error_for_the_reader(pair, 
         answer.read1()
     with contextlib.suppress(OSError):
         pair[1].close()
+
+
+def test_an_interrupt_while_looking_leaves_nothing_that_passes_for_whole(pair, intake, answer_of):
+    """What it tore out would be missing in the middle, and nobody would know."""
+    answer = answer_of(CHUNKED)
+
+    class Interrupting(bytes):
+        """Arrives, and then there is Ctrl-C."""
+
+        def __radd__(self, other):
+            raise KeyboardInterrupt
+
+    class Socket:
+        def settimeout(self, _seconds):
+            pass
+
+        def recv(self, size):
+            return Interrupting(pair[0].recv(size))
+
+    pair[1].sendall(chunk(b"one"))
+    intake.sock = Socket()
+    with pytest.raises(KeyboardInterrupt):
+        intake.look()
+    intake.sock = pair[0]
+    pair[1].sendall(chunk(b"two") + b"0\r\n\r\n")
+    with pytest.raises(ConnectionAbortedError):
+        answer.read1()
+
+
+def test_looking_has_an_end_however_much_comes(pair, intake, answer_of):
+    """A size line without an end is handed to the reader, who refuses it."""
+    answer = answer_of(CHUNKED)
+    pair[1].sendall(b"5;" + b"a" * 20_000)
+    assert answer.ready(20)
+    with pytest.raises(BadFraming):
+        answer.read1()
+
+
+@pytest.mark.parametrize(
+    ("length", "body"), [(b"3", b"abc"), (b"00000000000000000000000003", b"abc"), (b"0000000000000000000000000", b"")]
+)
+def test_zeros_in_front_of_a_length_change_nothing(answer_of, length, body):
+    """However many."""
+    assert body_of(answer_of(b"HTTP/1.1 200 OK\r\nContent-Length: " + length + b"\r\n\r\n" + body)) == body
+
+
+def test_a_connection_that_changes_its_protocol_serves_no_more(answer_of):
+    """Nobody asked for that."""
+    assert not answer_of(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n").serves_again

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import gzip
 import os
 import queue
 import socket
@@ -1240,3 +1241,55 @@ def test_headers_of_a_call_are_its_own():
     assert {request.headers["x-base"] for request in server.requests} == {"b"}
     assert [request.headers["content-type"] for request in server.requests][-2:] == ["application/json", "text/plain"]
     assert all(len(set(map(str.lower, request.names))) == len(request.names) for request in server.requests)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param(answer(b"mine") + answer(b"poison"), id="more after the body"),
+        pytest.param(answer(b"mine", "Connection: close"), id="says that it closes"),
+        pytest.param(answer(b"mine", status="408 Request Timeout"), id="408"),
+        pytest.param(CHUNKED[:-2] + b"Content-Length: 9\r\n\r\n4\r\nmine\r\n0\r\n\r\n", id="both framings"),
+        pytest.param(b"HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nmine", id="HTTP/1.0"),
+    ],
+)
+def test_what_others_leave_of_a_connection_reaches_no_call_of_ours(first):
+    """A session's own request may end on a connection that must not serve again; urllib3 gives it back without looking."""
+    answers = iter([first, answer(b"ours"), answer(b"ours")])
+
+    def handler(sock, server):
+        while server.read(sock) is not None:
+            sock.sendall(next(answers))
+
+    with (
+        serving(handler) as server,
+        requests.Session() as session,
+        transport_to(server.url, session=session) as transport,
+    ):
+        assert session.get(server.url + "/own").content == b"mine"
+        assert fetch(transport) == b"ours"
+        assert server.connections == 2
+
+
+def test_headers_of_others_may_be_bytes():
+    """requests allows it."""
+    with serving(echo) as server, requests.Session() as session, transport_to(server.url, session=session):
+        echoed = serving(lambda sock, server: (server.read(sock), sock.sendall(OK)))
+        with echoed as other, transport_to(other.url, session=session):
+            session.get(other.url, headers={"Host": "h", "X-A": b"abc"})
+            assert other.requests[0].headers["x-a"] == "abc"
+
+
+def test_a_decoded_body_is_ready_as_long_as_some_of_it_is_at_hand():
+    """What urllib3 has decoded, or not decoded yet, is nothing that the socket knows of."""
+    text = b"".join(b"data: %d\n\n" % number for number in range(40_000))
+    packed = gzip.compress(text)
+    whole = CHUNKED[:-2] + b"Content-Encoding: gzip\r\n\r\n" + chunk(packed) + b"0\r\n\r\n"
+    with serving(always(whole)) as server, transport_to(server.url) as transport:
+        response = send(transport)
+        parts = [response.read1()]
+        while sum(map(len, parts)) < len(text):
+            assert response.ready(0)
+            parts.append(response.read1())
+        assert b"".join(parts) == text
+        response.close()

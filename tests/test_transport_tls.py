@@ -549,3 +549,16 @@ def test_context_pins_its_protocols(authority):
     """urllib3 would write on the shared context before every handshake."""
     context = session_module._tls_context(authority.file, None)
     assert context.set_alpn_protocols(["h2"]) is None
+
+
+def test_what_follows_the_body_in_its_record_is_never_an_answer(authority, context):
+    """It is decrypted with the body and out of the system's sight."""
+
+    def handler(sock, server):
+        while server.read(sock) is not None:
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
+            sock.sendall(b"mine" + answer(b"poison"))
+
+    with serving(handler, context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
+        assert [fetch(transport) for _ in range(3)] == [b"mine"] * 3
+        assert server.connections == 3

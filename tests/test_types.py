@@ -3,6 +3,8 @@
 import copy
 import inspect
 import pickle
+import subprocess
+import sys
 import uuid
 from contextlib import suppress
 from datetime import date, datetime, timezone
@@ -825,3 +827,11 @@ def test_docstrings_describe_every_field_of_request_and_response():
         described = [line.split(":")[0].strip() for line in inspect.getdoc(cls).splitlines() if line.startswith("    ")]
         names = [a.name for a in attrs.fields(cls)]
         assert [name for name in described if name in names] == names
+
+
+@pytest.mark.parametrize("name", ["LLMRequest", "LLMResponse", "Message", "ResponseChunk"])
+def test_annotations_can_be_read_in_a_fresh_interpreter(name):
+    """By documentation tools and by other converters, although rarer parts are loaded late."""
+    program = f"import typing, groq_provider; print(len(typing.get_type_hints(groq_provider.{name})))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert int(done.stdout) > 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import select
 import ssl
@@ -25,8 +26,9 @@ _MAX_SIZE_LINE = 8_192
 _MAX_FIELDS, _MAX_LINE = 100, 65_536
 #: Status codes whose answers have no body.
 _BODILESS = frozenset({204, 304})
-#: The server took the request for late, or for too early, and so has its doubts about the connection.
-_DOUBTFUL = frozenset({408, 425})
+#: The server took the request for late, or for too early, and so has its doubts about the connection; or it means to speak another
+#: protocol on it.
+_DOUBTFUL = frozenset({101, 408, 425})
 _HEX_DIGITS = b"0123456789abcdefABCDEF"
 
 _poll = getattr(select, "poll", None)  # not on every system
@@ -92,16 +94,22 @@ class Intake:
     def look(self) -> bool:
         """Take in what has come, without waiting; say whether a read will find the end or an error behind it."""
         if not self._ended and self._failure is None:
+            whole = False
             try:
                 self.sock.settimeout(0)
                 data = self.sock.recv(_PIECE)
+                self.held += data
+                self._ended = not data
+                whole = True
             except (BlockingIOError, ssl.SSLWantReadError):
+                whole = True
                 return False
             except OSError as error:  # the system says it once only: keep it for the one who reads
                 self._failure = error
-            else:
-                self.held += data
-                self._ended = not data
+                whole = True
+            finally:
+                if not whole:  # an interrupt, which may have torn out what nobody will miss
+                    self._failure = ConnectionAbortedError(errno.ECONNABORTED, "interrupted while reading")
         return self._ended or self._failure is not None
 
 
@@ -270,7 +278,7 @@ class Answer:
         elif "," in (length := _once(length)):
             raise http.client.HTTPException("several lengths of one body")
         else:
-            self._length = int(length[:19]) if length.isascii() and length.isdigit() else None
+            self._length = int(length.lstrip("0")[:19] or "0") if length.isascii() and length.isdigit() else None
         self.marked = self.chunked or self._length is not None
         persistence = fields.get("connection")
         if not self.marked:
@@ -350,7 +358,8 @@ class Answer:
         if data:
             intake.held = b""
         else:
-            data = intake.receive(_PIECE if length is None else min(length, _LARGE_PIECE))
+            # Never less than a record of TLS: the rest of one would stay in the TLS layer, where nobody sees that it is too much.
+            data = intake.receive(_PIECE if length is None else max(_PIECE, min(length, _LARGE_PIECE)))
             if not data:
                 self._open = False
                 if length:
@@ -401,6 +410,8 @@ class Answer:
         while pending() or readable(sock, max(0.0, until - time.monotonic())):
             if intake.look() or self._begun():
                 return True
+            if time.monotonic() >= until:
+                break
         return False
 
     def _begun(self) -> bool:
@@ -412,7 +423,9 @@ class Answer:
         if self._chunk == 0 and held[:2] == b"\r\n":
             held = held[2:]
         size, newline, data = held.partition(b"\n")
-        return bool(newline and (data or size.strip() == b"0"))
+        return (
+            bool(newline and (data or size.strip() == b"0")) or len(held) > _MAX_SIZE_LINE
+        )  # which is no line of ours
 
     @property
     def over(self) -> bool:
@@ -466,6 +479,11 @@ class AnswerFile:
         self.answer = answer
         self.closed = False
         self._rest = b""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether bytes were taken from the answer that nobody has asked for yet."""
+        return bool(self._rest)
 
     @property
     def msg(self) -> Fields:

@@ -97,6 +97,8 @@ class _Interruptible(HTTPConnection):
 
     response_class = _TunnelResponse
     _intake: Intake | None = None
+    #: The answer that urllib3 reads from it, and after which it gives it back without asking whether it can serve again.
+    judged_by: Answer | None = None
     #: Whatever http.client is told to print for others: it would print the key.
     debuglevel = 0
     #: Monotonic instant it went back to the pool; ``None``: not since it was connected.
@@ -223,7 +225,8 @@ class _Interruptible(HTTPConnection):
         self._response_options = options = _ResponseOptions(
             method, url, preload_content, decode_content, enforce_content_length
         )
-        if headers is not None and "Host" in headers and not chunked and (body is None or isinstance(body, bytes)):
+        usual = headers is not None and "Host" in headers and all(isinstance(text, str) for text in headers.values())
+        if headers is not None and usual and not chunked and (body is None or isinstance(body, bytes)):
             self.dispatch(method, url, body, headers)
             return
         call = current()
@@ -273,13 +276,14 @@ class _Interruptible(HTTPConnection):
 
     def close(self) -> None:
         """Close the socket, and forget what came over it."""
-        self._intake = None
+        self._intake = self.judged_by = None
         super().close()
 
 
 def urllib3_response(answer: Answer, options: _ResponseOptions) -> HTTPResponse:
-    """Return urllib3's answer around ours; the connection is for that one to give back."""
-    answer._connection = None
+    """Return urllib3's answer around ours; the connection is for that one to give back, and for the pool to judge."""
+    if (connection := answer._connection) is not None:
+        connection.judged_by, answer._connection = answer, None
     file: Any = AnswerFile(answer)
     return HTTPResponse(
         body=file,

@@ -122,6 +122,11 @@ class _Pool(HTTPConnectionPool):
     def _put_conn(self, conn: Any) -> None:
         if conn is not None:
             conn.idle_since = self.clock.monotonic()
+            answer = conn.judged_by
+            if answer is not None:
+                conn.judged_by = None
+                if not (answer.over and answer.serves_again):
+                    conn.close()
         kept = self.pool
         if kept is not None:
             try:

@@ -55,11 +55,12 @@ class _Urllib3Body:
         return data
 
     def ready(self, timeout: float) -> bool:
-        return self._answer is None or self._answer.ready(timeout)
+        raw, answer = self._raw, self._answer
+        # Decoded already, or taken from the answer and not decoded yet.
+        decoded = len(raw._decoded_buffer) or getattr(raw._decoder, "has_unconsumed_tail", False)
+        return answer is None or bool(decoded or raw._fp.waiting) or answer.ready(timeout)
 
     def release(self) -> None:
-        if self._answer is not None and not self._answer.serves_again:
-            self._raw.close()
         self._raw.release_conn()
 
     def drop(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import json.encoder
 import math
 import uuid
 from collections.abc import Mapping
@@ -58,23 +57,8 @@ def _as_dict(given: object) -> dict[Any, Any]:
 
 # json.loads builds a decoder per call when it is given parse_constant; one decoder serves all threads.
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
-_encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_as_dict)
 _scan_json, _decode_json = _decoder.scan_once, _decoder.decode  # type: ignore[attr-defined]  # not in typeshed
-# JSONEncoder.encode makes one of these per call. Without its memory of what it is in the middle of, which threads cannot share: a circle
-# ends as what is nested too deep.
-_write_json: Any = (
-    None
-    if json.encoder.c_make_encoder is None  # type: ignore[attr-defined]  # not in typeshed
-    else json.encoder.c_make_encoder(  # type: ignore[attr-defined]  # not in typeshed
-        None, _encoder.default, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, False
-    )
-)
-
-
-def _encode_json(data: Any) -> str:
-    if _write_json is None:  # pragma: no cover - a Python without the extension module
-        return _encoder.encode(data)
-    return "".join(_write_json(data, 0))
+_encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_as_dict).encode
 
 
 def loads(data: bytes, what: str = "the body") -> Any:
@@ -155,12 +139,11 @@ def converter() -> Converter:
     import cattrs
     from cattrs.gen import make_dict_unstructure_fn, override
 
-    from groq_provider.types import activity
+    from groq_provider.types import activity, complete
     from groq_provider.types import options as o
     from groq_provider.types import parts as p
 
-    for cls in (r.LLMResponse, r.ResponseChunk, m.Message, q.LLMRequest):  # which name these without importing them
-        attrs.resolve_types(cls, localns={**vars(activity), **vars(o), **vars(p)})
+    complete()  # so that annotations can be read
     made = cattrs.Converter(detailed_validation=False, omit_if_default=True)
     _register_primitives(made)
     made.register_structure_hook_factory(
