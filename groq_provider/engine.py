@@ -104,6 +104,7 @@ class Engine:
         self.budget = RetryBudget(clock)
         self.closed = False
         self._exchange: type[Exchange] | None = None
+        self._reader: type[ResponseStream] | None = None
         #: Calls under way, for close(); single set operations need no lock. Weak, so that one whose end was itself cut short by an
         #: interrupt does not count for ever.
         self._live: set[weakref.ref[CallState]] = set()
@@ -133,6 +134,16 @@ class Engine:
         """Send a streamed request; return when the head of its answer is there and good."""
         exchange = self._exchanges().completion(self, request, options, stream=True)
         return exchange, exchange.run(exchange.open)
+
+    def stream(self, request: LLMRequest, options: CallOptions) -> ResponseStream:
+        """Return an answer as it is made; the request has been sent."""
+        if (
+            self._reader is None
+        ):  # not an import per call: that asks a dict which a forked child may find locked for ever
+            from .stream import ResponseStream
+
+            self._reader = ResponseStream
+        return self._reader(*self.open_stream(request, options))
 
     def plain_request(self, method: str, path: str, body: bytes | None, options: CallOptions) -> Any:
         """Return the decoded JSON answer of any other endpoint."""

@@ -274,9 +274,7 @@ class GroqProvider:
         del prompt, fields, extra_headers, extra_body, extra_query
         if isinstance(prepared, GroqProviderError):
             raise prepared
-        from .stream import ResponseStream  # loaded by the first call
-
-        return ResponseStream(*self._engine.open_stream(*prepared))
+        return self._engine.stream(*prepared)
 
     def generate_many(
         self,

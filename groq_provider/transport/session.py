@@ -329,9 +329,9 @@ class SessionTransport:
                 _set_header(self._headers, name, SecretHeader(text))
         self._authorization = None if api_key is None else SecretHeader(f"Bearer {api_key}")
         self._slots = None if max_connections is None else Slots(max_connections)
-        #: What the engine sends with every call of a kind is one and the same object, which cannot change, and is merged once. By
-        #: id, with the object itself, so that no other can come to have it.
-        self._merged: dict[int, tuple[Mapping[str, str] | None, _Headers]] = {}
+        #: What the engine sends with every call of a kind is one and the same object, which cannot change, and is merged once. No dict:
+        #: without a global interpreter lock one has a lock, which a forked child may find taken for ever.
+        self._merged: tuple[tuple[Mapping[str, str], _Headers], ...] = ()
 
     def __repr__(self) -> str:
         if not hasattr(self, "adapter"):
@@ -381,16 +381,20 @@ class SessionTransport:
         if body is None:
             headers = self._with(extra, {})
         else:
-            known = self._merged.get(id(extra))
-            if known is None:
-                known = extra, self._with(extra, _JSON)
-                if type(extra) is MappingProxyType and len(self._merged) < _MOST_MERGED:
-                    self._merged[id(extra)] = known
-            headers = _Headers(known[1])
+            headers = _Headers(self._merge(extra))
             headers["Content-Length"] = str(len(body))
         if self._authorization is not None:
             headers["Authorization"] = self._authorization
         return _Request(method, self._origin, self._prefix + path + query, headers, body)
+
+    def _merge(self, extra: Mapping[str, str] | None) -> _Headers:
+        for known, merged in self._merged:
+            if known is extra:
+                return merged
+        headers = self._with(extra, _JSON)
+        if type(extra) is MappingProxyType and len(self._merged) < _MOST_MERGED:
+            self._merged = (*self._merged, (extra, headers))
+        return headers
 
     def _with(self, extra: Mapping[str, str] | None, content: Mapping[str, str]) -> _Headers:
         """Return the headers of every request, those of its content, and those of one call."""
