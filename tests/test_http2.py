@@ -17,10 +17,11 @@ import textwrap
 import threading
 import time
 
+import http2_real
 import pytest
 import responses
 from fakes import PATIENCE
-from http2_real import REQUIRED, Hypercorn, Nginx, need_nginx, shared_nginx
+from http2_real import Hypercorn, Nginx, shared_nginx
 from http2_scene import (
     KEY,
     MODEL,
@@ -158,11 +159,15 @@ def test_importing_and_http_1_1_do_not_load_the_library():
 # --- real servers --------------------------------------------------------------------------------------------------------------
 
 
-def test_nginx_is_there_if_it_has_to_be():
-    """Where GROQ_PROVIDER_REQUIRE_NGINX=1 is set no test may be skipped for want of it."""
-    need_nginx()
-    if REQUIRED:
+def test_nginx_is_there_if_it_has_to_be(monkeypatch):
+    """Where GROQ_PROVIDER_REQUIRE_NGINX=1 is set no test is skipped for want of it; elsewhere those that need it are."""
+    if http2_real.REQUIRED:
         assert shared_nginx().port
+    monkeypatch.setattr(http2_real, "NGINX", None)
+    for required, outcome in ((True, pytest.fail.Exception), (False, pytest.skip.Exception)):
+        monkeypatch.setattr(http2_real, "REQUIRED", required)
+        with pytest.raises(outcome, match="needs nginx"):
+            http2_real.need_nginx()
 
 
 def test_nginx_in_front_of_the_emulator():
