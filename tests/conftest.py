@@ -70,6 +70,11 @@ def wire(request, monkeypatch, _nothing_left_behind, _no_other_host):
     if wire.kind == "http1":
         yield wire
         return
+    pytest.importorskip("h2", reason="speaks HTTP/2")
+    if wire.kind == "nginx":
+        import http2_real
+
+        http2_real.need_nginx()
     wire.install(monkeypatch)
     yield wire
     wire.close()
