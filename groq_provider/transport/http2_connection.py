@@ -243,11 +243,14 @@ class Http2Connection:
             TimeoutError: A limit of the call's has passed.
             OSError: The stream or the connection has ended.
         """
-        while stream.head is None:
+        while True:
+            ended = stream.ended  # first: whatever came before the end is there by now
+            if stream.head is not None:
+                break
             if stream.sent and not stream.sent_noted:
                 stream.sent_noted = True
                 call.request_sent()
-            if stream.ended:
+            if ended:
                 raise stream.failure()
             if stream.sent_noted:
                 left = call.left(call.deadline)
