@@ -91,7 +91,11 @@ def cold(name, port, ca, count, warm):
 
     importlib.import_module({"ours": "groq_provider", "session": "requests", "floor": "http.client"}.get(name, name))
     if name == "ours":
-        for late in ("provider", "exchange", "catalog"):  # what `from groq_provider import GroqProvider` and the first call load
+        for late in (
+            "provider",
+            "exchange",
+            "catalog",
+        ):  # what `from groq_provider import GroqProvider` and the first call load
             importlib.import_module(f"groq_provider.{late}")
     gate, problems = threading.Barrier(count + 1), []
 

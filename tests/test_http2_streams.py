@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 import tracemalloc
+from types import SimpleNamespace
 
 import pytest
 from fakes import PATIENCE
@@ -36,6 +37,9 @@ from servers import _pump, full_backlog
 
 from groq_provider import CancelToken, Timeouts
 from groq_provider import errors as e
+from groq_provider.clock import SystemClock
+from groq_provider.transport.call import CallState
+from groq_provider.transport.http2_connection import Http2Connection
 
 CANCEL = int(ErrorCodes.CANCEL)
 
@@ -756,3 +760,28 @@ def test_a_failure_before_the_first_chunk_is_repeated_unseen():
         assert text_of(stream) == "one"
         assert [attempt.status_code for attempt in stream.response.attempts] == [200, 200]
         assert server.connections == 1
+
+
+def test_a_head_that_comes_with_its_end_between_two_looks_is_seen():
+    """Another thread may put both there after the reader has found no head."""
+
+    class Slipping:
+        """Has no head when it is asked for, and both a head and an end right after."""
+
+        sent = sent_noted = True
+        head_noted = ended = False
+        there = None
+
+        @property
+        def head(self):
+            found = self.there
+            if found is None:
+                self.there, self.ended = [(b":status", b"200")], True
+            return found
+
+        def failure(self):
+            return AssertionError("the head was overlooked")
+
+    call = CallState(SystemClock(), total_deadline=SystemClock().monotonic() + PATIENCE)
+    connection = SimpleNamespace(wait=lambda _stream, _left: True)
+    assert Http2Connection.await_head(connection, Slipping(), call) == [(b":status", b"200")]
