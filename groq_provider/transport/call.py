@@ -157,13 +157,17 @@ class CallState(CancelToken):
             return
         super().cancel()
         with self._lock:
-            if isinstance(self._sock, socket.socket):
-                try:
-                    _shutdown(self._sock, socket.SHUT_RDWR)
-                except OSError:
-                    pass  # not connected yet, or gone already
-            elif self._sock is not None:
-                self._sock.interrupt()
+            owned = self._sock
+            if owned is None:
+                return
+            interrupt = getattr(owned, "interrupt", None)
+            if interrupt is not None:
+                interrupt()
+                return
+            try:
+                _shutdown(owned, socket.SHUT_RDWR)  # type: ignore[arg-type]  # what cannot be interrupted is a socket
+            except OSError:
+                pass  # not connected yet, or gone already
 
 
 _current = threading.local()
