@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import functools
 import logging
+import select
 import shutil
 import socket
 import ssl
@@ -694,7 +695,10 @@ class Bridge(Http2Server):
             reader, writer = kept.pop()
             await asyncio.sleep(0)
             if not reader.at_eof() and not reader._buffer and not writer.is_closing():
-                return reader, writer
+                poller = select.poll()  # the end may have come, and the loop not have seen it yet
+                poller.register(writer.get_extra_info("socket").fileno(), select.POLLIN)
+                if not poller.poll(0):
+                    return reader, writer
             writer.transport.abort()
         # Looked up here: these names are on this machine, and a pool of threads for that would outlive the test.
         address = socket.getaddrinfo(self._host, self._upstream_port, type=socket.SOCK_STREAM)[0][4]
