@@ -137,9 +137,8 @@ class Engine:
 
     def stream(self, request: LLMRequest, options: CallOptions) -> ResponseStream:
         """Return an answer as it is made; the request has been sent."""
-        if (
-            self._reader is None
-        ):  # not an import per call: that asks a dict which a forked child may find locked for ever
+        # Not an import per call: that asks a dict which a forked child may find locked for ever.
+        if self._reader is None:
             from .stream import ResponseStream
 
             self._reader = ResponseStream

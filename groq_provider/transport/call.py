@@ -13,7 +13,7 @@ from groq_provider.errors import RequestCancelledError
 if TYPE_CHECKING:
     from groq_provider.clock import Clock
 
-__all__ = ["CallState", "Interruptible", "activate", "adopt", "current"]
+__all__ = ["CallState", "Interruptible", "activate", "adopt", "current", "wake"]
 
 # The base-class method on purpose. SSLSocket.shutdown() drops the TLS layer first, after which a reader that still runs is
 # handed ciphertext (cpython#124618); urllib3's response.shutdown() has the same flaw.
@@ -168,6 +168,14 @@ class CallState(CancelToken):
                 _shutdown(owned, socket.SHUT_RDWR)  # type: ignore[arg-type]  # what cannot be interrupted is a socket
             except OSError:
                 pass  # not connected yet, or gone already
+
+
+def wake(lock: threading.Lock) -> None:
+    """Let go whoever waits for a lock of its own to be released. Idempotent; waits for nothing."""
+    try:
+        lock.release()
+    except RuntimeError:
+        pass  # awake already, by a cancel or a grant
 
 
 _current = threading.local()

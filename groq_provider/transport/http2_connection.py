@@ -28,6 +28,7 @@ from collections import deque
 from threading import TIMEOUT_MAX, Lock
 from typing import TYPE_CHECKING, Any
 
+from .call import wake
 from .http2_frames import Frames
 from .http2_stream import CLOSED, STREAM_WINDOW, FrameError, GoneError, NoRoomError, Stream, as_closed
 
@@ -48,13 +49,6 @@ _RECORD = 16_384 + 512
 
 _log = logging.getLogger(__name__)
 _poll = getattr(select, "poll", None)  # not on every system
-
-
-def _wake(lock: Lock) -> None:
-    try:
-        lock.release()
-    except RuntimeError:
-        pass  # awake already
 
 
 class _Pipe:
@@ -357,7 +351,7 @@ class Http2Connection:
             stream = next(iter(self._waiting))
             self._chosen = stream  # first: it must always find itself in one of the two
             del self._waiting[stream]
-            _wake(stream.wake)
+            wake(stream.wake)
 
     def _follow(self, stream: Stream, until: float | None) -> bool:
         """Wait to be woken, with news or as the new leader; say whether that happened in time."""
@@ -504,7 +498,7 @@ class Http2Connection:
             for stream in changed:
                 if stream in self._waiting:
                     del self._waiting[stream]
-                    _wake(stream.wake)
+                    wake(stream.wake)
                 elif stream is self._leader:
                     self._nudge()
         if frames.closed:

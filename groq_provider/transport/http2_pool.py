@@ -21,7 +21,7 @@ from urllib3.exceptions import ClosedPoolError, ProxyError
 
 from groq_provider.errors import PoolTimeoutError, RequestCancelledError
 
-from .call import CallState, activate, current
+from .call import CallState, activate, current, wake
 from .http2_answer import Http2Answer
 from .http2_connection import Http2Connection
 from .http2_fallback import FallbackPool
@@ -44,13 +44,6 @@ _MAX_RESENDS = 4
 _log = logging.getLogger(__name__)
 
 
-def _wake(lock: Lock) -> None:
-    try:
-        lock.release()
-    except RuntimeError:
-        pass  # woken already, by a cancel or a grant
-
-
 class _Waiter:
     """A call that waits for a place, and what came of it; guarded by the pool's lock."""
 
@@ -67,7 +60,7 @@ class _Waiter:
 
     def wake(self) -> None:
         """End its wait. Waits for nothing."""
-        _wake(self.lock)
+        wake(self.lock)
         stream = self.stream
         if stream is not None:
             stream.interrupt()

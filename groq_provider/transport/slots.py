@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from groq_provider.errors import PoolTimeoutError, RequestCancelledError
 
+from .call import wake
 from .pool import at_fork
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Slots:
         return Slot(self)
 
     def _wait(self, mine: Lock, call: CallState, limit: float | None) -> None:
-        handle = call.subscribe(functools.partial(_wake, mine))
+        handle = call.subscribe(functools.partial(wake, mine))
         try:
             call.clock.wait(mine, None if limit is None else limit - call.clock.monotonic())
         except BaseException:
@@ -116,15 +117,8 @@ class Slots:
                 while self._returned:
                     self._returned.pop()
                     if self._queue:
-                        _wake(self._queue.popleft())
+                        wake(self._queue.popleft())
                     elif self._free < self._count:  # in a forked child, some are given back that it never took
                         self._free += 1
             finally:
                 self._lock.release()
-
-
-def _wake(lock: Lock) -> None:
-    try:
-        lock.release()
-    except RuntimeError:
-        pass  # woken already, by a cancel or a grant
