@@ -249,3 +249,11 @@ def test_json_travels_unharmed(values, step):
     )
     events = read(*(body[i : i + step] for i in range(0, len(body), step)))
     assert [json.loads(event.data.decode("utf-8", "surrogatepass")) for event in events] == values
+
+
+def test_a_line_that_is_an_event_too_large_is_refused_in_a_batch_too():
+    """Where nearly every event is one line of data and an empty one."""
+    decoder = EventDecoder(max_event=10)
+    assert [event.data for event in decoder.events([b"data: a", b"", b"data: b", b""])] == [b"a", b"b"]
+    with pytest.raises(ResponseTooLargeError):
+        list(decoder.events([b"data: " + b"x" * 20, b""]))

@@ -15,6 +15,7 @@ from fakes import PATIENCE
 from groq_provider import CancelToken, GroqProvider, RetryPolicy, Timeouts
 from groq_provider import errors as e
 from groq_provider.testing import Emulator, Fault, Gate, Reply
+from groq_provider.wire.assemble import Assembler
 
 TEXT = "The quick brown fox jumps over the lazy dog."
 NO_RETRY = RetryPolicy(max_retries=0)
@@ -801,3 +802,23 @@ def test_a_stream_shows_its_state(emulator, provider):
     fails(failed, e.StreamInterruptedError)
     assert "failed" in repr(failed)
     assert "secret" not in repr(stream) + repr(failed)
+
+
+def test_an_interrupt_between_two_chunks_of_a_read_closes_the_stream(emulator, provider, monkeypatch):
+    """The chunk it struck at is missing: whoever reads on must not get the rest for the whole."""
+    emulator.enqueue(Reply(chunks=[f"{number} " for number in range(20)]))
+    stream = provider.generate_stream("x")
+    again, calls = Assembler.again, []
+
+    def struck(self, data):
+        calls.append(data)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return again(self, data)
+
+    monkeypatch.setattr(Assembler, "again", struck)
+    with pytest.raises(KeyboardInterrupt):
+        deque(stream, maxlen=0)
+    with pytest.raises(RuntimeError, match="closed before its end"):
+        next(stream)
+    assert is_settled(provider)
