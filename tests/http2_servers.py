@@ -288,8 +288,10 @@ class Peer:
             self.writer.write(data)
 
     async def drain(self) -> None:
+        """Wait until there is room; give the loop a turn in any case, in which it reads what the client has sent."""
         with contextlib.suppress(OSError):
-            await self.writer.drain()
+            await self.writer.drain()  # as long as there is room, this lets nobody else run
+        await asyncio.sleep(0)
 
     def write(self, data: bytes) -> None:
         """Send bytes as they are."""
