@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
+import time
 from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
 
 from groq_provider.ratelimit.ledger import Ledger
 from groq_provider.ratelimit.stores import StoreAwayError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Real seconds after which a test that hangs fails.
 PATIENCE = 20.0
@@ -23,7 +27,7 @@ class FakeClock:
     """
 
     def __init__(self, start: float = 1000.0, *, manual: bool = False) -> None:
-        self._changed = threading.Condition()  # guards everything below; notified when a thread parks or leaves
+        self._changed = threading.Condition()  # guards everything below; notified when it changes
         self._start = self._monotonic = start
         self._manual = manual
         self._parked: list[_Parked] = []
@@ -48,30 +52,35 @@ class FakeClock:
             parked = _Parked(lock, None if timeout is None else self._monotonic + timeout)
             self._parked.append(parked)
             self._changed.notify_all()
-        woken = lock.acquire(timeout=PATIENCE)
-        with self._changed:
+            # It looks at the lock and never blocks on it: a lock may be handed to who blocks on it, and then looks as if nobody had
+            # released it until that thread runs.
+            self._until(lambda: parked.expired or lock.acquire(blocking=False), "nobody woke this thread")
             self._parked.remove(parked)
             self._changed.notify_all()
-        assert woken, "nobody woke this thread"
-        return not parked.expired
+            return not parked.expired
 
     def advance(self, seconds: float) -> None:
         """Move the time, and wake every thread whose timeout it reaches."""
         with self._changed:
             self._monotonic += seconds
             for parked in self._parked:
-                if parked.until is not None and parked.until <= self._monotonic and not parked.expired:
-                    parked.expired = True
-                    with contextlib.suppress(RuntimeError):  # woken at the same moment
-                        parked.lock.release()
+                parked.expired |= parked.until is not None and parked.until <= self._monotonic
+            self._changed.notify_all()
 
     def until_parked(self, count: int) -> None:
         """Return when that many threads sleep: neither awake nor just being woken."""
         with self._changed:
-            asleep = lambda: sum(parked.lock.locked() for parked in self._parked)  # noqa: E731
-            assert self._changed.wait_for(lambda: asleep() == len(self._parked) == count, PATIENCE), (
-                f"{asleep()} threads sleep"
+            self._until(
+                lambda: len(self._parked) == count and not any(parked.woken() for parked in self._parked),
+                "other threads sleep",
             )
+
+    def _until(self, done: Callable[[], bool], otherwise: str) -> None:
+        """Wait, under the lock, until *done*; and look now and then: nobody tells when a lock is released."""
+        end = time.monotonic() + PATIENCE
+        while not done():
+            assert time.monotonic() < end, otherwise
+            self._changed.wait(0.0005)
 
 
 class _Parked:
@@ -79,6 +88,9 @@ class _Parked:
         self.lock = lock
         self.until = until
         self.expired = False
+
+    def woken(self) -> bool:
+        return self.expired or not self.lock.locked()
 
 
 # --- of the engine -----------------------------------------------------------------------------------------------------------

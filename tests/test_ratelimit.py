@@ -129,8 +129,9 @@ class Callers:
 
         thread = threading.Thread(target=work)
         self.threads.append(thread)
+        waiting = len(self.threads) - len(self.out) - len(self.errors)
         thread.start()
-        self.clock.until_parked(len(self.threads) - len(self.out) - len(self.errors))
+        self.clock.until_parked(waiting)
 
     def until_left(self, count):
         """Return when that many have got their place or given up, and the others sleep."""
@@ -597,10 +598,12 @@ def test_a_deadline_in_the_queue_is_kept():
     take(limiter, 0, 1000)
     with Callers(limiter, clock) as callers:
         callers.queue("head", output=500)
-        callers.queue("impatient", output=500, deadline=clock.monotonic() + 20)
+        callers.queue("impatient", output=100, deadline=clock.monotonic() + 20)
         callers.queue("late", output=1000, deadline=clock.monotonic() + 65)
         callers.queue("patient", output=300)
-        clock.advance(20)
+        clock.advance(19.9)
+        clock.until_parked(4)
+        clock.advance(0.1)
         callers.until_left(1)
         assert isinstance(callers.errors["impatient"], RateLimitTimeoutError)
         clock.advance(10)
