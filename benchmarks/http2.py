@@ -208,9 +208,8 @@ def _together(count: int, work: Callable[[int], Any]) -> float:
 
 def measure_cold(client: Client, calls: int, warm: int) -> dict[str, float]:
     """The first calls of a process, all at once; imports are done before."""
-    import groq_provider.wire.codec
+    import groq_provider.exchange  # noqa: F401 - for its effect
 
-    groq_provider.wire.codec.loads(b"{}")
     if warm:
         client.provider.warm_up(warm)
     cpu = time.process_time()

@@ -225,7 +225,7 @@ def _load_before_fork() -> None:
         if (engine := known()) is not None:
             engine.load()
             from .types import status  # noqa: F401 - for its effect
-            from .wire.codec import converter
+            from .wire.converter import converter
 
             converter()  # with all that rare answers are made of
             return

@@ -16,7 +16,7 @@ from groq_provider.ratelimit.estimate import estimate_prompt_tokens, estimate_te
 from groq_provider.retry import retry_delay
 from groq_provider.transport.call import CallState
 from groq_provider.types.response import Attempt, LLMResponse, Timing, Usage
-from groq_provider.wire import codec
+from groq_provider.wire import codec, json_text
 from groq_provider.wire.failures import MAX_ERROR_BODY, error_from_response
 from groq_provider.wire.headers import parse_rate_limit
 from groq_provider.wire.headers import request_id as header_request_id
@@ -368,7 +368,7 @@ class Exchange:
             raise
         if not body:
             raise self.empty_answer()
-        return codec.loads(body)
+        return json_text.loads(body)
 
     def empty_answer(self) -> e.ResponseDecodeError:
         """Return the error for an answer without a body: the service made nothing, so no tokens are charged."""
@@ -564,7 +564,7 @@ class Exchange:
         """Return the texts that no error may repeat. Short ones are words like any other."""
         texts: list[str] = []
         if self.request is None:
-            return texts if self._body is None else codec.long_texts(self._body)
+            return texts if self._body is None else json_text.long_texts(self._body)
         for message in self.request.messages:
             content = message.content
             texts += [content] if isinstance(content, str) else [getattr(part, "text", "") for part in content or ()]

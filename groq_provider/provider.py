@@ -522,9 +522,9 @@ class GroqProvider:
             raise InvalidRequestError(f"method = {checks.shown(method)}: must be an HTTP method")
         if json is None:
             return None
-        from .wire import codec  # loaded by the first call
+        from .wire import json_text  # loaded by the first call
 
-        return codec.dumps(json)
+        return json_text.dumps(json)
 
     def _options(
         self,

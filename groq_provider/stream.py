@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from groq_provider import errors as e
 from groq_provider.types.response import LLMResponse, ResponseChunk, ToolCallDelta
-from groq_provider.wire import codec
+from groq_provider.wire import codec, json_text
 from groq_provider.wire.assemble import Assembler
 from groq_provider.wire.failures import error_from_object
 from groq_provider.wire.sse import DONE, Event, EventDecoder
@@ -250,7 +250,7 @@ class ResponseStream:
         except UnicodeDecodeError:
             self.decode_errors += 1
             text = str(data, "utf-8", "replace")
-        decoded = codec.loads_text(text, "an event of the stream")
+        decoded = json_text.loads_text(text, "an event of the stream")
         if name == "error" or (type(decoded) is dict and decoded.get("error")):
             self._wire.drain(self._exchange.call)  # the last event: if the body ends here, the connection serves again
             raise self._service_error(decoded)
@@ -321,7 +321,7 @@ class ResponseStream:
         body = self._wire.read_body(MAX_BODY)
         if not body:
             raise self._exchange.empty_answer()
-        data = codec.loads(body)
+        data = json_text.loads(body)
         if type(data) is dict and data.get("error"):
             raise self._service_error(data)
         fields = codec.response_fields(data)
@@ -490,7 +490,7 @@ def _is_last(event: Event) -> bool:
     if event.data[:6] == DONE:
         return True
     try:
-        decoded = codec.loads(event.data)
+        decoded = json_text.loads(event.data)
     except e.ResponseDecodeError:
         return False
     if type(decoded) is not dict:

@@ -19,7 +19,7 @@ from groq_provider.types.activity import (
 from groq_provider.types.messages import ToolCall
 from groq_provider.types.request import LLMRequest
 from groq_provider.types.response import LLMResponse, ResponseChunk, ToolCallDelta, Usage, XGroq, XGroqUsage
-from groq_provider.wire import codec
+from groq_provider.wire import codec, json_text
 from groq_provider.wire.assemble import Assembler
 from groq_provider.wire.sse import DONE, EventDecoder, LineSplitter
 
@@ -38,7 +38,7 @@ def run(*chunks):
 
 
 def run_text(text):
-    return run(*(codec.loads(event.data) for event in events(text) if event.data != DONE))
+    return run(*(json_text.loads(event.data) for event in events(text) if event.data != DONE))
 
 
 def chunk(delta=None, *, finish=None, index=0, **more):
@@ -185,7 +185,7 @@ def test_example_c_what_came_before_a_failure():
     first, error = events(EXAMPLE_C)
     assert (first.name, error.name) == ("", "error")
     assert json.loads(error.data)["error"]["status_code"] == 400
-    assembler, out, response = run(codec.loads(first.data))
+    assembler, out, response = run(json_text.loads(first.data))
     assert out == [ResponseChunk(reasoning=".")]
     assert (response.reasoning, response.finish_reason, response.usage.source) == (".", None, "unknown")
     assert (assembler.usage, assembler.stop_error) == (None, None)
@@ -620,7 +620,7 @@ def taught(*, compact=True, escaped=False):
     assembler = Assembler()
     assembler.feed(FIRST)
     source = encoded("Hello", compact=compact, escaped=escaped)
-    assembler.feed(codec.loads(source), source)
+    assembler.feed(json_text.loads(source), source)
     return assembler
 
 
@@ -678,7 +678,7 @@ def test_a_key_that_is_there_twice_teaches_nothing(delta):
     source = encoded("Hello").replace(b'"content":"Hello"', delta.encode())
     assembler = Assembler()
     assembler.feed(FIRST)
-    assert assembler.feed(codec.loads(source), source) == ResponseChunk(content="Hello")
+    assert assembler.feed(json_text.loads(source), source) == ResponseChunk(content="Hello")
     for other in (source.replace(b"Hello", b"other", 1), source.replace(b"Hello", b"other")):
         assert assembler.again(other) is None
 
@@ -698,7 +698,7 @@ def test_the_short_way_gives_what_decoding_gives(texts, compact, escaped):
             sources.append(encoded(text, compact=compact, escaped=True))
     short, long = taught(compact=compact, escaped=escaped), taught(compact=compact, escaped=escaped)
     for source in sources:
-        decoded = codec.loads(source)
+        decoded = json_text.loads(source)
         assert (short.again(source) or short.feed(decoded, source)) == long.feed(decoded)
     assert short.response_fields() == long.response_fields()
 

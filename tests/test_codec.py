@@ -49,7 +49,7 @@ from groq_provider.types.response import (
     XGroqUsage,
 )
 from groq_provider.types.status import RateLimitInfo
-from groq_provider.wire import codec
+from groq_provider.wire import codec, converter, json_text
 from groq_provider.wire.assemble import Assembler
 
 # --- requests ------------------------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def test_what_has_no_json_form_is_refused(extra):
 )
 def test_json_is_read(body, expected):
     """What is JSON, or nearly so without doubt about its meaning."""
-    assert codec.loads(body) == expected
+    assert json_text.loads(body) == expected
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_json_is_read(body, expected):
 def test_what_is_not_json_is_named(body, message):
     """One error with a short message for everything that cannot be read; the interpreter survives."""
     with pytest.raises(ResponseDecodeError) as caught:
-        codec.loads(body)
+        json_text.loads(body)
     assert str(caught.value).startswith(message)
     assert len(str(caught.value)) < 300
 
@@ -245,7 +245,7 @@ def test_what_is_not_json_is_named(body, message):
 def test_any_bytes_are_json_or_our_error(body):
     """Nothing else comes out of the decoder."""
     with suppress(ResponseDecodeError):
-        codec.loads(body)
+        json_text.loads(body)
 
 
 # --- decode(encode(x)) == x ----------------------------------------------------------------------------------------------
@@ -542,15 +542,15 @@ VALUES = {
 def test_values_survive_json(kind, data):
     """What is written reads as the same value, through real JSON text, unknown fields of every level included."""
     value = data.draw(VALUES[kind])
-    text = codec.dumps(codec.encode(value))
-    assert codec.decode(type(value), codec.loads(text)) == value
+    text = json_text.dumps(converter.encode(value))
+    assert converter.decode(type(value), json_text.loads(text)) == value
 
 
 def test_values_that_were_not_set_are_not_written():
     """The JSON form is as small as the value."""
-    assert codec.encode(Usage()) == {}
-    assert codec.encode(LLMResponse(content="a")) == {"content": "a"}
-    assert codec.encode(ExecutedTool(index=0, type="x")) == {"type": "x", "index": 0}
+    assert converter.encode(Usage()) == {}
+    assert converter.encode(LLMResponse(content="a")) == {"content": "a"}
+    assert converter.encode(ExecutedTool(index=0, type="x")) == {"type": "x", "index": 0}
 
 
 @pytest.mark.parametrize(
@@ -579,7 +579,7 @@ def test_values_that_were_not_set_are_not_written():
 def test_what_does_not_fit_is_named(cls, data, message):
     """Nothing is coerced: a wrong type is an error that says where."""
     with pytest.raises(ResponseDecodeError) as caught:
-        codec.decode(cls, data, "$.x")
+        converter.decode(cls, data, "$.x")
     assert str(caught.value) == message
 
 
@@ -609,7 +609,7 @@ EXAMPLE = """
 
 def test_the_whole_example_of_the_service():
     """Every field of a plain answer is in its place, and there is nothing else."""
-    response = LLMResponse(**codec.response_fields(codec.loads(EXAMPLE.encode())))
+    response = LLMResponse(**codec.response_fields(json_text.loads(EXAMPLE.encode())))
     assert response == LLMResponse(
         id="chatcmpl-3f0c1d52-7a7e-4c61-9b06-0d3c5a0e1111",
         model="openai/gpt-oss-120b",
@@ -885,7 +885,7 @@ def shaped(key):
 def test_any_value_is_an_answer_or_our_error(data):
     """Nothing but ResponseDecodeError comes out, and what comes out otherwise makes a response that can be written."""
     with suppress(ResponseDecodeError):
-        codec.encode(LLMResponse(**codec.response_fields(data)))
+        converter.encode(LLMResponse(**codec.response_fields(data)))
 
 
 @given(JSON_LIKE | OBJECT_LIKE)
@@ -923,8 +923,10 @@ def test_deeply_nested_values_are_our_error():
 def test_ids_are_uuids_in_json():
     """The id of a request is written as text."""
     request = LLMRequest(messages="hi", id="6e0f0e54-9f3f-4e8d-9d3a-000000000001")
-    assert codec.encode(request)["id"] == "6e0f0e54-9f3f-4e8d-9d3a-000000000001"
-    assert codec.decode(LLMRequest, codec.encode(request)).id == uuid.UUID("6e0f0e54-9f3f-4e8d-9d3a-000000000001")
+    assert converter.encode(request)["id"] == "6e0f0e54-9f3f-4e8d-9d3a-000000000001"
+    assert converter.decode(LLMRequest, converter.encode(request)).id == uuid.UUID(
+        "6e0f0e54-9f3f-4e8d-9d3a-000000000001"
+    )
 
 
 def test_a_body_that_holds_itself_is_refused():
@@ -932,12 +934,12 @@ def test_a_body_that_holds_itself_is_refused():
     circle = {}
     circle["again"] = [circle]
     with pytest.raises(InvalidRequestError, match="cannot be written as JSON"):
-        codec.dumps(circle)
+        json_text.dumps(circle)
 
 
 def test_a_value_written_by_many_threads_at_once_is_no_circle():
     """The encoder is shared and remembers nothing of what others are in the middle of."""
     shared = {"parts": [{"text": "x" * 1000} for _ in range(200)]}
-    expected = codec.dumps(shared)
+    expected = json_text.dumps(shared)
     with ThreadPoolExecutor(8) as threads:
-        assert set(threads.map(lambda _: codec.dumps(shared), range(64))) == {expected}
+        assert set(threads.map(lambda _: json_text.dumps(shared), range(64))) == {expected}

@@ -11,7 +11,7 @@ import attrs
 from ._base import mask
 from .messages import Message
 
-if TYPE_CHECKING:  # not read until an answer has some: see codec.converter
+if TYPE_CHECKING:  # not read until an answer has some: see converter.converter
     from .activity import Annotation, ExecutedTool, MCPToolList, UsageBreakdown
     from .parts import ToolCall
 

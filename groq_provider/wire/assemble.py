@@ -11,6 +11,7 @@ from groq_provider.types._base import shorten
 from groq_provider.types.response import ResponseChunk, ToolCallDelta, Usage
 
 from . import codec
+from .fields import items
 
 if TYPE_CHECKING:
     from groq_provider.types.parts import ToolCall
@@ -221,8 +222,7 @@ class Assembler:
 
     def _rare(self, delta: dict[str, Any], index: int, path: str) -> tuple[ToolCallDelta, ...]:
         calls = [
-            codec.tool_call(item, f"{path}.tool_calls[{i}]")
-            for i, item in enumerate(codec.items(delta, "tool_calls", path))
+            codec.tool_call(item, f"{path}.tool_calls[{i}]") for i, item in enumerate(items(delta, "tool_calls", path))
         ]
         parts = codec.message_parts(delta, path)
         if index != 0:  # another answer than the one put together here

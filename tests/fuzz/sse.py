@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from groq_provider.errors import GroqProviderError
 from groq_provider.types.response import LLMResponse
-from groq_provider.wire import codec
+from groq_provider.wire import json_text
 from groq_provider.wire.assemble import Assembler
 from groq_provider.wire.sse import DONE, EventDecoder, LineSplitter
 
@@ -38,7 +38,7 @@ def read(pieces: Iterable[bytes], *, short: bool = True) -> tuple[object, ...]:
                 if event.data[:6] == DONE:
                     return (*seen, LLMResponse(**assembler.response_fields()))
                 chunk = assembler.again(event.data) if short and not event.name else None
-                chunk = chunk or assembler.feed(codec.loads(event.data), event.data if short else b"")
+                chunk = chunk or assembler.feed(json_text.loads(event.data), event.data if short else b"")
                 if chunk is not None:
                     seen.append(chunk)
         rest = splitter.finish()
