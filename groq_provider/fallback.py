@@ -515,6 +515,10 @@ class FallbackStream:
                 raise self._error
             try:
                 chunk = next(self._stream)
+                if not self._committed:
+                    self._committed = True
+                    self._report(True)
+                return chunk  # noqa: TRY300 - in here: lost to an interrupt, it must not be followed by the next
             except StopIteration:
                 self._end()
                 raise
@@ -528,11 +532,6 @@ class FallbackStream:
             except BaseException:  # KeyboardInterrupt and the like
                 self.close()
                 raise
-            else:
-                if not self._committed:
-                    self._committed = True
-                    self._report(True)
-                return chunk
             self._move_on()
 
     def _move_on(self) -> None:

@@ -47,6 +47,7 @@ class ResponseStream:
         self._reader = get_ident()
         self._given = False  # whether a chunk was handed out: from there nothing is tried again
         self._away = True  # whether the reader was busy elsewhere since the last read
+        self._cut = False  # whether a chunk was dropped that nobody got
         self._error: e.GroqProviderError | None = None
         self._response: LLMResponse | None = None
         #: Events whose bytes were not UTF-8; the broken parts read U+FFFD.
@@ -109,8 +110,8 @@ class ResponseStream:
                     break
             except e.GroqProviderError as error:
                 self._broken(error)
-            except BaseException:  # KeyboardInterrupt and the like: what it tore out of the events is missing
-                self.close()
+            except BaseException:  # KeyboardInterrupt and the like
+                self._torn()
                 raise
             finally:
                 event = None  # an error may be raised from here, and what came before it is nobody's business
@@ -118,7 +119,7 @@ class ResponseStream:
             if self._ended:
                 if self._error is not None:
                     raise self._error
-                if self._response is None:
+                if self._response is None or self._cut:
                     # Not StopIteration: whoever reads on would take the beginning for the whole.
                     raise RuntimeError("the stream was closed before its end; see stream.partial")
                 raise StopIteration
@@ -127,7 +128,11 @@ class ResponseStream:
             self._given = True
             self._exchange.committed()
         self._away = True
-        return pending.popleft()
+        try:
+            return pending.popleft()
+        except BaseException:  # as above: taken out, and not given out
+            self._torn()
+            raise
 
     def poll(self, timeout: float = 0.0) -> bool:
         """Wait up to *timeout* seconds for something to come.
@@ -204,7 +209,7 @@ class ResponseStream:
         except e.GroqProviderError as error:
             self._broken(error)
         except BaseException:  # KeyboardInterrupt and the like
-            self.close()
+            self._torn()
             raise
 
     def _read(self) -> Iterator[Event] | None:
@@ -310,6 +315,7 @@ class ResponseStream:
         response = self._exchange.succeeded(fields, first_token_at=self._first_token_at, output_size=size)
         self._response = response
         self._ended = True
+        self._events = None  # nor what came after the end
         self._pending.append(
             ResponseChunk(
                 finish_reason=response.finish_reason, usage=response.usage, provider_metadata=response.provider_metadata
@@ -343,11 +349,12 @@ class ResponseStream:
         try:
             self._recover(error)
         except BaseException:  # KeyboardInterrupt, during the delay before a retry for one
-            self.close()
+            self._torn()
             raise
 
     def _recover(self, error: e.GroqProviderError) -> None:
         exchange = self._exchange
+        self._events = None  # what came after the failure belongs to nothing
         self._wire.close()
         if self._assembler.finish_reason is not None and isinstance(
             error, (e.IncompleteResponseError, e.ReadTimeoutError, e.ProtocolError)
@@ -439,14 +446,32 @@ class ResponseStream:
         self._exchange.call.cancel()
 
     def close(self) -> None:
-        """Stop reading and free the connection. Idempotent; after the end without effect."""
-        if self._ended:
-            return
-        ended = self._absorb()
+        """Stop reading and free the connection. Idempotent; after the end without effect.
+
+        If all had arrived, ``response`` has it, whatever of it was read.
+        """
+        if not self._ended:
+            ended = False
+            try:
+                ended = self._absorb()
+            finally:  # an interrupt, too, ends it
+                if not ended:
+                    self._leave()
+        if self._pending:
+            self._cut = True
+            self._pending.clear()
+
+    def _torn(self) -> None:
+        """Close it after an interrupt: a part may be missing, so what came after that must not make the answer look complete."""
+        self._cut = True
         self._pending.clear()
-        if ended:
-            return
+        if not self._ended:
+            self._leave()
+
+    def _leave(self) -> None:
+        """End it for good where it is."""
         self._ended = True
+        self._events = None
         self._wire.close()
         self._exchange.abandoned(self._known_usage(), first_token=self._first_token())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import deque
 
 import attrs
 import pytest
@@ -13,6 +14,7 @@ from groq_provider import CancelToken, LLMRequest, RetryPolicy, Timeouts
 from groq_provider import errors as e
 from groq_provider.engine import CallOptions, Engine
 from groq_provider.stream import ResponseStream
+from groq_provider.wire.assemble import Assembler
 
 REQUEST = LLMRequest(messages="How are you?", max_completion_tokens=50)
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13, "completion_time": 0.01}
@@ -568,6 +570,79 @@ def test_an_interrupt_in_a_stream_closes_it_and_leaves_the_partial():
     assert stream.partial.content == "Hello"
     assert wire.closed
     assert bench.endings == ["settle"]
+    assert bench.engine.in_flight == 0
+
+
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [
+        pytest.param(b'data: {"error": {"message": "overloaded"}}\n\n', e.StreamInterruptedError, id="error"),
+        pytest.param(b"data: {nonsense\n\n", e.StreamProtocolError, id="nonsense"),
+        pytest.param(b"data: [DONE]\n\n", None, id="end"),
+    ],
+)
+def test_what_comes_after_an_error_or_the_end_in_one_read_counts_for_nothing(end, error):
+    """However often the reader asks."""
+    words = [f" {number}" for number in range(8)]
+    late = [chunk(" late"), chunk(finish="stop"), b"data: [DONE]\n\n"]
+    stream = Bench(streamed(b"".join([*map(chunk, words), end, *late])), require_finish_reason=False).stream()
+    assert [next(stream).content for _ in words] == words
+    if error is None:
+        assert next(stream).finish_reason is None
+    for _ in range(5):
+        with pytest.raises(error or StopIteration):
+            next(stream)
+    last = stream.partial if error else stream.response
+    assert last.content == "".join(words)
+
+
+def test_a_stream_closed_over_chunks_that_had_come_does_not_end_like_a_whole_one():
+    """Its answer is whole, what was read of it is not."""
+    words = [f" {number}" for number in range(8)]
+    body = b"".join([*map(chunk, words), chunk(finish="stop"), b"data: [DONE]\n\n"])
+    stream = Bench(streamed(body)).stream()
+    next(stream)
+    stream.close()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="closed before its end"):
+            next(stream)
+    assert stream.response.content == "".join(words)
+    read = Bench(streamed(body)).stream()
+    read.collect()
+    read.close()
+    with pytest.raises(StopIteration):
+        next(read)
+
+
+def test_an_interrupt_between_taking_a_chunk_and_giving_it_out_closes_the_stream():
+    """The chunk is lost to the reader."""
+
+    class Struck(deque):
+        def popleft(self):
+            super().popleft()
+            raise KeyboardInterrupt
+
+    bench = Bench(streamed(chunk("one"), chunk(" two"), chunk(finish="stop"), b"data: [DONE]\n\n"))
+    stream = bench.stream()
+    stream._pending = Struck()
+    with pytest.raises(KeyboardInterrupt):
+        next(stream)
+    with pytest.raises(RuntimeError, match="closed before its end"):
+        next(stream)
+    assert bench.engine.in_flight == 0
+
+
+def test_an_interrupt_while_closing_closes_it_all_the_same(monkeypatch):
+    """Whatever had come, and was being looked at, is not read on from."""
+    bench = Bench(streamed(b"".join([*map(chunk, "abcd"), chunk(finish="stop"), b"data: [DONE]\n\n"])))
+    stream = bench.stream()
+    next(stream)
+    with monkeypatch.context() as patch:
+        patch.setattr(Assembler, "again", lambda self, data: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            stream.close()
+    with pytest.raises(RuntimeError, match="closed before its end"):
+        next(stream)
     assert bench.engine.in_flight == 0
 
 

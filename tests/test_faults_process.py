@@ -29,7 +29,7 @@ from fakes import PATIENCE, FakeClock
 from servers import FaultServer, answer, chunk, read_request, serving
 
 import groq_provider
-from groq_provider import BreakerPolicy, GroqProvider, RateLimits, RetryPolicy, Timeouts
+from groq_provider import BreakerPolicy, FallbackProvider, GroqProvider, RateLimits, RetryPolicy, Timeouts
 from groq_provider import errors as e
 from groq_provider.breaker import CircuitBreaker
 from groq_provider.ratelimit.estimate import estimate_text_tokens
@@ -445,6 +445,50 @@ def test_76_an_interrupt_at_any_line_leaves_nothing_behind(part, call, full):
                 break
             struck += 1
     assert struck
+
+
+@pytest.mark.parametrize("way", ["provider", "fallback"])
+def test_76_no_interrupt_makes_a_part_look_like_the_whole(way):
+    """Whoever catches one and reads on gets all the rest, or an error: also where the whole answer has come in one piece."""
+    words = [f" {number}" for number in range(8)]
+    items = [{"choices": [{"delta": {"content": word}}]} for word in words]
+    items.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+    body = "".join(f"data: {json.dumps(item)}\n\n" for item in items).encode() + b"data: [DONE]\n\n"
+
+    def at_once(sock, server):
+        while read_request(sock) is not None:
+            sock.sendall(answer(body, "Content-Type: text/event-stream"))
+
+    endings = set()
+    with (
+        serving(at_once) as server,
+        GroqProvider(
+            api_key=KEY, base_url=server.url, default_model=MODEL, rate_limits=RateLimits(rpm=1_000_000)
+        ) as provider,
+    ):
+        asker = FallbackProvider([provider]) if way == "fallback" else provider
+        for number in itertools.count():
+            given = []
+            with asker.generate_stream("x") as stream:
+                with (
+                    contextlib.suppress(KeyboardInterrupt),
+                    striking([*MODULES["stream"], "fallback.py"], number) as striker,
+                ):
+                    given.extend(part.content for part in stream)
+                if striker.where is None:
+                    break
+                try:
+                    given.extend(part.content for part in stream)
+                except (RuntimeError, e.GroqProviderError):
+                    assert "".join(words).startswith("".join(given)), striker.where
+                    endings.add("error")
+                else:
+                    assert "".join(given) == "".join(words), striker.where
+                    endings.add("whole")
+                with contextlib.suppress(RuntimeError, e.GroqProviderError):
+                    assert stream.response.content == "".join(words), striker.where
+    assert endings == {"error", "whole"}
+    assert given == [*words, ""]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # one that strikes in a finalizer
