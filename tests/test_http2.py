@@ -437,6 +437,18 @@ def test_closing_during_many_calls_leaves_nothing():
         assert server.wait(lambda: not server.open_connections)
 
 
+def test_whoever_held_the_lock_closes_what_another_thread_could_not():
+    """A thread that finds the lock held leaves the rest to whoever has it: also where that one came only to wait, and in vain."""
+    with Http2Server(answer) as server, provider_on(server) as provider:
+        assert alive(provider)
+        (connection,) = provider._transport.adapter._pool._connections
+        with connection._lock:
+            connection._die(ConnectionResetError, ("over",))
+        assert server.open_connections == 1
+        assert not connection.wait(connection._new_stream(), PATIENCE)
+        assert server.wait(lambda: not server.open_connections)
+
+
 def test_a_forgotten_provider_leaves_no_connection():
     """Neither closed nor referred to any more."""
     with Http2Server(answer) as server:

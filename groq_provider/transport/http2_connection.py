@@ -333,6 +333,8 @@ class Http2Connection:
             # Whatever ends the wait, an interrupt too: others count on a leader.
             if self._leader is stream or self._chosen is stream or stream in self._waiting:
                 self._leave(stream)
+            else:
+                self._after()  # we have held the lock: whoever found it held has left the rest to us
 
     def _leave(self, stream: Stream) -> None:
         """Wait no more; let another one lead if it was us, or was to be."""
