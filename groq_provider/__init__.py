@@ -70,7 +70,8 @@ if TYPE_CHECKING:
         ToolUseFailedError,
         TransportError,
     )
-    from .fallback import FallbackProvider, FallbackStream
+    from .fallback.provider import FallbackProvider
+    from .fallback.stream import FallbackStream
     from .latency import LatencyTracker
     from .protocols import LatencyRecorder, Provider, RateLimiter, Reservation
     from .provider import GroqProvider
@@ -132,7 +133,8 @@ _HOMES = {
         "ResponseTooLargeError StreamError StreamIdleTimeoutError StreamInterruptedError StreamProtocolError TLSError "
         "ToolUseFailedError TransportError"
     ),
-    "fallback": "FallbackProvider FallbackStream",
+    "fallback.provider": "FallbackProvider",
+    "fallback.stream": "FallbackStream",
     "latency": "LatencyTracker",
     "protocols": "LatencyRecorder Provider RateLimiter Reservation",
     "provider": "GroqProvider",

@@ -30,7 +30,7 @@ from groq_provider import (
 )
 from groq_provider import errors as e
 from groq_provider.breaker import BreakerPolicy
-from groq_provider.fallback import FallbackProvider
+from groq_provider.fallback.provider import FallbackProvider
 from groq_provider.testing import Emulator, Fault, Gate, Reply
 
 NO_RETRY = RetryPolicy(max_retries=0)

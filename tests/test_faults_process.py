@@ -472,7 +472,7 @@ def test_76_no_interrupt_makes_a_part_look_like_the_whole(way):
             with asker.generate_stream("x") as stream:
                 with (
                     contextlib.suppress(KeyboardInterrupt),
-                    striking([*MODULES["stream"], "fallback.py"], number) as striker,
+                    striking([*MODULES["stream"], "fallback/stream.py"], number) as striker,
                 ):
                     given.extend(part.content for part in stream)
                 if striker.where is None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from groq_provider import errors as e
-from groq_provider.breaker import BreakerPolicy, CircuitBreaker, verdict
+from groq_provider.breaker import BreakerPolicy, CircuitBreaker
 from groq_provider.bulk import BulkRun
 from groq_provider.cancel import CancelToken
 from groq_provider.clock import Clock, SystemClock
@@ -18,26 +17,25 @@ from groq_provider.protocols import Provider
 from groq_provider.types.request import LLMRequest
 from groq_provider.types.status import ProviderHealth
 
+from .search import Member, Search
+from .stream import FallbackStream
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from typing_extensions import Self, Unpack
 
     from groq_provider._defaults import ProviderType
-    from groq_provider.breaker import Permit
-    from groq_provider.stream import ResponseStream
     from groq_provider.types.fields import RequestFields
     from groq_provider.types.messages import Message
     from groq_provider.types.models import ModelCapability, ModelInfo
-    from groq_provider.types.response import Attempt, LLMResponse, ResponseChunk
+    from groq_provider.types.response import LLMResponse
 
     Prompt = str | Message | Sequence[Message | Mapping[str, Any]] | LLMRequest
     Timeout = float | str | Timeouts | None
 
-__all__ = ["FallbackProvider", "FallbackStream"]
+__all__ = ["FallbackProvider"]
 
-#: No member is tried with less time left.
-_LEAST_TIME = 0.05
 #: Errors after which another member may do better. What is wrong with the request is wrong everywhere; a key that is refused is
 #: for somebody to mend, not to hide.
 _MOVE_ON = (
@@ -56,14 +54,6 @@ _MOVE_ON = (
 def _spent(error: e.GroqProviderError) -> bool:
     """Say whether this is a passing status without a class of its own (408, 425) that was tried again in vain."""
     return type(error) is e.APIStatusError and error.retryable
-
-
-@attrs.frozen(kw_only=True)
-class _Member:
-    provider: Provider
-    model: str | None
-    breaker: CircuitBreaker
-    name: str
 
 
 class FallbackProvider:
@@ -116,14 +106,14 @@ class FallbackProvider:
         if not self.members:
             raise e.ConfigurationError("members is empty: give at least one provider")
 
-    def _member(self, item: object, index: int, policy: BreakerPolicy) -> _Member:
+    def _member(self, item: object, index: int, policy: BreakerPolicy) -> Member:
         provider, model = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
         if not isinstance(provider, Provider) or not (model is None or (isinstance(model, str) and model)):
             raise e.ConfigurationError(
                 f"members[{index}] must be a provider or a pair of a provider and a model name, not {type(item).__name__}"
             )
         name = f"{provider.get_name()}/{model}" if model else provider.get_name()
-        return _Member(provider=provider, model=model, breaker=CircuitBreaker(policy, self.clock, name=name), name=name)
+        return Member(provider=provider, model=model, breaker=CircuitBreaker(policy, self.clock, name=name), name=name)
 
     def __repr__(self) -> str:
         if not hasattr(self, "members"):  # for tools that show the variables of a construction that failed
@@ -247,7 +237,7 @@ class FallbackProvider:
         headers: Mapping[str, str] | None,
         body: Mapping[str, Any] | None,
         query: Mapping[str, Any] | None,
-    ) -> _Search | e.GroqProviderError:
+    ) -> Search | e.GroqProviderError:
         """Return one call's way through the members, or what is wrong with it: raised here, its frames would show the prompt."""
         while self._orphans:
             try:
@@ -257,7 +247,7 @@ class FallbackProvider:
         given = {"extra_headers": headers, "extra_body": body, "extra_query": query}
         try:
             _check_token(cancel)
-            return _Search(
+            return Search(
                 self,
                 LLMRequest.of(prompt, **fields),
                 _limits(timeout),
@@ -344,285 +334,3 @@ def _limits(timeout: Timeout) -> Timeouts | None:
 def _check_token(cancel: object) -> None:
     if cancel is not None and not isinstance(cancel, CancelToken):
         raise e.InvalidRequestError(f"cancel must be a CancelToken, not {type(cancel).__name__}")
-
-
-@attrs.frozen
-class _MemberCall:
-    """What one member is asked."""
-
-    request: LLMRequest
-    timeout: Timeouts | None
-    extras: dict[str, Any] = attrs.field(repr=False)
-
-
-class _Search:
-    """One call's way through the members."""
-
-    def __init__(
-        self,
-        owner: FallbackProvider,
-        request: LLMRequest,
-        timeouts: Timeouts | None,
-        cancel: CancelToken | None,
-        extras: dict[str, Any],
-    ) -> None:
-        self._owner = owner
-        self._request = request
-        self._timeouts = timeouts
-        self._extras = extras
-        self._clock = owner.clock
-        total = None if self._timeouts is None else self._timeouts.total
-        self._deadline = None if total is None else self._clock.monotonic() + total
-        self._left = list(owner.members)
-        self._attempts: list[Attempt] = []
-        self.cancel = cancel
-
-    def later(self, action: Callable[[], None]) -> None:
-        """See :meth:`FallbackProvider.later`."""
-        self._owner.later(action)
-
-    def run(self, ask: Callable[[_Member, _MemberCall], Any], *, commit: bool) -> Any:
-        """Ask members in turn until one answers.
-
-        Args:
-            ask: Makes the call.
-            commit: Whether its return is the success to be counted; a stream's comes later.
-
-        Raises:
-            GroqProviderError: Of the last member asked.
-        """
-        while True:
-            member = self._left.pop(0)
-            try:
-                permit = member.breaker.acquire()
-            except e.CircuitOpenError as error:
-                failure: e.GroqProviderError = error
-            else:
-                try:
-                    answer = ask(member, self._call(member))
-                except e.GroqProviderError as error:
-                    member.breaker.report(permit, verdict(error), not_sent=error.sent is False)
-                    failure = error
-                except BaseException:
-                    member.breaker.report(permit, None)
-                    raise
-                else:
-                    if commit:
-                        member.breaker.report(permit, True)
-                        return answer
-                    return answer, member, permit
-            self.note(failure)
-            if not self.goes_on(failure):
-                raise failure
-
-    def note(self, failure: e.GroqProviderError) -> None:
-        """Collect a member's attempts; the error gets those of all."""
-        self._attempts.extend(failure.attempts)
-        failure.attempts = _renumbered(self._attempts)
-
-    def goes_on(self, failure: e.GroqProviderError) -> bool:
-        """Say whether there is somebody left to ask, and time for it."""
-        if not self._left or not self._owner.moves_on(failure):
-            return False
-        if self.cancel is not None and self.cancel.cancelled:
-            return False
-        return self._deadline is None or self._deadline - self._clock.monotonic() > _LEAST_TIME
-
-    def completed(self, response: LLMResponse) -> LLMResponse:
-        """Put the attempts of all members on an answer."""
-        if not self._attempts:
-            return response
-        return attrs.evolve(response, attempts=_renumbered([*self._attempts, *response.attempts]))
-
-    def _call(self, member: _Member) -> _MemberCall:
-        request = self._request
-        if member.model is not None:
-            request = attrs.evolve(request, model=member.model)
-        elif member.provider.get_type() is not self._owner.get_type():
-            request = attrs.evolve(request, model=None)
-        limits = self._timeouts
-        if self._deadline is not None and limits is not None:
-            limits = attrs.evolve(limits, total=max(self._deadline - self._clock.monotonic(), _LEAST_TIME))
-        if self._left and self._owner.fallback_after is not None:
-            limits = limits or getattr(getattr(member.provider, "_config", None), "timeout", None) or Timeouts()
-            longest = (
-                self._owner.fallback_after if limits.wait is None else min(limits.wait, self._owner.fallback_after)
-            )
-            limits = attrs.evolve(limits, wait=max(longest, 0.001))
-        extras = self._extras
-        body = extras.get("extra_body")
-        if member.model is not None and body and "model" in body:  # else every pair would be asked for the same one
-            extras = {**extras, "extra_body": {name: text for name, text in body.items() if name != "model"}}
-        return _MemberCall(request, limits, extras)
-
-
-def _renumbered(attempts: Sequence[Attempt]) -> tuple[Attempt, ...]:
-    return tuple([attrs.evolve(attempt, number=number) for number, attempt in enumerate(attempts, start=1)])
-
-
-class FallbackStream:
-    """A stream of the member that answers; the same face as :class:`~groq_provider.ResponseStream`.
-
-    Until the first chunk another member may take over inside ``next()``; from there it is one member's stream.
-
-    Thread safety: it belongs to one reading thread; :meth:`cancel` may be called from any.
-
-    .. versionadded:: 0.1.0
-    """
-
-    def __init__(self, search: _Search) -> None:
-        self._search = search
-        self._error: e.GroqProviderError | None = None
-        self._committed = False
-        # One token for whichever member is being asked, so that a cancel reaches it also between two of them.
-        self._token = CancelToken()
-        self._outer, search.cancel = search.cancel, self._token
-        self._handle = 0 if self._outer is None else self._outer.subscribe(self._token.cancel)
-        try:
-            self._open()
-        except BaseException:
-            self._leave()
-            raise
-        self._over = False  # last: a finalizer has nothing to give back before
-
-    def _open(self) -> None:
-        self._stream: ResponseStream
-        self._member: _Member
-        self._permit: Permit
-        self._stream, self._member, self._permit = self._search.run(
-            lambda member, call: member.provider.generate_stream(
-                call.request, timeout=call.timeout, cancel=self._token, **call.extras
-            ),
-            commit=False,
-        )
-
-    def __repr__(self) -> str:
-        if not hasattr(self, "_over"):
-            return f"<{type(self).__name__} unfinished>"  # for tools that show variables
-        return f"<{type(self).__name__} of {self._member.name}: {self._stream!r}>"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "a FallbackStream cannot be pickled or copied: it holds a connection; take stream.response or stream.partial"
-        )
-
-    def __iter__(self) -> Iterator[ResponseChunk]:
-        return self
-
-    def __next__(self) -> ResponseChunk:
-        while True:
-            if self._error is not None:
-                raise self._error
-            try:
-                chunk = next(self._stream)
-                if not self._committed:
-                    self._committed = True
-                    self._report(True)
-                return chunk  # noqa: TRY300 - in here: lost to an interrupt, it must not be followed by the next
-            except StopIteration:
-                self._end()
-                raise
-            except e.GroqProviderError as error:
-                # Once begun well, which was counted, it counts again that it broke.
-                self._report(verdict(error), not_sent=error.sent is False)
-                self._search.note(error)
-                if self._committed or not self._search.goes_on(error):
-                    self._fail(error)
-                    raise
-            except BaseException:  # KeyboardInterrupt and the like
-                self.close()
-                raise
-            self._move_on()
-
-    def _move_on(self) -> None:
-        self._stream.close()
-        try:
-            self._open()
-        except e.GroqProviderError as error:
-            self._fail(error)
-            raise
-        except BaseException:
-            self._end()
-            raise
-
-    def _fail(self, error: e.GroqProviderError) -> None:
-        self._error = error
-        self._end()
-
-    def _end(self) -> None:
-        self._over = True
-        self._leave()
-
-    def _leave(self) -> None:
-        if self._outer is not None:
-            self._outer.unsubscribe(self._handle)
-
-    def _report(self, outcome: bool | None, *, not_sent: bool = False) -> None:
-        breaker, permit = self._member.breaker, self._permit
-        self._permit = permit._replace(probe=False)  # given back once; what follows counts as any call
-        breaker.report(permit, outcome, not_sent=not_sent)
-
-    def poll(self, timeout: float = 0.0) -> bool:
-        """Wait up to *timeout* seconds for a chunk, the end or an error; see :meth:`ResponseStream.poll`.
-
-        After an error before the first chunk ``next()`` asks the next member, and so may wait.
-        """
-        return self._error is not None or self._stream.poll(timeout)
-
-    def collect(self) -> LLMResponse:
-        """Read to the end and return the whole answer."""
-        for _ in self:
-            pass
-        return self.response
-
-    @property
-    def decode_errors(self) -> int:
-        """Events whose bytes were not UTF-8; the broken parts read U+FFFD."""
-        return self._stream.decode_errors
-
-    @property
-    def response(self) -> LLMResponse:
-        """The whole answer, after the end; it says who gave it."""
-        if self._error is not None:
-            raise self._error
-        return self._search.completed(self._stream.response)
-
-    @property
-    def partial(self) -> LLMResponse:
-        """What has arrived so far."""
-        return self._search.completed(self._stream.partial)
-
-    def cancel(self) -> None:
-        """End the stream now, from any thread."""
-        self._token.cancel()
-
-    def close(self) -> None:
-        """Stop reading and free the connection. Idempotent."""
-        if self._over:
-            return
-        self._end()
-        if not self._committed:
-            self._report(None)
-        self._stream.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
-
-    def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if getattr(self, "_over", True) or _finalizing():
-            return
-        # No lock may be touched here. The member's stream sees to its connection; what is ours is given back with the next call.
-        self._over = True
-        breaker, permit, committed = self._member.breaker, self._permit, self._committed
-        outer, handle = self._outer, self._handle
-
-        def give_back() -> None:
-            if not committed:
-                breaker.report(permit, None)
-            if outer is not None:
-                outer.unsubscribe(handle)
-
-        self._search.later(give_back)
