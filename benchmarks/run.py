@@ -198,8 +198,8 @@ class Run:
     def ratio(self, key: str, name: str, base: str) -> float | None:
         """Return the median over the rounds of a contender's figure by that of *base* in the same round."""
         found = self.slices.get(key, {})
-        pairs = list(zip(found.get(name, ()), found.get(base, ()), strict=False))
-        return statistics.median(mine / other for mine, other in pairs if other) if pairs else None
+        ratios = [mine / other for mine, other in zip(found.get(name, ()), found.get(base, ()), strict=False) if other]
+        return statistics.median(ratios) if ratios else None
 
     def percentile(self, key: str, name: str, percent: int) -> float | None:
         """Return a percentile over all that was measured of a contender; a slice is a list here."""

@@ -117,6 +117,9 @@ class Engine:
         """What is under way is the parent's, to end and to account for; and children that draw alike would retry together."""
         self._live = set()
         self._orphans = deque()
+        for known in self._streams.copy():
+            if (stream := known()) is not None:
+                stream.foreign = True
         self._streams = set()
         self.rng.seed()
 

@@ -17,6 +17,7 @@ from groq_provider.retry import retry_delay
 from groq_provider.transport.call import CallState
 from groq_provider.types.response import Attempt, LLMResponse, Timing, Usage
 from groq_provider.wire import codec, json_text
+from groq_provider.wire.conceal import Concealer
 from groq_provider.wire.failures import MAX_ERROR_BODY, error_from_response
 from groq_provider.wire.headers import parse_rate_limit
 from groq_provider.wire.headers import request_id as header_request_id
@@ -45,8 +46,6 @@ MAX_BODY = 64 << 20
 MAX_STREAM = 256 << 20
 #: No attempt is started with less time left.
 _LEAST_TIME = 0.05
-#: Shorter texts of a caller are not looked for in what a server says.
-_LEAST_PROMPT = 16
 
 
 class Exchange:
@@ -327,8 +326,7 @@ class Exchange:
             now=engine.clock.now(),
             model=self.model,
             provider=engine.provider,
-            secret=engine.secret,
-            prompt=self.prompt_texts(),
+            conceal=self.concealer(),
         )
         if isinstance(error, e.ModelDecommissionedError):
             error.replacement = engine.replacement_for(self.model or "")
@@ -350,9 +348,9 @@ class Exchange:
     def fetch_json(self) -> Any:
         """Send once and return the decoded body, whatever it is."""
         data = self._read_json()
+        self._leave()
         self._over = True
         self.engine.budget.succeeded(self._last_cost)
-        self._leave()
         return data
 
     def _read_json(self) -> Any:
@@ -390,8 +388,8 @@ class Exchange:
             )
         timing = self._timing(usage, now, first_token_at)
         if not self._over:
+            self._leave()  # first: whoever is interrupted between these two comes here again
             self._over = True
-            self._leave()
             self._report(True)
             self._add_attempt(None, now)
             if self.reservation is not None:
@@ -424,8 +422,8 @@ class Exchange:
         """
         error = self._translate(error)
         if not self._over:
-            self._over = True
             self._leave()
+            self._over = True
             if self._permit is not None:
                 from groq_provider.breaker import verdict  # there is a breaker, so it is loaded
 
@@ -450,8 +448,8 @@ class Exchange:
         """The caller left: neither a success nor a failure of the service."""
         if self._over:
             return
-        self._over = True
         self._leave()
+        self._over = True
         self._report(None)
         if self.reservation is not None:
             if self.call.sent is False:
@@ -552,23 +550,13 @@ class Exchange:
         )
         self._wait = 0.0
 
-    def concealed(self, text: str) -> str:
-        """Return what a server said without the key and the prompt."""
-        if self.engine.secret:
-            text = text.replace(self.engine.secret, "****")
-        for given in self.prompt_texts():
-            text = text.replace(given, "<prompt>")
-        return text
-
-    def prompt_texts(self) -> list[str]:
-        """Return the texts that no error may repeat. Short ones are words like any other."""
-        texts: list[str] = []
-        if self.request is None:
-            return texts if self._body is None else json_text.long_texts(self._body)
-        for message in self.request.messages:
-            content = message.content
+    def concealer(self) -> Concealer:
+        """Return what takes the key and the caller's own texts out of what a server says."""
+        texts = [] if self._body is None else json_text.long_texts(self._body)
+        for message in () if self.request is None else self.request.messages:
+            content = message.content  # of one long word, perhaps
             texts += [content] if isinstance(content, str) else [getattr(part, "text", "") for part in content or ()]
-        return [text for text in texts if len(text) >= _LEAST_PROMPT]
+        return Concealer(self.engine.secret, texts)
 
     def estimated_usage(self, output_size: int) -> Usage:
         """Return the usage of an answer whose own report is missing."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections import deque
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, NoReturn
+
+import attrs
 
 from groq_provider import errors as e
 from groq_provider.types.response import LLMResponse, ResponseChunk, ToolCallDelta
@@ -28,6 +31,8 @@ __all__ = ["ResponseStream"]
 
 #: Seconds a reader that comes back late gets to take in what has arrived.
 _GRACE = 0.05
+#: As good as without end; more is too much for some systems.
+_LONGEST_POLL = 1_000_000.0
 
 
 class ResponseStream:
@@ -47,18 +52,29 @@ class ResponseStream:
         self._reader = get_ident()
         self._given = False  # whether a chunk was handed out: from there nothing is tried again
         self._away = True  # whether the reader was busy elsewhere since the last read
+        self._looked = False  # or since it had looked in vain, while the limits ran on
+        #: Whether this is a forked child's copy of a stream that the parent reads.
+        self.foreign = False
         self._cut = False  # whether a chunk was dropped that nobody got
         self._error: e.GroqProviderError | None = None
+        #: A failure before the first chunk that poll() has met: next() sees to it, as another try takes time.
+        self._problem: e.GroqProviderError | None = None
         self._response: LLMResponse | None = None
-        #: Events whose bytes were not UTF-8; the broken parts read U+FFFD.
-        self.decode_errors = 0
-        self._start(wire)
-        self._ended = False  # last: a finalizer has nothing to end before
-        exchange.engine.follow(self)
+        try:
+            self._start(wire)
+            self._ended = False  # late: a finalizer has nothing to end before
+            exchange.engine.follow(self)
+        except BaseException:  # an interrupt: nobody will have this one
+            self._ended = True
+            wire.close()
+            exchange.abandoned()
+            raise
 
     def _start(self, wire: WireResponse) -> None:
         """Begin to read an answer; again after a retry."""
         self._wire = wire
+        #: Events whose bytes were not UTF-8; the broken parts read U+FFFD.
+        self.decode_errors = 0
         self._decoder = EventDecoder()
         self._assembler = Assembler()
         #: What is left of the events that the last read completed. Each is looked at when its chunk is asked for: none has to wait for those
@@ -68,7 +84,7 @@ class ResponseStream:
         self._first_token_at: float | None = None
         self._size = 0
         headers = wire.headers
-        kind = headers.get("content-type") or ""
+        kind = (headers.get("content-type") or "").lower()
         # One JSON answer instead of a stream; or a gateway's page, which the JSON decoder refuses with a clear word; or nothing.
         self._plain = (
             kind.startswith(("application/json", "text/html"))
@@ -123,7 +139,10 @@ class ResponseStream:
                     # Not StopIteration: whoever reads on would take the beginning for the whole.
                     raise RuntimeError("the stream was closed before its end; see stream.partial")
                 raise StopIteration
-            self._pump()
+            if self._problem is not None:
+                self._broken(self._problem)
+            else:
+                self._pump()
         if not self._given:
             self._given = True
             self._exchange.committed()
@@ -137,21 +156,24 @@ class ResponseStream:
     def poll(self, timeout: float = 0.0) -> bool:
         """Wait up to *timeout* seconds for something to come.
 
-        For the reading thread only.
+        For the reading thread only. (A server that sends one whole JSON answer instead of a stream is read to the end.)
 
         Returns:
-            True when ``next()`` has a chunk, the end or an error ready, and will not wait.
+            True when ``next()`` has a chunk, the end or an error ready, and will not wait; but for a failure before the first chunk,
+            after which ``next()`` may try again.
         """
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or math.isnan(timeout):
             raise e.InvalidRequestError(f"timeout = {timeout!r}: must be a number of seconds")
         call = self._exchange.call
         clock = call.clock
-        until = clock.monotonic() + timeout
+        until = clock.monotonic() + min(timeout, _LONGEST_POLL)
         self._reader = get_ident()
-        while not self._pending and not self._ended:
+        while not self._pending and not self._ended and self._problem is None:
             if self._events is not None:
-                self._pump()
+                self._pump(polling=True)
                 continue
+            if self.foreign:
+                self._refuse()
             if self._away:
                 self._back()
             now = clock.monotonic()
@@ -161,10 +183,16 @@ class ResponseStream:
                 end = until if call.deadline is None else min(until, call.deadline)
                 if not self._wire.ready(max(0.0, end - now)):
                     if clock.monotonic() >= until:
+                        self._looked = True
                         return False
                     continue
-            self._pump()
+            self._pump(polling=True)
         return True
+
+    @staticmethod
+    def _refuse() -> NoReturn:
+        """In a forked child: what it took from the socket would be missing in the parent, which would not notice."""
+        raise RuntimeError("the stream belongs to the process that opened it; open one here")
 
     def _back(self) -> None:
         """Start the limit for the next event anew: the time the reader spent elsewhere is not the service's silence."""
@@ -175,12 +203,15 @@ class ResponseStream:
         elif call.deadline is not None and call.deadline - call.clock.monotonic() < _GRACE:
             call.deadline = call.earlier(_GRACE)  # enough to take in what has arrived meanwhile
 
-    def _pump(self, event: Event | None = None) -> None:
+    def _pump(self, event: Event | None = None, *, polling: bool = False) -> None:
         """Take in what came up to the next chunk; read once if nothing is left. Leaves a chunk, the end or an error behind, or nothing yet.
 
         Args:
             event: Taken from what came already, and to be taken in first.
+            polling: Whether a failure that may be worth another try is left for later.
         """
+        if self.foreign:
+            self._refuse()
         try:
             if event is not None:
                 self._take(event)
@@ -207,16 +238,30 @@ class ResponseStream:
                 call = self._exchange.call
                 call.deadline = call.earlier(self._exchange.options.timeouts.idle)
         except e.GroqProviderError as error:
-            self._broken(error)
+            if polling and not self._begun:
+                self._problem = error
+            else:
+                self._broken(error)
         except BaseException:  # KeyboardInterrupt and the like
             self._torn()
             raise
+
+    @property
+    def _begun(self) -> bool:
+        """Whether there is a chunk that the reader has or will get: from there nothing is tried again."""
+        return self._given or bool(self._pending)
 
     def _read(self) -> Iterator[Event] | None:
         """Read once; return the events that completes, ``None`` if there is nothing more to take in."""
         self._reader = get_ident()
         if self._away:
             self._back()
+        elif self._looked:
+            self._looked = False
+            call = self._exchange.call
+            late = call.deadline is not None and call.deadline <= call.clock.monotonic()
+            if late and self._wire.ready(0):  # it came in time, for all that is known; it was the reader who did not
+                call.deadline = call.earlier(_GRACE)
         if self._plain:
             self._read_plain()
             return None
@@ -263,7 +308,7 @@ class ResponseStream:
         chunk = assembler.feed(decoded, data)
         if assembler.stop_error is not None:
             self._wire.drain(self._exchange.call)
-            assembler.reword_stop(self._exchange.concealed(assembler.stop_error))
+            assembler.reword_stop(self._exchange.concealer()(assembler.stop_error))
             raise e.StreamInterruptedError(f"the service stopped the answer early: {assembler.stop_error[:300]}")
         if chunk is not None:
             if self._first_token_at is None:
@@ -273,9 +318,13 @@ class ResponseStream:
     def _service_error(self, decoded: Any) -> e.GroqProviderError:
         """Return the error that an error event stands for: the class its status and code give without streaming."""
         exchange = self._exchange
-        found = decoded.get("error") if type(decoded) is dict else None
+        found = decoded.get("error") if type(decoded) is dict else decoded
         if type(found) is not dict:
-            found = decoded if type(decoded) is dict and "message" in decoded else {"message": str(found or "")[:500]}
+            found = (
+                decoded
+                if type(decoded) is dict and "message" in decoded
+                else {"message": json_text.as_text(found or "")}
+            )
         error: e.GroqProviderError = error_from_object(
             found,
             status=None,
@@ -283,8 +332,7 @@ class ResponseStream:
             request_id=self._assembler.request_id,
             model=exchange.model,
             provider=exchange.engine.provider,
-            secret=exchange.engine.secret,
-            prompt=exchange.prompt_texts(),
+            conceal=exchange.concealer(),
         )
         if type(error) is e.APIStatusError and error.status_code is None:
             error = e.StreamInterruptedError(
@@ -296,7 +344,7 @@ class ResponseStream:
 
     def _end_of_body(self) -> None:
         event = self._decoder.finish()
-        if event is not None and _is_last(event):  # it lacks its blank line; taken if it makes the answer complete
+        if event is not None and _is_last(event, finished=self._assembler.finish_reason is not None):
             self._take(event)
         if not self._ended:
             self._end_of_stream(clean=False)
@@ -354,7 +402,7 @@ class ResponseStream:
 
     def _recover(self, error: e.GroqProviderError) -> None:
         exchange = self._exchange
-        self._events = None  # what came after the failure belongs to nothing
+        self._events = self._problem = None  # what came after the failure belongs to nothing
         self._wire.close()
         if self._assembler.finish_reason is not None and isinstance(
             error, (e.IncompleteResponseError, e.ReadTimeoutError, e.ProtocolError)
@@ -362,8 +410,7 @@ class ResponseStream:
             # The service had said that the answer is complete; only the end of the body is missing.
             self._complete(self._assembler.response_fields(), self._assembler.text_size())
             return
-        begun = self._given or bool(self._pending)
-        if not begun:
+        if not self._begun:
             final = exchange.recover(error, usage=self._known_usage())
             if final is None:
                 self._again()
@@ -436,6 +483,8 @@ class ResponseStream:
     @property
     def partial(self) -> LLMResponse:
         """What has arrived so far, with ``finish_reason=None``; for the reading thread."""
+        if self._plain and self._response is not None:
+            return attrs.evolve(self._response, finish_reason=None)
         assembler = self._assembler
         return self._exchange.partial(
             assembler.response_fields(), first_token_at=self._first_token_at, output_size=assembler.text_size()
@@ -470,10 +519,10 @@ class ResponseStream:
 
     def _leave(self) -> None:
         """End it for good where it is."""
-        self._ended = True
         self._events = None
         self._wire.close()
         self._exchange.abandoned(self._known_usage(), first_token=self._first_token())
+        self._ended = True  # last: whoever is interrupted before closes it again, or a finalizer does
 
     def close_books(self, readers: Collection[int]) -> None:
         """Settle and record what there is, as the interpreter ends, and close the connection unless one of *readers* has it.
@@ -510,8 +559,11 @@ class ResponseStream:
         warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
 
 
-def _is_last(event: Event) -> bool:
-    """Say whether an event that was cut off by the end of the body is whole and the last one: an end mark, a finish reason, an error."""
+def _is_last(event: Event, *, finished: bool) -> bool:
+    """Say whether an event that the end of the body left without its blank line is whole and the last one.
+
+    An end mark, a finish reason, an error. After the finish reason, anything: what came must not be missing in a complete answer.
+    """
     if event.data[:6] == DONE:
         return True
     try:
@@ -521,5 +573,5 @@ def _is_last(event: Event) -> bool:
     if type(decoded) is not dict:
         return False
     choices = decoded.get("choices")
-    finished = type(choices) is list and any(type(item) is dict and item.get("finish_reason") for item in choices)
-    return finished or bool(decoded.get("error")) or event.name == "error"
+    finishes = type(choices) is list and any(type(item) is dict and item.get("finish_reason") for item in choices)
+    return finished or finishes or bool(decoded.get("error")) or event.name == "error"

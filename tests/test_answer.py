@@ -123,6 +123,21 @@ def test_a_file_gives_no_more_than_asked(answer_of, size):
     assert file.isclosed()
 
 
+@pytest.mark.parametrize("end", [b"\r\n", b"\n", b"Checksum: 1\r\n\r\n", b"A: b\nC: d\n\n"], ids=repr)
+@pytest.mark.parametrize("size", [b"0\r\n", b"00;last\r\n", b"0\n"], ids=repr)
+def test_the_end_of_a_chunked_body_is_ready_when_all_of_it_has_come(pair, answer_of, size, end):
+    """Reading it waits for the empty line after the last size, and the fields before that."""
+    answer = answer_of(CHUNKED + chunk(b"hello"))
+    assert answer.read1() == b"hello"
+    for byte in size + end[:-1]:
+        pair[1].sendall(bytes([byte]))
+        assert not answer.ready(0)
+    pair[1].sendall(end[-1:])
+    assert answer.ready(20)
+    assert answer.read1() == b""
+    assert answer.serves_again
+
+
 @pytest.mark.parametrize("sizes", [(None,), (4, 4, 4), (3, None)])
 def test_a_file_is_read_in_whole_pieces(answer_of, sizes):
     """A read of a size gives fewer bytes only at the end, one without a size the rest."""

@@ -456,6 +456,19 @@ def test_several_answers_in_one_chunk():
     assert response.content == "a"
 
 
+def test_several_pieces_of_one_answer_in_one_chunk():
+    """Whoever joins the chunks has what the response has."""
+    twice = chunk()
+    twice["choices"] = [
+        {"index": 0, "delta": {"content": "a", "reasoning": "r"}},
+        {"index": 1, "delta": {"content": "other"}},
+        {"delta": {"content": "b", "tool_calls": [{"index": 0, "id": "1", "function": {"name": "f"}}]}},
+    ]
+    _, out, response = run(twice)
+    assert [(one.content, one.reasoning, len(one.tool_calls)) for one in out] == [("ab", "r", 1)]
+    assert response.content == "ab"
+
+
 def test_rare_parts_are_collected_over_chunks():
     """Executed tools and annotations may come one by one."""
     _, _, response = run(
@@ -497,7 +510,7 @@ def test_x_groq_grows_over_the_stream():
     ("error", "text"),
     [
         ("over capacity", "over capacity"),
-        ({"message": "m"}, "{'message': 'm'}"),
+        ({"message": "m"}, '{"message": "m"}'),
         ([1], "[1]"),
         (5, "5"),
         ("", None),

@@ -74,8 +74,8 @@ class Bench:
     def generate(self, request=REQUEST, **options):
         return self.engine.generate(request, CallOptions(**{"timeouts": FOREVER, **options}))
 
-    def stream(self, **options):
-        return ResponseStream(*self.engine.open_stream(REQUEST, CallOptions(**{"timeouts": FOREVER, **options})))
+    def stream(self, request=REQUEST, **options):
+        return ResponseStream(*self.engine.open_stream(request, CallOptions(**{"timeouts": FOREVER, **options})))
 
     def fails(self, error, **options):
         with pytest.raises(error) as caught:
@@ -644,6 +644,90 @@ def test_an_interrupt_while_closing_closes_it_all_the_same(monkeypatch):
     with pytest.raises(RuntimeError, match="closed before its end"):
         next(stream)
     assert bench.engine.in_flight == 0
+
+
+@pytest.mark.parametrize("how", ["answered", "refused", "streamed", "left", "other"])
+def test_an_interrupt_on_the_way_out_leaves_no_call_under_way(how):
+    """Whoever is about to leave, and is interrupted, has not left. With a token, which remembers the call as long as it lives."""
+    token = CancelToken()
+    bench = Bench(
+        {"refused": refusal(400), "streamed": streamed(chunk("a"), chunk(finish="stop"), b"data: [DONE]\n\n")}.get(how)
+        or (streamed(chunk("a")) if how == "left" else answer())
+    )
+    leave, struck = bench.engine.leave, []
+
+    def interrupted(call):
+        if not struck:
+            struck.append(call)
+            raise KeyboardInterrupt
+        leave(call)
+
+    bench.engine.leave = interrupted
+    stream = bench.stream(cancel=token) if how in ("streamed", "left") else None
+    if stream is not None:
+        next(stream)
+    act = {
+        "other": lambda: bench.engine.plain_request("GET", "/m", None, CallOptions(timeouts=FOREVER, cancel=token)),
+        "streamed": lambda: next(stream),
+        "left": getattr(stream, "close", None),
+    }.get(how, lambda: bench.generate(cancel=token))
+    with pytest.raises(KeyboardInterrupt):
+        act()
+    if stream is not None:
+        stream.close()
+    assert struck
+    assert bench.engine.in_flight == 0
+    assert "0 calls" in repr(token)
+
+
+def test_an_interrupt_while_a_stream_is_made_leaves_nothing():
+    """The answer was there, and nobody has it."""
+    wire = streamed(chunk("a"))
+    bench = Bench(wire)
+    bench.engine.follow = lambda stream: (_ for _ in ()).throw(KeyboardInterrupt)
+    token = CancelToken()
+    with pytest.raises(KeyboardInterrupt):
+        bench.stream(cancel=token)
+    assert wire.closed
+    assert bench.engine.in_flight == 0
+    assert bench.endings == ["keep"]
+
+
+@pytest.mark.parametrize("kind", ["Application/JSON", "application/json; charset=utf-8", "TEXT/HTML"])
+def test_the_type_of_an_answer_is_read_whatever_its_case(kind):
+    """As the letters of header fields are."""
+    wire = answer()
+    wire.headers["content-type"] = kind
+    assert Bench(wire).stream().collect().content == "Fine."
+
+
+def test_what_an_attempt_before_could_not_decode_does_not_count():
+    """Of the answer that is given out, that is."""
+    broken = b'data: {"id": "\xff", "choices": [{"index": 0, "delta": {"role": "assistant"}}]}\n\n'
+    bench = Bench(
+        streamed(broken, e.IncompleteResponseError("cut")),
+        streamed(chunk("fine"), chunk(finish="stop"), b"data: [DONE]\n\n"),
+    )
+    stream = bench.stream()
+    assert stream.collect().content == "fine"
+    assert stream.decode_errors == 0
+
+
+@pytest.mark.parametrize(
+    ("last", "text"),
+    [
+        (chunk(" end"), "a end"),
+        (b'data: {"choices": [{"index": 0, "delta": {"content": " en\n\n', "a"),
+        (chunk(usage=USAGE), "a"),
+    ],
+    ids=["whole", "cut", "usage"],
+)
+def test_a_last_event_without_its_blank_line_counts_if_it_is_whole(last, text):
+    """JSON shows whether it is: text that came must not be missing in an answer that is complete."""
+    stream = Bench(streamed(chunk("a"), chunk(finish="stop"), last[:-1])).stream()
+    response = stream.collect()
+    assert response.content == text
+    assert response.usage.source == ("reported" if last == chunk(usage=USAGE) else "estimated")
 
 
 def test_a_tracker_that_raises_leaves_no_call_under_way():

@@ -721,6 +721,91 @@ def test_a_broken_stream_lists_every_try_once():
     assert third.asked == []
 
 
+CUT = {"cut_after_events": 0}
+
+
+def test_a_closed_stream_asks_nobody(pair):
+    """Also where poll() had met the first member's failure."""
+    first, second, both = pair
+    failing(first, **CUT)
+    stream = both.generate_stream("Hello")
+    assert stream.poll(PATIENCE)
+    with pytest.raises(RuntimeError, match="not ended yet"):
+        _ = stream.response
+    stream.close()
+    for _ in range(2):
+        with pytest.raises((RuntimeError, e.StreamError)):
+            next(stream)
+    assert not second.requests
+
+
+def test_a_cancel_after_poll_has_met_a_failure_is_a_cancel(pair):
+    """Another member would have been asked."""
+    first, second, both = pair
+    failing(first, **CUT)
+    stream = both.generate_stream("Hello")
+    assert stream.poll(PATIENCE)
+    stream.cancel()
+    for _ in range(2):
+        with pytest.raises(e.RequestCancelledError):
+            next(stream)
+    assert not second.requests
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_a_cancel_between_two_members_is_a_cancel(stream):
+    """With the tries there were."""
+    token = CancelToken()
+    attempt = Attempt(number=1, started_at=FakeClock().now(), error="APIConnectionError")
+    second = Scripted("second")
+
+    class Cancelling(Scripted):
+        def _ask(self, request, more):
+            token.cancel()
+            return super()._ask(request, more)
+
+    first = Cancelling("first", made("APIConnectionError", attempts=(attempt,)))
+    both = FallbackProvider([first, second])
+    with pytest.raises(e.RequestCancelledError) as caught:
+        (both.generate_stream if stream else both.generate)("Hello", cancel=token)
+    assert [each.error for each in caught.value.attempts] == ["APIConnectionError"]
+    assert second.asked == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError], ids=lambda error: error.__name__)
+def test_what_a_member_raises_while_it_is_asked_ends_the_stream(error):
+    """A bug of its own, or Ctrl-C: nobody else is asked, and the breaker before it is told once."""
+    first = Scripted("first", (made("APIConnectionError"), 0))
+    second = Scripted("second", error())
+    third = Scripted("third")
+    both = FallbackProvider([first, second, third])
+    stream = both.generate_stream("Hello")
+    with pytest.raises(error):
+        next(stream)
+    for _ in range(2):
+        with pytest.raises(e.APIConnectionError):
+            next(stream)
+    stream.close()
+    assert third.asked == []
+    assert sum(slot[1] for slot in both.members[0].breaker._slots) == 1
+
+
+@pytest.mark.parametrize("second_fails", ["at once", "after a chunk"])
+def test_what_has_arrived_lists_every_try_once(pair, second_fails):
+    """On the stream and on the error, as the error itself does."""
+    first, second, both = pair
+    failing(first, **CUT)
+    failing(second, **({"status": 500} if second_fails == "at once" else {"cut_after_events": 2}))
+    stream = both.generate_stream("Hello")
+    with pytest.raises(e.GroqProviderError) as caught:
+        stream.collect()
+    tries = [attempt.number for attempt in caught.value.attempts]
+    assert tries == [1, 2]
+    assert [attempt.number for attempt in stream.partial.attempts] == tries
+    if caught.value.partial is not None:
+        assert [attempt.number for attempt in caught.value.partial.attempts] == tries
+
+
 def test_a_stream_that_nobody_can_begin_fails_for_good():
     """With the last member's error, again and again, and nobody is asked twice."""
     first = Scripted("first", (made("APIConnectionError"), 0))

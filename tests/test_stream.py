@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 import urllib.request
@@ -11,6 +12,7 @@ from contextlib import ExitStack
 
 import pytest
 from fakes import PATIENCE
+from test_transport import fork, join
 
 from groq_provider import CancelToken, GroqProvider, RetryPolicy, Timeouts
 from groq_provider import errors as e
@@ -219,7 +221,10 @@ def test_a_json_answer_to_a_stream_request_is_taken(emulator, provider):
     """One chunk with everything, then the last one."""
     emulator.enqueue(Reply(TEXT, fault=Fault(payload="json")))
     stream = provider.generate_stream("x")
-    assert [chunk.content for chunk in stream] == [TEXT, ""]
+    assert next(stream).content == TEXT == stream.partial.content
+    assert stream.partial.usage == stream.response.usage
+    assert stream.partial.finish_reason is None
+    assert [chunk.content for chunk in stream] == [""]
     assert stream.response.content == TEXT
     emulator.enqueue(Reply(tool_calls=[{"name": "add", "arguments": {"x": 1}}], fault=Fault(payload="json")))
     stream = provider.generate_stream("x")
@@ -316,6 +321,107 @@ def test_poll_is_told_of_time_limits_too(emulator, make):
         with pytest.raises(e.StreamIdleTimeoutError):
             next(stream)
     fault.release()
+
+
+def until_late(stream):
+    """Return when the limit for the next event has passed."""
+    deadline = stream._exchange.call.deadline
+    while time.monotonic() <= deadline:
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("limit", ["first_token", "idle"])
+@pytest.mark.parametrize("again", [False, True], ids=["read", "polled again"])
+def test_after_a_look_in_vain_the_readers_own_absence_is_no_silence(emulator, make, limit, again):
+    """What has come by the time it is back is taken in, as if it had not looked."""
+    gate = Gate()
+    emulator.enqueue(Reply(chunks=["one", " two"], gate=gate))
+    gate.release(2 if limit == "idle" else 1)
+    with make(timeout=Timeouts(**{limit: 0.2})).generate_stream("x") as stream:
+        if limit == "idle":
+            assert next(stream).content == "one"
+        assert not stream.poll(0)
+        gate.open()
+        assert gate.wait_for(4, PATIENCE)  # whatever has a part of the text is on its way
+        until_late(stream)
+        assert not again or stream.poll(0)
+        assert stream.collect().content == "one two"
+
+
+def test_after_a_look_in_vain_silence_is_silence(emulator, make):
+    """Nothing had come: the limit has run on."""
+    fault = Fault(stall_after_events=2)
+    emulator.enqueue(Reply(TEXT, fault=fault))
+    with make(timeout=Timeouts(idle=0.2)).generate_stream("x") as stream:
+        next(stream)
+        assert not stream.poll(0)
+        until_late(stream)
+        assert stream.poll(0)
+        with pytest.raises(e.StreamIdleTimeoutError):
+            next(stream)
+    fault.release()
+
+
+def test_poll_waits_for_no_other_try(emulator, make):
+    """It says that there is something to be seen to; next() does that."""
+    emulator.enqueue(Reply(TEXT, fault=Fault(cut_after_events=0)), Reply(TEXT))
+    with make(retry=RetryPolicy(base_delay=0.0, max_retries=1)).generate_stream("x") as stream:
+        assert stream.poll(PATIENCE)
+        assert stream.poll(0)
+        assert len(emulator.requests) == 1
+        assert stream.collect().content == TEXT
+        assert len(emulator.requests) == 2
+    emulator.enqueue(Reply(TEXT, fault=Fault(cut_after_events=0)))
+    with make(retry=RetryPolicy(base_delay=0.0, max_retries=1)).generate_stream("x") as stream:
+        assert stream.poll(PATIENCE)
+    assert len(emulator.requests) == 3
+    with pytest.raises(RuntimeError, match="closed before its end"):
+        next(stream)
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e10, 1e300], ids=str)
+def test_poll_waits_as_long_as_it_is_told(emulator, make, timeout):
+    """However long that is."""
+    gate = Gate()
+    emulator.enqueue(Reply(TEXT, gate=gate))
+    with make(timeout=Timeouts(first_token=None, idle=None)).generate_stream("x") as stream:
+        opener = threading.Timer(0.05, gate.open)
+        opener.start()
+        assert stream.poll(timeout)
+        assert stream.collect().content == TEXT
+        opener.join()
+
+
+def test_poll_for_no_number_is_refused(emulator, provider):
+    """It would compare with nothing."""
+    with provider.generate_stream("x") as stream:
+        for wrong in (float("nan"), "1", None, True):
+            with pytest.raises(e.InvalidRequestError, match="timeout = "):
+                stream.poll(wrong)
+        stream.collect()
+
+
+@pytest.mark.parametrize("act", ["next", "poll", "rest"])
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_takes_nothing_of_the_parents_stream(emulator, provider, act):
+    """It would be missing in the parent, which would not notice."""
+    gate = Gate()
+    emulator.enqueue(Reply(chunks=["one", " two", " three"], gate=gate))
+    gate.release(2)
+    with provider.generate_stream("x") as stream:
+        assert next(stream).content == "one"
+        gate.open()
+        assert stream._wire.ready(PATIENCE)
+
+        def child():
+            with pytest.raises(RuntimeError, match="belongs to the process"):
+                {"next": stream.__next__, "poll": lambda: stream.poll(1), "rest": stream.collect}[act]()
+            stream.cancel()
+            stream.close()
+            return True
+
+        assert join(fork(child)) == 0
+        assert stream.collect().content == "one two three"
 
 
 # --- leaving early -----------------------------------------------------------------------------------------------------------

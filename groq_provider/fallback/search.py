@@ -101,28 +101,36 @@ class Search:
                         member.breaker.report(permit, True)
                         return answer
                     return answer, member, permit
-            self.note(failure)
-            if not self.goes_on(failure):
-                raise failure
+            final = self.failed(failure)
+            if final is not None:
+                raise final
 
-    def note(self, failure: e.GroqProviderError) -> None:
-        """Collect a member's attempts; the error gets those of all."""
+    def failed(self, failure: e.GroqProviderError, *, last: bool = False) -> e.GroqProviderError | None:
+        """Collect a member's attempts; return the error to raise, with those of all, or ``None`` if the next one is to be asked.
+
+        Args:
+            failure: What the member's call ended with.
+            last: Whether nobody else is to be asked whatever it was.
+        """
         self._attempts.extend(failure.attempts)
         failure.attempts = _renumbered(self._attempts)
-
-    def goes_on(self, failure: e.GroqProviderError) -> bool:
-        """Say whether there is somebody left to ask, and time for it."""
-        if not self._left or not self._owner.moves_on(failure):
-            return False
+        if failure.partial is not None:
+            failure.partial = attrs.evolve(failure.partial, attempts=failure.attempts)
+        if last or not self._left or not self._owner.moves_on(failure):
+            return failure
         if self.cancel is not None and self.cancel.cancelled:
-            return False
-        return self._deadline is None or self._deadline - self._clock.monotonic() > _LEAST_TIME
+            return e.RequestCancelledError(
+                "the call was cancelled", sent=failure.sent, attempts=failure.attempts, partial=failure.partial
+            )
+        in_time = self._deadline is None or self._deadline - self._clock.monotonic() > _LEAST_TIME
+        return None if in_time else failure
 
-    def completed(self, response: LLMResponse) -> LLMResponse:
-        """Put the attempts of all members on an answer."""
+    def completed(self, response: LLMResponse, *, noted: bool = False) -> LLMResponse:
+        """Put the attempts of all members on an answer. *noted*: those of its own are among them already."""
         if not self._attempts:
             return response
-        return attrs.evolve(response, attempts=_renumbered([*self._attempts, *response.attempts]))
+        own = () if noted else response.attempts
+        return attrs.evolve(response, attempts=_renumbered([*self._attempts, *own]))
 
     def _call(self, member: Member) -> MemberCall:
         request = self._request

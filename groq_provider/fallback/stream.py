@@ -58,6 +58,7 @@ class FallbackStream:
             ),
             commit=False,
         )
+        self._noted = False  # whether its failure, and so its attempts, are among those of the search
 
     def __repr__(self) -> str:
         if not hasattr(self, "_over"):
@@ -86,31 +87,32 @@ class FallbackStream:
                 self._end()
                 raise
             except e.GroqProviderError as error:
-                # Once begun well, which was counted, it counts again that it broke.
-                self._report(verdict(error), not_sent=error.sent is False)
-                self._search.note(error)
-                if self._committed or not self._search.goes_on(error):
-                    self._fail(error)
-                    raise
+                self._move_on(error)
             except BaseException:  # KeyboardInterrupt and the like
                 self.close()
                 raise
-            self._move_on()
 
-    def _move_on(self) -> None:
-        self._stream.close()
+    def _move_on(self, error: e.GroqProviderError) -> None:
+        """Have the next member answer after *error*, or raise what the stream ends with."""
+        if self._over:  # closed, after poll() had met it
+            raise error
         try:
-            self._open()
-        except e.GroqProviderError as error:
-            self._fail(error)
-            raise
+            # Once begun well, which was counted, it counts again that it broke.
+            self._report(verdict(error), not_sent=error.sent is False)
+            self._noted = True
+            final = self._search.failed(error, last=self._committed)
+            if final is None:
+                self._stream.close()
+                self._open()
+                return
+        except e.GroqProviderError as problem:  # of the last member that was asked
+            final = problem
         except BaseException:
-            self._end()
+            self.close()
             raise
-
-    def _fail(self, error: e.GroqProviderError) -> None:
-        self._error = error
+        self._error = final
         self._end()
+        raise final
 
     def _end(self) -> None:
         self._over = True
@@ -148,12 +150,17 @@ class FallbackStream:
         """The whole answer, after the end; it says who gave it."""
         if self._error is not None:
             raise self._error
-        return self._search.completed(self._stream.response)
+        try:
+            return self._search.completed(self._stream.response)
+        except e.GroqProviderError:
+            if self._over:
+                raise
+        raise RuntimeError("the stream has not ended yet")  # another member may answer
 
     @property
     def partial(self) -> LLMResponse:
         """What has arrived so far."""
-        return self._search.completed(self._stream.partial)
+        return self._search.completed(self._stream.partial, noted=self._noted)
 
     def cancel(self) -> None:
         """End the stream now, from any thread."""

@@ -422,10 +422,13 @@ class Answer:
         # Between two chunks: the end of the last one and half a size line are nothing to read yet.
         if self._chunk == 0 and held[:2] == b"\r\n":
             held = held[2:]
-        size, newline, data = held.partition(b"\n")
-        return (
-            bool(newline and (data or size.strip() == b"0")) or len(held) > _MAX_SIZE_LINE
-        )  # which is no line of ours
+        if len(held) > _MAX_SIZE_LINE:
+            return True  # which is no line of ours
+        size, _, data = held.partition(b"\n")
+        size = size.partition(b";")[0].strip()
+        if size and not size.strip(b"0"):  # the last one ends with an empty line, after fields perhaps
+            return data.startswith((b"\n", b"\r\n")) or b"\n\n" in data or b"\n\r\n" in data
+        return bool(data)
 
     @property
     def over(self) -> bool:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from groq_provider.errors import ResponseDecodeError
-from groq_provider.types._base import shorten
 from groq_provider.types.response import ResponseChunk, ToolCallDelta, Usage
 
 from . import codec
 from .fields import items
+from .json_text import as_text
 
 if TYPE_CHECKING:
     from groq_provider.types.parts import ToolCall
@@ -157,8 +157,18 @@ class Assembler:
             raise ResponseDecodeError(f"expected an array, got {type(choices).__name__} @ $.choices")
         if len(choices) == 1:
             return self._choice(choices[0], "$.choices[0]")
-        found = [self._choice(choice, f"$.choices[{i}]") for i, choice in enumerate(choices)]
-        return min((chunk for chunk in found if chunk is not None), key=lambda chunk: chunk.index, default=None)
+        taken = [self._choice(choice, f"$.choices[{i}]") for i, choice in enumerate(choices)]
+        found = [chunk for chunk in taken if chunk is not None]
+        if len(found) < 2:
+            return found[0] if found else None
+        index = min(chunk.index for chunk in found)
+        found = [chunk for chunk in found if chunk.index == index]
+        return ResponseChunk(
+            content="".join([chunk.content for chunk in found]),
+            reasoning="".join([chunk.reasoning or "" for chunk in found]) or None,
+            tool_calls=tuple([call for chunk in found for call in chunk.tool_calls]),
+            index=index,
+        )
 
     def _settle(self) -> None:
         """Read the envelope of the first chunk, if that is still to be done."""
@@ -283,8 +293,7 @@ class Assembler:
         if (breakdown := rest.pop("usage_breakdown", None)) is not None:
             self._fields["usage_breakdown"] = codec.usage_breakdown(breakdown, "$.x_groq.usage_breakdown")
         if rest.get("error"):
-            error = rest["error"]
-            self.stop_error = error if type(error) is str else shorten(error, 500)
+            self.stop_error = as_text(rest["error"])  # whole: it is to be concealed first
             rest["error"] = self.stop_error
         merged = {**self._fields.get("_x_groq", {}), **{key: item for key, item in rest.items() if item is not None}}
         # A wrong part is named where it came, and is not kept: the rest must still make a partial answer.

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from groq_provider import errors as e
 
 from . import headers as h
+
+if TYPE_CHECKING:
+    from .conceal import Concealer
 
 __all__ = ["MAX_ERROR_BODY", "error_from_object", "error_from_response"]
 
 #: Of an error body, no more than this is read.
 MAX_ERROR_BODY = 64 * 1024
 _MAX_MESSAGE = 500
-#: Stands where a server repeats what it was asked.
-_PROMPT = "<prompt>"
 
 _BY_CODE: dict[str, type[e.APIStatusError]] = {
     "invalid_api_key": e.AuthenticationError,
@@ -96,8 +97,7 @@ def error_from_response(
     now: datetime,
     model: str | None = None,
     provider: str | None = None,
-    secret: str | None = None,
-    prompt: Collection[str] = (),
+    conceal: Concealer | None = None,
 ) -> e.APIStatusError:
     """Return the error that an answer with an error status stands for. Never raises.
 
@@ -108,16 +108,11 @@ def error_from_response(
         now: For ``retry_at``.
         model: The model asked for.
         provider: Name of the provider.
-        secret: The API key, blanked out wherever the body repeats it.
-        prompt: Texts of the caller, left out wherever the body repeats one whole.
+        conceal: Takes the key and the prompt out of what is repeated.
     """
-    if secret:  # before anything is cut, in the middle of it perhaps
-        body = body.replace(secret.encode("utf-8", "replace"), b"****")
-    for text in prompt:
-        body = body.replace(text.encode("utf-8", "replace"), _PROMPT.encode())
     found = _error_object(body)
     if found is None:
-        found = {"message": _plain_message(body, headers)}
+        found = {"message": _plain_message(body if conceal is None else conceal.in_bytes(body), headers)}
     should_retry = headers.get("x-should-retry")
     return error_from_object(
         found,
@@ -128,8 +123,7 @@ def error_from_response(
         request_id=h.request_id(headers),
         model=model,
         provider=provider,
-        secret=secret,
-        prompt=prompt,
+        conceal=conceal,
     )
 
 
@@ -143,19 +137,18 @@ def error_from_object(
     request_id: str | None = None,
     model: str | None = None,
     provider: str | None = None,
-    secret: str | None = None,
-    prompt: Collection[str] = (),
+    conceal: Concealer | None = None,
 ) -> e.APIStatusError:
     """Return the error that an error object stands for: the body of a status, or an event of a stream. Never raises."""
     own_status = found.get("status_code")
     if status is None and type(own_status) is int and 400 <= own_status <= 599:
         status = own_status
-    texts = [_text(found.get(key)) for key in _FIELDS]
-    if secret:  # a server that repeats what it was sent
-        texts = [text and text.replace(secret, "****") for text in texts]
-    for given in prompt:
-        texts[0] = texts[0] and texts[0].replace(given, _PROMPT)
-    message, code, kind, param, failed_generation = texts
+    message, code, kind, param, failed_generation = [_text(found.get(key)) for key in _FIELDS]
+    if conceal is not None:
+        message, code, kind, param = [text and conceal(text) for text in (message, code, kind, param)]
+        failed_generation = failed_generation and conceal.key(
+            failed_generation
+        )  # the model's own words, whatever they repeat
     message = message or ""
     cls = _class(status, code, kind, message, retry_after)
     if retry_after is None and (hint := re.search(_TRY_AGAIN, message[-_MAX_MESSAGE:])):

@@ -9,7 +9,7 @@ from typing import Any
 
 from groq_provider.errors import InvalidRequestError, ResponseDecodeError
 
-__all__ = ["Body", "dumps", "loads", "loads_text", "long_texts"]
+__all__ = ["Body", "as_text", "dumps", "loads", "loads_text", "long_texts"]
 
 
 def _refuse_constant(name: str) -> Any:
@@ -81,6 +81,16 @@ def dumps(data: Any) -> Body:
         return Body(_encode_json(data), "ascii")
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequestError(f"the request cannot be written as JSON: {str(error)[:200]}") from None
+
+
+def as_text(found: Any) -> str:
+    """Return a text as it is, anything else as JSON. Never fails."""
+    if isinstance(found, str):
+        return found
+    try:
+        return json.dumps(found, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        return f"<{type(found).__name__}>"
 
 
 def long_texts(body: bytes) -> list[str]:
