@@ -41,6 +41,9 @@ class ResponseStream:
     ``"".join(chunk.content for chunk in stream)`` is the answer. The last chunk has ``content=""``, the finish reason, the usage
     and the latency figures. A stream that ends early, stalls or breaks raises; what had arrived is on ``error.partial``.
 
+    Reading on after :meth:`close`, or after an interrupt has struck within ``next()``, raises :class:`RuntimeError` unless every chunk
+    had been given out; so does reading in a forked child.
+
     Thread safety: it belongs to one reading thread; :meth:`cancel` may be called from any.
 
     .. versionadded:: 0.1.0
