@@ -625,6 +625,57 @@ def test_a_broken_connection_is_repeated_by_the_policy(work):
         server.complaints.clear()
 
 
+NO_UPDATE = WindowUpdateFrame(0, window_increment=1).serialize()[:-4] + b"\0\0\0\0"  # which is an error
+
+
+def test_what_came_before_an_error_is_given_out_once():
+    """The peer errs and is gone before it can be told: its last words were taken in already."""
+
+    async def script(request):
+        peer = request.peer
+        await begin(request, "one")
+        await peer.server.released.wait()
+        peer.write(DataFrame(request.id, event(" two")).serialize() + NO_UPDATE)
+        peer.write(DataFrame(request.id, event(" three")).serialize())
+        await asyncio.sleep(0.05)  # else the reset is faster
+        peer.reset()
+
+    with Http2Server(script) as server, provider_on(server) as provider:
+        with provider.generate_stream("x") as stream:
+            assert next(stream).content == "one"
+            server.release()
+            assert server.wait(lambda: server.peers[0].gone)
+            with pytest.raises(e.StreamProtocolError) as caught:
+                stream.collect()
+            assert caught.value.partial.content == "one two"
+        assert idle(provider)
+
+
+def test_an_error_beside_a_window_that_opens():
+    """A body waits for its window; with the update comes an error. Whoever reads gets that one, as whoever sends."""
+
+    async def script(request):
+        if request.headers["accept"] == "text/event-stream":
+            await begin(request, "one")
+            return
+        await request.until(lambda: len(request.body) > 60_000)
+        updates = [WindowUpdateFrame(number, window_increment=100_000).serialize() for number in (0, request.id)]
+        request.peer.write(b"".join(updates) + NO_UPDATE)
+
+    with Http2Server(script, credits=False) as server, provider_on(server) as provider:
+        stream = provider.generate_stream("x")
+        assert next(stream).content == "one"
+        (connection,) = provider._transport.adapter._pool._connections
+        with running(lambda: attempt(stream.collect)) as results:
+            assert until(lambda: connection._leader is not None)
+            error = attempt(lambda: provider.generate("z" * 200_000))
+        assert isinstance(error, e.ProtocolError), error
+        assert error.sent is None
+        assert isinstance(results[0], e.StreamProtocolError), results
+        assert server.wait(lambda: server.peers[0].goaways == [ErrorCodes.PROTOCOL_ERROR])
+        assert idle(provider)
+
+
 def test_data_after_the_end_of_a_stream_harms_nobody():
     """Neither the stream, which is over, nor its neighbours' text; if the connection is given up for it, calls go on over another."""
 

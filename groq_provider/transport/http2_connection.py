@@ -377,8 +377,8 @@ class Http2Connection:
                         self._turn()
                     elif time.monotonic() >= max(silent_at, self._silent_at()):
                         self._silence()
-                    if self._blocked:
-                        self._flush()
+                if self._blocked and not self.dead:
+                    self._flush()
             if self._left:
                 self._after()
             if stream.news():
@@ -421,7 +421,7 @@ class Http2Connection:
             self._read()
             done = True
         except (FrameError, GoneError) as error:
-            self._flush()  # h2's own word on it
+            self._farewell()  # h2's own word on it
             self._die(type(error), error.args)
             done = True
         finally:
@@ -491,6 +491,18 @@ class Http2Connection:
         except (OSError, FrameError):  # GoneError among the former
             pass
 
+    def _farewell(self) -> None:
+        """Say what there is to be said at the end, if the socket takes it now. Whatever goes wrong: it is a courtesy.
+
+        Not by :meth:`_flush`, which looks at what the peer says and puts bodies into frames; both are over.
+        """
+        frames = self._frames
+        try:
+            if frames.out:
+                frames.flushed(self._sock.send(frames.out))
+        except OSError:
+            pass
+
     def _tell(self) -> None:
         """Wake those who have news, and report places that came free."""
         frames = self._frames
@@ -510,10 +522,7 @@ class Http2Connection:
         if (frames.draining or self._closing) and not frames.streams and not self.dead:
             if self._closing:
                 frames.goodbye()
-                try:
-                    self._sock.send(frames.out)
-                except OSError:
-                    pass  # a courtesy
+                self._farewell()
             self._die(*CLOSED)
 
     def _nudge(self) -> None:
