@@ -1336,7 +1336,7 @@ def test_a_dead_connection_does_not_outlast_the_limits_of_its_streams():
 # --- ends of idle connections --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["close", "goaway and close", "goaway", "reset"])
+@pytest.mark.parametrize("how", ["close", "goaway and close", "goaway", "reset", "much and close"])
 def test_a_connection_that_ends_while_idle_is_replaced_silently(how):
     """The next call notices nothing: one attempt."""
     with Http2Server(answer) as server, provider_on(server) as provider:
@@ -1346,6 +1346,9 @@ def test_a_connection_that_ends_while_idle_is_replaced_silently(how):
         def leave():
             if "goaway" in how:
                 peer.goaway(max(peer.requests))
+            if "much" in how:  # each in a record of its own
+                for _ in range(5):
+                    peer.ping()
             if how.endswith("close"):
                 peer.cut()
             elif how == "reset":

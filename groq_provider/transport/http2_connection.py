@@ -44,6 +44,8 @@ __all__ = ["PING_AFTER", "PING_PATIENCE", "Http2Connection"]
 #: After so many seconds without a byte, while somebody waits for one, the peer is asked for a sign of life, and has so many to give it.
 PING_AFTER, PING_PATIENCE = 5.0, 3.0
 _READ = 16_384
+#: How often a new request looks at what came before it; a peer that sends more is not silent.
+_MAX_TURNS = 64
 #: What may have left although the system has not said so: TLS sends whole records.
 _RECORD = 16_384 + 512
 
@@ -199,8 +201,10 @@ class Http2Connection:
         try:
             with self._lock:
                 if self._leader is None and self.usable:
-                    # Nobody was reading: it may have ended, or said that it will.
-                    if self._readable():
+                    # Nobody was reading: it may have ended, or said that it will, after much else.
+                    for _ in range(_MAX_TURNS):
+                        if not (self.usable and self._readable()):
+                            break
                         self._turn()
                     if not self._frames.streams:
                         self._heard_at = time.monotonic()
