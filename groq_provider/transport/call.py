@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import threading
@@ -11,9 +12,11 @@ from groq_provider.cancel import CancelToken
 from groq_provider.errors import RequestCancelledError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from groq_provider.clock import Clock
 
-__all__ = ["CallState", "Interruptible", "activate", "adopt", "current", "wake"]
+__all__ = ["CallState", "Interruptible", "activate", "adopt", "current", "tries", "wake"]
 
 # The base-class method on purpose. SSLSocket.shutdown() drops the TLS layer first, after which a reader that still runs is
 # handed ciphertext (cpython#124618); urllib3's response.shutdown() has the same flaw.
@@ -176,6 +179,23 @@ def wake(lock: threading.Lock) -> None:
         lock.release()
     except RuntimeError:
         pass  # awake already, by a cancel or a grant
+
+
+def tries(lock: threading.Lock) -> Iterator[bool]:
+    """Take a lock at each step of a loop, which ends when somebody else holds it; waits for nothing.
+
+    ::
+
+        for _ in tries(lock):
+            try:
+                ...
+            finally:
+                lock.release()
+
+    After ``if lock.acquire(blocking=False):`` an interrupt may come before the ``try``, and the lock is held for ever: the interpreter
+    looks for signals when a call returns. Between a step of a loop whose iterator is none of Python's own code and the ``try`` it does not.
+    """
+    return iter(functools.partial(lock.acquire, False), False)
 
 
 _current = threading.local()

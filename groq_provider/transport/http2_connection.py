@@ -28,7 +28,7 @@ from collections import deque
 from threading import TIMEOUT_MAX, Lock
 from typing import TYPE_CHECKING, Any
 
-from .call import wake
+from .call import tries
 from .http2_frames import Frames
 from .http2_stream import CLOSED, STREAM_WINDOW, FrameError, GoneError, NoRoomError, Stream, as_closed
 
@@ -92,8 +92,8 @@ class Http2Connection:
 
     Args:
         sock: The socket; this object's from now on.
-        on_room: Called when streams have ended, with their number, and when the connection itself has changed, with 0. It may be
-            called with the lock held, or by a finalizer, and must wait for nothing.
+        on_room: Called when streams have ended, with their number, and when the connection itself has changed, with 0. (One less: the
+            end of a stream will be counted for which the caller of :meth:`open` gives the place back.) It may be called with the lock held, or by a finalizer, and must wait for nothing.
 
     Attributes:
         taken: Streams promised to callers; the pool's, guarded by its lock.
@@ -163,22 +163,9 @@ class Http2Connection:
     def watch(self) -> Stream:
         """Return a stream that is none of the peer's: whoever waits for it reads for the others, and is woken by :meth:`drop`.
 
-        For those who wait for a place: nobody else may be reading what the peer says of them.
+        For those who wait for a place: nobody else may be reading what the peer says of them. The end of the connection ends the wait.
         """
-        stream = self._new_stream()
-        with self._lock:
-            if self.dead:
-                stream.ended = True
-            else:
-                self._frames.watchers[stream] = None
-        self._after()
-        return stream
-
-    def unwatch(self, stream: Stream) -> None:
-        """Forget it again."""
-        with self._lock:
-            self._frames.watchers.pop(stream, None)
-        self._after()
+        return self._new_stream()
 
     def _new_stream(self) -> Stream:
         stream = Stream()
@@ -215,24 +202,26 @@ class Http2Connection:
                 self._begin(stream, fields, body)
                 if call.sent is False:
                     call.sent = None
-        finally:
             self._after()
+        except BaseException:
+            if stream.id:  # an interrupt, on the way out
+                self._on_room(self, -1)  # the stream's end will give the place back, and so does whoever asked for it
+                self._left.append((stream, False))
+            self._after()
+            raise
         return stream
 
     def _begin(self, stream: Stream, fields: list[HeaderTuple], body: bytes | None) -> None:
-        done = False
         stream.reused = self.served
         stream.heard = self._received
         try:
             self._frames.open(stream, fields, body, time.monotonic())
-            self._flush()
-            done = True
         except NoRoomError:
-            done = True
             raise
-        finally:
-            if not done:  # an interrupt, in the middle of what nobody can finish
-                self._die(ConnectionAbortedError, ("interrupted",))
+        except BaseException:
+            self._tear()
+            raise
+        self._flush()
 
     def await_head(self, stream: Stream, call: CallState) -> list[tuple[bytes, bytes]]:
         """Wait for the head of the answer.
@@ -335,29 +324,41 @@ class Http2Connection:
             return True
         finally:
             # Whatever ends the wait, an interrupt too: others count on a leader.
-            if self._leader is stream or self._chosen is stream or stream in self._waiting:
+            try:
                 self._leave(stream)
-            else:
-                self._after()  # we have held the lock: whoever found it held has left the rest to us
+            except BaseException:  # one that comes just now; to leave twice does no harm
+                self._leave(stream)
+                raise
 
     def _leave(self, stream: Stream) -> None:
         """Wait no more; let another one lead if it was us, or was to be."""
-        with self._lock:
-            if self._leader is stream:
-                self._leader = None
-            if self._chosen is stream:
-                self._chosen = None
-            self._waiting.pop(stream, None)
-            self._pass_on()
-        self._after()
+        if self._leader is stream or self._chosen is stream or stream in self._waiting:
+            with self._lock:
+                if self._leader is stream:
+                    self._leader = None
+                if self._chosen is stream:
+                    self._chosen = None
+                self._waiting.pop(stream, None)
+                self._pass_on()
+        self._after()  # we have held the lock: whoever found it held has left the rest to us
 
     def _pass_on(self) -> None:
         """Choose a leader if there is none. With the lock held."""
         if self._leader is None and self._chosen is None and self._waiting:
-            stream = next(iter(self._waiting))
+            self._rouse(next(iter(self._waiting)), lead=True)
+
+    def _rouse(self, stream: Stream, *, lead: bool = False) -> None:
+        """Wake one of those who wait, perhaps to lead. With the lock held.
+
+        Without a call of Python's own code in it, at whose beginning an interrupt might come: who is not among those who wait is awake.
+        """
+        if lead:
             self._chosen = stream  # first: it must always find itself in one of the two
-            del self._waiting[stream]
-            wake(stream.wake)
+        del self._waiting[stream]
+        try:
+            stream.wake.release()
+        except RuntimeError:
+            pass  # awake already
 
     def _follow(self, stream: Stream, until: float | None) -> bool:
         """Wait to be woken, with news or as the new leader; say whether that happened in time."""
@@ -385,7 +386,7 @@ class Http2Connection:
                     self._flush()
             if self._left:
                 self._after()
-            if stream.news():
+            if stream.news() or self.dead:
                 return True
             if (
                 until is not None and until <= time.monotonic()
@@ -420,17 +421,15 @@ class Http2Connection:
     def _turn(self) -> None:
         """Read what has come, and send what there is to be said to it."""
         self._turning = True
-        done = False
         try:
             self._read()
-            done = True
         except (FrameError, GoneError) as error:
             self._farewell()  # h2's own word on it
             self._die(type(error), error.args)
-            done = True
+        except BaseException:
+            self._tear()
+            raise
         finally:
-            if not done:
-                self._die(ConnectionAbortedError, ("interrupted",))
             self._turning = False
 
     def _read(self) -> None:
@@ -461,6 +460,14 @@ class Http2Connection:
 
     def _flush(self) -> None:
         """Send as much as the socket takes, and tell whom it concerns."""
+        try:
+            self._send()
+            self._tell()
+        except BaseException:
+            self._tear()
+            raise
+
+    def _send(self) -> None:
         frames = self._frames
         out = frames.out
         try:
@@ -484,7 +491,6 @@ class Http2Connection:
             self._die(*as_closed(error))
         else:
             self._blocked = False
-        self._tell()
 
     def _last_words(self) -> None:
         """Take in what a peer that has closed had sent before."""
@@ -515,8 +521,7 @@ class Http2Connection:
             frames.changed = []
             for stream in changed:
                 if stream in self._waiting:
-                    del self._waiting[stream]
-                    wake(stream.wake)
+                    self._rouse(stream)
                 elif stream is self._leader:
                     self._nudge()
         if frames.closed:
@@ -556,40 +561,56 @@ class Http2Connection:
 
     def _die(self, kind: Callable[..., Exception], arguments: tuple[Any, ...]) -> None:
         """End the connection and all of its streams."""
-        if self.dead:
-            return
+        if not self.dead:
+            self.dead = True
+            self._end(kind, arguments)
+
+    def _tear(self) -> None:
+        """End the connection after an interrupt in the middle of what nobody can finish; its end, too, may be what was interrupted."""
         self.dead = True
+        self._end(ConnectionAbortedError, ("interrupted",))
+
+    def _end(self, kind: Callable[..., Exception], arguments: tuple[Any, ...]) -> None:
         self._frames.broken(kind, arguments, _RECORD if self._blocked else 0)
+        while self._waiting:
+            self._rouse(next(iter(self._waiting)))
         self._tell()
+        self._nudge()
         self._on_room(self, 0)
 
     # --- afterwards --------------------------------------------------------------------------------------------------------
 
     def _after(self) -> None:
         """Work off what was left for whoever holds the lock, unless somebody holds it: that one will. Close what is dead."""
-        while self._left or (self.dead and self._sock is not None):
-            if not self._lock.acquire(blocking=False):
-                return
+        if not self._left and (not self.dead or self._sock is None):
+            return
+        for _ in tries(self._lock):
             try:
-                while self._left:
-                    stream, cancelled = self._left[0]
-                    if stream is not None and cancelled:
-                        self._frames.cancelled(stream)
-                    elif stream is not None:
-                        self._frames.reset(stream)
-                        stream.ended = True
-                    self._left.popleft()  # last, so that an interrupt loses none; twice does no harm
-                if not self.dead:
-                    self._flush()
-                if self.dead and self._leader is None and self._sock is not None:
-                    sock, self._sock = self._sock, None
-                    sock.close()
-                elif self.dead:
-                    self._nudge()
+                self._work_off()
+            except BaseException:  # an interrupt; twice does no harm
+                self._work_off()
+                raise
             finally:
                 self._lock.release()
-            if self.dead:
+            if self.dead or not self._left:
                 return
+
+    def _work_off(self) -> None:
+        while self._left:
+            stream, cancelled = self._left[0]
+            if stream is not None and cancelled:
+                self._frames.cancelled(stream)
+            elif stream is not None:
+                self._frames.reset(stream)
+                stream.ended = True
+            if not self.dead:
+                self._flush()
+            self._left.popleft()  # last: whoever interrupts us, none is lost
+        if self.dead and self._leader is None and self._sock is not None:
+            sock, self._sock = self._sock, None
+            sock.close()
+        elif self.dead:
+            self._nudge()
 
     def _after_fork_in_child(self) -> None:
         """Let go of what is the parent's, without a word on its socket and without a lock it may have held."""

@@ -124,9 +124,8 @@ class Frames:
         self.limit = FIRST_STREAMS
         self.settled = self.draining = False
         self.pong = True
-        #: No real ones: the first end with the peer's settings, and all with the connection.
+        #: No real ones: they end with the peer's settings, and with the connection.
         self._greeted: list[Stream] = []
-        self.watchers: dict[Stream, None] = {}
         self.changed: list[Stream] = []
         self.closed = 0
         self._h2.initiate_connection()
@@ -240,9 +239,9 @@ class Frames:
 
     def ping(self) -> None:
         """Ask the peer for a sign of life."""
-        self.pong = False
         self._h2.ping(b"groqping")
         self._collect()
+        self.pong = False
 
     def give_back(self, stream: Stream, count: int) -> None:
         """Let the peer send *count* more bytes of a stream."""
@@ -442,10 +441,11 @@ class Frames:
 
     def _forget(self, stream: Stream) -> None:
         """Let a stream go: its place is free."""
-        if self.streams.pop(stream.id, None) is not None:
-            self.closed += 1
         self._unsent.pop(stream, None)
         stream.unsent = None
+        if stream.id in self.streams:
+            del self.streams[stream.id]  # not by a call, after which an interrupt might come before it is counted
+            self.closed += 1
 
     def _finish(self, stream: Stream) -> None:
         stream.ended = True
@@ -470,9 +470,6 @@ class Frames:
                 self._fail(stream, UnprocessedError, "the connection broke before the request was sent")
             self._forget(stream)
         self._settle()
-        for stream in self.watchers:
-            self._finish(stream)
-        self.watchers = {}
 
     # --- what h2 says ------------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from urllib3.exceptions import ClosedPoolError, ProxyError
 
 from groq_provider.errors import PoolTimeoutError, RequestCancelledError
 
-from .call import CallState, activate, current, wake
+from .call import CallState, activate, current, tries, wake
 from .http2_answer import Http2Answer
 from .http2_connection import Http2Connection
 from .http2_fallback import FallbackPool
@@ -294,7 +294,6 @@ class Http2Pool:
                 connection.wait(stream, left)
         finally:
             waiter.stream = None
-            connection.unwatch(stream)
 
     def _withdraw(self, waiter: _Waiter, *, timed_out: bool = False) -> bool:
         """Leave the queue; say whether there is something to go on with, granted at the last moment."""
@@ -335,7 +334,9 @@ class Http2Pool:
         self._settle()
 
     def _settle(self) -> None:
-        while self._returned and self._lock.acquire(blocking=False):
+        if not self._returned:
+            return
+        for _ in tries(self._lock):
             try:
                 while self._returned:
                     connection, count = self._returned.popleft()
@@ -345,6 +346,8 @@ class Http2Pool:
                 self._dispatch()
             finally:
                 self._lock.release()
+            if not self._returned:
+                break
 
     # --- connecting --------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from groq_provider.errors import PoolTimeoutError, RequestCancelledError
 
-from .call import wake
+from .call import tries, wake
 from .pool import at_fork
 
 if TYPE_CHECKING:
@@ -23,14 +23,15 @@ class Slot:
 
     __slots__ = ("_slots",)
 
-    def __init__(self, slots: Slots) -> None:
-        self._slots: Slots | None = slots
+    def __init__(self) -> None:
+        self._slots: Slots | None = None  # set by whoever grants it
 
     def give(self) -> None:
         """Give it back. Idempotent; waits for nothing, so that finalizers may call it."""
         slots, self._slots = self._slots, None
         if slots is not None:
-            slots.give()
+            slots._returned.append(None)  # not by a call of ours, at whose beginning an interrupt might lose it
+            slots._settle()
 
     __del__ = give
 
@@ -61,9 +62,11 @@ class Slots:
             RequestCancelledError: The call was cancelled.
         """
         mine: Lock | None = None
+        slot = Slot()
         with self._lock:
             if self._free > 0 and not self._queue:
                 self._free -= 1
+                slot._slots = self
             else:
                 mine = Lock()
                 mine.acquire()
@@ -72,7 +75,8 @@ class Slots:
             self._settle()
         if mine is not None:
             self._wait(mine, call, limit)
-        return Slot(self)
+            slot._slots = self
+        return slot
 
     def _wait(self, mine: Lock, call: CallState, limit: float | None) -> None:
         handle = call.subscribe(functools.partial(wake, mine))
@@ -112,13 +116,21 @@ class Slots:
         self._settle()
 
     def _settle(self) -> None:
-        while self._returned and self._lock.acquire(blocking=False):
+        for _ in tries(self._lock):
             try:
                 while self._returned:
-                    self._returned.pop()
+                    # Without a call, after which an interrupt might come, before the one that wakes.
+                    del self._returned[0]
                     if self._queue:
-                        wake(self._queue.popleft())
+                        first = self._queue[0]
+                        del self._queue[0]
+                        try:
+                            first.release()
+                        except RuntimeError:
+                            pass  # awake already, by a cancel
                     elif self._free < self._count:  # in a forked child, some are given back that it never took
                         self._free += 1
             finally:
                 self._lock.release()
+            if not self._returned:
+                break
