@@ -300,3 +300,42 @@ def test_an_interrupt_anywhere_beside_another_stream(every):
             return interrupter.where
 
         assert at_every_place(strike) > 10
+
+
+# --- what it means for others --------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupt_sends_nobody_elses_request_twice(monkeypatch):
+    """The connection that it tears was alive: the peer is at work on the other thread's request, which is the policy's to repeat."""
+
+    async def script(request):
+        await request.whole()
+        if prompt_of(request) == "first":
+            await request.until(lambda: len(request.peer.requests) == 3)
+        if prompt_of(request) != "other":
+            await answer(request)
+
+    main = threading.current_thread()
+    read = http2_connection.Http2Connection._read
+
+    def struck(self):
+        if threading.current_thread() is main:
+            raise KeyboardInterrupt
+        read(self)
+
+    with Http2Server(script) as server, provider_on(server) as provider:
+        plain(provider)  # so that the connection is one that may have gone stale
+        (connection,) = provider._transport.adapter._pool._connections
+
+        def other():
+            assert until(lambda: connection._leader is not None)
+            monkeypatch.setattr(http2_connection.Http2Connection, "_read", struck)
+            return attempt(lambda: provider.generate("other"))
+
+        with running(other) as results, pytest.raises(KeyboardInterrupt):
+            provider.generate("first")
+        assert isinstance(results[0], e.APIConnectionError), results
+        assert "interrupted" in str(results[0])
+        assert len(results[0].attempts) == 1
+        assert results[0].retryable
+        assert len(server.requests) == 3

@@ -111,6 +111,7 @@ class Http2Connection:
         self.idle_since = 0.0
         self.served = False
         self.dead = False
+        self._torn = False  # whether an interrupt was its end: that says nothing of what the peer has seen
         self._closing = False
         self._lock = Lock()
         self._frames = Frames()
@@ -270,7 +271,7 @@ class Http2Connection:
 
     def stale(self, stream: Stream) -> bool:
         """Say whether the connection had ended, for all that is known, before the peer saw the request."""
-        return self.dead and stream.reused and stream.heard == self._received
+        return self.dead and not self._torn and stream.reused and stream.heard == self._received
 
     def took(self, stream: Stream, count: int) -> None:
         """Note that *count* bytes of a body were taken: the peer may send as many again."""
@@ -567,6 +568,7 @@ class Http2Connection:
 
     def _tear(self) -> None:
         """End the connection after an interrupt in the middle of what nobody can finish; its end, too, may be what was interrupted."""
+        self._torn = self._torn or not self.dead
         self.dead = True
         self._end(ConnectionAbortedError, ("interrupted",))
 
