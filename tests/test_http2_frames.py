@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import sys
 import time
 
 import pytest
@@ -1317,6 +1319,84 @@ def test_a_dead_connection_under_fifty_calls_is_left_by_all(impatient):
         assert {len(found.attempts) for found in answers} == {2}
         assert server.connections == 2
         assert idle(provider)
+
+
+class SlowReader(Http2Server):
+    """Reads a megabyte and a half in a second, and has windows so large that it never needs to speak of them."""
+
+    def __init__(self, script):
+        super().__init__(script, connected=self.slow_down, settings={SettingCodes.INITIAL_WINDOW_SIZE: 1 << 30})
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+
+    async def slow_down(self, peer):
+        peer.h2.increment_flow_control_window(1 << 30)
+        peer.flush()
+        read = peer.reader.read
+
+        async def slowly(_size):
+            await asyncio.sleep(0.01)
+            return await read(15_000)
+
+        peer.reader.read = slowly
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["the system tells", "our buffer tells"])
+def test_a_slow_upload_is_a_sign_of_life(told, impatient, monkeypatch):
+    """The ping stands behind it, and nothing is heard for seconds: neither the upload ends nor a stream beside it."""
+    from groq_provider.transport import http2_connection, session
+
+    if not told:
+        small = [*session.socket_options(), (socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)]
+        monkeypatch.setattr(session, "socket_options", lambda: small)
+        monkeypatch.setattr(http2_connection, "_unconfirmed", lambda _: 0)
+    elif sys.platform != "linux":
+        pytest.skip("Linux says what it holds")
+
+    with SlowReader(held()) as server, provider_on(server) as provider:
+        with provider.generate_stream("x") as stream:
+            assert next(stream).content == "one"
+            text = "z" * 3_500_000
+            with running(stream.collect) as results:
+                started = time.monotonic()
+                assert provider.generate(text).content == text
+                assert time.monotonic() - started > 1.5, "too fast to show anything"
+                server.release()
+            assert results[0].content == "one two"
+        assert server.peers[0].pings > 0
+        assert server.connections == 1
+
+
+def test_a_peer_that_dies_in_an_upload_is_found_out(impatient):
+    """Some leaves, until all buffers are full; then nothing. The upload ends with the stream beside it, long before its own limits."""
+    with SlowReader(held()) as server, provider_on(server) as provider:
+        with provider.generate_stream("x") as stream:
+            assert next(stream).content == "one"
+            with running(
+                lambda: attempt(stream.collect), lambda: attempt(lambda: provider.generate("z" * 20_000_000))
+            ) as results:
+                assert server.wait(lambda: len(server.requests) == 2 and len(server.requests[1].body) > 500_000)
+                server.do(server.peers[0].freeze)
+                started = time.monotonic()
+            assert time.monotonic() - started < 4
+            assert isinstance(results[0], e.StreamInterruptedError), results
+            assert isinstance(results[1], e.APIConnectionError), results
+            assert "ping" in str(results[1])
+        assert idle(provider)
+
+
+def test_a_peer_that_hangs_is_found_out_while_others_go_on_asking(impatient):
+    """Its system takes their requests, which says nothing of it."""
+    with Http2Server(held()) as server, provider_on(server) as provider:
+        with provider.generate_stream("x") as stream:
+            assert next(stream).content == "one"
+            server.do(server.peers[0].freeze)
+            started = time.monotonic()
+            with running(lambda: attempt(stream.collect)) as results:
+                while results[0] is None and time.monotonic() - started < 5:
+                    attempt(lambda: provider.generate("quick", timeout=Timeouts(total=0.1)))
+            assert time.monotonic() - started < 3
+            assert isinstance(results[0], e.StreamInterruptedError), results
+        assert alive(provider)
 
 
 def test_a_dead_connection_does_not_outlast_the_limits_of_its_streams():

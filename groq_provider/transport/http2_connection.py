@@ -23,6 +23,7 @@ import logging
 import os
 import select
 import ssl
+import sys
 import time
 from collections import deque
 from threading import TIMEOUT_MAX, Lock
@@ -31,6 +32,10 @@ from typing import TYPE_CHECKING, Any
 from .call import tries
 from .http2_frames import Frames
 from .http2_stream import CLOSED, STREAM_WINDOW, FrameError, GoneError, NoRoomError, Stream, as_closed
+
+if sys.platform == "linux":
+    import fcntl
+    import termios
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +47,8 @@ if TYPE_CHECKING:
 __all__ = ["PING_AFTER", "PING_PATIENCE", "Http2Connection"]
 
 #: After so many seconds without a byte, while somebody waits for one, the peer is asked for a sign of life, and has so many to give it.
+#: The question stands behind all that was to be sent before. As long as some of that leaves every PING_PATIENCE seconds, the answer is
+#: waited for; when nothing leaves any more, the connection ends after PING_PATIENCE at least and twice that at most.
 PING_AFTER, PING_PATIENCE = 5.0, 3.0
 _READ = 16_384
 #: How often a new request looks at what came before it; a peer that sends more is not silent.
@@ -51,6 +58,16 @@ _RECORD = 16_384 + 512
 
 _log = logging.getLogger(__name__)
 _poll = getattr(select, "poll", None)  # not on every system
+
+
+def _unconfirmed(sock: Any) -> int:
+    """Return how many bytes the system still holds, for the peer's has not confirmed them; 0 where it does not say so."""
+    if sys.platform != "linux":
+        return 0
+    try:  # SIOCOUTQ by its other name
+        return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
 
 
 class _Pipe:
@@ -127,6 +144,7 @@ class Http2Connection:
         self._received = 0  # how often something came
         now = time.monotonic()
         self._heard_at = self._asked_at = self._flushed_at = now
+        self._looked = (0, False)  # what _leaving() said last
         if _poll is not None:
             self._poller = _poll()
             self._poller.register(self._pipe.reader, select.POLLIN)
@@ -547,10 +565,16 @@ class Http2Connection:
         return max(self._asked_at, self._heard_at) + PING_PATIENCE
 
     def _silence(self) -> None:
-        """Nothing has come for long: ask, or give up."""
+        """Nothing has come for long: ask, or give up, unless the question may not have left yet."""
+        now = time.monotonic()
         if self._frames.pong:
-            self._ask(time.monotonic())
+            self._ask(now)
             self._flush()
+            return
+        (left, waiting), self._looked = self._looked, self._leaving()
+        # What was not waiting says nothing: a system takes small requests for a program that hangs.
+        if waiting and self._looked[0] > left:
+            self._asked_at = now
         else:
             _log.debug("a connection of HTTP/2 does not answer: %d streams end", len(self._frames.streams))
             self._die(ConnectionResetError, ("the connection is dead: the server does not answer a ping",))
@@ -558,7 +582,13 @@ class Http2Connection:
     def _ask(self, now: float) -> None:
         """Ask for a sign of life; whatever comes is one."""
         self._asked_at = now
+        self._looked = self._leaving()
         self._frames.ping()
+
+    def _leaving(self) -> tuple[int, bool]:
+        """Return how many of our bytes have left, as far as the system says so, and whether some have not."""
+        held = _unconfirmed(self._sock)
+        return self._frames.handed - held, held > 0 or bool(self._frames.out)
 
     def _die(self, kind: Callable[..., Exception], arguments: tuple[Any, ...]) -> None:
         """End the connection and all of its streams."""

@@ -78,6 +78,7 @@ class Frames:
 
     Attributes:
         out: Bytes to be sent; whoever sends takes them off the front and says so to :meth:`flushed`.
+        handed: How many bytes the system has taken so far.
         streams: Those that may still change, by number.
         limit: Most of them at once.
         settled: Whether the peer's settings have arrived.
@@ -118,7 +119,7 @@ class Frames:
         self._credit = 0  # of the connection's window, to be given back
         self._unsent: dict[Stream, None] = {}  # bodies that wait for the peer's window
         self._leaving: deque[Stream] = deque()  # all in frames, not all with the system
-        self._queued = self._flushed = 0
+        self._queued = self.handed = 0
         self.out = bytearray()
         self.streams: dict[int, Stream] = {}
         self.limit = FIRST_STREAMS
@@ -205,16 +206,16 @@ class Frames:
 
     def flushed(self, count: int) -> None:
         """Note that the system has taken *count* more bytes."""
-        self._flushed += count
+        self.handed += count
         leaving = self._leaving
-        while leaving and (leaving[0].mark or 0) <= self._flushed:
+        while leaving and (leaving[0].mark or 0) <= self.handed:
             stream = leaving.popleft()
             stream.sent = True
             self.changed.append(stream)
 
     def left(self, stream: Stream, slack: int = 0) -> bool:
         """Say whether anything of a request may have left; *slack* bytes may have gone without our knowing."""
-        return stream.start < self._flushed + slack
+        return stream.start < self.handed + slack
 
     def reset(self, stream: Stream, code: h2.errors.ErrorCodes = h2.errors.ErrorCodes.CANCEL) -> None:
         """End a stream before its time; nothing of it is of use any more."""
