@@ -103,6 +103,8 @@ class _Interruptible(HTTPConnection):
     debuglevel = 0
     #: Monotonic instant it went back to the pool; ``None``: not since it was connected.
     idle_since: float | None = None
+    #: The call that made it for HTTP/2 and was given HTTP/1.1; until its first request.
+    maker: CallState | None = None
     pid = 0
 
     def _new_conn(self) -> socket.socket:

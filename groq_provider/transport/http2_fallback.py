@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from .call import current
 from .pool import TLSPool
 
 if TYPE_CHECKING:
@@ -25,29 +25,24 @@ class FallbackPool(TLSPool):
     def __init__(self, *args: Any, usual: Callable[[], ssl.SSLContext], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.usual = usual
-        #: Connections that were made for HTTP/2; not stale, unlike those that were put back.
-        self.fresh: deque[Any] = deque()
 
-    def _get_conn(self, timeout: float | None = None) -> Any:
-        conn = super()._get_conn(timeout)  # also where there are fresh ones: its place in the pool is theirs
-        if conn.sock is None and self.fresh:
-            try:
-                return self.fresh.popleft()
-            except IndexError:
-                pass  # somebody else was quicker
-        return conn
+    def negotiating(self) -> Any:
+        """Return a new connection that will ask for HTTP/2."""
+        return super()._new_conn()
+
+    def keep(self, conn: Any) -> None:
+        """Take in a connection that asked for HTTP/2 and was given HTTP/1.1."""
+        conn.ssl_context = self.usual()
+        conn.maker = current()
+        self._put_conn(conn)
 
     def _new_conn(self) -> Any:
         conn = super()._new_conn()
         conn.ssl_context = self.usual()
         return conn
 
-    def negotiating(self) -> Any:
-        """Return a new connection that will ask for HTTP/2."""
-        return super()._new_conn()
-
-    def close(self) -> None:
-        """Close every kept connection."""
-        super().close()
-        while self.fresh:
-            self.fresh.popleft().close()
+    def _make_request(self, conn: Any, method: str, url: str, **kwargs: Any) -> Any:  # type: ignore[override]  # as in the class above
+        if conn.maker is current():
+            conn.idle_since = None  # straight from the handshake: if it breaks it was not stale
+        conn.maker = None
+        return super()._make_request(conn, method, url, **kwargs)

@@ -403,8 +403,7 @@ class Http2Pool:
             chosen = conn.sock.selected_alpn_protocol()
             if chosen != "h2":
                 _log.debug("the server chose %s: no HTTP/2 here", chosen or "HTTP/1.1")
-                conn.ssl_context = http1.usual()
-                http1.fresh.append(conn)
+                http1.keep(conn)
                 return None
             sock, conn.sock = conn.sock, None
             pool = weakref.ref(self)

@@ -60,10 +60,11 @@ class _Kept:
     def put(self, item: Any, block: bool = False, timeout: float | None = None) -> None:  # noqa: ARG002 - as above
         """Keep a connection, or the place for one; never waits."""
         with self.mutex:
-            if len(self.queue) < self.maxsize:
-                self.queue.append(item)
-                return
-        raise queue.Full
+            if len(self.queue) >= self.maxsize:
+                if item is None or None not in self.queue:
+                    raise queue.Full
+                self.queue.remove(None)  # a connection that has no place takes one that is free
+            self.queue.append(item)
 
     def qsize(self) -> int:
         """Return how many there are, places included."""
