@@ -1,15 +1,25 @@
 """The pool of HTTP/2: falling back, storms of handshakes, waiting for places, places given back whatever happens."""
 
-# ruff: noqa: SIM117 - server outside, client inside: a line for each reads better
-
 from __future__ import annotations
+
+import asyncio
+import time
 
 import pytest
 from fakes import PATIENCE
-from http2_scene import completion, provider_on
-from http2_servers import Http2Server, until
+from http2_scene import (
+    KEY,
+    PATIENT,
+    answer,
+    completion,
+    idle,
+    provider_on,
+)
+from http2_servers import ErrorCodes, Http2Server, until
+from test_secrets import PROMPT, PROMPT_PARTS, assert_hidden, texts_of
 from test_transport import fork, join, needs_fork
 
+from groq_provider import Timeouts
 from groq_provider import errors as e
 
 
@@ -88,3 +98,38 @@ def test_closing_during_a_warm_up_that_falls_back_leaves_no_connection(monkeypat
         with pytest.raises(e.ProviderClosedError):
             provider.warm_up(1)
         assert [conn.sock for conn in made] == [None]
+
+
+def test_falling_back_late_has_its_own_time_to_connect():
+    """The server looks at the request for longer than a connection may take to be made, and then wants HTTP/1.1."""
+
+    async def script(request):
+        await request.whole()
+        await asyncio.sleep(1.1)
+        request.abort(ErrorCodes.HTTP_1_1_REQUIRED)
+
+    class Both(Http2Server):
+        async def other_answer(self, lines, body):
+            return completion("over 1.1")
+
+    limits = Timeouts(connect=1.0, first_token=PATIENCE)
+    with Both(script) as server, provider_on(server, timeout=limits) as provider:
+        assert provider.generate("x").content == "over 1.1"
+
+
+# --- waiting for a place -------------------------------------------------------------------------------------------------------
+
+
+def test_who_waits_for_a_place_in_vain_is_told_so():
+    """By the same error as where max_connections is the limit; never sent, and nothing secret in it."""
+    limits = Timeouts(connect=PATIENCE, first_token=0.3)
+    with Http2Server(answer) as server, provider_on(server, timeout=limits) as provider:
+        assert provider.generate("x", timeout=PATIENT).content == "x"
+        server.do(lambda: server.peers[0].settings(max_concurrent_streams=0))
+        started = time.monotonic()
+        with pytest.raises(e.PoolTimeoutError, match="busy for too long") as caught:
+            provider.generate(PROMPT)
+        assert time.monotonic() - started < 1.3
+        assert (caught.value.sent, caught.value.retryable) == (False, True)
+        assert_hidden(texts_of(caught.value), [KEY[4:], *PROMPT_PARTS])
+        assert idle(provider)

@@ -10,6 +10,7 @@ import gzip
 import os
 import queue
 import socket
+import ssl
 import threading
 import time
 import warnings
@@ -806,6 +807,27 @@ def test_cap_and_mocks_go_together():
         send(transport).abandon()
         send(transport).drain(new_call())
         assert transport._slots._free == 1
+
+
+# --- failures --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "handled",
+    [TimeoutError, PoolTimeoutError, ssl.SSLCertVerificationError],
+    ids=lambda kind: kind.__name__,
+)
+def test_what_the_caller_was_handling_is_none_of_a_failure(handled):
+    """A call made in an ``except`` block fails for its own reason, and leaves the other exception as it is."""
+    other = handled("before")
+    with serving(once()) as server, transport_to(server.url) as transport:
+        try:
+            raise other
+        except handled:
+            with pytest.raises(APIConnectionError, match="broke: the server closed") as caught:
+                send(transport)
+    assert type(caught.value) is APIConnectionError
+    assert other.__traceback__ is not None
 
 
 # --- the cap on connections ------------------------------------------------------------------------------------------------

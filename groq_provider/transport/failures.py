@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
+import sys
 from typing import TYPE_CHECKING
 
 import requests.exceptions as rq
@@ -21,12 +22,13 @@ __all__ = ["map_read_error", "map_send_error"]
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and what it wraps, from outside in."""
+    """Yield an exception and what it wraps, from outside in; not what the caller was handling as it called."""
+    handled = sys.exc_info()[1]
     seen: set[int] = set()
     pending: list[object] = [error]
     while pending:
         found = pending.pop(0)
-        if isinstance(found, BaseException) and id(found) not in seen:
+        if isinstance(found, BaseException) and found is not handled and id(found) not in seen:
             seen.add(id(found))
             yield found
             pending.extend([getattr(found, "reason", None), *found.args, found.__cause__, found.__context__])
@@ -84,9 +86,11 @@ def map_send_error(problem: BaseException, call: CallState, where: str) -> e.Gro
     """
     if call.cancelled:
         return e.RequestCancelledError("the call was cancelled", sent=call.sent)
-    if isinstance(problem, e.GroqProviderError):
-        return problem
     kinds = list(_chain(problem))
+    for item in kinds:
+        if isinstance(item, e.GroqProviderError):  # inside another where it is an OSError: requests wraps those
+            item.__traceback__ = item.__context__ = None  # as of causes: they lead to the request and its headers
+            return item
     sent = call.sent
 
     def has(*wanted: type[BaseException]) -> bool:

@@ -138,6 +138,7 @@ class Http2Pool:
             except Http11RequiredError:
                 call.sent = before
                 call.deadline = call.total_deadline
+                call.connect_deadline = call.earlier(call.connect)
                 break
             except NoRoomError as error:
                 if call.cancelled:
