@@ -1,8 +1,13 @@
 """The pool of HTTP/2: falling back, storms of handshakes, waiting for places, places given back whatever happens."""
 
+# ruff: noqa: SIM117 - server outside, client inside: a line for each reads better
+
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import ssl
 import time
 
 import pytest
@@ -11,11 +16,15 @@ from http2_scene import (
     KEY,
     PATIENT,
     answer,
+    attempt,
     completion,
+    held,
     idle,
     provider_on,
 )
-from http2_servers import ErrorCodes, Http2Server, until
+from http2_servers import ErrorCodes, Http2Server, SettingCodes, authority, until
+from hyperframe.frame import GoAwayFrame, SettingsFrame
+from servers import serving
 from test_secrets import PROMPT, PROMPT_PARTS, assert_hidden, texts_of
 from test_transport import fork, join, needs_fork
 
@@ -133,3 +142,73 @@ def test_who_waits_for_a_place_in_vain_is_told_so():
         assert (caught.value.sent, caught.value.retryable) == (False, True)
         assert_hidden(texts_of(caught.value), [KEY[4:], *PROMPT_PARTS])
         assert idle(provider)
+
+
+# --- connections that are of no use ----------------------------------------------------------------------------------------------
+
+
+def leaving(say, *, version=ssl.TLSVersion.TLSv1_2):
+    """A handler whose connections say *say* and end in one piece with the last word of the handshake, or right after it."""
+    context = authority().context("h2")
+    context.maximum_version = version
+
+    def handler(sock, server):
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing, server_side=True)
+        while True:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                tls.do_handshake()
+                break
+            sock.sendall(outgoing.read())
+            incoming.write(sock.recv(65_536))
+        if say:
+            tls.write(say)
+        with contextlib.suppress(ssl.SSLError):
+            tls.unwrap()
+        sock.sendall(outgoing.read())
+        sock.shutdown(socket.SHUT_WR)
+        server.wait_for_end(sock)
+
+    return handler
+
+
+LEAVING = pytest.mark.parametrize(
+    "say",
+    [b"", SettingsFrame(0).serialize() + GoAwayFrame(0).serialize()],
+    ids=["close", "GOAWAY"],
+)
+
+
+@LEAVING
+def test_a_server_that_ends_every_connection_is_not_asked_for_ever(say):
+    """A few handshakes, then an error that is the retry policy's, which waits between."""
+    with serving(leaving(say)) as server:
+        with provider_on(f"https://localhost:{server.port}", timeout=Timeouts(total=1.5)) as provider:
+            error = attempt(lambda: provider.generate("x"))
+            assert (type(error), error.sent, error.retryable) == (e.APIConnectionError, False, True)
+            assert server.connections <= 6
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=lambda version: version.name)
+@LEAVING
+def test_a_warm_up_stops_at_a_connection_that_is_of_no_use(say, version):
+    """It counts none, and does not try until its time is up."""
+    with serving(leaving(say, version=version)) as server:
+        with provider_on(f"https://localhost:{server.port}") as provider:
+            assert provider.warm_up(10, timeout=1.5) == 0
+            assert server.connections <= 2
+
+
+def test_connections_that_were_closed_while_idle_cost_no_call():
+    """However many: the server has been restarted, say."""
+    with Http2Server(held(), settings={SettingCodes.MAX_CONCURRENT_STREAMS: 1}) as server:
+        with provider_on(server) as provider:
+            streams = [provider.generate_stream("x") for _ in range(8)]
+            server.release()
+            assert [stream.collect().content for stream in streams] == ["one two"] * 8
+            assert server.connections == 8
+            socks = [peer.writer.get_extra_info("socket") for peer in server.peers]
+            server.do(lambda: [peer.cut() for peer in server.peers])
+            assert until(lambda: all(sock.fileno() < 0 for sock in socks))
+            assert provider.generate("y").content == "y"
+            assert server.connections == 9

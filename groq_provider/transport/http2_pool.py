@@ -140,16 +140,15 @@ class Http2Pool:
                 call.deadline = call.total_deadline
                 call.connect_deadline = call.earlier(call.connect)
                 break
-            except NoRoomError as error:
-                if call.cancelled:
-                    raise
-                reason: Exception = error
             except UnprocessedError as error:
                 call.sent = before  # this copy counts for nothing
-                refused += 1
+                # Of those that have served and ended since there are no more than there were. What is new and of no use already may
+                # be followed by more of its kind, a handshake each.
+                over = isinstance(error, NoRoomError) and connection.served and not connection.usable
+                refused += not over
                 if call.cancelled or refused > _MAX_RESENDS:
                     raise
-                reason = error
+                reason: Exception = error
             except _StaleError as error:
                 # As over HTTP/1.1: the peer had closed as the request went out. Once.
                 if call.resends or call.cancelled:
@@ -471,7 +470,7 @@ class Http2Pool:
             made.greet(call)
         finally:
             self._given(made, 1)
-        return connects
+        return connects and made.usable  # where one is of no use already, more would not be, either
 
     def idle(self) -> int:
         """Count the open connections that wait for use; for tests and repr."""
