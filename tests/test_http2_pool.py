@@ -6,21 +6,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import ssl
+import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 from fakes import PATIENCE
 from http2_scene import (
     KEY,
     PATIENT,
+    alive,
     answer,
     attempt,
     completion,
     held,
     idle,
     provider_on,
+    running,
 )
 from http2_servers import ErrorCodes, Http2Server, SettingCodes, authority, until
 from hyperframe.frame import GoAwayFrame, SettingsFrame
@@ -28,8 +34,11 @@ from servers import serving
 from test_secrets import PROMPT, PROMPT_PARTS, assert_hidden, texts_of
 from test_transport import fork, join, needs_fork
 
+import groq_provider
 from groq_provider import Timeouts
 from groq_provider import errors as e
+from groq_provider.transport import http2_pool
+from groq_provider.transport.http2_pool import Http2Pool
 
 
 def pool_of(provider):
@@ -212,3 +221,185 @@ def test_connections_that_were_closed_while_idle_cost_no_call():
             assert until(lambda: all(sock.fileno() < 0 for sock in socks))
             assert provider.generate("y").content == "y"
             assert server.connections == 9
+
+
+# --- places come back ------------------------------------------------------------------------------------------------------------
+
+
+def in_another_thread(work):
+    """Do it now, by somebody else."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(PATIENCE)
+
+
+@contextlib.contextmanager
+def full_connection(monkeypatch, script, streams=1):
+    """A provider whose only connection is full, and the streams that hold it."""
+    monkeypatch.setattr(http2_pool, "MAX_CONNECTIONS", 1)
+    settings = {SettingCodes.MAX_CONCURRENT_STREAMS: streams}
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(Http2Server(script, settings=settings))
+        provider = stack.enter_context(provider_on(server))
+        held = [stack.enter_context(provider.generate_stream("x")) for _ in range(streams)]
+        assert [next(stream).content for stream in held] == ["one"] * streams
+        yield provider, held
+
+
+def test_a_place_that_comes_back_as_a_warm_up_counts_is_not_lost(monkeypatch):
+    """The counting holds the lock, so that it is for the warm-up to look who waits."""
+    places = Http2Pool._places
+
+    def counting(pool):
+        if sys._getframe(1).f_code.co_name == "warm_up":
+            in_another_thread(stream.close)
+        return places(pool)
+
+    with full_connection(monkeypatch, held()) as (provider, (stream,)):
+        with running(
+            lambda: attempt(lambda: provider.generate("y", timeout=Timeouts(first_token=1.0)).content)
+        ) as found:
+            assert until(lambda: pool_of(provider)._queue)
+            monkeypatch.setattr(Http2Pool, "_places", counting)
+            assert provider.warm_up(1) == 0
+        assert found == ["y"]
+
+
+def test_a_place_for_one_who_has_just_given_up_goes_to_the_next(monkeypatch):
+    """Its time was over, and then it was served."""
+    error = http2_pool.PoolTimeoutError
+
+    def late(*args, **more):
+        in_another_thread(stream.close)
+        return error(*args, **more)
+
+    with full_connection(monkeypatch, held()) as (provider, (stream,)):
+        pool = pool_of(provider)
+        first, second = [
+            lambda n=n: attempt(lambda: provider.generate("y", timeout=Timeouts(first_token=n)).content)
+            for n in (0.3, 1.3)
+        ]
+        monkeypatch.setattr(http2_pool, "PoolTimeoutError", late)
+        with running(first) as one:
+            assert until(lambda: len(pool._queue) == 1)
+            with running(second) as two:
+                assert until(lambda: len(pool._queue) == 2)
+        assert type(one[0]) is e.PoolTimeoutError
+        assert two == ["y"]
+
+
+# --- Ctrl-C ----------------------------------------------------------------------------------------------------------------------
+
+TRANSPORT = Path(groq_provider.__file__).parent / "transport"
+POOL, CONNECTION, STREAM = (str(TRANSPORT / f"http2_{name}.py") for name in ("pool", "connection", "stream"))
+
+
+class Striker:
+    """Raises KeyboardInterrupt at the n-th place where the interpreter looks for signals: a function's entry, a C function's return."""
+
+    def __init__(self, number):
+        self.left = number
+        self.where = None
+
+    def __call__(self, frame, event, arg):
+        if event not in ("call", "c_return") or not self.concerned(frame, event):
+            return
+        self.left -= 1
+        if self.left < 0:
+            self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name} {event}"
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    @staticmethod
+    def concerned(frame, event):
+        """Say whether it is a place of the pool's, or of the opening of a stream."""
+        file, name = frame.f_code.co_filename, frame.f_code.co_name
+        if file == POOL:  # not in a generator, whose collection swallows it
+            return name != "<genexpr>" and (name != "_settle" or event == "call")
+        if file == CONNECTION:
+            return name in ("open", "_begin") or (
+                name == "_after" and event == "call" and frame.f_back.f_code.co_name == "open"
+            )
+        return file == STREAM and name == "__init__"
+
+
+def strike(number, work):
+    """Do it, and interrupt it; say where that was."""
+    striker = Striker(number)
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.setprofile(striker)
+        try:
+            work()
+        finally:
+            sys.setprofile(None)
+    return striker.where
+
+
+def all_free(pool):
+    """Say whether nobody has a place, waits for one, or makes a connection."""
+    streams = [connection._frames.streams for connection in pool._connections if not connection.dead]
+    taken = [connection.taken for connection in pool._connections if not connection.dead]
+    return not (any(streams) or any(taken) or pool._queue or pool._returned or pool._connecting or pool._lock.locked())
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_an_interrupt_anywhere_gives_the_place_back():
+    """A connection is there: its places are free again, and the next call gets one."""
+    settings = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}
+    with Http2Server(answer, settings=settings) as server, provider_on(server) as provider:
+        alive(provider)
+        pool = pool_of(provider)
+        for number in itertools.count():
+            where = strike(number, lambda: provider.generate("x"))
+            assert until(lambda: all_free(pool), 2.0), where
+            assert alive(provider), where
+            if where is None:
+                break
+        assert number > 20
+        assert len([connection for connection in pool._connections if connection.usable]) == 1
+        assert server.wait(lambda: server.open_connections == 1)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize(
+    "work", [lambda provider: provider.generate("x"), lambda provider: provider.warm_up(1)], ids=["call", "warm-up"]
+)
+def test_an_interrupt_anywhere_while_connecting_leaves_nothing(work):
+    """There is none yet: no connection that nobody has, and nobody who waits for what nobody makes."""
+    settings = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}
+    with Http2Server(answer, settings=settings) as server:
+        for number in itertools.count():
+            with provider_on(server) as provider:
+                where = strike(number, lambda provider=provider: work(provider))
+                pool = pool_of(provider)
+                assert until(lambda pool=pool: all_free(pool), 2.0), where
+                assert alive(provider), where
+                assert len(pool._connections) == 1, where
+            assert server.wait(lambda: not server.open_connections), where
+            if where is None:
+                break
+        assert number > 20
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_an_interrupt_anywhere_while_waiting_for_a_place_gives_it_back(monkeypatch):
+    """All places are taken when it comes, and one comes back as it waits."""
+    with full_connection(monkeypatch, held()) as (provider, (first,)):
+        pool, stream = pool_of(provider), first
+        for number in itertools.count():
+            over = threading.Event()
+
+            def release(stream=stream, over=over):
+                assert until(lambda: pool._queue or over.is_set())
+                stream.close()
+
+            with running(release):
+                where = strike(number, lambda: provider.generate("y"))
+                over.set()
+            assert until(lambda: all_free(pool), 2.0), where
+            stream = provider.generate_stream("x")
+            assert next(stream).content == "one", where
+            if where is None:
+                break
+        assert number > 20
+        stream.close()

@@ -187,22 +187,17 @@ class Http2Connection:
         return self._new_stream()
 
     def _new_stream(self) -> Stream:
-        stream = Stream()
-        stream.connection = self
-        stream.wake = Lock()
-        stream.wake.acquire()
-        return stream
+        return Stream(self)
 
     # --- requests ----------------------------------------------------------------------------------------------------------
 
-    def open(self, fields: list[HeaderTuple], body: bytes | None, call: CallState) -> Stream:
-        """Send a request, as far as the socket and the peer take it now.
+    def open(self, stream: Stream, fields: list[HeaderTuple], body: bytes | None, call: CallState) -> None:
+        """Send a request, as far as the socket and the peer take it now. It has begun when its stream has a number.
 
         Raises:
             NoRoomError: Nothing was sent: the connection takes no new streams.
             RequestCancelledError: The call was cancelled before.
         """
-        stream = self._new_stream()
         call.bind(stream)
         try:
             with self._lock:
@@ -221,14 +216,8 @@ class Http2Connection:
                 self._begin(stream, fields, body)
                 if call.sent is False:
                     call.sent = None
+        finally:
             self._after()
-        except BaseException:
-            if stream.id:  # an interrupt, on the way out
-                self._on_room(self, -1)  # the stream's end will give the place back, and so does whoever asked for it
-                self._left.append((stream, False))
-            self._after()
-            raise
-        return stream
 
     def _begin(self, stream: Stream, fields: list[HeaderTuple], body: bytes | None) -> None:
         stream.reused = self.served

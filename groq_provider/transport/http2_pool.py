@@ -45,7 +45,10 @@ _log = logging.getLogger(__name__)
 
 
 class _Waiter:
-    """A call that waits for a place, and what came of it; guarded by the pool's lock."""
+    """A call that needs a place, and what came of it; guarded by the pool's lock.
+
+    A place is its own from the moment it is counted, wherever an interrupt may strike from then on, until a stream is opened in it.
+    """
 
     __slots__ = ("connection", "connects", "http1", "lock", "problem", "stream")
 
@@ -129,12 +132,9 @@ class Http2Pool:
         fields = fields_of(method, "https", self._authority, url, headers or {})
         refused = 0
         while True:
-            connection = self._take(call)
-            if connection is None:
-                break
-            before = call.sent
+            waiter, before = _Waiter(), call.sent
             try:
-                return self._exchange(connection, method, url, fields, body, call)
+                answer = self._exchange(waiter, method, url, fields, body, call)
             except Http11RequiredError:
                 call.sent = before
                 call.deadline = call.total_deadline
@@ -144,7 +144,8 @@ class Http2Pool:
                 call.sent = before  # this copy counts for nothing
                 # Of those that have served and ended since there are no more than there were. What is new and of no use already may
                 # be followed by more of its kind, a handshake each.
-                over = isinstance(error, NoRoomError) and connection.served and not connection.usable
+                ended = waiter.connection
+                over = isinstance(error, NoRoomError) and ended is not None and ended.served and not ended.usable
                 refused += not over
                 if call.cancelled or refused > _MAX_RESENDS:
                     raise
@@ -156,27 +157,26 @@ class Http2Pool:
                 call.resends += 1
                 call.sent = None  # whatever becomes of the second copy, the first may have been read
                 reason = error.problem
+            else:
+                if answer is None:
+                    break
+                return answer
             _log.debug("sending again on another connection: %s", reason)
             call.deadline = call.total_deadline
             call.connect_deadline = call.earlier(call.connect)
         return self.http1.urlopen(method, url, body, headers, retries, **options)
 
     def _exchange(  # noqa: PLR0917 - what a request consists of
-        self,
-        connection: Http2Connection,
-        method: str,
-        url: str,
-        fields: Any,
-        body: bytes | None,
-        call: CallState,
-    ) -> Http2Answer | HTTPResponse:
+        self, waiter: _Waiter, method: str, url: str, fields: Any, body: bytes | None, call: CallState
+    ) -> Http2Answer | HTTPResponse | None:
+        """Send a request where there is a place, and return the head of its answer; ``None``: HTTP/1.1 it is."""
+        stream: Stream | None = None
         try:
-            stream = connection.open(fields, body, call)
-        except BaseException:
-            call.unbind()
-            self._given(connection, 1)
-            raise
-        try:
+            connection = self._take(waiter, call)
+            if connection is None:
+                return None
+            stream = Stream(connection)
+            connection.open(stream, fields, body, call)
             head = connection.await_head(stream, call)
             answer = Http2Answer(stream, head, call)
             encoding = answer.headers.get("content-encoding", "identity").lower()
@@ -184,43 +184,41 @@ class Http2Pool:
             return answer if encoding in ("", "identity") else answer.decoding(method, url)
         except BaseException as error:
             call.unbind()
-            connection.drop(stream)
+            if stream is None or not stream.id:
+                self._give_up(waiter)
+                raise
+            stream.connection.drop(stream)  # its end gives the place back
             if isinstance(error, UnprocessedError) and not call.cancelled:
                 call.resends += 1
-            elif isinstance(error, (ConnectionError, ssl.SSLError)) and connection.stale(stream):
+            elif isinstance(error, (ConnectionError, ssl.SSLError)) and stream.connection.stale(stream):
                 raise _StaleError(error) from None
             raise
 
     # --- places ------------------------------------------------------------------------------------------------------------
 
-    def _take(self, call: CallState) -> Http2Connection | None:
-        """Return a connection with a place for one stream, which is taken; ``None``: HTTP/1.1 it is.
+    def _take(self, waiter: _Waiter, call: CallState) -> Http2Connection | None:
+        """Return a connection with a place for one stream, the waiter's from now; ``None``: HTTP/1.1 it is.
 
         Raises:
             PoolTimeoutError: No place came free in time.
             TimeoutError: No connection was made in time.
             RequestCancelledError: The call was cancelled.
         """
-        waiter = None
-        try:
-            with self._lock:
-                if self._closed:
-                    raise ClosedPoolError(self.http1, "the pool is closed")
-                found, old = self._room() if not self._queue else (None, [])
-                if found is None and not self._only_http1:
-                    waiter = _Waiter()
-                    if self._may_connect() and not self._queue:
-                        self._connecting = waiter.connects = True
-                    else:
-                        self._queue.append(waiter)
-            self._settle()
-            for connection in old:
-                connection.close()
-            return found if waiter is None else self._served(waiter, call)
-        except BaseException:
-            if waiter is not None:
-                self._withdraw(waiter)  # whatever it was given goes to the next one
-            raise
+        with self._lock:
+            if self._closed:
+                raise ClosedPoolError(self.http1, "the pool is closed")
+            old = [] if self._queue else self._room(waiter)
+            if self._only_http1:
+                waiter.http1 = True
+            elif waiter.connection is None:
+                if self._may_connect() and not self._queue:
+                    self._connecting = waiter.connects = True
+                else:
+                    self._queue.append(waiter)
+        self._settle()
+        for connection in old:
+            connection.close()
+        return self._served(waiter, call)
 
     def _served(self, waiter: _Waiter, call: CallState) -> Http2Connection | None:
         """Wait until a waiter is served, and return what it was given; connect, if it is its turn."""
@@ -230,10 +228,12 @@ class Http2Pool:
             problem = copy.copy(waiter.problem)
             problem.__cause__ = waiter.problem.__cause__
             raise problem
-        return self._connect_for(call, waiter) if waiter.connects else waiter.connection
+        if waiter.connects:
+            self._connect_for(call, waiter)
+        return waiter.connection
 
-    def _room(self, *, take: bool = True) -> tuple[Http2Connection | None, list[Http2Connection]]:
-        """Return a connection with a place, which is taken, and connections to be closed. With the lock held."""
+    def _room(self, waiter: _Waiter | None) -> list[Http2Connection]:
+        """Give a waiter a place, if there is one; return connections to be closed. With the lock held."""
         old: list[Http2Connection] = []
         now, pid = self.clock.monotonic(), os.getpid()
         self._connections[:] = [connection for connection in self._connections if not connection.dead]
@@ -242,10 +242,11 @@ class Http2Pool:
                 continue
             if connection.taken == 0 and now - connection.idle_since > MAX_IDLE:
                 old.append(connection)
-            elif take and connection.taken < connection.limit:
+            elif waiter is not None and connection.taken < connection.limit:
                 connection.taken += 1
-                return connection, old
-        return None, old
+                waiter.connection = connection  # no call between the two: an interrupt may strike after any
+                break
+        return old
 
     def _may_connect(self) -> bool:
         """Say whether a further connection may be made now. One at a time: its places may be enough for all who wait."""
@@ -271,7 +272,7 @@ class Http2Pool:
             call.unsubscribe(handle)
         if call.cancelled:
             raise RequestCancelledError("the call was cancelled", sent=call.sent)
-        if not waiter.served() and not self._withdraw(waiter, timed_out=True):
+        if not waiter.served():
             if full:
                 raise PoolTimeoutError(
                     "all streams of HTTP/2 that the server allows were busy for too long", sent=call.sent
@@ -295,22 +296,17 @@ class Http2Pool:
         finally:
             waiter.stream = None
 
-    def _withdraw(self, waiter: _Waiter, *, timed_out: bool = False) -> bool:
-        """Leave the queue; say whether there is something to go on with, granted at the last moment."""
+    def _give_up(self, waiter: _Waiter) -> None:
+        """Leave the queue; whatever it was given goes to the next one."""
         with self._lock:
-            try:
+            if waiter in self._queue:
                 self._queue.remove(waiter)
-            except ValueError:
-                if timed_out:
-                    return True
-                if waiter.connection is not None:
-                    self._returned.append((waiter.connection, 1))
-                    waiter.connection = None
-                if waiter.connects:
-                    self._connecting = waiter.connects = False
-                    self._dispatch()
+            if waiter.connection is not None:
+                self._returned.append((waiter.connection, 1))
+            if waiter.connects:
+                self._connecting = waiter.connects = False
+            self._dispatch()  # also where nothing was given: an interrupt may have kept somebody else from doing it
         self._settle()
-        return False
 
     def _dispatch(self) -> None:
         """Serve those who wait, in their order, as far as it goes. With the lock held."""
@@ -318,15 +314,15 @@ class Http2Pool:
             waiter = self._queue[0]
             if self._only_http1:
                 waiter.http1 = True
-            else:
+            elif not waiter.served():  # else an interrupt struck before it was taken out
                 # What is too old stays for now: the next one who comes sees to it.
-                waiter.connection, _ = self._room()
+                self._room(waiter)
                 if waiter.connection is None:
                     if not self._may_connect():
                         return
                     self._connecting = waiter.connects = True
-            self._queue.popleft()
             waiter.wake()
+            self._queue.popleft()
 
     def _given(self, connection: Http2Connection, count: int) -> None:
         """Take back *count* places of a connection; 0: something else about it has changed. Waits for nothing."""
@@ -351,8 +347,8 @@ class Http2Pool:
 
     # --- connecting --------------------------------------------------------------------------------------------------------
 
-    def _connect_for(self, call: CallState, waiter: _Waiter) -> Http2Connection | None:
-        """Connect, for this call and those who wait; ``None``: the server speaks HTTP/1.1."""
+    def _connect_for(self, call: CallState, waiter: _Waiter) -> None:
+        """Connect, for this call and those who wait."""
         made: Http2Connection | None = None
         problem: BaseException | None = None
         try:
@@ -366,17 +362,17 @@ class Http2Pool:
                 if problem is not None:
                     self._share(problem, call)
                 elif made is None:
-                    self._only_http1 = True
+                    self._only_http1 = waiter.http1 = True
                 else:
-                    made.taken = 1
                     made.idle_since = self.clock.monotonic()
+                    made.taken = 1
+                    waiter.connection = made
                     self._connections.append(made)
                 self._dispatch()
                 closed = self._closed
             self._settle()
             if closed and made is not None:
                 made.close()
-        return made
 
     def _share(self, problem: BaseException, call: CallState) -> None:
         """Tell those who waited for the same connection of a failure that is not this call's own. With the lock held."""
@@ -440,36 +436,44 @@ class Http2Pool:
         if self._only_http1:
             return self.http1.warm_up(connections, timeout)
         with self._lock:
-            return min(connections, self._places())
+            places = self._places()
+        self._settle()
+        return min(connections, places)
 
     def _places(self) -> int:
         return sum(max(0, each.limit - each.taken) for each in self._connections if each.usable)
 
     def _warm_one(self, places: int, call: CallState) -> bool:
-        """Open a connection if there are fewer places; say whether that was done."""
-        with self._lock:
-            if self._closed:
-                raise ClosedPoolError(self.http1, "the pool is closed")
-            _, old = self._room(take=False)
-            enough = self._only_http1 or self._places() >= places
-            waiter = _Waiter()
-            connects = not enough and self._may_connect()
-            waits = not enough and not connects and self._connecting
-            if connects:
-                self._connecting = waiter.connects = True
-        self._settle()
-        for connection in old:
-            connection.close()
-        if not (connects or waits):
-            return False
-        made = self._connect_for(call, waiter) if connects else self._take(call)  # the latter: somebody else is at it
-        if made is None:
-            return False
-        made.served = True  # it may go stale before its first request
+        """Open a connection if there are fewer places; say whether that was done, and it is of use."""
+        waiter = _Waiter()
         try:
+            with self._lock:
+                if self._closed:
+                    raise ClosedPoolError(self.http1, "the pool is closed")
+                old = self._room(None)
+                enough = self._only_http1 or self._places() >= places
+                connects = not enough and self._may_connect()
+                waits = not enough and not connects and self._connecting
+                if connects:
+                    self._connecting = waiter.connects = True
+            self._settle()
+            for connection in old:
+                connection.close()
+            if not (connects or waits):
+                return False
+            made = (
+                self._served(waiter, call) if connects else self._take(waiter, call)
+            )  # the latter: somebody else is at it
+            if made is None:
+                return False
+            made.served = True  # it may go stale before its first request
             made.greet(call)
-        finally:
-            self._given(made, 1)
+            waiter.connection = None
+            self._returned.append((made, 1))
+            self._settle()
+        except BaseException:
+            self._give_up(waiter)
+            raise
         return connects and made.usable  # where one is of no use already, more would not be, either
 
     def idle(self) -> int:

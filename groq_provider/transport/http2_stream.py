@@ -7,6 +7,7 @@ import os
 import ssl
 from collections import deque
 from http.client import RemoteDisconnected
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from .answer import BadFraming
@@ -91,8 +92,8 @@ class Stream:
         "wake",
     )
 
-    def __init__(self) -> None:
-        self.connection: Any = None
+    def __init__(self, connection: Any = None) -> None:
+        self.connection = connection
         self.id = 0
         self.head: list[tuple[bytes, bytes]] | None = None
         self.parts: deque[bytes] = deque()
@@ -119,7 +120,8 @@ class Stream:
         #: Bytes of the window that the reader has taken and not given back.
         self.taken = 0
         #: Held by the reader; released to wake it up. See Http2Connection.
-        self.wake: Any = None
+        self.wake = Lock()
+        self.wake.acquire()
         self.head_noted = False
 
     def news(self) -> bool:
