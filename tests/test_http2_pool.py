@@ -22,9 +22,12 @@ from http2_scene import (
     alive,
     answer,
     attempt,
+    begin,
     completion,
+    end,
     held,
     idle,
+    in_threads,
     provider_on,
     running,
 )
@@ -151,6 +154,89 @@ def test_who_waits_for_a_place_in_vain_is_told_so():
         assert (caught.value.sent, caught.value.retryable) == (False, True)
         assert_hidden(texts_of(caught.value), [KEY[4:], *PROMPT_PARTS])
         assert idle(provider)
+
+
+def test_who_finds_no_place_on_a_cold_start_waits_for_one(monkeypatch):
+    """It came before anybody knew that all places would be taken: it has the time of those who wait for a place."""
+    monkeypatch.setattr(http2_pool, "MAX_CONNECTIONS", 1)
+    connect = Http2Pool._connect
+
+    def connect_later(pool, call):
+        assert until(lambda: pool._queue)
+        return connect(pool, call)
+
+    async def script(request):
+        await request.whole()
+        if request is request.peer.server.requests[0]:
+            await asyncio.sleep(1.2)
+        await answer(request)
+
+    monkeypatch.setattr(Http2Pool, "_connect", connect_later)
+    settings, limits = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}, Timeouts(connect=1.0, first_token=PATIENCE)
+    with Http2Server(script, settings=settings) as server, provider_on(server, timeout=limits) as provider:
+        assert in_threads(2, lambda number: attempt(lambda: provider.generate(f"x{number}").content)) == ["x0", "x1"]
+        assert server.connections == 1
+
+
+def test_who_waits_on_a_cold_start_waits_no_longer_than_for_a_place(monkeypatch):
+    """The time for it begins once, when the places are known to be taken."""
+    monkeypatch.setattr(http2_pool, "MAX_CONNECTIONS", 1)
+    settings, limits = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}, Timeouts(connect=0.5, first_token=0.5, idle=PATIENCE)
+    with Http2Server(held(), settings=settings) as server, provider_on(server, timeout=limits) as provider:
+        started = time.monotonic()
+        found = in_threads(2, lambda number: attempt(lambda: provider.generate_stream(f"x{number}")))
+        assert time.monotonic() - started < 2.0
+        assert sum(isinstance(each, e.PoolTimeoutError) for each in found) == 1
+        server.release()
+        assert [each.collect().content for each in found if not isinstance(each, e.PoolTimeoutError)] == ["one two"]
+
+
+@pytest.mark.parametrize("first", ["leaving", "full"])
+def test_who_waits_for_a_place_hears_of_one_on_any_connection(first):
+    """Nobody reads either: not the one that makes room, nor the one whose stream stays where it is."""
+    streams = 1 if first == "full" else 100
+    settings, limits = {SettingCodes.MAX_CONCURRENT_STREAMS: streams}, Timeouts(connect=PATIENCE, first_token=2.0)
+    with Http2Server(held(), settings=settings) as server, provider_on(server, timeout=limits) as provider:
+        with provider.generate_stream("held") as stream:
+            assert next(stream).content == "one"
+            if first == "leaving":
+                server.do(lambda: server.peers[0].goaway(1))
+            assert alive(provider)
+            assert server.connections == 2
+            server.do(lambda: server.peers[1].settings(max_concurrent_streams=0))
+            with running(lambda: attempt(lambda: provider.generate("y").content)) as results:
+                assert until(lambda: pool_of(provider)._queue)
+                server.do(lambda: server.peers[1].settings(max_concurrent_streams=10))
+            assert results == ["y"]
+            assert server.connections == 2
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_who_waits_for_a_place_hears_of_an_end_on_any_connection(which, monkeypatch):
+    """All are full, and their readers do something else: the stream that ends first makes the place."""
+    monkeypatch.setattr(http2_pool, "MAX_CONNECTIONS", 3)
+    settings, limits = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}, Timeouts(connect=PATIENCE, first_token=2.0)
+
+    async def script(request):
+        if len(request.peer.server.requests) > 3:
+            await answer(request)
+            return
+        await begin(request, "one")
+        await request.until(lambda: request is chosen[0])
+        await end(request)
+
+    chosen = [None]
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(Http2Server(script, settings=settings))
+        provider = stack.enter_context(provider_on(server, timeout=limits))
+        streams = [stack.enter_context(provider.generate_stream(f"x{number}")) for number in range(3)]
+        assert [next(stream).content for stream in streams] == ["one"] * 3
+        assert server.connections == 3
+        with running(lambda: attempt(lambda: provider.generate("y").content)) as results:
+            assert until(lambda: pool_of(provider)._queue)
+            chosen[0] = server.requests[which]
+            server.do(server.requests[which].peer._tell)
+        assert results == ["y"]
 
 
 # --- connections that are of no use ----------------------------------------------------------------------------------------------

@@ -171,6 +171,11 @@ class Http2Connection:
         """Whether the peer's settings have arrived."""
         return self._frames.settled
 
+    @property
+    def led(self) -> bool:
+        """Whether somebody reads what comes."""
+        return self._leader is not None
+
     def greet(self, call: CallState) -> None:
         """Wait until the peer's settings have arrived; without them nobody knows how many streams it allows."""
         stream = self._new_stream()
@@ -185,6 +190,13 @@ class Http2Connection:
         For those who wait for a place: nobody else may be reading what the peer says of them. The end of the connection ends the wait.
         """
         return self._new_stream()
+
+    def look(self) -> None:
+        """Read what has come, unless somebody else is there to do so."""
+        with self._lock:
+            if self._leader is None and self.usable and self._readable():
+                self._turn()
+        self._after()
 
     def _new_stream(self) -> Stream:
         return Stream(self)

@@ -40,6 +40,9 @@ __all__ = ["MAX_CONNECTIONS", "Http2Pool"]
 MAX_CONNECTIONS = 8
 #: How often a request that was surely not processed is sent again at once; after that it is the retry policy's, which waits between.
 _MAX_RESENDS = 4
+#: Seconds after which somebody who waits for a place looks at the connections that nobody reads, where there are several. They take
+#: turns: each waits so many times longer as there are of them, up to the second number.
+_LOOK_AFTER, _MOST_TURNS = 0.05, 20
 
 _log = logging.getLogger(__name__)
 
@@ -258,12 +261,14 @@ class Http2Pool:
         return len(usable) < MAX_CONNECTIONS and all(each.settled and each.limit > 0 for each in usable)
 
     def _wait(self, waiter: _Waiter, call: CallState) -> None:
-        full = any(each.usable and each.settled for each in self._connections)
-        # Who waits for a place waits as for a slot; who waits for a connection, as if it were making it.
-        limit = call.earlier(call.after_send) if full else call.connect_deadline
+        full, limit = False, call.connect_deadline
         handle = call.subscribe(waiter.wake)
         try:
             while not waiter.served() and not call.cancelled:
+                # Who waits for a connection waits as if it were making it; who waits for a place, as for a slot, from the moment when
+                # the places are known to be taken.
+                if not full and any(each.usable and each.settled for each in self._connections):
+                    full, limit = True, call.earlier(call.after_send)
                 left = None if limit is None else limit - self.clock.monotonic()
                 if left is not None and left <= 0:
                     break
@@ -283,12 +288,18 @@ class Http2Pool:
 
     def _wait_on(self, waiter: _Waiter, call: CallState, left: float | None) -> None:
         """Wait once, on a connection if there is one: what makes a place may be something that nobody else is there to read."""
-        connection = next(
-            (found for found in list(self._connections) if not found.dead and found.pid == os.getpid()), None
-        )
-        if connection is None:
+        pid = os.getpid()
+        usable = [found for found in list(self._connections) if found.usable and found.pid == pid]
+        unread = [found for found in usable if not found.led]
+        for connection in unread[1:]:
+            connection.look()
+        if len(usable) != 1:
+            turn = min(len(self._queue), _MOST_TURNS) * _LOOK_AFTER
+            left = turn if left is None else min(left, turn)
+        if not usable:
             self.clock.wait(waiter.lock, left)
             return
+        connection = (unread or usable)[0]
         stream = waiter.stream = connection.watch()
         try:
             if not waiter.served() and not call.cancelled:  # asked after: whoever wakes us from now finds the stream
@@ -368,6 +379,9 @@ class Http2Pool:
                     made.taken = 1
                     waiter.connection = made
                     self._connections.append(made)
+                    if len(self._connections) > 1:  # those who wait on the other have two to look at from now
+                        for each in self._queue:
+                            each.wake()
                 self._dispatch()
                 closed = self._closed
             self._settle()
