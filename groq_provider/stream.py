@@ -523,9 +523,16 @@ class ResponseStream:
     def _leave(self) -> None:
         """End it for good where it is."""
         self._events = None
+        self._ended = True
+        try:
+            self._free()
+        except BaseException:  # an interrupt; to do it twice does no harm
+            self._free()
+            raise
+
+    def _free(self) -> None:
         self._wire.close()
         self._exchange.abandoned(self._known_usage(), first_token=self._first_token())
-        self._ended = True  # last: whoever is interrupted before closes it again, or a finalizer does
 
     def close_books(self, readers: Collection[int]) -> None:
         """Settle and record what there is, as the interpreter ends, and close the connection unless one of *readers* has it.

@@ -652,7 +652,8 @@ def test_a_child_cannot_touch_its_parents_streams(how):
                 elif how == "close":
                     stream.close()
                 elif how == "read":
-                    attempt(lambda stream=stream: stream.poll(0.01))
+                    with pytest.raises(RuntimeError, match="belongs to the process"):
+                        stream.poll(0.01)
             if how == "provider":
                 provider.close()
             elif how == "garbage":

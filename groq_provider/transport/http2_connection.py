@@ -109,8 +109,8 @@ class Http2Connection:
 
     Args:
         sock: The socket; this object's from now on.
-        on_room: Called when streams have ended, with their number, and when the connection itself has changed, with 0. (One less: the
-            end of a stream will be counted for which the caller of :meth:`open` gives the place back.) It may be called with the lock held, or by a finalizer, and must wait for nothing.
+        on_room: Called when streams have ended, with their number, and when the connection itself has changed, with 0. It may be
+            called with the lock held, or by a finalizer, and must wait for nothing.
 
     Attributes:
         taken: Streams promised to callers; the pool's, guarded by its lock.
