@@ -423,12 +423,12 @@ WRONG_STREAM = {
 @pytest.mark.parametrize("work", WRONG_STREAM, ids=lambda work: work.__name__)
 def test_a_broken_answer_is_an_error_of_its_own_stream(work):
     """Soon, with its own class, and never a success; the connection and what else is on it live on."""
-    with Http2Server(victim_only(work)) as server, provider_on(server, timeout=Timeouts(total=3)) as provider:
+    with Http2Server(victim_only(work)) as server, provider_on(server, timeout=Timeouts(total=PATIENCE)) as provider:
         with provider.generate_stream("bystander", timeout=PATIENCE) as bystander:
             assert next(bystander).content == "one"
             started = time.monotonic()
             result = attempt(lambda: provider.generate("victim"))
-            assert time.monotonic() - started < 2.5, "not noticed, only timed out"
+            assert time.monotonic() - started < PATIENCE / 2, "not noticed, only timed out"
             expected = WRONG_STREAM[work]
             if expected is None and not isinstance(result, e.GroqProviderError):
                 assert result.content == "fine"
@@ -589,12 +589,12 @@ WRONG_CONNECTION = [
 @pytest.mark.parametrize("work", WRONG_CONNECTION, ids=lambda work: work.__name__)
 def test_a_broken_connection_fails_all_its_streams_and_no_later_call(work):
     """Each soon and with an error of this library, the text so far with it; the connection is closed and another one made."""
-    with Http2Server(victim_only(work)) as server, provider_on(server, timeout=Timeouts(total=4)) as provider:
+    with Http2Server(victim_only(work)) as server, provider_on(server, timeout=Timeouts(total=PATIENCE)) as provider:
         with provider.generate_stream("bystander", timeout=PATIENCE) as bystander:
             assert next(bystander).content == "one"
             started = time.monotonic()
             result = attempt(lambda: provider.generate("victim"))
-            assert time.monotonic() - started < 3.5, "not noticed, only timed out"
+            assert time.monotonic() - started < PATIENCE / 2, "not noticed, only timed out"
             assert isinstance(result, (e.TransportError, e.IncompleteResponseError)), result
             assert not isinstance(result, TimeoutError)
             assert result.sent is not False
