@@ -249,7 +249,7 @@ class ReadTimeoutError(TransportError, TimeoutError):
 
 
 class PoolTimeoutError(TransportError, TimeoutError):
-    """All ``max_connections`` connections were busy for too long. The request was never sent."""
+    """All ``max_connections`` connections, or all streams HTTP/2 allows, were busy for too long. The request was never sent."""
 
 
 class ProtocolError(TransportError):
