@@ -401,7 +401,7 @@ class Striker:
         """Say whether it is a place of the pool's, or of the opening of a stream."""
         file, name = frame.f_code.co_filename, frame.f_code.co_name
         if file == POOL:  # not in what the collector runs, which swallows it
-            return name not in ("<genexpr>", "_close_all") and (name != "_settle" or event == "call")
+            return name not in ("<genexpr>", "_close_all")
         if file == CONNECTION:
             return name in ("open", "_begin") or (
                 name == "_after" and event == "call" and frame.f_back.f_code.co_name == "open"

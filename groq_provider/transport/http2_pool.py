@@ -346,9 +346,10 @@ class Http2Pool:
         for _ in tries(self._lock):
             try:
                 while self._returned:
-                    connection, count = self._returned.popleft()
-                    connection.taken = max(0, connection.taken - count)
-                    if count and connection.taken == 0:
+                    connection, count = self._returned[0]
+                    connection.taken = taken = connection.taken - count if connection.taken > count else 0
+                    self._returned.popleft()  # no call between the two: an interrupt may strike after any
+                    if count and not taken:
                         connection.idle_since = self.clock.monotonic()
                 self._dispatch()
             finally:
