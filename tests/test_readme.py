@@ -158,7 +158,12 @@ def test_public_names_in_the_readme_exist():
     """What is imported from the package is there, and what looks like an error or a method is."""
     methods = set(re.findall(r"provider\.(\w+)\(", README))
     assert methods <= set(dir(GroqProvider))
-    assert set(re.findall(r"`(\w+Error)`", README)) <= {*groq_provider.__all__, "ValueError", "TimeoutError"}
+    assert set(re.findall(r"`(\w+Error)`", README)) <= {
+        *groq_provider.__all__,
+        "ValueError",
+        "TimeoutError",
+        "RuntimeError",
+    }
 
 
 def test_http2_without_its_package_names_the_extra(monkeypatch):
