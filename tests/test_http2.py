@@ -445,7 +445,7 @@ def test_whoever_held_the_lock_closes_what_another_thread_could_not():
         with connection._lock:
             connection._die(ConnectionResetError, ("over",))
         assert server.open_connections == 1
-        assert not connection.wait(connection._new_stream(), PATIENCE)
+        assert not connection.wait(connection.watch(), PATIENCE)
         assert server.wait(lambda: not server.open_connections)
 
 

@@ -178,7 +178,7 @@ class Http2Connection:
 
     def greet(self, call: CallState) -> None:
         """Wait until the peer's settings have arrived; without them nobody knows how many streams it allows."""
-        stream = self._new_stream()
+        stream = Stream(self)
         with self._lock:
             self._frames.greet(stream)
         self._after()
@@ -189,7 +189,7 @@ class Http2Connection:
 
         For those who wait for a place: nobody else may be reading what the peer says of them. The end of the connection ends the wait.
         """
-        return self._new_stream()
+        return Stream(self)
 
     def look(self) -> None:
         """Read what has come, unless somebody else is there to do so."""
@@ -197,9 +197,6 @@ class Http2Connection:
             if self._leader is None and self.usable and self._readable():
                 self._turn()
         self._after()
-
-    def _new_stream(self) -> Stream:
-        return Stream(self)
 
     # --- requests ----------------------------------------------------------------------------------------------------------
 
