@@ -37,7 +37,7 @@ from hpack import NeverIndexedHeaderTuple
 from hyperframe.frame import GoAwayFrame
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
 
 __all__ = ["Authority", "Bridge", "ErrorCodes", "Http2Server", "Peer", "Request", "SettingCodes", "authority"]
 
@@ -424,11 +424,12 @@ class Peer:
             if not self.server.remembers:
                 self.requests.pop(request.id, None)
 
-    def start(self, work: Awaitable[None]) -> None:
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a script of this connection."""
         task = asyncio.ensure_future(self._guarded(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _task: work.close())  # one that is cancelled at once has not begun
 
     async def _guarded(self, work: Awaitable[None]) -> None:
         try:
@@ -463,7 +464,7 @@ class Http2Server:
         self,
         answer: Callable[[Request], Awaitable[None]] | None = None,
         *,
-        connected: Callable[[Peer], Awaitable[None]] | None = None,
+        connected: Callable[[Peer], Coroutine[Any, Any, None]] | None = None,
         protocols: tuple[str, ...] = ("h2", "http/1.1"),
         settings: dict[SettingCodes, int] | None = None,
         credits: bool = True,
@@ -483,7 +484,7 @@ class Http2Server:
         self.refused = 0
         self.others: list[str | None] = []
         self._changed = threading.Condition()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._serving: set[asyncio.Task[None]] = set()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.port = self._listener.getsockname()[1]
         self.url = f"https://localhost:{self.port}"
@@ -578,7 +579,7 @@ class Http2Server:
 
     async def _main(self) -> None:
         self._ending = asyncio.Event()
-        server = await asyncio.start_server(self._accepted, sock=self._listener, ssl=self._context, backlog=512)
+        server = await asyncio.start_server(self._accept, sock=self._listener, ssl=self._context, backlog=512)
         await self._ending.wait()
         self.released.set()
         server.close()
@@ -590,11 +591,6 @@ class Http2Server:
             if tasks:
                 await asyncio.wait(tasks, timeout=PATIENCE)
             await asyncio.sleep(0.001)  # transports that were aborted are closed in the next round
-        for transport in list(self._transports):
-            transport.abort()
-        await asyncio.sleep(0.001)
-
-    _transports: set[Any] = set()  # noqa: RUF012 - replaced in the first connection
 
     def _stop(self) -> None:
         self._ending.set()
@@ -604,25 +600,32 @@ class Http2Server:
         if problem is not None and not isinstance(problem, OSError):
             self.problems.append(problem)
 
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        sock = writer.get_extra_info("socket")
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving = asyncio.ensure_future(self._serve(reader, writer))
+        self._serving.add(serving)
+
+        def over(_serving: asyncio.Task[None]) -> None:
+            self._serving.discard(serving)
+            writer.transport.abort()  # here, as a task that is cancelled at once has not begun
+            problem = None if serving.cancelled() else serving.exception()
+            if problem is not None and not isinstance(problem, OSError):
+                self.problems.append(problem)
+
+        serving.add_done_callback(over)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         chosen = writer.get_extra_info("ssl_object").selected_alpn_protocol()
-        try:
-            if chosen == "h2":
-                peer = Peer(self, reader, writer)
-                self.peers.append(peer)
-                self.tell()
-                await peer.serve()
-            else:
-                self.others.append(chosen)
-                self.tell()
-                with contextlib.suppress(OSError, EOFError):
-                    await self.other(reader, writer)
-        except asyncio.CancelledError:
-            pass  # the server closes
-        finally:
-            writer.transport.abort()
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if chosen == "h2":
+            peer = Peer(self, reader, writer)
+            self.peers.append(peer)
+            self.tell()
+            await peer.serve()
+        else:
+            self.others.append(chosen)
+            self.tell()
+            with contextlib.suppress(OSError, EOFError):
+                await self.other(reader, writer)
 
 
 # --- the bridge ----------------------------------------------------------------------------------------------------------------
@@ -692,10 +695,10 @@ class Bridge(Http2Server):
             await asyncio.gather(work, leaving, return_exceptions=True)
 
     async def _connection(self, request: Request) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        await asyncio.sleep(0)  # the loop sees which of those have ended
         kept = request.peer.kept
-        while kept:
+        while kept:  # nothing is waited for while one is in hand: the wait may be cancelled
             reader, writer = kept.pop()
-            await asyncio.sleep(0)
             if not reader.at_eof() and not reader._buffer and not writer.is_closing():
                 poller = select.poll()  # the end may have come, and the loop not have seen it yet
                 poller.register(writer.get_extra_info("socket").fileno(), select.POLLIN)

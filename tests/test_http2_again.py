@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import http2_again
 import pytest
+from fakes import PATIENCE
+from servers import OK, serving
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +58,66 @@ def test_what_the_table_names_is_there(collected, entry):
     assert wire == "*" or wire in http2_again.SUITES[suite]
     assert any(http2_again.matches(name, pattern) for name in collected[suite, "http1"]), "no such test"
     assert len(reason) > 20
+
+
+def raw_client(server):
+    """A connection to a server of HTTP/2, and what speaks on it."""
+    import h2.connection
+    from http2_servers import authority
+
+    sock = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+    spoken = h2.connection.H2Connection()
+    spoken.initiate_connection()
+    return authority().client_context().wrap_socket(sock, server_hostname="localhost"), spoken
+
+
+def ask(sock, spoken, number):
+    target = [(":method", "GET"), (":path", "/"), (":scheme", "https"), (":authority", "localhost")]
+    spoken.send_headers(number, target, end_stream=True)
+    sock.sendall(spoken.data_to_send())
+
+
+def test_a_bridge_closes_what_it_holds_for_a_stream_that_ends_at_once():
+    """Its connection to the server behind is not lost to the collector, which would complain."""
+    from http2_servers import bridged
+
+    def answering(sock, server):
+        while server.read(sock):
+            sock.sendall(OK)
+
+    with serving(answering) as behind, bridged(behind.url) as bridge:
+        for _ in range(20):
+            sock, spoken = raw_client(bridge)
+            with sock:
+                ask(sock, spoken, 1)
+                while not any(
+                    type(event).__name__ == "StreamEnded" for event in spoken.receive_data(sock.recv(65_536))
+                ):
+                    pass  # the bridge keeps its connection for the next stream
+                ask(sock, spoken, 3)
+    gc.collect()
+
+
+def test_what_a_server_gives_up_before_it_has_begun_complains_of_nothing():
+    """A connection and a script that come just when the server ends are cancelled before their first line."""
+    from http2_servers import Http2Server
+
+    async def script():
+        raise AssertionError("it was cancelled")
+
+    with Http2Server() as server:
+        sock, _ = raw_client(server)
+        with sock:
+            assert server.wait(lambda: server.peers)
+
+            def give_up():
+                peer = server.peers[0]
+                before = asyncio.all_tasks()
+                server._accept(peer.reader, peer.writer)
+                peer.start(script())
+                for task in asyncio.all_tasks() - before:
+                    task.cancel()
+
+            server.do(give_up)
+            assert server.wait(lambda: server.peers[0].gone)
+    gc.collect()
