@@ -409,16 +409,6 @@ def check_after(provider, where):
         assert window.remaining <= window.limit, where
 
 
-@pytest.fixture
-def quick_collections():
-    """The collector looks at what a test makes, not at all that was there before: it is called often."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-@pytest.mark.usefixtures("quick_collections")
 @pytest.mark.parametrize("call", [plain_call, whole_stream, left_stream], ids=lambda call: call.__name__)
 @pytest.mark.parametrize("part", MODULES)
 def test_76_an_interrupt_at_any_line_leaves_nothing_behind(part, call, full):

@@ -25,15 +25,6 @@ HERE = Path(http2_pool.__file__).parent
 FILES = {str(HERE / name) for name in ("http2_connection.py", "http2_frames.py", "http2_stream.py", "slots.py")}
 
 
-@pytest.fixture(autouse=True)
-def quick_collections():
-    """The collector looks at what a test makes, not at all that was there before: it is called often."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 class Interrupter:
     """Raises KeyboardInterrupt at the n-th place of these files where the interpreter looks for signals.
 
