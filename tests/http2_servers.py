@@ -582,8 +582,11 @@ class Http2Server:
         server = await asyncio.start_server(self._accept, sock=self._listener, ssl=self._context, backlog=512)
         await self._ending.wait()
         self.released.set()
-        server.close()
-        await asyncio.sleep(0)
+        # Closing the server now would lose connections that were accepted a moment ago: asyncio makes no transport for them then,
+        # and a transport that is closed in its first moment stays open.
+        self._loop.remove_reader(self._listener)
+        for _ in range(3):
+            await asyncio.sleep(0)
         for _ in range(3):
             tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
             for task in tasks:
@@ -591,6 +594,7 @@ class Http2Server:
             if tasks:
                 await asyncio.wait(tasks, timeout=PATIENCE)
             await asyncio.sleep(0.001)  # transports that were aborted are closed in the next round
+        server.close()
 
     def _stop(self) -> None:
         self._ending.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import socket
 import subprocess
@@ -120,4 +121,21 @@ def test_what_a_server_gives_up_before_it_has_begun_complains_of_nothing():
 
             server.do(give_up)
             assert server.wait(lambda: server.peers[0].gone)
+    gc.collect()
+
+
+def test_a_server_that_ends_closes_what_it_has_just_accepted():
+    """A client that comes in the last moment gets an end, and nothing of it is left to the collector."""
+    from http2_servers import Http2Server
+
+    with Http2Server() as server:
+        clients = []
+
+        def end():  # in the server's thread: the connection is accepted in the round in which the server learns of its end
+            clients.append(socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE))
+            server._loop.call_soon(server._stop)
+
+        server.do(end)
+    with clients[0], contextlib.suppress(ConnectionResetError):
+        assert clients[0].recv(1) == b""
     gc.collect()
