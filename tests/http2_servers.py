@@ -643,6 +643,38 @@ class BrokenError(Exception):
     """The server behind the bridge does not keep to HTTP, or its connection broke."""
 
 
+class _Behind(asyncio.StreamReaderProtocol):
+    """What comes from the server behind a bridge.
+
+    That may answer, and end the connection before it has read the request. asyncio forgets an answer that it has not read when it
+    fails in writing.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        super().__init__(reader)
+        self._rest = reader
+        self._way: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        self._way = transport
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None:
+            with self._way.get_extra_info("socket").dup() as sock, contextlib.suppress(OSError):
+                while data := sock.recv(_PIECE):  # it does not block: the transport has seen to that
+                    self._rest.feed_data(data)
+                    exc = None
+        super().connection_lost(exc)
+
+
+async def behind(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to the server behind a bridge."""
+    loop, reader = asyncio.get_running_loop(), asyncio.StreamReader(1 << 20)
+    transport, protocol = await loop.create_connection(lambda: _Behind(reader), host, port)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+
 class Bridge(Http2Server):
     """Speaks HTTP/2 in front of a server of HTTP/1.1.
 
@@ -712,7 +744,7 @@ class Bridge(Http2Server):
         # Looked up here: these names are on this machine, and a pool of threads for that would outlive the test.
         address = socket.getaddrinfo(self._host, self._upstream_port, type=socket.SOCK_STREAM)[0][4]
         try:
-            return await asyncio.open_connection(address[0], address[1], limit=1 << 20)
+            return await behind(address[0], address[1])
         except OSError:
             request.abort(ErrorCodes.REFUSED_STREAM)
             raise

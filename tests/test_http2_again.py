@@ -8,12 +8,13 @@ import gc
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import http2_again
 import pytest
 from fakes import PATIENCE
-from servers import OK, serving
+from servers import OK, answer, reset, serving
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +140,27 @@ def test_a_server_that_ends_closes_what_it_has_just_accepted():
     with clients[0], contextlib.suppress(ConnectionResetError):
         assert clients[0].recv(1) == b""
     gc.collect()
+
+
+def test_an_answer_is_read_though_the_server_takes_no_more():
+    """The bridge hands on what a server says before it ends the connection in the middle of a request."""
+    from http2_servers import behind
+
+    over = threading.Event()
+
+    def refuses(sock, server):
+        sock.recv(1)
+        sock.sendall(answer(b"too large", status="413 Payload Too Large"))
+        reset(sock)
+        over.set()
+
+    async def asks():
+        reader, writer = await behind("127.0.0.1", server.port)
+        writer.write(b"x" * 1000)
+        assert over.wait(PATIENCE)  # nothing is read meanwhile: this blocks the loop
+        writer.write(b"y")  # fails
+        head = await reader.readuntil(b"\r\n\r\n")
+        return head.partition(b"\r")[0], await reader.read()
+
+    with serving(refuses) as server:
+        assert asyncio.run(asks()) == (b"HTTP/1.1 413 Payload Too Large", b"too large")
