@@ -406,8 +406,8 @@ class Peer:
         elif kind is h2.events.StreamReset:
             request = self.requests[event.stream_id]
             if event.remote_reset:
+                self.server.resets.append((event.stream_id, int(event.error_code)))  # first: tests look at both
                 request.reset = int(event.error_code)
-                self.server.resets.append((event.stream_id, int(event.error_code)))
         elif kind is h2.events.SettingsAcknowledged:
             self.settings_acks += 1
         elif kind is h2.events.PingReceived:
@@ -493,6 +493,7 @@ class Http2Server:
         self._loop.set_exception_handler(self._unhandled)
         self._thread = threading.Thread(target=self._run, name="http2-server", daemon=True)
         self.released = asyncio.Event()
+        self._ending = asyncio.Event()  # here: the end may come before the thread has begun
         self._thread.start()
 
     async def answer(self, request: Request) -> None:
@@ -578,7 +579,6 @@ class Http2Server:
         self._loop.run_until_complete(self._main())
 
     async def _main(self) -> None:
-        self._ending = asyncio.Event()
         server = await asyncio.start_server(self._accept, sock=self._listener, ssl=self._context, backlog=512)
         await self._ending.wait()
         self.released.set()
