@@ -27,7 +27,6 @@ from http2_scene import (
     end,
     held,
     idle,
-    in_threads,
     provider_on,
     running,
 )
@@ -40,7 +39,8 @@ from test_transport import fork, join, needs_fork
 import groq_provider
 from groq_provider import Timeouts
 from groq_provider import errors as e
-from groq_provider.transport import http2_pool
+from groq_provider.clock import SystemClock
+from groq_provider.transport import http2_connection, http2_pool
 from groq_provider.transport.http2_pool import Http2Pool
 
 
@@ -121,24 +121,35 @@ def test_closing_during_a_warm_up_that_falls_back_leaves_no_connection(monkeypat
         assert [conn.sock for conn in made] == [None]
 
 
-def test_falling_back_late_has_its_own_time_to_connect():
+@pytest.fixture
+def ahead(monkeypatch):
+    """How far the clock of providers is ahead: time that passes at once."""
+    ahead = [0.0]
+    monkeypatch.setattr(SystemClock, "monotonic", lambda _: time.monotonic() + ahead[0])
+    return ahead
+
+
+def test_falling_back_late_has_its_own_time_to_connect(ahead):
     """The server looks at the request for longer than a connection may take to be made, and then wants HTTP/1.1."""
 
     async def script(request):
         await request.whole()
-        await asyncio.sleep(1.1)
+        ahead[0] = 2 * PATIENCE
         request.abort(ErrorCodes.HTTP_1_1_REQUIRED)
 
     class Both(Http2Server):
         async def other_answer(self, lines, body):
             return completion("over 1.1")
 
-    limits = Timeouts(connect=1.0, first_token=PATIENCE)
+    limits = Timeouts(connect=PATIENCE, first_token=4 * PATIENCE)
     with Both(script) as server, provider_on(server, timeout=limits) as provider:
         assert provider.generate("x").content == "over 1.1"
 
 
 # --- waiting for a place -------------------------------------------------------------------------------------------------------
+
+#: For those who are to hear of a place: less than the silence after which a ping would have them look.
+SOON = http2_connection.PING_AFTER - 1
 
 
 def test_who_waits_for_a_place_in_vain_is_told_so():
@@ -150,14 +161,29 @@ def test_who_waits_for_a_place_in_vain_is_told_so():
         started = time.monotonic()
         with pytest.raises(e.PoolTimeoutError, match="busy for too long") as caught:
             provider.generate(PROMPT)
-        assert time.monotonic() - started < 1.3
+        assert time.monotonic() - started < PATIENCE / 2
         assert (caught.value.sent, caught.value.retryable) == (False, True)
         assert_hidden(texts_of(caught.value), [KEY[4:], *PROMPT_PARTS])
         assert idle(provider)
 
 
-def test_who_finds_no_place_on_a_cold_start_waits_for_one(monkeypatch):
-    """It came before anybody knew that all places would be taken: it has the time of those who wait for a place."""
+class Reticent(Http2Server):
+    """Says nothing before it is told to, its settings neither."""
+
+    def __init__(self, *args, **more):
+        self.speak = asyncio.Event()
+        super().__init__(*args, **more)
+
+    async def _serve(self, reader, writer):
+        await self.speak.wait()
+        await super()._serve(reader, writer)
+
+
+def second_on_a_cold_start(monkeypatch, limits, work):
+    """Make a call that waits while another one connects, and then on a connection that turns out to be full; return what it returns.
+
+    When that is known, ``work(server, waiter, results)`` is done.
+    """
     monkeypatch.setattr(http2_pool, "MAX_CONNECTIONS", 1)
     connect = Http2Pool._connect
 
@@ -165,37 +191,56 @@ def test_who_finds_no_place_on_a_cold_start_waits_for_one(monkeypatch):
         assert until(lambda: pool._queue)
         return connect(pool, call)
 
-    async def script(request):
-        await request.whole()
-        if request is request.peer.server.requests[0]:
-            await asyncio.sleep(1.2)
-        await answer(request)
-
     monkeypatch.setattr(Http2Pool, "_connect", connect_later)
-    settings, limits = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}, Timeouts(connect=1.0, first_token=PATIENCE)
-    with Http2Server(script, settings=settings) as server, provider_on(server, timeout=limits) as provider:
-        assert in_threads(2, lambda number: attempt(lambda: provider.generate(f"x{number}").content)) == ["x0", "x1"]
+    settings = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}
+    with Reticent(held(), settings=settings) as server, provider_on(server, timeout=limits) as provider:
+        pool = pool_of(provider)
+        with running(
+            lambda: attempt(lambda: provider.generate_stream("x", timeout=PATIENT).collect().content)
+        ) as first:
+            assert until(lambda: pool._connecting)
+            with running(lambda: attempt(lambda: provider.generate("y").content)) as second:
+                assert until(lambda: pool._queue)
+                (waiter,) = pool._queue
+                assert until(lambda: waiter.stream is not None)
+                server.do(server.speak.set)
+                assert until(lambda: pool._connections[0].settled)
+                work(server, waiter, second)
+            server.release()
+        assert first == ["one two"]
         assert server.connections == 1
+    return second[0]
+
+
+def test_who_finds_no_place_on_a_cold_start_waits_for_one(monkeypatch, ahead):
+    """It came before anybody knew that all places would be taken: it has the time of those who wait for a place."""
+
+    def wait(server, waiter, results):
+        ahead[0] = 2 * PATIENCE
+        stream = waiter.stream
+        waiter.wake()
+        assert until(lambda: waiter.stream not in (None, stream) or results[0] is not None)  # it has looked at the time
+        server.release()
+
+    limits = Timeouts(connect=PATIENCE, first_token=8 * PATIENCE)
+    assert second_on_a_cold_start(monkeypatch, limits, wait) == "y"
 
 
 def test_who_waits_on_a_cold_start_waits_no_longer_than_for_a_place(monkeypatch):
-    """The time for it begins once, when the places are known to be taken."""
-    monkeypatch.setattr(http2_pool, "MAX_CONNECTIONS", 1)
-    settings, limits = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}, Timeouts(connect=0.5, first_token=0.5, idle=PATIENCE)
-    with Http2Server(held(), settings=settings) as server, provider_on(server, timeout=limits) as provider:
-        started = time.monotonic()
-        found = in_threads(2, lambda number: attempt(lambda: provider.generate_stream(f"x{number}")))
-        assert time.monotonic() - started < 2.0
-        assert sum(isinstance(each, e.PoolTimeoutError) for each in found) == 1
-        server.release()
-        assert [each.collect().content for each in found if not isinstance(each, e.PoolTimeoutError)] == ["one two"]
+    """The time for it begins once, when the places are known to be taken, which whoever waits for the connection hears of."""
+
+    def wait(_server, _waiter, results):
+        assert until(lambda: results[0] is not None, PATIENCE / 2)
+
+    limits = Timeouts(connect=PATIENCE, first_token=0.5)
+    assert isinstance(second_on_a_cold_start(monkeypatch, limits, wait), e.PoolTimeoutError)
 
 
 @pytest.mark.parametrize("first", ["leaving", "full"])
 def test_who_waits_for_a_place_hears_of_one_on_any_connection(first):
     """Nobody reads either: not the one that makes room, nor the one whose stream stays where it is."""
     streams = 1 if first == "full" else 100
-    settings, limits = {SettingCodes.MAX_CONCURRENT_STREAMS: streams}, Timeouts(connect=PATIENCE, first_token=2.0)
+    settings, limits = {SettingCodes.MAX_CONCURRENT_STREAMS: streams}, Timeouts(connect=PATIENCE, first_token=SOON)
     with Http2Server(held(), settings=settings) as server, provider_on(server, timeout=limits) as provider:
         with provider.generate_stream("held") as stream:
             assert next(stream).content == "one"
@@ -215,7 +260,7 @@ def test_who_waits_for_a_place_hears_of_one_on_any_connection(first):
 def test_who_waits_for_a_place_hears_of_an_end_on_any_connection(which, monkeypatch):
     """All are full, and their readers do something else: the stream that ends first makes the place."""
     monkeypatch.setattr(http2_pool, "MAX_CONNECTIONS", 3)
-    settings, limits = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}, Timeouts(connect=PATIENCE, first_token=2.0)
+    settings, limits = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}, Timeouts(connect=PATIENCE, first_token=SOON)
 
     async def script(request):
         if len(request.peer.server.requests) > 3:
@@ -255,7 +300,9 @@ def leaving(say, *, version=ssl.TLSVersion.TLSv1_2):
                 tls.do_handshake()
                 break
             sock.sendall(outgoing.read())
-            incoming.write(sock.recv(65_536))
+            if not (data := sock.recv(65_536)):
+                return  # it has given up
+            incoming.write(data)
         if say:
             tls.write(say)
         with contextlib.suppress(ssl.SSLError):
@@ -278,7 +325,7 @@ LEAVING = pytest.mark.parametrize(
 def test_a_server_that_ends_every_connection_is_not_asked_for_ever(say):
     """A few handshakes, then an error that is the retry policy's, which waits between."""
     with serving(leaving(say)) as server:
-        with provider_on(f"https://localhost:{server.port}", timeout=Timeouts(total=1.5)) as provider:
+        with provider_on(f"https://localhost:{server.port}", timeout=Timeouts(total=PATIENCE / 2)) as provider:
             error = attempt(lambda: provider.generate("x"))
             assert (type(error), error.sent, error.retryable) == (e.APIConnectionError, False, True)
             assert server.connections <= 6
@@ -290,7 +337,9 @@ def test_a_warm_up_stops_at_a_connection_that_is_of_no_use(say, version):
     """It counts none, and does not try until its time is up."""
     with serving(leaving(say, version=version)) as server:
         with provider_on(f"https://localhost:{server.port}") as provider:
-            assert provider.warm_up(10, timeout=1.5) == 0
+            started = time.monotonic()
+            assert provider.warm_up(10, timeout=PATIENCE) == 0
+            assert time.monotonic() - started < PATIENCE / 2
             assert server.connections <= 2
 
 
@@ -343,7 +392,7 @@ def test_a_place_that_comes_back_as_a_warm_up_counts_is_not_lost(monkeypatch):
 
     with full_connection(monkeypatch, held()) as (provider, (stream,)):
         with running(
-            lambda: attempt(lambda: provider.generate("y", timeout=Timeouts(first_token=1.0)).content)
+            lambda: attempt(lambda: provider.generate("y", timeout=Timeouts(first_token=SOON)).content)
         ) as found:
             assert until(lambda: pool_of(provider)._queue)
             monkeypatch.setattr(Http2Pool, "_places", counting)
@@ -356,6 +405,7 @@ def test_a_place_for_one_who_has_just_given_up_goes_to_the_next(monkeypatch):
     error = http2_pool.PoolTimeoutError
 
     def late(*args, **more):
+        assert until(lambda: len(pool._queue) == 2)
         in_another_thread(stream.close)
         return error(*args, **more)
 
@@ -363,7 +413,7 @@ def test_a_place_for_one_who_has_just_given_up_goes_to_the_next(monkeypatch):
         pool = pool_of(provider)
         first, second = [
             lambda n=n: attempt(lambda: provider.generate("y", timeout=Timeouts(first_token=n)).content)
-            for n in (0.3, 1.3)
+            for n in (0.3, SOON)
         ]
         monkeypatch.setattr(http2_pool, "PoolTimeoutError", late)
         with running(first) as one:
@@ -437,7 +487,7 @@ def test_an_interrupt_anywhere_gives_the_place_back():
         pool = pool_of(provider)
         for number in itertools.count():
             where = strike(number, lambda: provider.generate("x"))
-            assert until(lambda: all_free(pool), 2.0), where
+            assert until(lambda: all_free(pool)), where
             assert alive(provider), where
             if where is None:
                 break
@@ -458,7 +508,7 @@ def test_an_interrupt_anywhere_while_connecting_leaves_nothing(work):
             with provider_on(server) as provider:
                 where = strike(number, lambda provider=provider: work(provider))
                 pool = pool_of(provider)
-                assert until(lambda pool=pool: all_free(pool), 2.0), where
+                assert until(lambda pool=pool: all_free(pool)), where
                 assert alive(provider), where
                 assert len(pool._connections) == 1, where
             assert server.wait(lambda: not server.open_connections), where
@@ -482,7 +532,7 @@ def test_an_interrupt_anywhere_while_waiting_for_a_place_gives_it_back(monkeypat
             with running(release):
                 where = strike(number, lambda: provider.generate("y"))
                 over.set()
-            assert until(lambda: all_free(pool), 2.0), where
+            assert until(lambda: all_free(pool)), where
             stream = provider.generate_stream("x")
             assert next(stream).content == "one", where
             if where is None:
