@@ -16,6 +16,8 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from fakes import PATIENCE
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -517,9 +519,11 @@ class Wire:
 
         The bridges hear of what a client gives up a moment later, so that a wait is for as many streams as the client has.
         """
-        open_here = sum(len(connection._frames.streams) for connection in pool._connections)
-        for _ in range(500):
-            if sum(bridge.unfinished for bridge in self.bridges) == open_here:
+        deadline = time.monotonic() + PATIENCE
+        while sum(bridge.unfinished for bridge in self.bridges) != sum(
+            len(connection._frames.streams) for connection in list(pool._connections)
+        ):
+            if time.monotonic() > deadline:
                 break
             time.sleep(0.001)
         return sum(len(peer.kept) for bridge in self.bridges for peer in bridge.peers)
