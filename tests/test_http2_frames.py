@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import select
 import socket
 import sys
 import time
@@ -46,6 +47,8 @@ from hyperframe.frame import (
 
 from groq_provider import CancelToken, RetryPolicy, Timeouts
 from groq_provider import errors as e
+from groq_provider.transport import http2_connection, http2_pool, session
+from groq_provider.transport.http2_connection import Http2Connection
 
 JSON = ("content-type", "application/json")
 
@@ -809,7 +812,7 @@ def test_an_early_refusal_of_a_large_body_is_read():
         started = time.monotonic()
         with pytest.raises(e.RequestTooLargeError):
             provider.generate("x" * 5_000_000)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < PATIENCE / 2
         assert len(server.requests[0].body) < 5_000_000
         assert alive(provider)
         assert server.connections == 1
@@ -926,8 +929,9 @@ def test_a_goaway_for_an_error(code, closes):
         assert idle(provider)
 
 
-def test_a_goaway_reaches_those_who_wait_for_a_place():
-    """The connection is full; those who wait for it go to the next one, and so do those whom it did not take any more."""
+def test_a_goaway_reaches_those_who_wait_for_a_place(monkeypatch):
+    """The connection is full, and there is to be no other; those who wait for a place on it go to the one that follows it."""
+    monkeypatch.setattr(http2_pool, "MAX_CONNECTIONS", 1)
     settings = {SettingCodes.MAX_CONCURRENT_STREAMS: 2}
 
     async def script(request):
@@ -939,14 +943,16 @@ def test_a_goaway_reaches_those_who_wait_for_a_place():
     works = [lambda number=number: provider.generate(f"x{number}").content for number in range(6)]
     with Http2Server(script, settings=settings) as server, provider_on(server) as provider:
         alive(provider)
-        with running(*[lambda: provider.generate("long").content] * 2, *works) as results:
-            assert server.wait(lambda: len(server.requests) >= 3)
-            server.do(lambda: server.peers[0].goaway(max(server.peers[0].requests)))
-            assert until(lambda: None not in results[2:])
+        with running(*[lambda: provider.generate("long").content] * 2) as long:
+            assert server.wait(lambda: len(server.requests) == 3)
+            with running(*works) as results:
+                assert until(lambda: len(provider._transport.adapter._pool._queue) == 6)
+                server.do(lambda: server.peers[0].goaway(max(server.peers[0].requests)))
             server.release()
-        assert results == ["long"] * 2 + [f"x{number}" for number in range(6)]
+        assert long == ["long"] * 2
+        assert results == [f"x{number}" for number in range(6)]
         assert server.refused == 0
-        assert server.connections > 1
+        assert server.connections == 2
 
 
 def test_a_goaway_after_every_ten_requests_costs_no_call():
@@ -1028,7 +1034,7 @@ def test_a_limit_of_zero_is_waited_out():
         assert isinstance(error, e.GroqProviderError)
         assert error.sent is False
         assert error.retryable or isinstance(error, TimeoutError)
-        assert time.monotonic() - started < 1.9
+        assert time.monotonic() - started < PATIENCE / 2
         with running(lambda: attempt(lambda: provider.generate("x"))) as results:
             assert until(lambda: provider._engine.in_flight == 1)
             server.release()
@@ -1107,7 +1113,7 @@ def test_a_window_that_shrinks_below_nothing_is_waited_out():
             return
         await request.until(lambda: len(request.body) >= 60_000)
         request.peer.settings(initial_window_size=100)
-        await asyncio.sleep(0.05)
+        await request.until(lambda: request.peer.settings_acks == request.peer.announced)
         before = len(request.body)
         await asyncio.sleep(0.05)
         assert len(request.body) == before
@@ -1168,8 +1174,10 @@ def test_an_upload_that_is_stopped_can_be_given_up(how):
         await request.left()
 
     with Http2Server(script, credits=False) as server, provider_on(server) as provider:
+        provider.warm_up(1)
         token = CancelToken()
-        limits = {"limit": Timeouts(first_token=0.4), "total": Timeouts(total=0.4), "cancel": None}[how]
+        # The total begins before the upload, and is not to end before that.
+        limits = {"limit": Timeouts(first_token=0.4), "total": Timeouts(total=2.5), "cancel": None}[how]
         started = time.monotonic()
         with running(
             lambda: attempt(lambda: provider.generate("z" * 300_000, timeout=limits, cancel=token))
@@ -1177,7 +1185,7 @@ def test_an_upload_that_is_stopped_can_be_given_up(how):
             assert server.wait(lambda: server.requests and len(server.requests[0].body) >= 60_000)
             if how == "cancel":
                 token.cancel()
-        assert time.monotonic() - started < 1.6
+        assert time.monotonic() - started < PATIENCE / 2
         error = results[0]
         expected = {"limit": e.ReadTimeoutError, "total": e.DeadlineExceededError, "cancel": e.RequestCancelledError}
         assert isinstance(error, expected[how]), error
@@ -1259,27 +1267,43 @@ def test_a_ping_between_calls_is_answered_with_the_next():
         assert server.connections == 1
 
 
-@pytest.fixture
-def impatient(monkeypatch):
-    """A peer that is silent for half a second is asked, and has as long to answer."""
-    from groq_provider.transport import http2_connection
-
-    monkeypatch.setattr(http2_connection, "PING_AFTER", 0.5)
-    monkeypatch.setattr(http2_connection, "PING_PATIENCE", 0.5)
-
-
-def test_a_silent_peer_is_asked_and_lives_if_it_answers(impatient):
+def test_a_silent_peer_is_asked_and_lives_if_it_answers(monkeypatch):
     """Nothing but the ends of pings comes for two seconds: the stream waits on."""
+    monkeypatch.setattr(http2_connection, "PING_AFTER", 0.5)
     with Http2Server(held()) as server, provider_on(server) as provider, provider.generate_stream("x") as stream:
         assert next(stream).content == "one"
         with running(stream.collect) as results:
-            assert server.wait(lambda: server.peers[0].pings >= 3)
+            assert server.wait(lambda: server.peers[0].pings >= 3)  # none before the one before it was answered
             server.release()
         assert results[0].content == "one two"
         assert server.connections == 1
 
 
-def test_a_dead_connection_under_fifty_streams(impatient):
+@pytest.fixture
+def dying(monkeypatch):
+    """Called when a peer falls silent: from now until a connection is found to be dead its silence is soon too long.
+
+    Not before, and not afterwards: a server may be slow and alive.
+    """
+    die = Http2Connection._die
+
+    def died(connection, *how):
+        monkeypatch.setattr(http2_connection, "PING_AFTER", usual[0])
+        monkeypatch.setattr(http2_connection, "PING_PATIENCE", usual[1])
+        die(connection, *how)
+
+    def now(provider):
+        monkeypatch.setattr(http2_connection, "PING_AFTER", 0.5)
+        monkeypatch.setattr(http2_connection, "PING_PATIENCE", 0.5)
+        for connection in provider._transport.adapter._pool._connections:
+            connection._pipe.wake()  # whoever leads has to look at the time again
+
+    usual = http2_connection.PING_AFTER, http2_connection.PING_PATIENCE
+    monkeypatch.setattr(Http2Connection, "_die", died)
+    return now
+
+
+def test_a_dead_connection_under_fifty_streams(dying):
     """The peer is gone without a word: all fifty end soon with their text so far, and a new call goes over a new connection."""
 
     async def script(request):
@@ -1290,9 +1314,10 @@ def test_a_dead_connection_under_fifty_streams(impatient):
         assert [next(stream).content for stream in streams] == ["one"] * 50
         assert server.connections == 1
         server.do(server.peers[0].freeze)
+        dying(provider)
         started = time.monotonic()
         errors = in_threads(50, lambda number: attempt(streams[number].collect))
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < PATIENCE / 2
         assert {type(error) for error in errors} == {e.StreamInterruptedError}
         assert {error.partial.content for error in errors} == {"one"}
         assert alive(provider)
@@ -1300,7 +1325,7 @@ def test_a_dead_connection_under_fifty_streams(impatient):
         assert idle(provider)
 
 
-def test_a_dead_connection_under_fifty_calls_is_left_by_all(impatient):
+def test_a_dead_connection_under_fifty_calls_is_left_by_all(dying):
     """Before the head: the error is one that the policy repeats, and the second tries succeed elsewhere."""
 
     async def script(request):
@@ -1308,6 +1333,7 @@ def test_a_dead_connection_under_fifty_calls_is_left_by_all(impatient):
         if request.peer is request.peer.server.peers[0] and prompt_of(request) != "still there?":
             if len(request.peer.requests) == 51:
                 request.peer.freeze()
+                dying(provider)
             await request.left()
         else:
             await answer(request)
@@ -1341,10 +1367,10 @@ class SlowReader(Http2Server):
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["the system tells", "our buffer tells"])
-def test_a_slow_upload_is_a_sign_of_life(told, impatient, monkeypatch):
+def test_a_slow_upload_is_a_sign_of_life(told, monkeypatch):
     """The ping stands behind it, and nothing is heard for seconds: neither the upload ends nor a stream beside it."""
-    from groq_provider.transport import http2_connection, session
-
+    monkeypatch.setattr(http2_connection, "PING_AFTER", 0.2)
+    monkeypatch.setattr(http2_connection, "PING_PATIENCE", 2.0)
     if not told:
         small = [*session.socket_options(), (socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)]
         monkeypatch.setattr(session, "socket_options", lambda: small)
@@ -1355,18 +1381,18 @@ def test_a_slow_upload_is_a_sign_of_life(told, impatient, monkeypatch):
     with SlowReader(held()) as server, provider_on(server) as provider:
         with provider.generate_stream("x") as stream:
             assert next(stream).content == "one"
-            text = "z" * 3_500_000
+            text = "z" * 4_500_000
             with running(stream.collect) as results:
                 started = time.monotonic()
                 assert provider.generate(text).content == text
-                assert time.monotonic() - started > 1.5, "too fast to show anything"
+                assert time.monotonic() - started > 2.5, "too fast to show anything"
                 server.release()
             assert results[0].content == "one two"
         assert server.peers[0].pings > 0
         assert server.connections == 1
 
 
-def test_a_peer_that_dies_in_an_upload_is_found_out(impatient):
+def test_a_peer_that_dies_in_an_upload_is_found_out(dying):
     """Some leaves, until all buffers are full; then nothing. The upload ends with the stream beside it, long before its own limits."""
     with SlowReader(held()) as server, provider_on(server) as provider:
         with provider.generate_stream("x") as stream:
@@ -1376,25 +1402,27 @@ def test_a_peer_that_dies_in_an_upload_is_found_out(impatient):
             ) as results:
                 assert server.wait(lambda: len(server.requests) == 2 and len(server.requests[1].body) > 500_000)
                 server.do(server.peers[0].freeze)
+                dying(provider)
                 started = time.monotonic()
-            assert time.monotonic() - started < 4
+            assert time.monotonic() - started < PATIENCE / 2
             assert isinstance(results[0], e.StreamInterruptedError), results
             assert isinstance(results[1], e.APIConnectionError), results
             assert "ping" in str(results[1])
         assert idle(provider)
 
 
-def test_a_peer_that_hangs_is_found_out_while_others_go_on_asking(impatient):
+def test_a_peer_that_hangs_is_found_out_while_others_go_on_asking(dying):
     """Its system takes their requests, which says nothing of it."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         with provider.generate_stream("x") as stream:
             assert next(stream).content == "one"
             server.do(server.peers[0].freeze)
+            dying(provider)
             started = time.monotonic()
             with running(lambda: attempt(stream.collect)) as results:
-                while results[0] is None and time.monotonic() - started < 5:
+                while results[0] is None and time.monotonic() - started < PATIENCE:
                     attempt(lambda: provider.generate("quick", timeout=Timeouts(total=0.1)))
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < PATIENCE / 2
             assert isinstance(results[0], e.StreamInterruptedError), results
         assert alive(provider)
 
@@ -1408,7 +1436,7 @@ def test_a_dead_connection_does_not_outlast_the_limits_of_its_streams():
         server.do(server.peers[0].freeze)
         started = time.monotonic()
         errors = in_threads(20, lambda number: attempt(streams[number].collect))
-        assert time.monotonic() - started < 1.7
+        assert time.monotonic() - started < PATIENCE / 4
         assert {type(error) for error in errors} == {e.StreamIdleTimeoutError}
         assert idle(provider)
 
@@ -1435,9 +1463,11 @@ def test_a_connection_that_ends_while_idle_is_replaced_silently(how):
                 peer.reset()
 
         server.do(leave)
-        if how != "goaway":
-            assert server.wait(lambda: peer.gone)
-        time.sleep(0.05)  # the last packets are on their way; earlier it may be a race, which is the next test's
+        # All of it has come; earlier it may be a race, which is the next test's.
+        (connection,) = provider._transport.adapter._pool._connections
+        poller = select.poll()
+        poller.register(connection._sock, select.POLLIN if how == "goaway" else select.POLLRDHUP)
+        assert poller.poll(PATIENCE * 1000)
         response = provider.generate("x")
         assert response.content == "x"
         assert len(response.attempts) == 1

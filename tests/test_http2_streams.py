@@ -325,7 +325,9 @@ def test_a_time_out_of_one_leaves_the_others(limit):
             await asyncio.sleep(0.005)
         await end(request, "!")
 
-    limits = {"idle": Timeouts(idle=0.3), "first_token": Timeouts(first_token=0.3), "total": Timeouts(total=0.3)}
+    # The total begins before the request is sent, and is not to end before that.
+    limits = {"idle": Timeouts(idle=0.3), "first_token": Timeouts(first_token=0.3), "total": Timeouts(total=2.5)}
+    least = 2.5 if limit == "total" else 0.3
     expected = {"idle": e.StreamIdleTimeoutError, "first_token": e.ReadTimeoutError, "total": e.DeadlineExceededError}
     with Http2Server(script) as server, provider_on(server) as provider:
 
@@ -337,7 +339,7 @@ def test_a_time_out_of_one_leaves_the_others(limit):
             started = time.monotonic()
             with pytest.raises(expected[limit]):
                 provider.generate_stream("victim", timeout=limits[limit]).collect()
-            assert 0.25 < time.monotonic() - started < 1.3
+            assert least - 0.05 < time.monotonic() - started < PATIENCE / 2
             assert server.wait(lambda: [code for _, code in server.resets] == [CANCEL])
             server.release()
         for text in results:
@@ -360,7 +362,7 @@ def test_a_time_out_before_the_head_gives_the_stream_up():
         started = time.monotonic()
         with pytest.raises(e.ReadTimeoutError) as caught:
             provider.generate("victim", timeout=Timeouts(first_token=0.3))
-        assert time.monotonic() - started < 1.3
+        assert time.monotonic() - started < PATIENCE / 2
         assert caught.value.sent is True
         assert alive(provider, server)
         assert [code for _, code in server.resets] == [CANCEL]
@@ -488,32 +490,33 @@ def test_a_connection_that_cannot_be_made_fails_all_who_wait_for_it():
     """Each with its own error, within the limit for connecting; nothing was sent."""
     with full_backlog() as port, provider_on(f"https://127.0.0.1:{port}", timeout=Timeouts(connect=0.4)) as provider:
         started = time.monotonic()
-        errors = in_threads(10, lambda number: attempt(lambda: provider.generate(f"x{number}")))
-        assert time.monotonic() - started < 2.4
+        errors = in_threads(40, lambda number: attempt(lambda: provider.generate(f"x{number}")))
+        assert time.monotonic() - started < 10, "one after the other: that takes 16 seconds"
         assert {type(error) for error in errors} == {e.ConnectTimeoutError}
         assert {error.sent for error in errors} == {False}
-        assert len({id(error) for error in errors}) == 10
+        assert len({id(error) for error in errors}) == 40
         assert idle(provider)
 
 
 def test_who_waits_for_a_connection_may_leave_on_his_own():
     """A cancel and a time limit of one who waits for the handshake that another makes end that wait only."""
-    with full_backlog() as port, provider_on(f"https://127.0.0.1:{port}", timeout=Timeouts(connect=3)) as provider:
-        token = CancelToken()
-        with running(lambda: attempt(lambda: provider.generate("leader"))) as leader:
-            assert until(lambda: provider._engine.in_flight == 1)
+    with full_backlog() as port, provider_on(f"https://127.0.0.1:{port}") as provider:
+        token, leaders = CancelToken(), CancelToken()
+        pool = provider._transport.adapter.pool()
+        with running(lambda: attempt(lambda: provider.generate("leader", cancel=leaders))) as leader:
+            assert until(lambda: pool._connecting)
             with running(lambda: attempt(lambda: provider.generate("x", cancel=token))) as cancelled:
-                assert until(lambda: provider._engine.in_flight == 2)
+                assert until(lambda: len(pool._queue) == 1)
                 started = time.monotonic()
-                late = attempt(lambda: provider.generate("x", timeout=Timeouts(connect=3, total=0.3)))
-                assert time.monotonic() - started < 1.3
-                started = time.monotonic()
+                late = attempt(lambda: provider.generate("x", timeout=Timeouts(connect=PATIENCE, total=0.3)))
                 token.cancel()
-            assert time.monotonic() - started < 1
+            assert time.monotonic() - started < PATIENCE / 2
+            assert leader == [None]
+            leaders.cancel()
         assert isinstance(late, TimeoutError)
         assert late.sent is False
         assert type(cancelled[0]) is e.RequestCancelledError
-        assert type(leader[0]) is e.ConnectTimeoutError
+        assert type(leader[0]) is e.RequestCancelledError
 
 
 # --- readers that do not read --------------------------------------------------------------------------------------------------
@@ -521,7 +524,7 @@ def test_who_waits_for_a_connection_may_leave_on_his_own():
 
 def test_a_slow_reader_holds_little_and_stalls_nobody():
     """The server is stopped by the stream's window; calls beside it are answered; then the reader gets everything."""
-    sent = [0]
+    sent, much = [0], []
     pieces, piece = 2000, "y" * 20_000
 
     async def script(request):
@@ -529,6 +532,7 @@ def test_a_slow_reader_holds_little_and_stalls_nobody():
         if prompt_of(request) != "much":
             await answer(request)
             return
+        much.append(request)
         request.head(200, SSE)
         for _ in range(pieces):
             await request.data(event(piece))
@@ -541,7 +545,7 @@ def test_a_slow_reader_holds_little_and_stalls_nobody():
         try:
             for number in range(30):
                 assert provider.generate(f"x{number}").content == f"x{number}"
-            assert until(lambda: _settled(sent))
+            assert until(lambda: server.do(lambda: server.peers[0].h2.local_flow_control_window(much[0].id)) == 0)
             stopped = sent[0]
             for number in range(30):
                 assert provider.generate(f"x{number}").content == f"x{number}"
@@ -553,12 +557,6 @@ def test_a_slow_reader_holds_little_and_stalls_nobody():
         total = len(piece) + sum(len(chunk.content) for chunk in stream)
         assert total == pieces * len(piece)
         assert server.connections == 1
-
-
-def _settled(sent):
-    before = sent[0]
-    threading.Event().wait(0.2)
-    return sent[0] == before
 
 
 def test_many_slow_readers_stall_nobody():
@@ -719,7 +717,7 @@ def test_a_body_held_open_after_the_end_mark_delays_nothing():
     with Http2Server(script) as server, provider_on(server) as provider:
         started = time.monotonic()
         assert provider.generate_stream("x").collect().content == "one"
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < PATIENCE / 2
         assert server.wait(lambda: [code for _, code in server.resets] == [CANCEL])
         assert provider.generate_stream("x").collect().content == "one"
         assert server.connections == 1
