@@ -140,13 +140,15 @@ class Nginx:
 
     def connections(self) -> set[str]:
         """Which connections of HTTP/2 have served requests, as far as those have ended."""
-        lines = (self.folder / "access.log").read_text().splitlines()
+        lines = self._lines()
         return {line.split()[0] for line in lines if line.split()[2] == "HTTP/2.0"}
 
     def requests(self) -> list[str]:
-        """A line for each request that has ended: connection, status, protocol, method, path."""
-        lines = (self.folder / "access.log").read_text().splitlines()
-        return [line for line in lines if not line.endswith("/ready")]
+        """A line for each request that has ended: connection, status, protocol, method, path. They come after the answers."""
+        return [line for line in self._lines() if not line.endswith("/ready")]
+
+    def _lines(self) -> list[str]:
+        return (self.folder / "access.log").read_text().rpartition("\n")[0].splitlines()
 
     def close(self) -> None:
         """End it, worker included."""
