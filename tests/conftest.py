@@ -76,7 +76,7 @@ def _clean_environment(monkeypatch):
 @pytest.fixture(autouse=True)
 def wire(request, monkeypatch, _nothing_left_behind, _no_other_host):
     """Where providers are led to: suites of the second run go over HTTP/2, too."""
-    wire = http2_again.Wire(getattr(request, "param", "http1"))
+    wire = http2_again.Wire(getattr(request, "param", "http1"), request.path.stem)
     if wire.kind == "http1":
         yield wire
         return
