@@ -12,6 +12,7 @@ from pathlib import Path
 
 import http2_again
 import pytest
+from fakes import PATIENCE
 
 _LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
 
@@ -73,6 +74,14 @@ def _clean_environment(monkeypatch):
             monkeypatch.delenv(name)
 
 
+@pytest.fixture
+def unhurried(monkeypatch):
+    """What ends a body may come late after the last event, as on a loaded machine: it is waited for, and the connection kept."""
+    from groq_provider.transport import response
+
+    monkeypatch.setattr(response, "_DRAIN_SECONDS", PATIENCE)
+
+
 @pytest.fixture(autouse=True)
 def wire(request, monkeypatch, _nothing_left_behind, _no_other_host):
     """Where providers are led to: suites of the second run go over HTTP/2, too."""
@@ -119,13 +128,13 @@ def open_sockets() -> int:
 
 @pytest.fixture(autouse=True)
 def _nothing_left_behind():
-    """Fail a test that leaves a thread or a socket behind. Those on their way out get two seconds."""
+    """Fail a test that leaves a thread or a socket behind. Those on their way out get a few seconds."""
     if not Path("/proc/self/fd").is_dir():
         yield
         return
     threads, sockets = set(threading.enumerate()), open_sockets()
     yield
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + PATIENCE / 4
     while True:
         left = [thread for thread in threading.enumerate() if thread not in threads and thread.is_alive()]
         extra = open_sockets() - sockets

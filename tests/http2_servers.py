@@ -706,7 +706,7 @@ class Bridge(Http2Server):
     @property
     def unfinished(self) -> int:
         """Streams that are still forwarded."""
-        return sum(not request.done for request in list(self.requests))
+        return sum(not (request.done or request.peer.gone) for request in list(self.requests))
 
     async def _bridge(self, request: Request) -> None:
         reader, writer = await self._connection(request)

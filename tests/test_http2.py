@@ -47,7 +47,6 @@ from test_transport import fork, join, needs_fork
 from groq_provider import CancelToken, GroqProvider, Timeouts
 from groq_provider import errors as e
 from groq_provider.testing import Emulator
-from groq_provider.transport import response
 
 SECRETS = ["http2_canary", "0123456789ab"]
 
@@ -189,10 +188,8 @@ def test_nginx_in_front_of_the_emulator():
             assert idle(provider)
 
 
-def test_hypercorn(monkeypatch):
-    """The same with a server written in Python."""
-    # It says that a stream has ended in a frame of its own, which may take it longer than clients wait for that.
-    monkeypatch.setattr(response, "_DRAIN_SECONDS", PATIENCE)
+def test_hypercorn(unhurried):
+    """The same with a server written in Python, which says that a stream has ended in a frame of its own."""
     with Hypercorn() as server, provider_on(server) as provider:
 
         def ask(number):

@@ -65,7 +65,7 @@ def measured(emulator, work, rounds):
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
-def test_calls_leave_nothing_behind(emulator, provider, full, wire):
+def test_calls_leave_nothing_behind(emulator, provider, full, wire, unhurried):
     """Memory, sockets and threads stay flat over plain calls and streams."""
 
     def work():

@@ -257,7 +257,7 @@ def test_a_server_that_never_sends_a_finish_reason_can_be_used(emulator, make):
 # --- connections -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_connection_serves_again_after_the_end(emulator, provider):
+def test_the_connection_serves_again_after_the_end(emulator, provider, unhurried):
     """Many streams, one connection."""
     before = emulator.connections
     for _ in range(20):

@@ -545,7 +545,7 @@ def reads_until_done(response):
         seen += response.read_lines()
 
 
-def test_drained_stream_gives_its_connection_back():
+def test_drained_stream_gives_its_connection_back(unhurried):
     """The end of the body comes a moment after [DONE]."""
 
     def handler(sock, server):
