@@ -351,7 +351,8 @@ class Http2Pool:
                     self._returned.popleft()  # no call between the two: an interrupt may strike after any
                     if count and not taken:
                         connection.idle_since = self.clock.monotonic()
-                    if not count:  # those who wait may be waiting for something else from now: a place, not a connection
+                    if not count:
+                        # From now some may be waiting for something else: a place, not a connection.
                         for waiter in self._queue:
                             waiter.wake()
                 self._dispatch()
