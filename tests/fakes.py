@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from datetime import datetime, timedelta, timezone
@@ -91,6 +92,46 @@ class _Parked:
 
     def woken(self) -> bool:
         return self.expired or not self.lock.locked()
+
+
+class Strike:
+    """A signal that strikes the main thread once, however often it is sent; and it has to be sent until it did.
+
+    One that comes between the interpreter's last look and the system's wait is not seen before that wait ends.
+
+    Args:
+        number: Of the signal.
+        error: What its handler raises.
+    """
+
+    def __init__(self, number: int, error: type[BaseException]) -> None:
+        self._number, self._error = number, error
+        self._done = False
+
+    def __enter__(self) -> Strike:
+        self._before = signal.signal(self._number, self._handle)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        """Bring the former handler back. Nobody may be sending any more."""
+        signal.signal(self._number, self._before)
+
+    def _handle(self, _number: int, _frame: object) -> None:
+        if not self._done:
+            self._done = True
+            raise self._error
+
+    def call_off(self) -> None:
+        """Let it strike no more."""
+        self._done = True
+
+    def send(self) -> None:
+        """Have it strike; from another thread."""
+        main, end = threading.main_thread().ident, time.monotonic() + PATIENCE
+        while not self._done:
+            assert time.monotonic() < end, "the main thread does not look for signals"
+            signal.pthread_kill(main, self._number)
+            time.sleep(0.05)
 
 
 # --- of the engine -----------------------------------------------------------------------------------------------------------

@@ -705,7 +705,7 @@ class Bridge(Http2Server):
 
     @property
     def unfinished(self) -> int:
-        """Streams that are still forwarded."""
+        """Streams that are still forwarded. Of a connection that is over there are none: some may never have begun."""
         return sum(not (request.done or request.peer.gone) for request in list(self.requests))
 
     async def _bridge(self, request: Request) -> None:

@@ -15,7 +15,7 @@ import threading
 import time
 
 import pytest
-from fakes import PATIENCE
+from fakes import PATIENCE, Strike
 from servers import CHUNKED, answer, chunk, full_backlog, serving
 
 from groq_provider import CancelToken, GroqProvider, RateLimits, RetryPolicy, Timeouts
@@ -185,6 +185,11 @@ PLACES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _late_ends(late_ends):
+    """A connection that is kept is kept also where the end of its last answer comes late."""
+
+
 class Stage:
     """A server, a provider, another call of it that is under way, and one that waits at a place."""
 
@@ -259,7 +264,7 @@ class Stage:
         if self.name == "pool wait":
             return len(self.provider._transport._slots._queue) == 1
         if self.name.startswith("retry sleep"):
-            return bool(call._callbacks)
+            return self.blocked.is_set() and bool(call._callbacks)
         if self.name == "connect":
             return call._sock is not None
         if self.name == "TLS handshake":
@@ -384,7 +389,7 @@ def test_a_cancel_ends_a_call_wherever_it_waits(name, how, tmp_path, monkeypatch
             stage.token.cancel()
             thread.join(PATIENCE)
         assert type(error) is RequestCancelledError
-        assert ended - at < 1.1
+        assert ended - at < 5  # nothing that it waits for ends before PATIENCE
         assert error.sent is stage.where.sent
         assert not error.retryable
         tries = [attempt.error for attempt in error.attempts]
@@ -403,7 +408,6 @@ def test_a_cancel_ends_a_call_wherever_it_waits(name, how, tmp_path, monkeypatch
 def test_ctrl_c_ends_a_call_wherever_it_waits(name, tmp_path, monkeypatch, wire):
     """The same with KeyboardInterrupt, which goes through unchanged."""
     with staged(name, tmp_path, monkeypatch) as stage:
-        main = threading.get_ident()
         missed = []
 
         def interrupt():
@@ -411,19 +415,18 @@ def test_ctrl_c_ends_a_call_wherever_it_waits(name, tmp_path, monkeypatch, wire)
                 stage.wait_until_reached()
             except AssertionError as problem:
                 missed.append(problem)
-            signal.pthread_kill(main, signal.SIGINT)
-            # One that strikes between the interpreter's last look and the system's wait is not seen before that wait ends.
-            while not stage.over.wait(3):
-                signal.pthread_kill(main, signal.SIGINT)
+            strike.send()
 
         thread = threading.Thread(target=interrupt)
-        thread.start()
-        try:
-            with pytest.raises(KeyboardInterrupt) as caught:
-                stage.call()
-        finally:
-            stage.over.set()
-            thread.join(PATIENCE)
+        with Strike(signal.SIGINT, KeyboardInterrupt) as strike:
+            thread.start()
+            try:
+                with pytest.raises(KeyboardInterrupt) as caught:
+                    stage.call()
+            finally:
+                strike.call_off()
+                stage.over.set()
+                thread.join(PATIENCE)
         assert missed == []
         assert type(caught.value) is KeyboardInterrupt
         del caught

@@ -148,7 +148,8 @@ def test_an_open_breaker_is_passed_by():
     with Emulator(speed=0) as emulator:
         gone = GroqProvider(api_key="gsk_1", base_url="http://127.0.0.1:9", retry=NO_RETRY)
         there = GroqProvider(api_key="gsk_2", base_url=emulator.base_url)
-        with FallbackProvider([(gone, SMALL), (there, SMALL)], breaker=BreakerPolicy(not_sent_in_a_row=2)) as both:
+        policy = BreakerPolicy(not_sent_in_a_row=2, open_for=60.0)
+        with FallbackProvider([(gone, SMALL), (there, SMALL)], breaker=policy) as both:
             for _ in range(2):
                 assert len(both.generate("Hello").attempts) == 2
             assert [state for _, state in both.breakers] == ["open", "closed"]
@@ -194,12 +195,13 @@ def test_one_time_limit_covers_all_members():
             stall = Fault(stall_before_headers=True)
             first.enqueue(stall)
             with pytest.raises(e.DeadlineExceededError):
-                both.generate("Hello", timeout=0.3)
+                both.generate("Hello", timeout=1.0)
             stall.release()
+            assert first.wait_until(lambda _: not first.pending_replies, PATIENCE)
             assert not second.requests
             slow = Fault(stall_before_headers=True)
             first.enqueue(slow)
-            limits = Timeouts(first_token=0.2, total=20)
+            limits = Timeouts(first_token=2.0, total=PATIENCE)  # which holds for the second, too
             assert both.generate("Hello", timeout=limits).provider == "groq"
             slow.release()
             assert len(second.requests) == 1
@@ -211,7 +213,7 @@ def test_cancelling_ends_the_search(pair):
     token, gate = CancelToken(), Gate()
     first.enqueue(Reply(content="x", gate=gate))
     gate.release()
-    canceller = threading.Thread(target=lambda: (gate.wait_for(1), token.cancel()))
+    canceller = threading.Thread(target=lambda: (gate.wait_for(1, PATIENCE), token.cancel()))
     with both.generate_stream("Hello", cancel=token) as stream:
         canceller.start()
         with pytest.raises(e.RequestCancelledError):
@@ -608,7 +610,7 @@ def test_a_cancel_reaches_the_member_that_is_being_tried():
             started = time.monotonic()
             stream.cancel()
             reader.join(PATIENCE)
-            assert time.monotonic() - started < 1.1
+            assert time.monotonic() - started < 5
             assert [attempt.error for attempt in raised[0].attempts] == [
                 "IncompleteResponseError",
                 "RequestCancelledError",

@@ -25,7 +25,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from fakes import PATIENCE, FakeClock
+from fakes import PATIENCE, FakeClock, Strike
 from servers import FaultServer, answer, chunk, read_request, serving
 
 import groq_provider
@@ -87,7 +87,7 @@ def make(emulator):
     yield build
     for provider in made:
         provider.close()
-    assert emulator.wait_until(lambda emulator: not emulator.open_connections)
+    assert emulator.wait_until(lambda emulator: not emulator.open_connections, PATIENCE)
     assert emulator.errors == []
 
 
@@ -227,16 +227,6 @@ class Ended(BaseException):
     """What a program's own handler of SIGTERM raises."""
 
 
-@pytest.fixture
-def on_term():
-    def handler(number, frame):
-        raise Ended
-
-    before = signal.signal(signal.SIGTERM, handler)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
 SIGNALS = pytest.mark.parametrize(
     ("number", "raised"),
     [pytest.param(signal.SIGINT, KeyboardInterrupt, id="SIGINT"), pytest.param(signal.SIGTERM, Ended, id="SIGTERM")],
@@ -244,12 +234,10 @@ SIGNALS = pytest.mark.parametrize(
 
 
 @SIGNALS
-@pytest.mark.usefixtures("on_term")
 def test_74_a_signal_in_the_limiters_queue_leaves_it(make, number, raised):
     """The next one moves up, everything is given back, and what was raised goes through unchanged."""
     provider = make(rate_limits=RateLimits(rpm=1))
     held = provider._limiter.reserve(MODEL, prompt_tokens=1, max_output_tokens=1)
-    main = threading.get_ident()
     behind = []
 
     def interrupt():
@@ -257,12 +245,12 @@ def test_74_a_signal_in_the_limiters_queue_leaves_it(make, number, raised):
         second = threading.Thread(target=lambda: behind.append(provider.generate("second").content))
         second.start()
         until(lambda: counts(provider) == (1, 2), "the second to wait")
-        signal.pthread_kill(main, number)
+        strike.send()
         until(lambda: counts(provider) == (1, 1), "the main thread to leave")
         held.refund()
         second.join(PATIENCE)
 
-    with running(interrupt), pytest.raises(raised) as caught:
+    with Strike(number, raised) as strike, running(interrupt), pytest.raises(raised) as caught:
         provider.generate("first")
     assert type(caught.value) is raised
     assert behind
@@ -277,7 +265,6 @@ READS = ("receive", "_wait_io")
 
 
 @SIGNALS
-@pytest.mark.usefixtures("on_term")
 def test_75_a_signal_in_a_blocked_stream_closes_it(emulator, make, number, raised):
     """The socket is closed, what came is settled and stays readable, and what was raised goes through unchanged."""
     provider = make(rate_limits=RateLimits(tpd=1_000_000, rpd=1000, share=1.0))
@@ -290,9 +277,9 @@ def test_75_a_signal_in_a_blocked_stream_closes_it(emulator, make, number, raise
 
     def interrupt():
         until(lambda: sys._current_frames()[main].f_code.co_name in READS, "the main thread to read")
-        signal.pthread_kill(main, number)
+        strike.send()
 
-    with running(interrupt), pytest.raises(raised):
+    with Strike(number, raised) as strike, running(interrupt), pytest.raises(raised):
         next(stream)
     assert stream.partial.content == "one two"
     assert stream.partial.finish_reason is None
@@ -301,7 +288,7 @@ def test_75_a_signal_in_a_blocked_stream_closes_it(emulator, make, number, raise
     window = provider.get_rate_limits()[MODEL].windows["tpd"]
     assert window.limit - window.remaining <= 10 + estimate_text_tokens(len("one two"))
     gate.open()
-    assert emulator.wait_until(lambda emulator: not emulator.open_connections)
+    assert emulator.wait_until(lambda emulator: not emulator.open_connections, PATIENCE)
     with pytest.raises(RuntimeError, match="closed before its end"):
         next(stream)
 
@@ -586,7 +573,7 @@ def test_77_a_stream_may_be_collected_inside_any_lock(emulator, make, held):
         gc.enable()
     assert [text for text in warned if "unclosed <ResponseStream" in text]
     gate.open()
-    assert emulator.wait_until(lambda emulator: not emulator.open_connections)
+    assert emulator.wait_until(lambda emulator: not emulator.open_connections, PATIENCE)
     assert provider.generate("y", max_completion_tokens=10).content
     assert counts(provider) == (0, 0)
     assert provider._engine.in_flight == 0
@@ -662,11 +649,19 @@ def test_78_close_ends_everything_under_way_at_once():
             for _ in range(16):
                 assert reached.acquire(timeout=PATIENCE)
             until(lambda: counts(provider) == (12, 4), "everybody to be on the way")
+            calls = [call for known in provider._engine._live.copy() if (call := known()) is not None]
+            # What the server has read, the client may not have noted yet; and a delay follows its refusal a little later.
+            until(
+                lambda: sum(call.sent_at is not None and not call._callbacks for call in calls) == 12, "all to be sent"
+            )
+            until(lambda: sum(bool(call._callbacks) for call in calls) == 8, "the rest to sleep")
             closed = time.monotonic()
             provider.close()
             provider.close()
         assert len(raised) == 20
-        assert max(ended.values()) - closed < 1.0  # a tenth of it on an idle machine
+        assert (
+            max(ended.values()) - closed < 5.0
+        )  # a hundredth of it on an idle machine; nothing else ends before ten seconds
         assert {error.sent for (kind, _), error in raised.items() if kind == "queue"} == {False}
         assert {error.sent for (kind, _), error in raised.items() if kind in ("head", "body", "stream")} == {True}
         assert all("closed" in str(error) for error in raised.values())
@@ -740,7 +735,7 @@ def test_79_the_interpreter_ends_while_daemon_threads_wait():
                 pipe.close()
         assert process.returncode == 0
         assert said == ""
-        assert took < 3.0  # well below one second on an idle machine
+        assert took < 10.0  # well below one second on an idle machine; nothing that is waited for ends before fifty
 
 
 # --- 80: many threads --------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import subprocess
@@ -21,7 +22,7 @@ from groq_provider import errors as e
 from groq_provider.transport.response import Response
 
 PATIENT = Timeouts(connect=PATIENCE, first_token=PATIENCE, idle=PATIENCE)
-SHORT = Timeouts(connect=PATIENCE, first_token=0.3, idle=0.3)
+SHORT = Timeouts(connect=PATIENCE, first_token=PATIENCE, idle=0.3)
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"
 
@@ -105,17 +106,25 @@ def raises(cls):
     return read
 
 
+@contextlib.contextmanager
+def at_the_same_time(work):
+    """Run a function in a thread, which has ended after the block."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
 def cancelled(stream, bench):
     assert next(stream).content == "one"
-    threading.Thread(target=stream.cancel).start()
-    with pytest.raises(e.RequestCancelledError):
+    with at_the_same_time(stream.cancel), pytest.raises(e.RequestCancelledError):
         stream.collect()
 
 
 def cancelled_by_the_token(stream, bench):
     assert next(stream).content == "one"
-    threading.Thread(target=bench.token.cancel).start()
-    with pytest.raises(e.RequestCancelledError):
+    with at_the_same_time(bench.token.cancel), pytest.raises(e.RequestCancelledError):
         stream.collect()
 
 
@@ -127,8 +136,7 @@ def cancelled_and_closed(stream, bench):
 
 def provider_closed(stream, bench):
     assert next(stream).content == "one"
-    threading.Thread(target=bench.provider.close).start()
-    with pytest.raises(e.ProviderClosedError):
+    with at_the_same_time(bench.provider.close), pytest.raises(e.ProviderClosedError):
         stream.collect()
 
 
@@ -218,7 +226,7 @@ ENDINGS = {
     "reset": Ending(raises(e.StreamInterruptedError), break_off(ONE), record="failed"),
     "stalled": Ending(raises(e.StreamIdleTimeoutError), hang(ONE), record="failed", limits=SHORT),
     "out of time": Ending(
-        raises(e.DeadlineExceededError), hang(ONE), record="failed", limits=attrs.evolve(PATIENT, total=0.4)
+        raises(e.DeadlineExceededError), hang(ONE), record="failed", limits=attrs.evolve(PATIENT, total=2.0)
     ),
     "no JSON": Ending(raises(e.StreamProtocolError), hang(ONE, chunk(b"data: {no\n\n")), record="failed"),
     "bad chunk": Ending(raises(e.StreamProtocolError), hang(ONE, b"zz\r\n"), record="failed"),
@@ -265,8 +273,10 @@ class Bench:
 
 
 @pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
-def test_a_stream_ends_once(ending, monkeypatch):
+def test_a_stream_ends_once(ending, monkeypatch, request):
     """In the books of the limiter, in the figures, and for its connection."""
+    if ending.kept:
+        request.getfixturevalue("late_ends")
     given_back = []
     leave = Response._leave
     monkeypatch.setattr(Response, "_leave", lambda self: (given_back.append(self.status_code), leave(self))[1])
@@ -306,7 +316,7 @@ def test_a_stream_ends_once(ending, monkeypatch):
             assert len(bench.tracker.records) == (ending.record is not None)
             assert bench.provider._engine._streams == set()
             if ending.act is not provider_closed:
-                assert bench.provider.generate_stream("again").collect().content == "one two"
+                assert bench.provider.generate_stream("again", timeout=PATIENT).collect().content == "one two"
                 assert server.connections == (1 if ending.kept else 2)
                 assert len(bench.limiter.granted) == 2
         if not ending.kept:
