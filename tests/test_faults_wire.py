@@ -48,6 +48,8 @@ MOST = 100
 LIMITS = RateLimits(rpm=1_000, tpm=10_000_000, share=1.0)
 POLICY = RetryPolicy(max_retries=2, base_delay=0.001, throttle_delay=0.001, max_delay=0.001)
 PATIENT = Timeouts(connect=PATIENCE, first_token=PATIENCE, idle=PATIENCE)
+#: Seconds by which a limit may be missed on a busy machine; far from PATIENCE, which limits everything else.
+SLACK = 5.0
 #: What answers may weigh in these tests.
 CAP = 1 << 20
 USAGE = {"prompt_tokens": 14, "completion_tokens": 3, "total_tokens": 17}
@@ -395,7 +397,7 @@ class Case:
         connections: Made in all, the good call after it included; by default each attempt makes and loses one.
         seen: What of the server's counts each attempt: ``requests``, ``connections`` or nothing.
         limits: Time limits of the call.
-        within: Seconds it may take, and one more.
+        within: Seconds it may take, and a few more on a busy machine; what else it might wait for takes longer.
         prompt: What is asked.
         settings: Of the provider.
     """
@@ -454,9 +456,10 @@ UNSENT = {"sent": (False,), "spent": "F"}
 NO_SUCH_NAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 TRY_AGAIN = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 BROKEN_TLS = {**UNSENT, "error": e.TLSError, "attempts": 1, "seen": "connections"}
-SHORT = Timeouts(connect=PATIENCE, first_token=0.6, idle=PATIENCE)
+# Long enough for a server's thread to say what it has to say before they are over, though it may have to wait for its turn.
+SHORT = Timeouts(connect=PATIENCE, first_token=1.2, idle=PATIENCE)
 IDLE = Timeouts(connect=PATIENCE, first_token=PATIENCE, idle=0.2)
-TOTAL = Timeouts(connect=PATIENCE, first_token=PATIENCE, idle=PATIENCE, total=0.6)
+TOTAL = Timeouts(connect=PATIENCE, first_token=PATIENCE, idle=PATIENCE, total=1.2)
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LENGTH = f"Content-Length: {len(COMPLETION)}"
 GZIP = "Content-Encoding: gzip"
@@ -490,8 +493,8 @@ CONNECT = [
         attempts=1,
         connections=1,
         seen=None,
-        limits=Timeouts(connect=PATIENCE, total=0.2),
-        within=0.2,
+        limits=Timeouts(connect=PATIENCE, total=1.0),
+        within=1.0,
         **UNSENT,
     ),
     Case(
@@ -501,8 +504,8 @@ CONNECT = [
         spent="A",
         connections=1,
         seen="requests",
-        limits=Timeouts(connect=2.0),
-        within=2.0,
+        limits=Timeouts(connect=6.0),
+        within=6.0,
     ),
     Case(
         id="4-all-dead",
@@ -521,8 +524,8 @@ CONNECT = [
         attempts=1,
         connections=1,
         seen=None,
-        limits=Timeouts(connect=PATIENCE, total=0.2),
-        within=0.2,
+        limits=Timeouts(connect=PATIENCE, total=1.0),
+        within=1.0,
         **UNSENT,
     ),
     Case(
@@ -554,8 +557,8 @@ CONNECT = [
         raw=True,
         stage=over_tls(without_tls),
         seen="connections",
-        limits=Timeouts(connect=0.2),
-        within=0.6,
+        limits=Timeouts(connect=0.8),
+        within=2.4,
         **UNSENT,
     ),
     Case(
@@ -566,8 +569,8 @@ CONNECT = [
         stage=over_tls(without_tls),
         attempts=1,
         seen="connections",
-        limits=Timeouts(connect=PATIENCE, total=0.2),
-        within=0.2,
+        limits=Timeouts(connect=PATIENCE, total=1.0),
+        within=1.0,
         **UNSENT,
     ),
     Case(id="8-refused", error=e.ProxyError, stage=through_proxy(proxy_handler(refuse="502 Bad Gateway")), **UNSENT),
@@ -643,8 +646,8 @@ HEADS = [
             ("stream", head(SSE)[:-2], True),
         ]
     ),
-    Case(id="17-plain", error=e.ReadTimeoutError, fault=waits(), attempts=1, limits=SHORT, within=0.6),
-    Case(id="17-stream", error=e.ReadTimeoutError, fault=waits(), stream=True, limits=SHORT, within=1.8),
+    Case(id="17-plain", error=e.ReadTimeoutError, fault=waits(), attempts=1, limits=SHORT, within=1.2),
+    Case(id="17-stream", error=e.ReadTimeoutError, fault=waits(), stream=True, limits=SHORT, within=3.6),
     *(
         Case(
             id=f"{number}-deadline{'-stream' * stream}",
@@ -653,7 +656,7 @@ HEADS = [
             stream=stream,
             attempts=1,
             limits=TOTAL,
-            within=0.6,
+            within=1.2,
         )
         for number, fault in [("17", waits()), ("18", repeats(CONTINUE, CONTINUE, every=0.01))]
         for stream in (False, True)
@@ -664,7 +667,7 @@ HEADS = [
         fault=repeats(CONTINUE, CONTINUE, every=0.01),
         attempts=1,
         limits=SHORT,
-        within=0.6,
+        within=1.2,
     ),
     Case(
         id="18-stream",
@@ -672,7 +675,7 @@ HEADS = [
         fault=repeats(CONTINUE, CONTINUE, every=0.01),
         stream=True,
         limits=SHORT,
-        within=1.8,
+        within=3.6,
     ),
     *(
         Case(id=name, error=e.ProtocolError, fault=waits(data, COMPLETION), attempts=2)
@@ -807,7 +810,7 @@ BODIES = [
         head=True,
         spent="P",
         limits=SHORT,
-        within=1.8,
+        within=3.6,
     ),
     Case(
         id="32-deaf-after",
@@ -828,7 +831,7 @@ BODIES = [
         attempts=1,
         head=True,
         limits=SHORT,
-        within=0.6,
+        within=1.2,
     ),
     Case(
         id="33-before",
@@ -838,7 +841,7 @@ BODIES = [
         head=True,
         spent="P",
         limits=SHORT,
-        within=1.8,
+        within=3.6,
     ),
     Case(
         id="33-after",
@@ -859,7 +862,7 @@ BODIES = [
         attempts=1,
         head=True,
         limits=SHORT,
-        within=0.6,
+        within=1.2,
     ),
     Case(
         id="34-plain-deadline",
@@ -868,7 +871,7 @@ BODIES = [
         attempts=1,
         head=True,
         limits=TOTAL,
-        within=0.6,
+        within=1.2,
     ),
     Case(
         id="34-before",
@@ -878,7 +881,7 @@ BODIES = [
         head=True,
         spent="P",
         limits=SHORT,
-        within=1.8,
+        within=3.6,
     ),
     Case(
         id="34-before-deadline",
@@ -889,7 +892,7 @@ BODIES = [
         head=True,
         spent="P",
         limits=TOTAL,
-        within=0.6,
+        within=1.2,
     ),
     Case(
         id="34-bytes-after",
@@ -913,7 +916,7 @@ BODIES = [
         spent="P",
         text=None,
         limits=TOTAL,
-        within=0.6,
+        within=1.2,
     ),
     *before_and_after("35-bad-size", b"zz\r\n", waits, error=e.StreamProtocolError),
     *before_and_after("35-no-crlf", b"1\r\n::1\r\n:", waits, error=e.StreamProtocolError),
@@ -986,7 +989,7 @@ FINE = {"4-one-dead", "11", "12", "12-reset", "22-both", "22-garbage", "23", "23
 }
 POOL = {
     "9": (Timeouts(connect=PATIENCE, first_token=0.1), e.PoolTimeoutError, 3, 0.3),
-    "9-deadline": (Timeouts(connect=PATIENCE, first_token=PATIENCE, total=0.2), e.DeadlineExceededError, 1, 0.2),
+    "9-deadline": (Timeouts(connect=PATIENCE, first_token=PATIENCE, total=1.0), e.DeadlineExceededError, 1, 1.0),
 }
 BAD_URLS = {
     "10-port": "https://api.groq.com:99999/v1",
@@ -1145,7 +1148,7 @@ def test_fault_has_its_outcome(case: Case, grounds: Grounds) -> None:
             check_error(caught.value, found)
             attempts = caught.value.attempts
         elapsed = time.monotonic() - started
-        assert case.within is None or elapsed < case.within + 1
+        assert case.within is None or elapsed < case.within + SLACK
         if case.seen is not None:
             wait_for(lambda: found.seen() - seen >= case.attempts)
             assert found.seen() - seen == case.attempts
@@ -1205,7 +1208,7 @@ def test_busy_pool_is_waited_for_within_the_limits(
             started = time.monotonic()
             with pytest.raises(e.GroqProviderError) as caught:
                 found.call()
-            assert time.monotonic() - started < within + 1
+            assert time.monotonic() - started < within + SLACK
             check_error(caught.value, found)
             assert found.spent() == (0, 0)
             assert found.recorded() == (0, 1)
