@@ -122,8 +122,8 @@ class FaultServer:
         raw = sock
         try:
             if self.context is not None:
-                wrapped = self.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-                with self._lock:
+                with self._lock:  # close() must find one of the two, or the handshake waits for ever
+                    wrapped = self.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
                     self._open.discard(raw)
                     self._open.add(wrapped)
                 sock = wrapped

@@ -43,7 +43,7 @@ KEY = "gsk_wire_canary_of_letters_only"
 SECRETS = ["wire_canary", "of_letters", "PROMPTcanary", "how the wire"]
 MODEL = "faulty-model"
 PROMPT = "PROMPTcanary asks how the wire goes"
-LARGE = PROMPT * 86_000  # more than the buffers of a connection hold
+LARGE = PROMPT * 300_000  # more than the buffers of two connections hold, a bridge's among them
 MOST = 100
 LIMITS = RateLimits(rpm=1_000, tpm=10_000_000, share=1.0)
 POLICY = RetryPolicy(max_retries=2, base_delay=0.001, throttle_delay=0.001, max_delay=0.001)
