@@ -203,6 +203,7 @@ _GROUPS: list[tuple[str, str, str, tuple[str, ...]]] = [
         "*",
         BELOW,
         (
+            "test_cancel_wakes_a_connect",
             "test_connecting_ends_at_its_limit",
             "test_live_address_behind_a_dead_one_is_reached",
             "test_refused_connection_is_not_sent",
