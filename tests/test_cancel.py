@@ -186,7 +186,7 @@ PLACES = {
 
 
 @pytest.fixture(autouse=True)
-def _late_ends(late_ends):
+def _unhurried(unhurried):
     """A connection that is kept is kept also where the end of its last answer comes late."""
 
 

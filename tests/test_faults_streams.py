@@ -276,7 +276,7 @@ class Bench:
 def test_a_stream_ends_once(ending, monkeypatch, request):
     """In the books of the limiter, in the figures, and for its connection."""
     if ending.kept:
-        request.getfixturevalue("late_ends")
+        request.getfixturevalue("unhurried")
     given_back = []
     leave = Response._leave
     monkeypatch.setattr(Response, "_leave", lambda self: (given_back.append(self.status_code), leave(self))[1])

@@ -885,7 +885,7 @@ def test_one_token_ends_many_streams(emulator, provider):
     assert is_settled(provider)
 
 
-def test_cancelling_after_the_end_changes_nothing(emulator, provider):
+def test_cancelling_after_the_end_changes_nothing(emulator, provider, unhurried):
     """The answer is there; the connection serves the next call."""
     token = CancelToken()
     stream = provider.generate_stream("x", cancel=token)
