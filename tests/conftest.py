@@ -100,6 +100,17 @@ def wire(request, monkeypatch, _nothing_left_behind, _no_other_host):
     assert wire.used, "no transport was made: this test has no business in the second run"
 
 
+@pytest.fixture
+def late_ends(monkeypatch):
+    """What follows the last event of a stream is waited for as long as it takes.
+
+    For tests that count on the connection after it: 50 ms are soon over where a server's thread has to wait for its turn.
+    """
+    from groq_provider.transport import response
+
+    monkeypatch.setattr(response, "_DRAIN_SECONDS", PATIENCE)
+
+
 @pytest.fixture(autouse=True)
 def _no_other_host(monkeypatch, request):
     """Fail a test that talks to anything but this machine."""

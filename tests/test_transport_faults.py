@@ -20,17 +20,17 @@ import pytest
 from fakes import PATIENCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers import CHUNKED, OK, answer, chunk, full_backlog, hanging, once, reset, serving
+from servers import CHUNKED, OK, answer, chunk, full_backlog, hanging, once, refusing_port, reset, serving
 from test_transport import (
     KEY,
     LIMIT,
+    LimitFromSending,
     attempt,
     cancelled_while,
     drip,
     echo,
     fetch,
     new_call,
-    refuse_port,
     send,
     transport_to,
     wait_for,
@@ -100,10 +100,10 @@ def test_slow_answers_end_at_the_limit(handler, limit):
     """Whatever trickles in, whichever limit it is."""
     with serving(handler) as server, transport_to(server.url) as transport:
         started = time.monotonic()
-        call = new_call(0.1) if limit == "total" else new_call(None, after_send=0.1)
+        call = LimitFromSending(0.1) if limit == "total" else new_call(None, after_send=0.1)
         with pytest.raises(ReadTimeoutError) as caught:
             fetch(transport, call=call)
-        assert 0.09 < time.monotonic() - started < 1.1
+        assert 0.09 < time.monotonic() - started < PATIENCE / 4
         assert (caught.value.sent, caught.value.retryable) == (True, True)
         assert transport.adapter.pool().idle() == 0
 
@@ -113,10 +113,10 @@ def test_send_to_a_peer_that_does_not_read_ends_at_the_limit(limit):
     """50 MB; also without a total limit: a peer that takes nothing for so long is dead."""
     with serving(lambda sock, server: server.released.wait(PATIENCE)) as server, transport_to(server.url) as transport:
         started = time.monotonic()
-        call = new_call(0.2) if limit == "total" else new_call(None, after_send=0.2)
+        call = LimitFromSending(0.2, first=True) if limit == "total" else new_call(None, after_send=0.2)
         with pytest.raises(ReadTimeoutError) as caught:
             send(transport, bytes(50_000_000), call=call)
-        assert time.monotonic() - started < 1.2
+        assert time.monotonic() - started < PATIENCE / 4
         assert caught.value.sent is None
 
 
@@ -133,7 +133,7 @@ def test_connecting_ends_at_its_limit():
         started = time.monotonic()
         with pytest.raises(ConnectTimeoutError) as caught:
             send(transport, call=new_call(None, connect=0.1))
-        assert time.monotonic() - started < 1.1
+        assert time.monotonic() - started < PATIENCE / 4
         assert (caught.value.sent, caught.value.retryable) == (False, True)
 
 
@@ -143,27 +143,25 @@ def resolving(monkeypatch, *ports):
 
 
 def test_several_dead_addresses_share_the_limit(monkeypatch):
-    """Four of them: the limit once, not four times."""
+    """Fifty of them: the limit once, not fifty times."""
     with full_backlog() as port, transport_to("http://service.test") as transport:
-        resolving(monkeypatch, port, port, port, port)
+        resolving(monkeypatch, *[port] * 50)
         started = time.monotonic()
         with pytest.raises(ConnectTimeoutError):
             send(transport, call=new_call(None, connect=0.2))
-        assert time.monotonic() - started < 1.2
+        assert time.monotonic() - started < PATIENCE / 4
 
 
 def test_live_address_behind_a_dead_one_is_reached(monkeypatch):
     """The dead one takes its share of the limit only."""
     with full_backlog() as port, serving(echo) as server, transport_to("http://service.test") as transport:
-        resolving(monkeypatch, port, 9, server.port)
-        assert fetch(transport, call=new_call(None, connect=0.6)) == b"{}"
+        resolving(monkeypatch, port, *[9] * 40, server.port)
+        assert fetch(transport, call=new_call(None, connect=PATIENCE / 2)) == b"{}"
 
 
 def test_refused_connection_is_not_sent():
     """Nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    with transport_to(f"http://127.0.0.1:{port}") as transport:
+    with refusing_port() as port, transport_to(f"http://127.0.0.1:{port}") as transport:
         with pytest.raises(APIConnectionError, match=rf"cannot reach http://127\.0\.0\.1:{port}: .*refused") as caught:
             send(transport)
         assert (caught.value.sent, caught.value.retryable) == (False, True)
@@ -318,11 +316,12 @@ def test_late_cancel_never_touches_the_next_user():
 def test_cancel_at_any_moment_leaves_the_others_alone():
     """Cancels race with the calls they are for; the calls in between always get their own answers."""
     with serving(echo) as server, transport_to(server.url) as transport:
-        started = queue.SimpleQueue()
+        started, over = queue.SimpleQueue(), threading.Semaphore(0)
 
         def cancel():
             while (call := started.get(timeout=PATIENCE)) is not None:
                 call.cancel()
+                over.release()
 
         thread = threading.Thread(target=cancel)
         thread.start()
@@ -335,6 +334,7 @@ def test_cancel_at_any_moment_leaves_the_others_alone():
                 assert isinstance(outcome, RequestCancelledError)
                 cancelled += 1
             assert fetch(transport, b"%d" % number) == b"%d" % number
+            assert over.acquire(timeout=PATIENCE)  # a thread that is held up misses one call, not all of them
         started.put(None)
         thread.join(PATIENCE)
         assert cancelled
@@ -601,7 +601,7 @@ def test_drain_gives_up_when_the_body_does_not_end(after):
         reads_until_done(response)
         started = time.monotonic()
         response.drain(call)
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < PATIENCE / 4
         assert transport.adapter.pool().idle() == 0
         assert over.wait(PATIENCE)
 
@@ -728,7 +728,7 @@ def test_early_refusal_of_a_large_body_is_read():
         server.released.wait(PATIENCE)
 
     with serving(handler) as server, transport_to(server.url) as transport:
-        call = new_call(None, after_send=0.5)
+        call = new_call(None, after_send=PATIENCE)
         outcome = attempt(lambda: send(transport, bytes(200_000), call))
         assert outcome.status_code == 413
         assert outcome.read_body(LIMIT) == b"too large"
@@ -953,10 +953,12 @@ def test_compressed_bomb_is_stopped_at_the_cap():
     with serving(once(answer(bomb, "Content-Encoding: gzip"))) as server, transport_to(server.url) as transport:
         response = send(transport)
         tracemalloc.start()
-        with pytest.raises(ResponseTooLargeError) as caught:
-            response.read_body(LIMIT)
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
+        try:
+            with pytest.raises(ResponseTooLargeError) as caught:
+                response.read_body(LIMIT)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
         assert peak < 4 << 20
         check(caught.value, sent=True, retryable=False)
 
@@ -1046,8 +1048,8 @@ def check(error, *, sent, retryable):
 def test_key_is_in_no_error(handler, header):
     """Not in messages, reprs, causes, nor in a traceback with the locals of every frame."""
     extra = {"X": "\u20ac"} if header == "not-latin-1" else None
-    with serving(handler or echo) as server:
-        url = server.url if handler else f"http://127.0.0.1:{refuse_port()}"
+    with serving(handler or echo) as server, refusing_port() as port:
+        url = server.url if handler else f"http://127.0.0.1:{port}"
         with transport_to(url, api_key=KEY, headers={"X-User": "u"}) as transport:
             with pytest.raises(GroqProviderError) as caught:
                 fetch(transport, call=new_call(0.1), headers=extra)

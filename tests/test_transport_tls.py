@@ -29,6 +29,7 @@ from servers import (
 from test_transport import (
     KEY,
     LIMIT,
+    LimitFromSending,
     cancelled_while,
     closes_second,
     drip,
@@ -309,6 +310,7 @@ def test_parent_and_child_do_not_share_connections(authority, context):
     """Shared TLS state would garble both."""
     with serving(echo, context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
         transport.warm_up(2)
+        wait_for(lambda: server.handshakes == 2)  # no thread is inside of TLS when the process forks
 
         def work():
             return all(fetch(transport, b"child %d" % n) == b"child %d" % n for n in range(30))
@@ -368,7 +370,7 @@ def test_silent_proxy_ends_at_the_limit_for_connecting(authority):
             started = time.monotonic()
             with pytest.raises(ConnectTimeoutError) as caught:
                 send(transport, call=new_call(None, connect=0.1, after_send=PATIENCE))
-            assert time.monotonic() - started < 1.1
+            assert time.monotonic() - started < PATIENCE / 4
     assert caught.value.sent is False
 
 
@@ -416,7 +418,7 @@ def test_stalled_handshake_ends_at_the_limit_for_connecting(authority):
             started = time.monotonic()
             with pytest.raises(ConnectTimeoutError) as caught:
                 send(transport, call=new_call(None, connect=0.1))
-            assert time.monotonic() - started < 1.1
+            assert time.monotonic() - started < PATIENCE / 4
     assert (caught.value.sent, caught.value.retryable) == (False, True)
 
 
@@ -435,8 +437,8 @@ def test_slow_answers_end_at_the_limit(authority, context, handler):
     with serving(handler, context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
         started = time.monotonic()
         with pytest.raises(ReadTimeoutError) as caught:
-            fetch(transport, call=new_call(0.3))
-        assert time.monotonic() - started < 1.3
+            fetch(transport, call=LimitFromSending(0.3))
+        assert time.monotonic() - started < PATIENCE / 4
         assert caught.value.sent is True
 
 
@@ -446,8 +448,8 @@ def test_send_to_a_peer_that_does_not_read_ends_at_the_limit(authority, context)
         with transport_to(server.url, ca_bundle=authority.file) as transport:
             started = time.monotonic()
             with pytest.raises(ReadTimeoutError) as caught:
-                send(transport, bytes(50_000_000), call=new_call(0.3))
-            assert time.monotonic() - started < 1.3
+                send(transport, bytes(50_000_000), call=LimitFromSending(0.3, first=True))
+            assert time.monotonic() - started < PATIENCE / 4
             assert caught.value.sent is None
 
 
