@@ -631,7 +631,7 @@ def test_the_time_limit_is_per_item(emulator, provider):
 
     hang = Fault(stall_before_headers=True)
     emulator.enqueue(Reply(fault=hang, match=lambda request: "hang" in request.body.decode()))
-    results = list(provider.generate_many(["a", "hang", "b"], timeout=0.3, max_workers=1))
+    results = list(provider.generate_many(["a", "hang", "b"], timeout=2.0, max_workers=1))
     hang.release()
     assert [r.ok for r in results] == [True, False, True]
     assert isinstance(results[1].error, e.DeadlineExceededError)
@@ -713,13 +713,20 @@ def test_auto_shrinks_over_the_provider(emulator, status, retries):
     assert {result.error.status_code for result in refused} <= {status}
 
 
-def test_auto_does_not_grow_at_a_limit(emulator):
-    """Forty requests a second, the burst used up: the workers wait for them and no others come."""
-    limiter = TokenBucketRateLimiter(RateLimits(rpm=2400))
-    with GroqProvider(api_key=emulator.api_key, base_url=emulator.base_url, rate_limiter=limiter) as provider:
-        provider.generate("first")
-        (model,) = limiter.get_status()
-        while (place := limiter.try_reserve(model, prompt_tokens=1)) is not None:
+class Exhausted(TokenBucketRateLimiter):
+    """Of what has come back since the last request somebody else is quicker, however long that is ago."""
+
+    def reserve(self, model, **more):
+        while (place := self.try_reserve(model, prompt_tokens=1)) is not None:
             place.keep()
-        with provider.generate_many([str(i) for i in range(50)], max_workers="auto") as run:
-            assert max(run.workers for result in run if result.ok) == 4
+        return super().reserve(model, **more)
+
+
+def test_auto_does_not_grow_at_a_limit(emulator):
+    """Forty requests a second at most: the workers wait for them and no others come."""
+    limiter = Exhausted(RateLimits(rpm=2400))
+    with (
+        GroqProvider(api_key=emulator.api_key, base_url=emulator.base_url, rate_limiter=limiter) as provider,
+        provider.generate_many([str(i) for i in range(50)], max_workers="auto") as run,
+    ):
+        assert max(run.workers for result in run if result.ok) == 4
