@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
 import tracemalloc
 import warnings
 from pathlib import Path
 
 import pytest
+from fakes import PATIENCE
 
 from groq_provider import GroqProvider, RetryPolicy
 from groq_provider.testing import Emulator, Gate, Reply
@@ -42,13 +44,25 @@ def descriptors():
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def measured(emulator, work, rounds):
+def settle(emulator, most):
+    """Wait until no more connections than *most* are left at the emulator, and no thread of one that has ended."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        threads = sum(thread.name == "groq-emulator-connection" for thread in threading.enumerate())
+        if threads == emulator.open_connections <= most:
+            return
+        assert time.monotonic() < deadline, f"{emulator!r}, {threads} threads"
+        time.sleep(0.001)
+
+
+def measured(emulator, work, rounds, kept=1):
     """Run *work* in two equal halves after a warm-up; return what the second added: traced bytes, resident bytes."""
 
     def half():
         for _ in range(rounds // 2):
             work()
         emulator.reset()  # its records are not what is measured
+        settle(emulator, kept)
         gc.collect()
 
     for _ in range(30):  # rings, pools and caches fill
@@ -72,16 +86,18 @@ def test_calls_leave_nothing_behind(emulator, provider, full, wire, unhurried):
         provider.generate("x")
         provider.generate_stream("x").collect()
 
+    kept = 0 if wire.kind == "nginx" else 1  # nginx makes one for each request
     for _ in range(150):  # the latency ring is full
         work()
+    settle(emulator, kept)
     gc.collect()  # what tests before this one have left
     sockets, threads = descriptors(), threading.active_count()
-    traced, rss = measured(emulator, work, 2500 if full else 200)
+    traced, rss = measured(emulator, work, 2500 if full else 200, kept)
     assert traced < 100_000
     assert rss < 8 << 20
-    assert descriptors() == sockets
-    assert threading.active_count() == threads
-    assert emulator.connections == 1 or wire.kind == "nginx"  # which makes one for each request
+    assert descriptors() <= sockets
+    assert threading.active_count() <= threads
+    assert emulator.connections == 1 or wire.kind == "nginx"
     assert provider._engine.in_flight == 0
 
 
@@ -111,5 +127,5 @@ def test_abandoned_streams_leave_nothing_behind(emulator, provider, full):
     provider.generate("x")
     assert provider._engine.in_flight == 0
     assert {status.in_flight for status in provider.get_rate_limits().values()} == {0}
-    assert emulator.wait_until(lambda emulator: emulator.open_connections <= 1)
-    assert emulator.wait_until(lambda _: threading.active_count() < 10)
+    settle(emulator, 1)
+    assert threading.active_count() < 10
