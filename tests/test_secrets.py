@@ -12,7 +12,6 @@ import http.client
 import json
 import logging
 import pickle
-import socket
 import ssl
 import threading
 import traceback
@@ -23,7 +22,7 @@ from pathlib import Path
 import pytest
 import requests
 from fakes import PATIENCE
-from servers import always, answer, chunk, hanging, once, proxy_handler, reset, serving
+from servers import always, answer, chunk, hanging, once, proxy_handler, refusing_port, reset, serving
 
 import groq_provider
 from groq_provider import (
@@ -257,8 +256,12 @@ STREAM_FAULTS = {
 }
 
 
+#: Of these the time limit is what ends the call.
+SILENT = {"silence", "half-head", "stalled-stream"}
+
+
 def provider_to(url, **settings):
-    settings = {"timeout": SHORT, "retry": RetryPolicy(max_retries=1, base_delay=0, throttle_delay=0), **settings}
+    settings = {"timeout": PATIENT, "retry": RetryPolicy(max_retries=1, base_delay=0, throttle_delay=0), **settings}
     return GroqProvider(api_key=KEY, base_url=url, default_model=MODEL, headers={"X-Own": HEADER}, **settings)
 
 
@@ -284,7 +287,7 @@ def failure_of(provider, *, stream, prompt=PROMPT, **fields):
 def test_no_failure_shows_the_key_or_the_prompt(name, stream, caplog, capsys):
     """Nor the provider after it, nor what is logged, warned or printed on the way."""
     with watched(caplog, capsys), serving({**FAULTS, **STREAM_FAULTS}[name]) as server:
-        with provider_to(server.url) as provider:
+        with provider_to(server.url, timeout=SHORT if name in SILENT else PATIENT) as provider:
             error = failure_of(provider, stream=stream)
             shown = texts_of(error)
             objects = objects_of(provider)
@@ -378,7 +381,7 @@ def calls_of(provider):
             raise next(results).error
 
     both = FallbackProvider([(provider, MODEL)])
-    fields = {"timeout": SHORT}
+    fields = {"timeout": PATIENT}
     return {
         "generate": lambda **more: provider.generate(PROMPT, **{**fields, **more}),
         "generate_stream": lambda **more: provider.generate_stream(PROMPT, **{**fields, **more}).collect(),
@@ -488,7 +491,7 @@ def test_a_cancelled_and_a_closed_call_show_nothing(caplog, capsys):
             pause = threading.Event()
 
             def act(end=end, provider=provider, token=token, count=count, pause=pause):
-                while len(server.requests) < count:
+                while end != "total" and len(server.requests) < count:
                     pause.wait(0.001)
                 {"cancel": token.cancel, "close": provider.close, "total": int}[end]()
 
@@ -505,14 +508,9 @@ def test_a_cancelled_and_a_closed_call_show_nothing(caplog, capsys):
 # --- connections that are not made -------------------------------------------------------------------------------------------
 
 
-def refused_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 def test_a_refused_connection_shows_nothing(caplog, capsys):
     """Nobody listens."""
-    with watched(caplog, capsys), provider_to(f"http://127.0.0.1:{refused_port()}") as provider:
+    with watched(caplog, capsys), refusing_port() as port, provider_to(f"http://127.0.0.1:{port}") as provider:
         error = failure_of(provider, stream=False)
         assert isinstance(error, e.APIConnectionError)
         assert_hidden(texts_of(error) + objects_of(provider), [*KEY_PARTS, *PROMPT_PARTS, HEADER])
@@ -546,8 +544,8 @@ def test_credentials_for_a_proxy_show_nowhere(how, secure, caplog, capsys):
     """Neither in errors, nor in what the provider shows, nor in logs."""
     handler = proxy_handler("other:words") if "wants" in how else proxy_handler(refuse="502 Bad Gateway")
     scheme = "https" if secure else "http"
-    with watched(caplog, capsys), serving(handler) as proxy:
-        port = refused_port() if "not there" in how else proxy.port
+    with watched(caplog, capsys), serving(handler) as proxy, refusing_port() as nobody:
+        port = nobody if "not there" in how else proxy.port
         settings = {"proxies": {scheme: f"http://{PROXY_USER}:{PROXY_PASSWORD}@127.0.0.1:{port}"}}
         if not secure:
             settings["allow_insecure"] = True
