@@ -45,7 +45,7 @@ def _connect(port: int, count: int) -> list[socket.socket]:
 def _rate(port: int, count: int, seconds: float) -> tuple[int, float]:
     sockets, request = _connect(port, count), _request(MODEL)
     done, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
+    while not done or time.perf_counter() - began < seconds:
         for sock in sockets:
             sock.sendall(request)
         for sock in sockets:
