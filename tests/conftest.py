@@ -100,17 +100,6 @@ def wire(request, monkeypatch, _nothing_left_behind, _no_other_host):
     assert wire.used, "no transport was made: this test has no business in the second run"
 
 
-@pytest.fixture
-def late_ends(monkeypatch):
-    """What follows the last event of a stream is waited for as long as it takes.
-
-    For tests that count on the connection after it: 50 ms are soon over where a server's thread has to wait for its turn.
-    """
-    from groq_provider.transport import response
-
-    monkeypatch.setattr(response, "_DRAIN_SECONDS", PATIENCE)
-
-
 @pytest.fixture(autouse=True)
 def _no_other_host(monkeypatch, request):
     """Fail a test that talks to anything but this machine."""
@@ -145,7 +134,7 @@ def _nothing_left_behind():
         return
     threads, sockets = set(threading.enumerate()), open_sockets()
     yield
-    deadline = time.monotonic() + PATIENCE / 4
+    deadline = time.monotonic() + PATIENCE / 2
     while True:
         left = [thread for thread in threading.enumerate() if thread not in threads and thread.is_alive()]
         extra = open_sockets() - sockets
