@@ -11,8 +11,15 @@ import time
 from pathlib import Path
 
 import http2_again
+import hypothesis
 import pytest
 from fakes import PATIENCE
+
+# How long an example takes is no matter of a test here: the machine may stop for half a second in the middle of one.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
 
 _LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
 
