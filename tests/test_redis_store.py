@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import math
 import pickle
 import socket
 import subprocess
@@ -42,8 +43,10 @@ KEY = "0123456789abcdef:openai/gpt-oss-20b"
 STATE, HOSTS = f"grl:{{{KEY}}}:v1", f"grl:{{{KEY}}}:hosts"
 CANARY = "c4naryPassw0rd"
 
-#: A decision takes 0.1 s; an assertion on it leaves a second for a busy machine. The exact figure is in the benchmark.
-DECIDED = 0.1 + 1
+#: The limit of a store that has no answer, and what an assertion leaves a busy machine. What must not be waited for takes longer. The
+#: exact figure is in the benchmark.
+SHORT = 0.1
+DECIDED = SHORT + 5
 
 
 def want(name="tpm", cost=36 * SECOND, burst=HOUR, known=0):
@@ -62,6 +65,23 @@ def stored(url, **more):
         yield store
     finally:
         store.close()
+
+
+@contextlib.contextmanager
+def hurried(store, timeout=SHORT):
+    """For the length of a block a store has little time for an answer; what has to succeed is done outside of it."""
+    kept, store._timeout = store._timeout, timeout
+    try:
+        yield
+    finally:
+        store._timeout = kept
+
+
+def until(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 @pytest.fixture
@@ -160,6 +180,7 @@ def test_idle_connections_that_the_server_closed_are_not_used(redis_server, stor
     for number in range(5):
         assert store.take(KEY, ask()).version == number + 1
         redis_server.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        until(lambda: not store._idle[0].usable())
 
 
 # --- time ----------------------------------------------------------------------------------------------------------
@@ -224,35 +245,31 @@ def test_the_time_of_a_test_is_taken_as_it_is(redis_server):
 
 def test_a_stopped_server(redis_server):
     """Decided in time, connected or not; afterwards no late answer is taken for the next one's."""
-    with stored(redis_server.url, timeout=0.1) as store:
+    with stored(redis_server.url) as store:
         store.take("a", ask())
         redis_server.pause()
         try:
-            for call in (store.take, store.take, store.take):
-                said, seconds = fails(call, "a", ask())
-                assert "TimeoutError" in said
-                assert seconds < DECIDED
-            assert fails(store.adjust, "a", Change())[1] < DECIDED
+            with hurried(store):
+                for call in (store.take, store.take, store.take):
+                    said, seconds = fails(call, "a", ask())
+                    assert "TimeoutError" in said
+                    assert seconds < DECIDED
+                assert fails(store.adjust, "a", Change())[1] < DECIDED
         finally:
             redis_server.resume()
-        deadline = time.monotonic() + PATIENCE
-        while True:  # it works off what it was sent
-            with contextlib.suppress(StoreAwayError):
-                taken = store.take("b", ask(want(), want("rpm")))
-                break
-            assert time.monotonic() < deadline
+        taken = store.take("b", ask(want(), want("rpm")))  # after it has worked off what it was sent
         assert len(taken.full) == 2
-        assert taken.version <= 10
+        assert taken.version == 1
 
 
 def test_many_threads_find_out_at_once(redis_server):
     """Nobody waits for somebody else's time limit."""
-    with stored(redis_server.url, timeout=0.1) as store:
+    with stored(redis_server.url, timeout=1.0) as store:
         redis_server.pause()
         try:
             with ThreadPoolExecutor(16) as pool:
                 for _, seconds in pool.map(lambda number: fails(store.take, f"k{number}", ask()), range(16)):
-                    assert seconds < DECIDED
+                    assert seconds < 1.0 + 5  # 16 one after the other
         finally:
             redis_server.resume()
 
@@ -270,7 +287,7 @@ def test_a_server_that_is_not_there():
 
 
 def test_a_host_that_accepts_nobody():
-    with full_backlog() as port, stored(f"redis://127.0.0.1:{port}", timeout=0.1) as store:
+    with full_backlog() as port, stored(f"redis://127.0.0.1:{port}", timeout=SHORT) as store:
         assert fails(store.take, KEY, ask())[1] < DECIDED
 
 
@@ -281,7 +298,7 @@ class Between:
         self.port = port
         self.delay = 0.0
         self.keep = None  # how many bytes of an answer to pass on before the connection is reset
-        self.answers = 0
+        self.most = 0  # answers to one connection
 
     def __call__(self, sock, server):
         with socket.create_connection(("127.0.0.1", self.port)) as upstream:
@@ -295,9 +312,11 @@ class Between:
             back.join(PATIENCE)
 
     def back(self, upstream, sock, server):
+        answers = 0
         with contextlib.suppress(OSError):
             while data := upstream.recv(65_536):
-                self.answers += 1
+                answers += 1
+                self.most = max(self.most, answers)
                 server.released.wait(self.delay)
                 if self.keep is not None:
                     sock.sendall(data[: self.keep])
@@ -310,20 +329,20 @@ class Between:
 
 
 def test_a_slow_server(redis_server):
-    """200 ms for each answer: not waited for. Signing in and the command draw on the same limit."""
+    """An answer that takes long is not waited for. Signing in and the command draw on the same limit."""
     between = Between(redis_server.port)
     with serving(between) as proxy:
-        with stored(f"redis://127.0.0.1:{proxy.port}", timeout=0.1) as store:
+        with stored(f"redis://127.0.0.1:{proxy.port}") as store:
             store.take(KEY, ask())
-            between.delay = 0.2
-            for _ in range(3):
-                assert fails(store.take, KEY, ask())[1] < DECIDED
+            between.delay = PATIENCE
+            with hurried(store):
+                for _ in range(3):
+                    assert fails(store.take, KEY, ask())[1] < DECIDED
         with running(requirepass="p") as locked:
-            between.port, between.delay = locked.port, 0.4
+            between.port, between.delay, between.most = locked.port, 0.4, 0
             with stored(f"redis://:p@127.0.0.1:{proxy.port}/3", timeout=0.5) as store:  # one answer of three fits
-                begun = between.answers
-                assert fails(store.take, KEY, ask())[1] < 0.5 + 1
-                assert between.answers - begun <= 2
+                assert fails(store.take, KEY, ask())[1] < 0.5 + 5
+                assert between.most <= 2
 
 
 @pytest.mark.parametrize("keep", [0, 1, 4, 9, 20])
@@ -403,9 +422,9 @@ def test_whatever_else_a_server_says_is_a_store_that_is_away(said):
     """One kind of error, a fresh connection, and it goes on when the server does."""
     with (
         serving(speaking(LOOK, said, said, TAKEN)) as server,
-        stored(f"redis://127.0.0.1:{server.port}", timeout=0.5) as store,
+        stored(f"redis://127.0.0.1:{server.port}") as store,
     ):
-        fails(store.take, KEY, ask())
+        assert fails(store.take, KEY, ask())[1] < PATIENCE / 2  # nothing more is waited for
         if "NOSCRIPT" in said.decode("latin-1"):
             assert server.connections == 1  # the second time in one question
         else:
@@ -427,21 +446,21 @@ def test_a_server_that_sends_one_byte_at_a_time():
     """The limit is that of the whole, not of each byte."""
 
     def handler(sock, server):
-        assert sock.recv(65_536)
-        sock.sendall(LOOK)
+        if sock.recv(65_536):
+            sock.sendall(LOOK)
         while sock.recv(65_536):
             for byte in TAKEN:
                 sock.sendall(bytes([byte]))
-                if server.released.wait(0.05):
+                if server.released.wait(0.4):  # all of them take 14 s
                     return
 
-    with serving(handler) as server, stored(f"redis://127.0.0.1:{server.port}", timeout=0.1) as store:
-        assert fails(store.take, KEY, ask())[1] < DECIDED
+    with serving(handler) as server, stored(f"redis://127.0.0.1:{server.port}") as store, hurried(store, 0.5):
+        assert fails(store.take, KEY, ask())[1] < 0.5 + 5
 
 
 def test_a_busy_server():
     """A script of somebody else's that does not end: first silence, then BUSY."""
-    with running(lua_time_limit=20) as server, stored(server.url, timeout=0.1) as store:
+    with running(lua_time_limit=20) as server, stored(server.url) as store:
         store.take(KEY, ask())
         free = ask(want(cost=0))
 
@@ -455,7 +474,7 @@ def test_a_busy_server():
         said = ""
         while "BUSY" not in said:
             assert time.monotonic() < deadline
-            with contextlib.suppress(pytest.fail.Exception):  # the loop has not begun
+            with hurried(store), contextlib.suppress(pytest.fail.Exception):  # the loop has not begun
                 said, seconds = fails(store.take, KEY, free)
                 assert seconds < DECIDED
         server.do("SCRIPT", "KILL")
@@ -549,6 +568,7 @@ def test_a_password_changed_while_running():
         server.password = "new"
         assert store.take(KEY, ask()).reserved  # the connection is signed in
         server.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        until(lambda: not store._idle[0].usable())
         with pytest.raises(StoreAwayError, match="AuthenticationError") as caught:
             store.take(KEY, ask())
         assert CANARY not in everything_said(caught.value)
@@ -582,7 +602,7 @@ def test_the_rights_that_are_documented_are_enough(redis_server):
 def test_the_password_is_nowhere(locked, caplog):
     """Not in a repr, a log, an error, a pickle, a copy."""
     caplog.set_level(logging.DEBUG)
-    with running(requirepass=CANARY) as server, stored(server.url, timeout=0.5) as store:
+    with running(requirepass=CANARY) as server, stored(server.url) as store:
         store.take(KEY, ask())
         seen = [repr(store), str(store), repr(store._idle), repr(store._address), *map(repr, vars(store).values())]
         server.kill()
@@ -710,7 +730,7 @@ def test_tls_and_plain_do_not_meet(tls, redis_server, authority):
         f"rediss://localhost:{redis_server.port}?ssl_ca_certs={authority.file}",
     ):
         with stored(url, timeout=0.3) as store:
-            assert fails(store.take, KEY, ask())[1] < 0.3 + 1
+            assert fails(store.take, KEY, ask())[1] < 0.3 + 5
 
 
 def test_a_handshake_that_does_not_end(authority):
@@ -719,7 +739,7 @@ def test_a_handshake_that_does_not_end(authority):
 
     with (
         serving(handler) as server,
-        stored(f"rediss://localhost:{server.port}?ssl_ca_certs={authority.file}", timeout=0.1) as store,
+        stored(f"rediss://localhost:{server.port}?ssl_ca_certs={authority.file}", timeout=SHORT) as store,
     ):
         assert fails(store.take, KEY, ask())[1] < DECIDED
 
@@ -727,8 +747,10 @@ def test_a_handshake_that_does_not_end(authority):
 # --- keys ---------------------------------------------------------------------------------------------------------
 
 
-def lifetime(server, key):
-    return server.do("PTTL", key)
+def lifetime(server, key, begun):
+    """Return how many milliseconds a key had to live when it was written, after *begun*: a bound from below, and one from above."""
+    left = max(server.do("PTTL", key), 0)  # negative: it is gone
+    return left, left + math.ceil((time.monotonic() - begun) * 1000)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -745,25 +767,26 @@ def test_a_key_lives_longer_than_what_it_says(redis_server, wants, pause):
     """And always for a second."""
     redis_server.do("DEL", STATE)
     with stored(redis_server.url) as store:
+        begun = time.monotonic()
         taken = store.take(KEY, ask(*wants, horizon=1 << 45))
         until_idle = max(*taken.full, taken.wait) // 1000
-        left = lifetime(redis_server, STATE)
+        least, most = lifetime(redis_server, STATE, begun)
         longest = max(w.burst for w in wants) // 1000
-        assert max(until_idle + 2 * longest - 5000, 0) < left <= max(1000, until_idle + 2 * longest + 3)
-        assert 0 < lifetime(redis_server, HOSTS) <= 16_000
+        assert max(until_idle + 2 * longest - 5000, 0) < most
+        assert least <= max(1000, until_idle + 2 * longest + 3)
+        least, most = lifetime(redis_server, HOSTS, begun)
+        assert most > 0
+        assert least <= 16_000
+        begun = time.monotonic()
         store.adjust(KEY, Change(pause=pause, full={"rpd": pause}))
-        assert lifetime(redis_server, STATE) > max(pause // 1000 - 5000, 0)
+        assert lifetime(redis_server, STATE, begun)[1] > max(pause // 1000 - 5000, 0)
 
 
 def test_a_model_nobody_uses_leaves_nothing_behind(redis_server, store):
     store.take(KEY, ask(want(cost=1000, burst=1000)))
     redis_server.do("PEXPIRE", HOSTS, 1)
-    left = lifetime(redis_server, STATE)
-    assert 0 < left <= 1000
-    deadline = time.monotonic() + PATIENCE
-    while redis_server.do("DBSIZE"):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert redis_server.do("PTTL", STATE) <= 1000
+    until(lambda: not redis_server.do("DBSIZE"))
     assert store.take(KEY, ask(seen=5)).version == 6
 
 
@@ -788,10 +811,7 @@ def test_keys_are_declared_and_stay_apart(tmp_path):
     """A cluster refuses a script whose keys are in two slots, or not declared."""
     with running(cluster_enabled="yes", dir=tmp_path) as server, stored(server.url) as store:
         server.do("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        deadline = time.monotonic() + PATIENCE
-        while "cluster_state:ok" not in str(server.do("CLUSTER", "INFO")):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: "cluster_state:ok" in str(server.do("CLUSTER", "INFO")))
         for key in AWKWARD:
             assert store.take(key, ask()).version == 1, key
             store.adjust(key, Change(credits={"tpm": 1}))
@@ -847,10 +867,7 @@ def test_threads_share_a_few_connections(redis_server, store):
         assert list(pool.map(work, range(48))) == [list(range(1, 31))] * 48
     assert len(store._idle) <= 32
     store.close()
-    deadline = time.monotonic() + PATIENCE
-    while redis_server.do("INFO", "clients")["connected_clients"] > 1:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: redis_server.do("INFO", "clients")["connected_clients"] == 1)
 
 
 WORK = """
@@ -961,4 +978,4 @@ def test_failures_leave_no_socket_behind():
         for _ in range(20):
             fails(store.take, KEY, ask())
         assert store._idle == []
-        assert open_sockets() <= before + 2  # the listener, and one that its thread is about to close
+        until(lambda: open_sockets() <= before + 1)  # the listener; threads of the server are about to close theirs
