@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 
+from fakes import PATIENCE
 from store_kinds import StoreClock
 
-from groq_provider import GroqProvider, RateLimits, RateLimitTimeoutError, TokenBucketRateLimiter
+from groq_provider import GroqProvider, RateLimits, TokenBucketRateLimiter
 from groq_provider.ratelimit.file_store import FileStore
 from groq_provider.ratelimit.ledger import NO_LIMIT, Ask, Change, Want
+from groq_provider.ratelimit.stores import RateLimitStore, open_store
 
 #: A debt that never drains while a test runs.
 DEBT = 10**12
@@ -62,22 +64,31 @@ def hammer(store: FileStore) -> None:
         store.adjust("shared", Change(credits={"rpm": -3}))
 
 
-def draw_places(url: str, barrier, seconds: float, results) -> None:
-    """Take places of one limiter from sixteen threads for so long, and report when each was granted."""
-    limiter = TokenBucketRateLimiter(RateLimits(rpm=6000), store=url, scope="fleet")
+def patient(url: str) -> RateLimitStore:
+    """The store at a URL. It is not away because this machine stops for a moment."""
+    store = open_store(url)
+    if isinstance(store, FileStore):
+        store._patience = PATIENCE
+    else:
+        store._timeout = PATIENCE
+    return store
+
+
+def draw_places(url: str, barrier, count, enough, results) -> None:
+    """Take places of one limiter from sixteen threads until all processes have enough; report when each was granted."""
+    limiter = TokenBucketRateLimiter(RateLimits(rpm=6000), store=patient(url), scope="fleet")
     granted: list[float] = []
 
     def run() -> None:
-        while True:
-            try:
-                limiter.reserve("m", prompt_tokens=0, max_output_tokens=0, deadline=until).keep()
-            except RateLimitTimeoutError:
-                return
+        while count.value < enough.value:
+            limiter.reserve("m", prompt_tokens=0, max_output_tokens=0, deadline=until).keep()
             granted.append(time.monotonic())
+            with count.get_lock():
+                count.value += 1
 
     threads = [threading.Thread(target=run) for _ in range(16)]
     barrier.wait(60)
-    until = time.monotonic() + seconds
+    until = time.monotonic() + 50
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -86,13 +97,17 @@ def draw_places(url: str, barrier, seconds: float, results) -> None:
     results.put((granted, limiter._link.away))
 
 
+#: Next to nothing flows in while a test runs.
+OF_A_DAY = RateLimits(tpd=10_000, share=1.0)
+
+
 def stop_and_go(settings: dict[str, str], url: str, connection) -> None:
-    """Ask once for every word that comes, and say how many requests are left."""
-    with GroqProvider(**settings, rate_limits=RateLimits(rpm=30), rate_limit_store=url) as provider:
+    """Ask once for every word that comes, and say how many tokens are left of the day's."""
+    with GroqProvider(**settings, rate_limits=OF_A_DAY, rate_limit_store=url) as provider:
         while connection.recv():
             provider.generate("Hello", max_completion_tokens=5)
             (status,) = provider.get_rate_limits().values()
-            connection.send(status.windows["rpm"].remaining)
+            connection.send(status.windows["tpd"].remaining)
 
 
 LIMITS = RateLimits(tpm=60_000, share=1.0)

