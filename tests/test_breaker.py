@@ -267,7 +267,7 @@ def test_no_lock_is_held_during_a_call():
     """Eight calls at once overlap."""
     from groq_provider.clock import SystemClock
 
-    breaker, inside, together = make(SystemClock()), [], threading.Barrier(8, timeout=5)
+    breaker, inside, together = make(SystemClock()), [], threading.Barrier(8, timeout=PATIENCE)
 
     def slow():
         permit = breaker.acquire()
@@ -276,24 +276,21 @@ def test_no_lock_is_held_during_a_call():
         breaker.report(permit, True)
 
     threads = [threading.Thread(target=slow) for _ in range(8)]
-    started = time.monotonic()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(inside) == 8
-    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("kind", ["lone", "fallback"])
-def test_eight_calls_of_a_tenth_of_a_second_run_side_by_side(kind):
+def test_eight_calls_run_side_by_side(kind):
     """Each is answered when all eight have arrived: one after the other, none ever would be."""
     together = threading.Barrier(8, timeout=PATIENCE)
 
     def handler(sock, server):
         while server.read(sock) is not None:
             together.wait()
-            server.released.wait(0.1)
             sock.sendall(answer(b'{"choices": [{"message": {"content": "well"}, "finish_reason": "stop"}]}'))
 
     with (
@@ -305,10 +302,8 @@ def test_eight_calls_of_a_tenth_of_a_second_run_side_by_side(kind):
         ThreadPoolExecutor(8) as threads,
     ):
         used = provider if kind == "lone" else both
-        started = time.monotonic()
         answers = list(threads.map(lambda _: used.generate("x").content, range(8)))
         assert answers == ["well"] * 8
-        assert time.monotonic() - started < 0.15 + 1.0  # 0.8 and more one after the other
 
 
 def stream_of(*contents, whole):
@@ -355,7 +350,12 @@ def test_a_stream_of_a_lone_provider_counts_at_commit_and_again_on_interruption(
     with (
         serving(handler) as server,
         GroqProvider(
-            api_key="k", base_url=server.url, default_model="m", circuit_breaker=True, max_retries=0
+            api_key="k",
+            base_url=server.url,
+            default_model="m",
+            circuit_breaker=True,
+            clock=FakeClock(),  # all is counted in one part of the window
+            max_retries=0,
         ) as provider,
     ):
         breaker = provider._engine.breaker
