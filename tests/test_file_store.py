@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import linecache
 import os
 import pickle
@@ -232,6 +233,7 @@ def test_processes_killed_at_random_times_leave_whole_records(path, full):
 
 def test_a_stopped_process_stops_nobody(path, store):
     """Stopped with the lock held: the others are told in time, and go on when it does."""
+    store._patience = 1.0
     holder = started("hold(); store.take('shared', ask()); print('done', flush=True)", path)
     try:
         expect(holder, "held")
@@ -249,7 +251,7 @@ def test_a_stopped_process_stops_nobody(path, store):
         for thread in threads:
             thread.join()
         assert len(away) == 8
-        assert max(away) < 0.1 + 1  # all of them, not one after the other
+        assert max(away) < 1.0 + 5  # all of them, not one after the other
         holder.send_signal(signal.SIGCONT)
         assert "done" in finish(holder, "\n")
     finally:
@@ -372,20 +374,24 @@ def test_no_interrupt_leaves_a_lock_behind(path, store, clock):
         return tracer
 
     before = sys.gettrace()
-    for line in range(1, 400):
-        count = line
-        try:
-            sys.settrace(tracer)
+    gc.disable()  # it would run finalizers of other stores, which swallow what strikes there
+    try:
+        for line in range(1, 400):
+            count = line
+            try:
+                sys.settrace(tracer)
+                store.take(KEY, ask())
+            except KeyboardInterrupt:
+                struck += 1
+            finally:
+                sys.settrace(before)
+            assert not store._lock.locked(), line
+            other.take(KEY, ask())
             store.take(KEY, ask())
-        except KeyboardInterrupt:
-            struck += 1
-        finally:
-            sys.settrace(before)
-        assert not store._lock.locked(), line
-        other.take(KEY, ask())
-        store.take(KEY, ask())
-        if count > 0:
-            break
+            if count > 0:
+                break
+    finally:
+        gc.enable()
     assert struck > 20
     other.close()
 
@@ -768,9 +774,9 @@ def test_a_descriptor_closed_by_others_is_never_written_to(tmp_path, store):
     store.take(KEY, ask())
     os.close(store._fd)
     assert left(store) == (1, 2)
-    os.close(store._fd)
-    innocent = os.open(tmp_path / "innocent", os.O_RDWR | os.O_CREAT)
-    assert innocent == store._fd
+    innocent = store._fd
+    with (tmp_path / "innocent").open("w+b") as file:
+        os.dup2(file.fileno(), innocent, inheritable=False)  # closes, and is there, in one step
     assert left(store) == (1, 3)
     assert store._fd != innocent
     assert os.pread(innocent, 100, 0) == b""
