@@ -15,7 +15,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -24,7 +23,7 @@ import pytest
 from fakes import PATIENCE
 from servers import chunk, serving
 from test_transport import fork, join
-from workers import ask, echo, throw, use
+from workers import ask, echo, sign_in, throw, use
 
 import groq_provider
 from groq_provider import CancelToken, GroqProvider, ToolFunction
@@ -54,7 +53,7 @@ def server():
         yield first_line(process)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=10)
+        process.wait(timeout=PATIENCE)
         process.stdout.close()
 
 
@@ -281,7 +280,7 @@ def test_limits_and_breakers_live_on_in_a_child(server):
 def test_process_pools_carry_answers_and_errors(server, method, monkeypatch):
     """Responses and errors come back as they are; a provider goes over without its key and reads it there."""
     monkeypatch.setenv("GROQ_API_KEY", "gsk_test")
-    with ProcessPoolExecutor(1, mp_context=get_context(method)) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context(method), initializer=sign_in, initargs=("gsk_test",)) as pool:
         assert pool.submit(ask, server).result(timeout=60).content.startswith("from a worker")
         with pytest.raises(e.RateLimitedError) as caught:
             pool.submit(throw, e.RateLimitedError("limited", retry_after=2.0, status_code=429)).result(timeout=60)
@@ -398,24 +397,19 @@ def stream(tag):
 """
 
 
-def free_port():
-    import socket
-
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
 @pytest.mark.parametrize("worker", [["sync"], ["gthread", "--threads", "4"]], ids=["sync", "gthread"])
 def test_gunicorn_workers_with_preload(server, tmp_path, worker):
     """One provider made before the fork serves every worker: no crossed answer."""
     pytest.importorskip("gunicorn")
     pytest.importorskip("flask")
+    import socket
     from concurrent.futures import ThreadPoolExecutor
     from urllib.request import urlopen
 
     (tmp_path / "app.py").write_text(APP)
-    port = free_port()
+    # Gunicorn gets the socket itself: a port that is free now may be somebody else's when it has imported the application.
+    listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+    port = listener.getsockname()[1]
     command = [
         sys.executable,
         "-m",
@@ -426,19 +420,19 @@ def test_gunicorn_workers_with_preload(server, tmp_path, worker):
         "-k",
         *worker,
         "-b",
-        f"127.0.0.1:{port}",
+        f"fd://{listener.fileno()}",
         "--chdir",
         str(tmp_path),
         "app:app",
     ]
     environment = {**os.environ, "BASE": server, "GROQ_API_KEY": "gsk_test"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    with listener, (tmp_path / "log").open("w+") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, pass_fds=[listener.fileno()])
     try:
-        wait_for_port(port, process)
 
         def fetch(number):
             with urlopen(
-                f"http://127.0.0.1:{port}/{'ask' if number % 2 else 'stream'}/tag{number}x", timeout=30
+                f"http://127.0.0.1:{port}/{'ask' if number % 2 else 'stream'}/tag{number}x", timeout=60
             ) as answer:
                 assert f"tag{number}x" in answer.read().decode()
 
@@ -446,23 +440,7 @@ def test_gunicorn_workers_with_preload(server, tmp_path, worker):
             list(threads.map(fetch, range(120)))
     finally:
         process.terminate()
-        process.wait(timeout=20)
-        process.stderr.close()
-
-
-def wait_for_port(port, process):
-    import socket
-
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.stderr.read()
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise AssertionError("the server did not come up")
+        process.wait(timeout=60)
 
 
 TASKS = """
@@ -507,10 +485,12 @@ def test_celery_prefork(server, tmp_path, monkeypatch):
         from tasks_under_test import ask, refused
         from groq_provider.errors import RateLimitedError
         pending = [(f"tag{n}x", ask.delay(f"tag{n}x")) for n in range(20)]
+        wrong = refused.delay()
+        print("queued", flush=True)
         for tag, result in pending:
             assert result.get(timeout=60).startswith(tag)
         try:
-            refused.delay().get(timeout=60)
+            wrong.get(timeout=60)
         except RateLimitedError as error:
             assert error.retry_after == 2.0
             print("good")
@@ -530,23 +510,28 @@ def test_celery_prefork(server, tmp_path, monkeypatch):
         "error",
         "--without-gossip",
     ]
-    with (tmp_path / "log").open("w+") as log:
+    with (
+        (tmp_path / "log").open("w+") as log,
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(program)],
+            env=environment,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as caller,
+    ):
+        # A queue of files has no order of its own: a worker would take one that is made, but not written yet.
+        queued = caller.stdout.readline()
         worker = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log)
         try:
-            done = subprocess.run(
-                [sys.executable, "-c", textwrap.dedent(program)],
-                env=environment,
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-                timeout=90,
-                check=False,
-            )
+            out, err = caller.communicate(timeout=90)
             log.seek(0)
-            assert done.stdout.strip() == "good", done.stderr[-2000:] + log.read()[-2000:]
+            assert (queued + out).split() == ["queued", "good"], err[-2000:] + log.read()[-2000:]
         finally:
+            caller.kill()
             worker.terminate()
-            worker.wait(timeout=30)
+            worker.wait(timeout=60)
 
 
 def test_gevent(server):

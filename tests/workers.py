@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from groq_provider import GroqProvider
+
+
+def sign_in(key: str) -> None:
+    """Put a key into the environment, which a worker has of whoever started the first of its kind."""
+    os.environ["GROQ_API_KEY"] = key
 
 
 def throw(error: BaseException) -> None:
