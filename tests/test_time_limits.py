@@ -17,29 +17,90 @@ from groq_provider import CancelToken, FallbackProvider, GroqProvider, RateLimit
 from groq_provider import errors as e
 from groq_provider.clock import SystemClock
 from groq_provider.transport.call import CallState
+from groq_provider.transport.session import SessionTransport
 
 KEY = "gsk_0123456789abcdefghij"
 MODEL = "m"
 #: Of most calls here, in seconds. All other limits are far above, so that what ends the call is the total.
 LIMIT = 0.4
+#: How far the clock of a provider jumps, where the limit is that much longer: until then a call has time for whatever it does first.
+AHEAD = 20.0
 NEVER = RetryPolicy(max_retries=0)
 HEAD = CHUNKED.replace(b"\r\n\r\n", b"\r\nContent-Type: text/event-stream\r\n\r\n")
 EVENT = b'data: {"id":"1","model":"m","choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
 
 
-class Scene:
-    """Providers and servers of a test, and what must be true of them when it is over."""
+class Clock(SystemClock):
+    """The computer's own, which jumps ahead when it is told."""
 
-    def __init__(self, stack, tmp_path):
-        self.stack, self.folder = stack, tmp_path
+    def __init__(self):
+        self.ahead = 0.0
+
+    def monotonic(self):
+        return time.monotonic() + self.ahead
+
+    def jump(self):
+        self.ahead += AHEAD
+
+
+class Scene:
+    """Providers and servers of a test, on one clock, and what must be true of them when it is over."""
+
+    def __init__(self, stack, tmp_path, monkeypatch):
+        self.stack, self.folder, self.monkeypatch = stack, tmp_path, monkeypatch
+        self.clock = Clock()
         self.providers = []
+
+    def jump_when_begun(self):
+        """Jump when the next try begins."""
+        send = SessionTransport.send
+
+        def begin(*args, **more):
+            self.clock.jump()
+            return send(*args, **more)
+
+        self.monkeypatch.setattr(SessionTransport, "send", begin)
+
+    def jump_when_sending(self):
+        """Jump when the first bytes of a request leave: from then on nobody knows whether it was sent."""
+        slot = CallState.sent
+
+        def note(call, sent):
+            if sent is None and not self.clock.ahead:
+                self.clock.jump()
+            slot.__set__(call, sent)
+
+        self.monkeypatch.setattr(CallState, "sent", property(slot.__get__, note))
+
+    def jump_when_sent(self, count=1):
+        """Jump when that many requests have left."""
+        request_sent, left = CallState.request_sent, iter(range(count - 1, -1, -1))
+
+        def sent(call):
+            if next(left, None) == 0:
+                self.clock.jump()
+            request_sent(call)
+
+        self.monkeypatch.setattr(CallState, "request_sent", sent)
+
+    def jump_when_answered(self):
+        """Jump when the head of an answer is there."""
+        send = SessionTransport.send
+
+        def answered(*args, **more):
+            wire = send(*args, **more)
+            self.clock.jump()
+            return wire
+
+        self.monkeypatch.setattr(SessionTransport, "send", answered)
 
     def serve(self, handler, context=None):
         return self.stack.enter_context(serving(handler, context))
 
     def provider(self, url, **settings):
         """A provider whose own limits are far away."""
-        settings = {"retry": NEVER, "timeout": Timeouts(connect=60, idle=60), "default_model": MODEL, **settings}
+        limits = Timeouts(connect=60, idle=60)
+        settings = {"retry": NEVER, "timeout": limits, "default_model": MODEL, "clock": self.clock, **settings}
         self.providers.append(self.stack.enter_context(GroqProvider(api_key=KEY, base_url=url, **settings)))
         return self.providers[-1]
 
@@ -48,9 +109,16 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path):
+def scene(tmp_path, monkeypatch):
     with contextlib.ExitStack() as stack:
-        yield Scene(stack, tmp_path)
+        yield Scene(stack, tmp_path, monkeypatch)
+
+
+def until(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def held_up(provider, call, limit=LIMIT):
@@ -58,18 +126,18 @@ def held_up(provider, call, limit=LIMIT):
     started = time.monotonic()
     with pytest.raises(e.GroqProviderError) as caught:
         call(provider)
-    assert time.monotonic() - started < limit + 1
+    assert time.monotonic() - started < limit + 10  # what must not be waited for takes longer
     assert provider._engine.in_flight == 0
     assert sum(status.waiting for status in provider.get_rate_limits().values()) == 0
     assert sum(status.in_flight for status in provider.get_rate_limits().values()) == 0
     return caught.value
 
 
-def plainly(provider, limit=LIMIT, **more):
+def plainly(provider, limit=AHEAD + LIMIT, **more):
     return provider.generate("x", timeout=Timeouts(connect=60, idle=60, total=limit), **more)
 
 
-def streaming(provider, limit=LIMIT, **more):
+def streaming(provider, limit=AHEAD + LIMIT, **more):
     with provider.generate_stream("x", timeout=Timeouts(connect=60, idle=60, total=limit), **more) as stream:
         return stream.collect()
 
@@ -99,8 +167,8 @@ def test_the_total_bounds_the_limiters_queue(scene, call):
     with first_in_the_queue(provider):
         started = time.monotonic()
         with pytest.raises(e.RateLimitTimeoutError) as caught:
-            call(provider, max_completion_tokens=100)
-        assert time.monotonic() - started < LIMIT + 1
+            call(provider, LIMIT, max_completion_tokens=100)
+        assert time.monotonic() - started < LIMIT + 10  # there is room after half a minute at the earliest
         assert provider._engine.in_flight == 0
         assert sum(status.waiting for status in provider.get_rate_limits().values()) == 1
     assert isinstance(caught.value, TimeoutError)
@@ -152,6 +220,7 @@ def test_the_total_bounds_the_wait_for_a_connection(scene, call):
     server = scene.serve(hanging())
     provider = scene.provider(server.url, max_connections=1)
     slot = provider._transport._slots.take(CallState(SystemClock()), None)
+    scene.jump_when_begun()
     error = held_up(provider, call)
     slot.give()
     assert type(error) is e.DeadlineExceededError
@@ -163,6 +232,7 @@ def test_the_total_bounds_the_wait_for_a_connection(scene, call):
 def test_the_total_bounds_connecting(scene, call):
     """A peer that accepts nobody."""
     port = scene.stack.enter_context(full_backlog())
+    scene.jump_when_begun()
     error = held_up(scene.provider(f"http://127.0.0.1:{port}"), call)
     assert (type(error), error.sent) == (e.DeadlineExceededError, False)
 
@@ -183,6 +253,7 @@ def test_the_total_bounds_the_tls_handshake(scene, call, through):
     ca = scene.certificates()
     ca.cert_pem.write_to_path(str(scene.folder / "ca.pem"))
     provider = scene.provider(f"https://localhost:{server.port}", ca_bundle=str(scene.folder / "ca.pem"), **proxies)
+    scene.jump_when_begun()
     error = held_up(provider, call)
     assert (type(error), error.sent) == (e.DeadlineExceededError, False)
 
@@ -191,12 +262,8 @@ def test_the_total_bounds_the_tls_handshake(scene, call, through):
 def test_the_total_bounds_sending(scene, call):
     """To a peer that takes nothing."""
     server = scene.serve(lambda sock, server: server.released.wait(PATIENCE))
-    limit = 2.0  # making the body counts, too
-    error = held_up(
-        scene.provider(server.url),
-        lambda provider: call(provider, limit=limit, extra_body={"pad": "x" * 24_000_000}),
-        limit,
-    )
+    scene.jump_when_sending()
+    error = held_up(scene.provider(server.url), lambda provider: call(provider, extra_body={"pad": "x" * 24_000_000}))
     assert (type(error), error.sent) == (e.DeadlineExceededError, None)
 
 
@@ -214,6 +281,7 @@ def test_the_total_bounds_sending(scene, call):
 )
 def test_the_total_bounds_the_head(scene, call, handler):
     """However much of it comes."""
+    scene.jump_when_sent()
     error = held_up(scene.provider(scene.serve(handler).url), call)
     assert (type(error), error.sent) == (e.DeadlineExceededError, True)
     (attempt,) = error.attempts
@@ -234,6 +302,7 @@ def test_the_total_bounds_the_head(scene, call, handler):
 )
 def test_the_total_bounds_the_body(scene, call, status, handler):
     """In any framing; for a stream these are lines that never end."""
+    scene.jump_when_answered()
     error = held_up(scene.provider(scene.serve(handler).url), call)
     assert (type(error), error.sent) == (e.DeadlineExceededError, True)
     assert error.attempts[0].status_code == status
@@ -251,7 +320,15 @@ def test_the_total_bounds_the_body(scene, call, status, handler):
 )
 def test_the_total_bounds_a_stream(scene, handler):
     """However lively it is; what came is on the error."""
-    error = held_up(scene.provider(scene.serve(handler).url), streaming)
+
+    def read(provider):
+        limits = Timeouts(connect=60, idle=60, total=AHEAD + LIMIT)
+        with provider.generate_stream("x", timeout=limits) as stream:
+            assert next(stream).content == "a"
+            scene.clock.jump()
+            stream.collect()
+
+    error = held_up(scene.provider(scene.serve(handler).url), read)
     assert (type(error), error.sent) == (e.DeadlineExceededError, True)
     assert set(error.partial.content) == {"a"}
 
@@ -266,11 +343,12 @@ def test_the_total_bounds_the_tries_together(scene, call):
             sock.sendall(answer(b"{}", "Retry-After: 0", status="503 Busy"))
 
     server = scene.serve(handler)
+    scene.jump_when_sent(2)
     error = held_up(scene.provider(server.url, retry=RetryPolicy(max_retries=100)), call)
     assert isinstance(error, (e.DeadlineExceededError, e.OverloadedError))
-    assert 2 <= len(error.attempts) <= 5
+    assert 2 <= len(error.attempts) <= 6
     assert {attempt.error for attempt in error.attempts[:-1]} == {"OverloadedError"}
-    assert len(server.requests) == len(error.attempts)
+    until(lambda: len(server.requests) == sum(attempt.sent is not False for attempt in error.attempts))
 
 
 @EITHER
@@ -291,24 +369,26 @@ def test_the_total_bounds_all_members_of_a_fallback(scene, call):
     """The second gets what the first has left, whatever its own limits are."""
     servers = [scene.serve(hanging()) for _ in range(2)]
     members = [scene.provider(server.url) for server in servers]
-    both = FallbackProvider(members)
-    limits = Timeouts(connect=60, idle=60, first_token=LIMIT / 2, total=LIMIT)
-    patient = Timeouts(connect=60, idle=60, first_token=60, total=LIMIT)
+    both = FallbackProvider(members, clock=scene.clock)
+    limits = Timeouts(connect=60, idle=60, first_token=LIMIT / 2, total=AHEAD + LIMIT)
+    patient = Timeouts(connect=60, idle=60, first_token=60, total=AHEAD + LIMIT)
 
     def ask(limits):
         started = time.monotonic()
         with pytest.raises(e.GroqProviderError) as caught:
             both.generate("x", timeout=limits) if call is plainly else both.generate_stream("x", timeout=limits)
-        assert time.monotonic() - started < LIMIT + 1
+        assert time.monotonic() - started < LIMIT + 10
         return caught.value
 
+    scene.jump_when_sent(2)
     error = ask(limits)
     assert isinstance(error, TimeoutError)
-    assert [len(server.requests) for server in servers] == [1, 1]
+    until(lambda: [len(server.requests) for server in servers] == [1, 1])
     assert len(error.attempts) == 2
+    scene.jump_when_sent()
     error = ask(patient)
     assert type(error) is e.DeadlineExceededError
-    assert [len(server.requests) for server in servers] == [2, 1]
+    until(lambda: [len(server.requests) for server in servers] == [2, 1])
     assert all(member._engine.in_flight == 0 for member in members)
 
 
