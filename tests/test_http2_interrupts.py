@@ -19,7 +19,7 @@ from groq_provider import RateLimits
 from groq_provider import errors as e
 from groq_provider.transport import http2_connection, http2_pool
 from groq_provider.transport.call import CallState, tries
-from groq_provider.transport.slots import Slots
+from groq_provider.transport.slots import Slot, Slots
 
 HERE = Path(http2_pool.__file__).parent
 #: Whose lines are struck: what is called from them on behalf of one call.
@@ -103,7 +103,14 @@ def test_a_lock_that_is_tried_for_is_taken_once_and_not_waited_for():
 
 def given_back(provider):
     slots = provider._transport._slots
-    return slots.give, slots._lock
+
+    slot = Slot()  # here: its finalizer is not to be struck
+
+    def give():
+        slot._slots = slots
+        slot.give()
+
+    return give, slots._lock
 
 
 def left_to_others(provider):
@@ -151,6 +158,38 @@ def test_an_interrupt_loses_no_slot_and_no_one_who_waits_for_it():
         return interrupter.where
 
     assert at_every_place(strike) > 3
+
+
+def test_an_interrupt_of_one_who_waits_for_a_slot_loses_none():
+    """Whether it strikes before the slot is granted or after; nobody is left in the queue either. The error is kept, as a debugger would."""
+    from groq_provider import clock
+
+    files, kept = FILES | {clock.__file__}, []
+
+    def strike(number):
+        slots = Slots(1)
+        slot = slots.take(CallState(clock.SystemClock()), None)
+        over = threading.Event()
+
+        def give():
+            assert until(lambda: slots._queue or over.is_set())
+            slot.give()
+
+        taken = []
+        with running(give):
+            with interrupted(number, files) as interrupter:
+                try:
+                    taken.append(slots.take(CallState(clock.SystemClock()), None))
+                except KeyboardInterrupt as problem:
+                    kept.append(problem)
+                    raise
+            over.set()
+        for each in taken:
+            each.give()
+        assert (slots._free, len(slots._queue), len(slots._returned)) == (1, 0, 0), interrupter.where
+        return interrupter.where
+
+    assert at_every_place(strike) > 5
 
 
 # --- connections ---------------------------------------------------------------------------------------------------------------

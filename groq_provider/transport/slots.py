@@ -19,16 +19,20 @@ __all__ = ["Slot", "Slots"]
 
 
 class Slot:
-    """The right to have one request under way; given back once, at the latest when it is garbage."""
+    """The right to have one request under way, or the wait for it; given back once, at the latest when it is garbage.
 
-    __slots__ = ("_slots",)
+    It is its own from the moment it is granted, wherever an interrupt may strike from then on.
+    """
+
+    __slots__ = ("_slots", "lock")
 
     def __init__(self) -> None:
         self._slots: Slots | None = None  # set by whoever grants it
+        self.lock: Lock | None = None  # of a wait, which ends when it is released
 
     def give(self) -> None:
         """Give it back. Idempotent; waits for nothing, so that finalizers may call it."""
-        slots, self._slots = self._slots, None
+        slots, self._slots = getattr(self, "_slots", None), None  # an interrupt may have struck before there was one
         if slots is not None:
             slots._returned.append(None)  # not by a call of ours, at whose beginning an interrupt might lose it
             slots._settle()
@@ -47,7 +51,7 @@ class Slots:
     def _start(self) -> None:
         self._lock = Lock()
         self._free = self._count  # guarded by _lock, like _queue
-        self._queue: deque[Lock] = deque()
+        self._queue: deque[Slot] = deque()
         #: Given back and not yet free. A finalizer may run inside any lock, this one's included, so that giving back cannot wait
         #: for it: whoever holds it looks here again after letting go.
         self._returned: deque[None] = deque()
@@ -61,59 +65,49 @@ class Slots:
             PoolTimeoutError: None came free until the instant *limit*.
             RequestCancelledError: The call was cancelled.
         """
-        mine: Lock | None = None
         slot = Slot()
-        with self._lock:
-            if self._free > 0 and not self._queue:
-                self._free -= 1
-                slot._slots = self
-            else:
-                mine = Lock()
-                mine.acquire()
-                self._queue.append(mine)
-        if self._returned:
-            self._settle()
-        if mine is not None:
-            self._wait(mine, call, limit)
-            slot._slots = self
+        try:
+            with self._lock:
+                if self._free > 0 and not self._queue:
+                    self._free -= 1
+                    slot._slots = self
+                else:
+                    slot.lock = Lock()
+                    slot.lock.acquire()
+                    self._queue.append(slot)
+            if self._returned:
+                self._settle()
+            if slot.lock is not None:
+                self._wait(slot, slot.lock, call, limit)
+        except BaseException:
+            self._leave(slot)
+            slot.give()  # it may have come at the last moment, whatever ended the wait
+            raise
         return slot
 
-    def _wait(self, mine: Lock, call: CallState, limit: float | None) -> None:
-        handle = call.subscribe(functools.partial(wake, mine))
+    def _wait(self, slot: Slot, lock: Lock, call: CallState, limit: float | None) -> None:
+        handle = call.subscribe(functools.partial(wake, lock))
         try:
-            call.clock.wait(mine, None if limit is None else limit - call.clock.monotonic())
-        except BaseException:
-            if not self._left(mine):
-                self.give()
-            raise
+            call.clock.wait(lock, None if limit is None else limit - call.clock.monotonic())
         finally:
             call.unsubscribe(handle)
-        granted = not self._left(mine)  # perhaps at the last moment, whatever ended the wait
+        self._leave(slot)
         if call.cancelled:
-            if granted:
-                self.give()
             raise RequestCancelledError("the call was cancelled", sent=False)
-        if not granted:
+        if slot._slots is None:
             raise PoolTimeoutError(
                 f"all {self._count} connections (max_connections) were busy for too long", sent=False
             )
 
-    def _left(self, mine: Lock) -> bool:
-        """Leave the queue; say whether we were still in it, without a slot."""
+    def _leave(self, slot: Slot) -> None:
+        """Leave the queue. What was granted by then stays granted."""
         with self._lock:
             try:
-                self._queue.remove(mine)
-                waiting = True
+                self._queue.remove(slot)
             except ValueError:
-                waiting = False
+                pass  # it was granted, or never there, or is of a process that has forked meanwhile
         if self._returned:
             self._settle()
-        return waiting
-
-    def give(self) -> None:
-        """Give a slot back, to the first in the queue if there is one."""
-        self._returned.append(None)
-        self._settle()
 
     def _settle(self) -> None:
         for _ in tries(self._lock):
@@ -124,10 +118,12 @@ class Slots:
                     if self._queue:
                         first = self._queue[0]
                         del self._queue[0]
-                        try:
-                            first.release()
-                        except RuntimeError:
-                            pass  # awake already, by a cancel
+                        first._slots = self
+                        if first.lock is not None:
+                            try:
+                                first.lock.release()
+                            except RuntimeError:
+                                pass  # awake already, by a cancel
                     elif self._free < self._count:  # in a forked child, some are given back that it never took
                         self._free += 1
             finally:
