@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import sys
@@ -258,25 +259,38 @@ def test_an_interrupt_anywhere_in_a_call(call, every):
         assert server.wait(lambda: not server.open_connections)
 
 
-def test_an_interrupt_anywhere_in_a_wait_for_a_place(every, monkeypatch):
-    """The only place is somebody else's: whoever has it gets the rest of the stream, and the place is free afterwards."""
-    monkeypatch.setattr(http2_pool, "MAX_CONNECTIONS", 1)
-    one = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}
+class Holding(Http2Server):
+    """Answers; of the prompt "hold" the second half when told, by ``go``."""
 
-    async def script(request):
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.go = asyncio.Event()
+
+    async def answer(self, request):
         await request.whole()
         if prompt_of(request) != "hold":
             await answer(request)
             return
         await begin(request, "one")
-        await request.peer.server.go.wait()
-        request.peer.server.go.clear()
+        await self.go.wait()
+        self.go.clear()
         await end(request, " two")
 
-    import asyncio
+    def check(self, held, where):
+        """What came of the stream that was held: all of it, or its connection was torn and the reader was told."""
+        if isinstance(held, e.GroqProviderError):
+            assert "interrupted" in str(held), where
+            self.do(self.go.clear)
+        else:
+            assert held.content == "one two", where
 
-    with Http2Server(script, settings=one) as server, provider_on(server) as provider:
-        server.go = asyncio.Event()
+
+def test_an_interrupt_anywhere_in_a_wait_for_a_place(every, monkeypatch):
+    """The only place is somebody else's: whoever has it gets the rest of the stream, and the place is free afterwards."""
+    monkeypatch.setattr(http2_pool, "MAX_CONNECTIONS", 1)
+    one = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}
+
+    with Holding(settings=one) as server, provider_on(server) as provider:
         plain(provider)
         pool = provider._transport.adapter._pool
 
@@ -297,11 +311,7 @@ def test_an_interrupt_anywhere_in_a_wait_for_a_place(every, monkeypatch):
                     plain(provider)
                 over.set()
             assert results[1] is None, results[1]
-            if isinstance(results[0], e.GroqProviderError):
-                assert "interrupted" in str(results[0]), interrupter.where
-                server.do(server.go.clear)
-            else:
-                assert results[0].content == "one two", interrupter.where
+            server.check(results[0], interrupter.where)
             check_after(provider, interrupter.where)
             return interrupter.where
 
@@ -310,24 +320,11 @@ def test_an_interrupt_anywhere_in_a_wait_for_a_place(every, monkeypatch):
 
 def test_an_interrupt_anywhere_beside_another_stream(every):
     """Whoever leads: the other one is led on, or told at once that its connection is gone."""
-    import asyncio
-
-    async def script(request):
-        await request.whole()
-        if prompt_of(request) != "beside":
-            await answer(request)
-            return
-        await begin(request, "one")
-        await request.peer.server.go.wait()
-        request.peer.server.go.clear()
-        await end(request, " two")
-
-    with Http2Server(script) as server, provider_on(server) as provider:
-        server.go = asyncio.Event()
+    with Holding() as server, provider_on(server) as provider:
         plain(provider)
 
         def strike(number):
-            beside = provider.generate_stream("beside")
+            beside = provider.generate_stream("hold")
             assert next(beside).content == "one"
             with running(lambda: attempt(beside.collect)) as results:
                 with interrupted(number * every) as interrupter:
@@ -335,11 +332,7 @@ def test_an_interrupt_anywhere_beside_another_stream(every):
                 started = time.monotonic()
                 server.do(server.go.set)
             assert time.monotonic() - started < PATIENCE / 2, interrupter.where
-            if isinstance(results[0], e.GroqProviderError):
-                assert "interrupted" in str(results[0]), interrupter.where
-                server.do(server.go.clear)
-            else:
-                assert results[0].content == "one two", interrupter.where
+            server.check(results[0], interrupter.where)
             check_after(provider, interrupter.where)
             return interrupter.where
 
