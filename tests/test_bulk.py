@@ -658,11 +658,21 @@ def test_a_wrong_cancel_token_is_refused_early(provider):
 def test_cancelling_reaches_calls_under_way(emulator, provider):
     """Over real sockets."""
     emulator.enqueue(Reply("x", delay=PATIENCE, times=None))
-    token = CancelToken()
-    threading.Thread(
-        target=lambda: emulator.wait_until(lambda emulator: len(emulator.requests) >= 2, PATIENCE) and token.cancel()
-    ).start()
-    results = list(provider.generate_many(["a", "b"], max_workers=2, cancel=token))
+    token, taken = CancelToken(), threading.Event()
+
+    def prompts():
+        yield from "ab"
+        taken.set()  # else the cancel might leave the run in doubt whether there was more
+
+    def cancel():
+        assert taken.wait(PATIENCE)
+        assert emulator.wait_until(lambda emulator: len(emulator.requests) >= 2, PATIENCE)
+        token.cancel()
+
+    canceller = threading.Thread(target=cancel)
+    canceller.start()
+    results = list(provider.generate_many(prompts(), max_workers=2, cancel=token))
+    canceller.join()
     assert [type(r.error) for r in results] == [e.RequestCancelledError] * 2
 
 
