@@ -642,9 +642,8 @@ def test_closing_the_provider_ends_a_run(emulator, provider):
     run = provider.generate_many((str(i) for i in itertools.count()), max_workers=2)
     next(run)
     provider.close()
-    results = list(run)
-    assert results
-    assert isinstance(results[-1].error, e.ProviderClosedError)
+    results = list(run)  # those that were quicker are good
+    assert {type(result.error) for result in results if not result.ok} == {e.ProviderClosedError}
     with pytest.raises(e.ProviderClosedError):
         provider.generate_many(["a"])
 
