@@ -8,6 +8,7 @@ import time
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
+from groq_provider.clock import SystemClock
 from groq_provider.ratelimit.ledger import Ledger
 from groq_provider.ratelimit.stores import StoreAwayError
 
@@ -92,6 +93,32 @@ class _Parked:
 
     def woken(self) -> bool:
         return self.expired or not self.lock.locked()
+
+
+class ShiftedClock(SystemClock):
+    """The computer's own clock, which can be set ahead."""
+
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+class StoppedClock(SystemClock):
+    """A clock that stands still but where it is set."""
+
+    at = 1000.0
+
+    def monotonic(self) -> float:
+        return self.at
+
+
+def wait_for(condition: Callable[[], object], what: str = "that") -> None:
+    """Return when *condition* holds. For what nobody announces."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"waited for {what} in vain"
+        time.sleep(0.001)
 
 
 class Strike:

@@ -25,7 +25,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from fakes import PATIENCE, FakeClock, Strike
+from fakes import PATIENCE, FakeClock, Strike, wait_for
 from servers import FaultServer, answer, chunk, read_request, serving
 
 import groq_provider
@@ -89,14 +89,6 @@ def make(emulator):
         provider.close()
     assert emulator.wait_until(lambda emulator: not emulator.open_connections, PATIENCE)
     assert emulator.errors == []
-
-
-def until(condition, what="that"):
-    """Return when *condition* is true."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"waited for {what} in vain"
-        time.sleep(0.001)
 
 
 def counts(provider):
@@ -241,12 +233,12 @@ def test_74_a_signal_in_the_limiters_queue_leaves_it(make, number, raised):
     behind = []
 
     def interrupt():
-        until(lambda: counts(provider) == (1, 1), "the main thread to wait")
+        wait_for(lambda: counts(provider) == (1, 1), "the main thread to wait")
         second = threading.Thread(target=lambda: behind.append(provider.generate("second").content))
         second.start()
-        until(lambda: counts(provider) == (1, 2), "the second to wait")
+        wait_for(lambda: counts(provider) == (1, 2), "the second to wait")
         strike.send()
-        until(lambda: counts(provider) == (1, 1), "the main thread to leave")
+        wait_for(lambda: counts(provider) == (1, 1), "the main thread to leave")
         held.refund()
         second.join(PATIENCE)
 
@@ -276,7 +268,7 @@ def test_75_a_signal_in_a_blocked_stream_closes_it(emulator, make, number, raise
     main = threading.get_ident()
 
     def interrupt():
-        until(lambda: sys._current_frames()[main].f_code.co_name in READS, "the main thread to read")
+        wait_for(lambda: sys._current_frames()[main].f_code.co_name in READS, "the main thread to read")
         strike.send()
 
     with Strike(number, raised) as strike, running(interrupt), pytest.raises(raised):
@@ -502,12 +494,12 @@ def test_76_exceptions_from_other_threads_leave_nothing_behind(full):
             wait = threading.Event()
             for number in range(rounds):
                 reached = progress[0]
-                until(lambda reached=reached: progress[0] > reached, "a call to end: the thread is stuck")
+                wait_for(lambda reached=reached: progress[0] > reached, "a call to end: the thread is stuck")
                 wait.wait(0.0003 * (number % 11))
                 before, reached = len(caught), progress[0]
                 assert raise_in(ctypes.c_ulong(thread.ident), ctypes.py_object(Struck)) == 1
                 # It may have struck in a finalizer, and be gone.
-                until(lambda before=before, reached=reached: len(caught) > before or progress[0] > reached + 6, "it to strike")  # fmt: skip
+                wait_for(lambda before=before, reached=reached: len(caught) > before or progress[0] > reached + 6, "it to strike")  # fmt: skip
             stop.set()
             thread.join(PATIENCE)
             assert not thread.is_alive()
@@ -648,7 +640,7 @@ def test_78_close_ends_everything_under_way_at_once():
         with running(*[start(kind, number) for kind in kinds for number in range(4)]):
             for _ in range(16):
                 assert reached.acquire(timeout=PATIENCE)
-            until(lambda: counts(provider) == (12, 4), "everybody to be on the way")
+            wait_for(lambda: counts(provider) == (12, 4), "everybody to be on the way")
             closed = time.monotonic()
             provider.close()
             provider.close()

@@ -13,9 +13,8 @@ import warnings
 
 import attrs
 import pytest
-from fakes import PATIENCE, FakeLimiter, FakeTracker
+from fakes import PATIENCE, FakeLimiter, FakeTracker, wait_for
 from servers import chunk, reset, serving
-from test_transport import wait_for
 
 from groq_provider import CancelToken, GroqProvider, RetryPolicy, SystemClock, Timeouts
 from groq_provider import errors as e

@@ -24,16 +24,15 @@ from typing import Any
 
 import attrs
 import pytest
-from fakes import PATIENCE
+from fakes import PATIENCE, StoppedClock, wait_for
 from servers import FaultServer, answer, chunk, full_backlog, proxy_handler, reset, serving
 from test_secrets import assert_hidden, objects_of, texts_of
-from test_transport import attempt, in_threads, wait_for, wait_until_readable
+from test_transport import attempt, in_threads, wait_until_readable
 
 from groq_provider import GroqProvider, LLMResponse, RateLimits, RetryPolicy, Timeouts, TokenBucketRateLimiter
 from groq_provider import errors as e
 from groq_provider import exchange as exchange_module
 from groq_provider import stream as stream_module
-from groq_provider.clock import SystemClock
 from groq_provider.ratelimit.estimate import estimate_text_tokens
 
 Fault = Callable[[socket.socket, FaultServer], bool | None]
@@ -1004,16 +1003,6 @@ BAD_URLS = {
 # --- running one -----------------------------------------------------------------------------------------------------------
 
 
-class StillClock(SystemClock):
-    """Time for the limiter, which refills nothing during a test."""
-
-    def __init__(self) -> None:
-        self._at = time.monotonic()
-
-    def monotonic(self) -> float:
-        return self._at
-
-
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Grounds:
     return Grounds(tmp_path_factory.mktemp("ca"))
@@ -1048,7 +1037,7 @@ class Bench:
             default_model=MODEL,
             retry=retry,
             timeout=PATIENT,
-            rate_limiter=TokenBucketRateLimiter(LIMITS, clock=StillClock()),
+            rate_limiter=TokenBucketRateLimiter(LIMITS, clock=StoppedClock()),
             **{**place.settings, **case.settings},
         )
         self.heard: list[str] = []

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import redis_server as redis_servers
 from conftest import open_sockets
-from fakes import PATIENCE, FakeClock
+from fakes import PATIENCE, FakeClock, wait_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis_server import Authority, running
@@ -75,13 +75,6 @@ def hurried(store, timeout=SHORT):
         yield
     finally:
         store._timeout = kept
-
-
-def until(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 @pytest.fixture
@@ -180,7 +173,7 @@ def test_idle_connections_that_the_server_closed_are_not_used(redis_server, stor
     for number in range(5):
         assert store.take(KEY, ask()).version == number + 1
         redis_server.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        until(lambda: not store._idle[0].usable())
+        wait_for(lambda: not store._idle[0].usable())
 
 
 # --- time ----------------------------------------------------------------------------------------------------------
@@ -568,7 +561,7 @@ def test_a_password_changed_while_running():
         server.password = "new"
         assert store.take(KEY, ask()).reserved  # the connection is signed in
         server.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        until(lambda: not store._idle[0].usable())
+        wait_for(lambda: not store._idle[0].usable())
         with pytest.raises(StoreAwayError, match="AuthenticationError") as caught:
             store.take(KEY, ask())
         assert CANARY not in everything_said(caught.value)
@@ -786,7 +779,7 @@ def test_a_model_nobody_uses_leaves_nothing_behind(redis_server, store):
     store.take(KEY, ask(want(cost=1000, burst=1000)))
     redis_server.do("PEXPIRE", HOSTS, 1)
     assert redis_server.do("PTTL", STATE) <= 1000
-    until(lambda: not redis_server.do("DBSIZE"))
+    wait_for(lambda: not redis_server.do("DBSIZE"))
     assert store.take(KEY, ask(seen=5)).version == 6
 
 
@@ -811,7 +804,7 @@ def test_keys_are_declared_and_stay_apart(tmp_path):
     """A cluster refuses a script whose keys are in two slots, or not declared."""
     with running(cluster_enabled="yes", dir=tmp_path) as server, stored(server.url) as store:
         server.do("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        until(lambda: "cluster_state:ok" in str(server.do("CLUSTER", "INFO")))
+        wait_for(lambda: "cluster_state:ok" in str(server.do("CLUSTER", "INFO")))
         for key in AWKWARD:
             assert store.take(key, ask()).version == 1, key
             store.adjust(key, Change(credits={"tpm": 1}))
@@ -867,7 +860,7 @@ def test_threads_share_a_few_connections(redis_server, store):
         assert list(pool.map(work, range(48))) == [list(range(1, 31))] * 48
     assert len(store._idle) <= 32
     store.close()
-    until(lambda: redis_server.do("INFO", "clients")["connected_clients"] == 1)
+    wait_for(lambda: redis_server.do("INFO", "clients")["connected_clients"] == 1)
 
 
 WORK = """
@@ -978,4 +971,4 @@ def test_failures_leave_no_socket_behind():
         for _ in range(20):
             fails(store.take, KEY, ask())
         assert store._idle == []
-        until(lambda: open_sockets() <= before + 1)  # the listener; threads of the server are about to close theirs
+        wait_for(lambda: open_sockets() <= before + 1)  # the listener; threads of the server are about to close theirs

@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from fakes import PATIENCE
+from fakes import PATIENCE, ShiftedClock, wait_for
 from servers import CHUNKED, answer, chunk, full_backlog, hanging, proxy_handler, serving
 from test_engine import Bench, refusal, streamed
 from test_engine import answer as fine
@@ -30,25 +30,12 @@ HEAD = CHUNKED.replace(b"\r\n\r\n", b"\r\nContent-Type: text/event-stream\r\n\r\
 EVENT = b'data: {"id":"1","model":"m","choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
 
 
-class Clock(SystemClock):
-    """The computer's own, which jumps ahead when it is told."""
-
-    def __init__(self):
-        self.ahead = 0.0
-
-    def monotonic(self):
-        return time.monotonic() + self.ahead
-
-    def jump(self):
-        self.ahead += AHEAD
-
-
 class Scene:
     """Providers and servers of a test, on one clock, and what must be true of them when it is over."""
 
     def __init__(self, stack, tmp_path, monkeypatch):
         self.stack, self.folder, self.monkeypatch = stack, tmp_path, monkeypatch
-        self.clock = Clock()
+        self.clock = ShiftedClock()
         self.providers = []
 
     def jump_when_begun(self):
@@ -56,7 +43,7 @@ class Scene:
         send = SessionTransport.send
 
         def begin(*args, **more):
-            self.clock.jump()
+            self.clock.ahead += AHEAD
             return send(*args, **more)
 
         self.monkeypatch.setattr(SessionTransport, "send", begin)
@@ -67,7 +54,7 @@ class Scene:
 
         def note(call, sent):
             if sent is None and not self.clock.ahead:
-                self.clock.jump()
+                self.clock.ahead += AHEAD
             slot.__set__(call, sent)
 
         self.monkeypatch.setattr(CallState, "sent", property(slot.__get__, note))
@@ -78,7 +65,7 @@ class Scene:
 
         def sent(call):
             if next(left, None) == 0:
-                self.clock.jump()
+                self.clock.ahead += AHEAD
             request_sent(call)
 
         self.monkeypatch.setattr(CallState, "request_sent", sent)
@@ -89,7 +76,7 @@ class Scene:
 
         def answered(*args, **more):
             wire = send(*args, **more)
-            self.clock.jump()
+            self.clock.ahead += AHEAD
             return wire
 
         self.monkeypatch.setattr(SessionTransport, "send", answered)
@@ -112,13 +99,6 @@ class Scene:
 def scene(tmp_path, monkeypatch):
     with contextlib.ExitStack() as stack:
         yield Scene(stack, tmp_path, monkeypatch)
-
-
-def until(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def held_up(provider, call, limit=LIMIT):
@@ -325,7 +305,7 @@ def test_the_total_bounds_a_stream(scene, handler):
         limits = Timeouts(connect=60, idle=60, total=AHEAD + LIMIT)
         with provider.generate_stream("x", timeout=limits) as stream:
             assert next(stream).content == "a"
-            scene.clock.jump()
+            scene.clock.ahead += AHEAD
             stream.collect()
 
     error = held_up(scene.provider(scene.serve(handler).url), read)
@@ -348,7 +328,7 @@ def test_the_total_bounds_the_tries_together(scene, call):
     assert isinstance(error, (e.DeadlineExceededError, e.OverloadedError))
     assert 2 <= len(error.attempts) <= 6
     assert {attempt.error for attempt in error.attempts[:-1]} == {"OverloadedError"}
-    until(lambda: len(server.requests) == sum(attempt.sent is not False for attempt in error.attempts))
+    wait_for(lambda: len(server.requests) == sum(attempt.sent is not False for attempt in error.attempts))
 
 
 @EITHER
@@ -383,12 +363,12 @@ def test_the_total_bounds_all_members_of_a_fallback(scene, call):
     scene.jump_when_sent(2)
     error = ask(limits)
     assert isinstance(error, TimeoutError)
-    until(lambda: [len(server.requests) for server in servers] == [1, 1])
+    wait_for(lambda: [len(server.requests) for server in servers] == [1, 1])
     assert len(error.attempts) == 2
     scene.jump_when_sent()
     error = ask(patient)
     assert type(error) is e.DeadlineExceededError
-    until(lambda: [len(server.requests) for server in servers] == [2, 1])
+    wait_for(lambda: [len(server.requests) for server in servers] == [2, 1])
     assert all(member._engine.in_flight == 0 for member in members)
 
 

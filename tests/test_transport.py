@@ -19,7 +19,7 @@ from types import MappingProxyType
 import pytest
 import requests
 import responses
-from fakes import PATIENCE
+from fakes import PATIENCE, ShiftedClock, StoppedClock, wait_for
 from responses.matchers import header_matcher, json_params_matcher
 from servers import (
     CHUNKED,
@@ -56,24 +56,6 @@ from groq_provider.transport.slots import Slots
 
 LIMIT = 1 << 20
 KEY = "gsk_transport_canary_0123456789"
-
-
-class ShiftedClock(SystemClock):
-    """The computer's clock, moved ahead at will."""
-
-    ahead = 0.0
-
-    def monotonic(self):
-        return time.monotonic() + self.ahead
-
-
-class StoppedClock(SystemClock):
-    """A clock that stands still but where it is set."""
-
-    at = 1000.0
-
-    def monotonic(self):
-        return self.at
 
 
 class LimitFromSending(CallState):
@@ -910,13 +892,6 @@ def test_waiting_for_a_connection_does_not_use_up_the_limit_for_connecting():
         held.read_body(LIMIT)
         thread.join(PATIENCE)
         assert found.get(timeout=PATIENCE) == b"{}"
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def test_waiters_are_served_in_order():

@@ -17,7 +17,7 @@ import tracemalloc
 import zlib
 
 import pytest
-from fakes import PATIENCE
+from fakes import PATIENCE, wait_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import CHUNKED, OK, answer, chunk, full_backlog, hanging, once, refusing_port, reset, serving
@@ -33,7 +33,6 @@ from test_transport import (
     new_call,
     send,
     transport_to,
-    wait_for,
 )
 
 from groq_provider.clock import SystemClock

@@ -12,7 +12,7 @@ import time
 
 import pytest
 import requests
-from fakes import PATIENCE
+from fakes import PATIENCE, wait_for
 from servers import (
     CHUNKED,
     OK,
@@ -42,7 +42,6 @@ from test_transport import (
     new_call,
     send,
     transport_to,
-    wait_for,
 )
 
 from groq_provider.errors import (
