@@ -643,6 +643,22 @@ class BrokenError(Exception):
     """The server behind the bridge does not keep to HTTP, or its connection broke."""
 
 
+class _Rest(asyncio.StreamReader):
+    """Gives out what has come before it tells of an error."""
+
+    error: Exception | None = None
+
+    def set_exception(self, exc: Exception) -> None:
+        self.error = exc
+        self.feed_eof()
+
+    async def read(self, n: int = -1) -> bytes:
+        data = await super().read(n)
+        if not data and n and self.error is not None:
+            raise self.error
+        return data
+
+
 class _Behind(asyncio.StreamReaderProtocol):
     """What comes from the server behind a bridge.
 
@@ -650,7 +666,7 @@ class _Behind(asyncio.StreamReaderProtocol):
     fails in writing.
     """
 
-    def __init__(self, reader: asyncio.StreamReader) -> None:
+    def __init__(self, reader: _Rest) -> None:
         super().__init__(reader)
         self._rest = reader
         self._way: Any = None
@@ -664,13 +680,12 @@ class _Behind(asyncio.StreamReaderProtocol):
             with self._way.get_extra_info("socket").dup() as sock, contextlib.suppress(OSError):
                 while data := sock.recv(_PIECE):  # it does not block: the transport has seen to that
                     self._rest.feed_data(data)
-                    exc = None
         super().connection_lost(exc)
 
 
 async def behind(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A connection to the server behind a bridge."""
-    loop, reader = asyncio.get_running_loop(), asyncio.StreamReader(1 << 20)
+    loop, reader = asyncio.get_running_loop(), _Rest(1 << 20)
     transport, protocol = await loop.create_connection(lambda: _Behind(reader), host, port)
     return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
