@@ -2,7 +2,7 @@
 
 Wires by name:
 
-- ``bridge``: each plain-HTTP base URL is reached through a :class:`http2_servers.Bridge` of its own.
+- ``bridge``: each plain-HTTP base URL is reached through a :class:`http2_bridge.Bridge` of its own.
 - ``nginx``: the same through nginx.
 - ``fallback``: ``http2=True`` towards the suite's own TLS servers, which know no ALPN, so that HTTP/1.1 is what is left.
 
@@ -493,7 +493,7 @@ class Wire:
             from http2_real import shared_nginx
 
             return f"{shared_nginx().url}/to/{parts.port}{parts.path}", settings
-        from http2_servers import Bridge
+        from http2_bridge import Bridge
 
         if origin not in self._bridges:
             self._bridges[origin] = Bridge(origin)

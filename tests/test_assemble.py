@@ -359,7 +359,7 @@ def test_broken_arguments_are_kept_and_refused_only_when_parsed():
 
 
 @given(st.lists(st.text("ab{}", min_size=1, max_size=5), min_size=1, max_size=4), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_order_across_calls_gives_the_same_answer(texts, data):
     """Fragments of different calls may come in any order, in any grouping; those of one call stay in theirs."""
     queues = {i: list(text) for i, text in enumerate(texts)}

@@ -241,7 +241,7 @@ def test_what_is_not_json_is_named(body, message):
 
 
 @given(st.binary(max_size=60) | st.text('{}[]",:0123456789.eE+-nulltrefas\\u ', max_size=60).map(str.encode))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_bytes_are_json_or_our_error(body):
     """Nothing else comes out of the decoder."""
     with suppress(ResponseDecodeError):
@@ -538,7 +538,7 @@ VALUES = {
 
 @pytest.mark.parametrize("kind", VALUES)
 @given(data=st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_values_survive_json(kind, data):
     """What is written reads as the same value, through real JSON text, unknown fields of every level included."""
     value = data.draw(VALUES[kind])
@@ -881,7 +881,7 @@ def shaped(key):
 
 
 @given(JSON_LIKE | shaped("message"))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_value_is_an_answer_or_our_error(data):
     """Nothing but ResponseDecodeError comes out, and what comes out otherwise makes a response that can be written."""
     with suppress(ResponseDecodeError):
@@ -889,7 +889,7 @@ def test_any_value_is_an_answer_or_our_error(data):
 
 
 @given(JSON_LIKE | OBJECT_LIKE)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_value_is_usage_or_our_error(data):
     """Nothing but ResponseDecodeError comes out; numbers are numbers."""
     with suppress(ResponseDecodeError):
@@ -898,7 +898,7 @@ def test_any_value_is_usage_or_our_error(data):
 
 
 @given(st.lists(JSON_LIKE | shaped("delta"), max_size=4))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_values_are_chunks_or_our_error(values):
     """A stream of anything gives chunks or ResponseDecodeError, and what had arrived can always be put together."""
     assembler = Assembler()

@@ -81,7 +81,7 @@ def ask(sock, spoken, number):
 
 def test_a_bridge_closes_what_it_holds_for_a_stream_that_ends_at_once():
     """Its connection to the server behind is not lost to the collector, which would complain."""
-    from http2_servers import bridged
+    from http2_bridge import bridged
 
     def answering(sock, server):
         while server.read(sock):
@@ -144,7 +144,7 @@ def test_a_server_that_ends_closes_what_it_has_just_accepted():
 
 def test_an_answer_is_read_though_the_server_takes_no_more():
     """The bridge hands on what a server says before it ends the connection in the middle of a request."""
-    from http2_servers import behind
+    from http2_bridge import behind
 
     over = threading.Event()
 

@@ -1124,7 +1124,6 @@ def test_a_fork_starts_anew():
 # --- invariants ----------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(
     steps=st.lists(
         st.tuples(
@@ -1168,7 +1167,7 @@ def test_conservation(steps):
         assert shown.windows["tpm"].remaining <= 1000
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(calls=st.lists(st.tuples(st.integers(0, 20), st.integers(1, 900)), min_size=1, max_size=60))
 def test_no_window_admits_more_than_the_limits(calls):
     """Over any stretch of time no more goes out than burst + rate times its length."""

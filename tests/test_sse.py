@@ -145,7 +145,7 @@ BODIES = st.lists(
 
 
 @given(BODIES, st.lists(st.integers(0, 120), max_size=12))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_any_split_gives_the_same_events(body, cuts):
     """However the network cuts a body, the events are those of the whole, the unfinished last one too."""
     edges = sorted({0, len(body), *(cut for cut in cuts if cut < len(body))})
@@ -241,7 +241,7 @@ def test_a_long_line_in_many_pieces_is_copied_once():
 
 
 @given(st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3), max_size=8), st.integers(1, 40))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_json_travels_unharmed(values, step):
     """Any text the service can write in JSON comes out as it went in, U+2028 and lone CR included."""
     body = b"".join(

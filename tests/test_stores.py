@@ -7,7 +7,7 @@ import random
 from contextlib import ExitStack
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from store_kinds import KINDS, LedgerStore, StoreClock
 
@@ -337,7 +337,6 @@ _LOOK = Ask(tuple(Want(name, 0, 1, 0) for name in _NAMES), -1, NO_LIMIT, 0, 0, 9
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "ledger"])
 @given(commands=_COMMANDS)
-@settings(deadline=None)
 def test_every_store_does_what_the_model_does(kind, commands):
     """Any commands at any times, steps back included: the same answers, and the same state at the end."""
     clock = StoreClock()
