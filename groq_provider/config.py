@@ -23,7 +23,9 @@ __all__ = ["DEFAULT_BASE_URL", "ProviderConfig", "ProviderSettings", "RateLimits
 #: Where Groq's service is.
 DEFAULT_BASE_URL = "https://api.groq.com"
 
-_NO_KEY = "groq API key not provided: set GROQ_API_KEY or pass api_key; keys are made at https://console.groq.com/keys"
+_NOT_PROVIDED = "groq API key not provided"
+_KEYS_PAGE = "keys are made at https://console.groq.com/keys"
+_NO_KEY = f"{_NOT_PROVIDED}: set GROQ_API_KEY or pass api_key; {_KEYS_PAGE}"
 
 
 class ProviderSettings(TypedDict, total=False):
@@ -364,11 +366,17 @@ def _resolved(settings: dict[str, Any], environ: Environment) -> dict[str, Any]:
 
 
 def _key(given: object, groq: bool, environ: Environment, *, needed: bool) -> Secret | None:
-    hint = ""
     if isinstance(given, UnresolvedKey):
-        if not groq:  # going on without a key would hide the mistake
-            raise ConfigurationError(f"api_key: the environment variable {given.name} is not set")
-        hint, given = f" (the configuration names {given.name}, which is not set)", None
+        # Going on with another key, or with none, would hide the mistake: GROQ_API_KEY may be that of another tenant.
+        if groq and not needed:
+            return Secret(None, variable=given.name)  # looked for again when it is
+        if groq and given.name != "GROQ_API_KEY":
+            raise ConfigurationError(
+                f"{_NOT_PROVIDED}: api_key names the environment variable {given.name}, which is not set or blank; {_KEYS_PAGE}"
+            )
+        raise ConfigurationError(
+            _NO_KEY if groq else f"api_key: the environment variable {given.name} is not set or blank"
+        )
     if isinstance(given, Secret) and given.lost:
         return given
     if given is not None and not isinstance(given, (str, Secret)):
@@ -380,7 +388,7 @@ def _key(given: object, groq: bool, environ: Environment, *, needed: bool) -> Se
     if secret is None and groq:
         secret = _checked(Secret(environ.get("GROQ_API_KEY") or "", variable="GROQ_API_KEY"), "GROQ_API_KEY")
     if secret is None and groq and needed:
-        raise ConfigurationError(_NO_KEY + hint)
+        raise ConfigurationError(_NO_KEY)
     return secret
 
 

@@ -84,7 +84,7 @@ class Environment:
 
 
 class UnresolvedKey:
-    """Stands for a key whose variable is not set."""
+    """Stands for a key whose variable is not set or blank. An error, unless another source gives a key or none is needed."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -230,8 +230,8 @@ def pick(tree: Mapping[Any, Any], section: str, known: tuple[str, ...]) -> tuple
 def expand(settings: Mapping[Any, Any], environ: Environment) -> dict[Any, Any]:
     """Return a copy in which each whole-value ``${NAME}`` is replaced by that variable.
 
-    Neither defaults nor parts of texts nor recursion: a missing variable is an error, so that no default hides it. The
-    one exception is ``api_key``, which becomes :class:`UnresolvedKey`.
+    Neither defaults nor parts of texts nor recursion: a missing variable is an error, so that no default hides it. That of
+    ``api_key`` becomes :class:`UnresolvedKey`, as a key by keyword may win over it.
     """
     count = 0
 
@@ -262,9 +262,9 @@ def _value(text: str, setting: object, environ: Environment) -> object:
         return text
     name = match[1]
     found = environ.get(name)
+    if setting == "api_key" and not (found or "").strip():
+        return UnresolvedKey(name)
     if found is None:
-        if setting == "api_key":
-            return UnresolvedKey(name)
         raise ConfigurationError(f"{shown(setting)}: the environment variable {name} is not set")
     variable = Variable(found)
     variable.name = name
