@@ -10,10 +10,11 @@ import threading
 import time
 from pathlib import Path
 
-import http2_again
 import hypothesis
 import pytest
-from fakes import PATIENCE
+from support import http2_rerun
+from support.fakes import PATIENCE
+from support.sockets import open_sockets
 
 # How long an example takes is no matter of a test here: the machine may stop for half a second in the middle of one.
 hypothesis.settings.register_profile(
@@ -36,15 +37,15 @@ def pytest_configure(config):
 
 
 def pytest_generate_tests(metafunc):
-    """Suites of the second run get their wires; the first keeps its ids where pytest can do so."""
-    wires = http2_again.SUITES.get(metafunc.definition.path.stem)
-    if wires:
-        first = pytest.param("http1", id=getattr(pytest, "HIDDEN_PARAM", "http1"))
-        metafunc.parametrize("wire", [first, *wires], indirect=True)
+    http2_rerun.parametrize(metafunc)
 
 
 def pytest_collection_modifyitems(config, items):
-    items[:] = [item for item in items if not http2_again.is_left_out_item(item)]
+    full = config.getoption("--full")
+    left_out = [item for item in items if "full" in item.keywords and not full]
+    kept = set(http2_rerun.select([item for item in items if item not in left_out], full=full))
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
     if config.getoption("--live"):
         return
     skip = pytest.mark.skip(reason="talks to the real service: needs --live and GROQ_API_KEY")
@@ -91,20 +92,21 @@ def unhurried(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def wire(request, monkeypatch, _nothing_left_behind, _no_other_host):
-    """Where providers are led to: suites of the second run go over HTTP/2, too."""
-    wire = http2_again.Wire(getattr(request, "param", "http1"), request.path.stem)
+    """Where providers are led to: a marked test runs over HTTP/2, too."""
+    warm = request.node.get_closest_marker("warm_http2") is not None
+    wire = http2_rerun.Wire(getattr(request, "param", "http1"), warm=warm)
     if wire.kind == "http1":
         yield wire
         return
     pytest.importorskip("h2", reason="speaks HTTP/2")
     if wire.kind == "nginx":
-        import http2_real
+        from support import http2_real
 
         http2_real.need_nginx()
     wire.install(monkeypatch)
     yield wire
     wire.close()
-    assert wire.used, "no transport was made: this test has no business in the second run"
+    assert wire.used, "no transport was made: this test makes no connection: it should not be marked"
 
 
 @pytest.fixture(autouse=True)
@@ -120,17 +122,6 @@ def _no_other_host(monkeypatch, request):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
-
-
-def open_sockets() -> int:
-    """Count this process's open sockets."""
-    count = 0
-    for link in Path("/proc/self/fd").iterdir():
-        try:
-            count += str(link.readlink()).startswith("socket:")
-        except OSError:
-            continue
-    return count
 
 
 @pytest.fixture(autouse=True)

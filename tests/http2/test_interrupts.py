@@ -1,0 +1,378 @@
+"""Ctrl-C over HTTP/2, at every place where the interpreter looks for it: it ends the call it strikes and harms no other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+from support.fakes import PATIENCE
+from support.http2_scene import answer, attempt, begin, end, in_threads, prompt_of, provider_on, running
+from support.http2_servers import Http2Server, SettingCodes, until
+
+from groq_provider import RateLimits
+from groq_provider import errors as e
+from groq_provider.transport import http2_connection, http2_pool
+from groq_provider.transport.call import CallState, tries
+from groq_provider.transport.slots import Slot, Slots
+
+HERE = Path(http2_pool.__file__).parent
+#: Whose lines are struck: what is called from them on behalf of one call.
+FILES = {str(HERE / name) for name in ("http2_connection.py", "http2_frames.py", "http2_stream.py", "slots.py")}
+
+
+class Interrupter:
+    """Raises KeyboardInterrupt at the n-th place of these files where the interpreter looks for signals.
+
+    Which is at the beginning of a function and at the return from one that is not Python's own (and on jumps back, which are between
+    the same lines).
+    """
+
+    def __init__(self, number, files=FILES):
+        self.left = number
+        self.files = files
+        self.where = None
+
+    def __call__(self, frame, event, arg):
+        code = frame.f_code
+        if event not in ("call", "c_return") or code.co_filename not in self.files or self.where is not None:
+            return
+        if _in_a_finalizer(frame):
+            return  # Python swallows what is raised there
+        if self.left == 0:
+            name = getattr(arg, "__name__", "")
+            self.where = f"{Path(code.co_filename).name}:{frame.f_lineno} {code.co_name} {event} {name}"
+            raise KeyboardInterrupt(self.where)
+        self.left -= 1
+
+
+def _in_a_finalizer(frame):
+    while frame is not None:
+        if frame.f_code.co_name in ("__del__", "_close_all"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+@contextlib.contextmanager
+def interrupted(number, files=FILES):
+    """Strike the block at that place; its KeyboardInterrupt ends here."""
+    interrupter = Interrupter(number, files)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # of a stream that could not be handed over
+        try:
+            sys.setprofile(interrupter)
+            yield interrupter
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.setprofile(None)
+
+
+def at_every_place(work):
+    """Run ``work(number)`` until it says that there was no such place."""
+    number = 0
+    while work(number) is not None:
+        number += 1
+    return number
+
+
+# --- locks ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_lock_that_is_tried_for_is_taken_once_and_not_waited_for():
+    """Free: the loop has it for one round, and as often as it likes; held by anybody: there is no round."""
+    lock = threading.Lock()
+    rounds = 0
+    for got in tries(lock):
+        assert got
+        assert lock.locked()
+        assert list(tries(lock)) == []
+        rounds += 1
+        lock.release()
+        if rounds == 3:
+            break
+    assert rounds == 3
+    assert not lock.locked()
+
+
+def given_back(provider):
+    slots = provider._transport._slots
+
+    slot = Slot()  # here: its finalizer is not to be struck
+
+    def give():
+        slot._slots = slots
+        slot.give()
+
+    return give, slots._lock
+
+
+def left_to_others(provider):
+    (connection,) = provider._transport.adapter._pool._connections
+    return lambda: connection.drop(connection.watch()), connection._lock
+
+
+def place_given_back(provider):
+    pool = provider._transport.adapter._pool
+    return lambda: pool._given(pool._connections[0], 0), pool._lock
+
+
+@pytest.mark.parametrize("what", [given_back, left_to_others, place_given_back], ids=lambda what: what.__name__)
+def test_an_interrupt_leaves_no_lock_held(what):
+    """Where a lock is tried for and not waited for: from the moment it is taken it is given back."""
+    files = FILES | {http2_pool.__file__}
+    with Http2Server(answer) as server, provider_on(server, max_connections=1) as provider:
+        provider.generate("x")
+        work, lock = what(provider)
+
+        def strike(number):
+            with interrupted(number, files) as interrupter:
+                work()
+            assert not lock.locked(), interrupter.where
+            return interrupter.where
+
+        assert at_every_place(strike) > 3
+
+
+def test_an_interrupt_loses_no_slot_and_no_one_who_waits_for_it():
+    """A slot that was given back is free, or somebody's who knows of it."""
+    from groq_provider.clock import SystemClock
+
+    def strike(number):
+        slots = Slots(1)
+        slot = slots.take(CallState(SystemClock()), None)
+        results = []
+        with running(lambda: results.append(slots.take(CallState(SystemClock()), None))):
+            assert until(lambda: slots._queue)
+            with interrupted(number) as interrupter:
+                slot.give()
+            slot.give()  # if it was struck before anything was given back
+            slots._settle()
+        assert len(results) == 1, interrupter.where
+        return interrupter.where
+
+    assert at_every_place(strike) > 3
+
+
+def test_an_interrupt_of_one_who_waits_for_a_slot_loses_none():
+    """Whether it strikes before the slot is granted or after; nobody is left in the queue either. The error is kept, as a debugger would."""
+    from groq_provider import clock
+
+    files, kept = FILES | {clock.__file__}, []
+
+    def strike(number):
+        slots = Slots(1)
+        slot = slots.take(CallState(clock.SystemClock()), None)
+        over = threading.Event()
+
+        def give():
+            assert until(lambda: slots._queue or over.is_set())
+            slot.give()
+
+        taken = []
+        with running(give):
+            with interrupted(number, files) as interrupter:
+                try:
+                    taken.append(slots.take(CallState(clock.SystemClock()), None))
+                except KeyboardInterrupt as problem:
+                    kept.append(problem)
+                    raise
+            over.set()
+        for each in taken:
+            each.give()
+        assert (slots._free, len(slots._queue), len(slots._returned)) == (1, 0, 0), interrupter.where
+        return interrupter.where
+
+    assert at_every_place(strike) > 5
+
+
+# --- connections ---------------------------------------------------------------------------------------------------------------
+
+
+def clean(provider):
+    """Say whether nothing is under way on any connection."""
+    for connection in provider._transport.adapter._pool._connections:
+        books = connection.taken, connection._frames.streams, connection._waiting, len(connection._left)
+        if not connection.dead and (books != (0, {}, {}, 0) or connection._leader or connection._chosen):
+            return False
+    return True
+
+
+def locks(provider):
+    pool = provider._transport.adapter._pool
+    return [pool._lock, *(connection._lock for connection in pool._connections)]
+
+
+def check_after(provider, where):
+    """No lock is held, another thread is answered at once, and after that at the latest nothing is under way."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # of a stream that could not be handed over
+        gc.collect()
+    assert not any(lock.locked() for lock in locks(provider)), where
+    started = time.monotonic()
+    assert in_threads(1, lambda _: provider.generate("after").content) == ["after"], where
+    assert time.monotonic() - started < PATIENCE / 2, where
+    assert until(lambda: clean(provider)), where
+
+
+def plain(provider):
+    assert provider.generate("x").content == "x"
+
+
+def whole(provider):
+    with provider.generate_stream("x") as stream:
+        assert stream.collect().content == "x"
+
+
+def left(provider):
+    with provider.generate_stream("x") as stream:
+        next(stream)
+
+
+@pytest.fixture
+def every(full):
+    return 1 if full else 3
+
+
+@pytest.mark.parametrize("call", [plain, whole, left], ids=lambda call: call.__name__)
+def test_an_interrupt_anywhere_in_a_call(call, every):
+    """One thread, one connection after the other where one is torn: the next call is answered, and nothing is left."""
+    one = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}
+    with Http2Server(answer, settings=one) as server:
+        with provider_on(server, rate_limits=RateLimits(rpm=10_000_000)) as provider:
+            plain(provider)
+
+            def strike(number):
+                with interrupted(number * every) as interrupter:
+                    call(provider)
+                check_after(provider, interrupter.where)
+                return interrupter.where
+
+            assert at_every_place(strike) > 20
+        assert server.wait(lambda: not server.open_connections)
+
+
+class Holding(Http2Server):
+    """Answers; of the prompt "hold" the second half when told, by ``go``."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.go = asyncio.Event()
+
+    async def answer(self, request):
+        await request.whole()
+        if prompt_of(request) != "hold":
+            await answer(request)
+            return
+        await begin(request, "one")
+        await self.go.wait()
+        self.go.clear()
+        await end(request, " two")
+
+    def check(self, held, where):
+        """What came of the stream that was held: all of it, or its connection was torn and the reader was told."""
+        if isinstance(held, e.GroqProviderError):
+            assert "interrupted" in str(held), where
+            self.do(self.go.clear)
+        else:
+            assert held.content == "one two", where
+
+
+def test_an_interrupt_anywhere_in_a_wait_for_a_place(every, monkeypatch):
+    """The only place is somebody else's: whoever has it gets the rest of the stream, and the place is free afterwards."""
+    monkeypatch.setattr(http2_pool, "MAX_CONNECTIONS", 1)
+    one = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}
+
+    with Holding(settings=one) as server, provider_on(server) as provider:
+        plain(provider)
+        pool = provider._transport.adapter._pool
+
+        def waiting(stream):
+            return stream and (stream in stream.connection._waiting or stream is stream.connection._leader)
+
+        def strike(number):
+            held = provider.generate_stream("hold")
+            assert next(held).content == "one"
+            over = threading.Event()
+
+            def go():
+                assert until(lambda: over.is_set() or any(waiting(each.stream) for each in list(pool._queue)))
+                server.do(server.go.set)
+
+            with running(lambda: attempt(held.collect), go) as results:
+                with interrupted(number * every) as interrupter:
+                    plain(provider)
+                over.set()
+            assert results[1] is None, results[1]
+            server.check(results[0], interrupter.where)
+            check_after(provider, interrupter.where)
+            return interrupter.where
+
+        assert at_every_place(strike) > 20
+
+
+def test_an_interrupt_anywhere_beside_another_stream(every):
+    """Whoever leads: the other one is led on, or told at once that its connection is gone."""
+    with Holding() as server, provider_on(server) as provider:
+        plain(provider)
+
+        def strike(number):
+            beside = provider.generate_stream("hold")
+            assert next(beside).content == "one"
+            with running(lambda: attempt(beside.collect)) as results:
+                with interrupted(number * every) as interrupter:
+                    plain(provider)
+                started = time.monotonic()
+                server.do(server.go.set)
+            assert time.monotonic() - started < PATIENCE / 2, interrupter.where
+            server.check(results[0], interrupter.where)
+            check_after(provider, interrupter.where)
+            return interrupter.where
+
+        assert at_every_place(strike) > 10
+
+
+# --- what it means for others --------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupt_sends_nobody_elses_request_twice(monkeypatch):
+    """The connection that it tears was alive: the peer is at work on the other thread's request, which is the policy's to repeat."""
+
+    async def script(request):
+        await request.whole()
+        if prompt_of(request) == "first":
+            await request.until(lambda: len(request.peer.requests) == 3)
+        if prompt_of(request) != "other":
+            await answer(request)
+
+    main = threading.current_thread()
+    read = http2_connection.Http2Connection._read
+
+    def struck(self):
+        if threading.current_thread() is main:
+            raise KeyboardInterrupt
+        read(self)
+
+    with Http2Server(script) as server, provider_on(server) as provider:
+        plain(provider)  # so that the connection is one that may have gone stale
+        (connection,) = provider._transport.adapter._pool._connections
+
+        def other():
+            assert until(lambda: connection._leader is not None)
+            monkeypatch.setattr(http2_connection.Http2Connection, "_read", struck)
+            return attempt(lambda: provider.generate("other"))
+
+        with running(other) as results, pytest.raises(KeyboardInterrupt):
+            provider.generate("first")
+        assert isinstance(results[0], e.APIConnectionError), results
+        assert "interrupted" in str(results[0])
+        assert len(results[0].attempts) == 1
+        assert results[0].retryable
+        assert len(server.requests) == 3

@@ -1,0 +1,787 @@
+"""Many streams over one HTTP/2 connection: nothing is held back, and none harms another."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import socket
+import threading
+import time
+import tracemalloc
+from types import SimpleNamespace
+
+import pytest
+from support.fakes import PATIENCE
+from support.http2_scene import (
+    LAST,
+    QUICK,
+    SSE,
+    alive,
+    answer,
+    attempt,
+    begin,
+    end,
+    event,
+    held,
+    idle,
+    in_threads,
+    prompt_of,
+    provider_on,
+    running,
+    text_of,
+)
+from support.http2_servers import ErrorCodes, Http2Server, SettingCodes, until
+from support.servers import _pump, full_backlog
+
+from groq_provider import CancelToken, Timeouts
+from groq_provider import errors as e
+from groq_provider.clock import SystemClock
+from groq_provider.transport.call import CallState
+from groq_provider.transport.http2_connection import Http2Connection
+
+CANCEL = int(ErrorCodes.CANCEL)
+
+
+# --- events come as they are sent ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 50])
+def test_events_before_a_silence_are_given_out(count):
+    """Five events and then nothing, on each of the streams: all five are there."""
+    words = [f"w{number} " for number in range(5)]
+
+    async def script(request):
+        await begin(request, *words)
+        await request.peer.server.released.wait()
+        await end(request)
+
+    with Http2Server(script) as server, provider_on(server) as provider:
+        ready = threading.Barrier(count + 1)
+
+        def read(number):
+            with provider.generate_stream(f"x{number}") as stream:
+                found = [next(stream).content for _ in words]
+                ready.wait(PATIENCE)
+                return found + [chunk.content for chunk in stream]
+
+        with running(*[lambda number=number: read(number) for number in range(count)]) as results:
+            ready.wait(PATIENCE)  # everybody has five, and the servers are silent
+            server.release()
+        assert results == [[*words, ""]] * count
+        assert server.connections == 1
+
+
+def test_every_event_comes_before_the_next_is_sent():
+    """The server waits for the reader after each, whatever frames an event is cut into."""
+    given: list[asyncio.Event] = []
+
+    async def script(request):
+        await request.whole()
+        request.head(200, SSE)
+        for number in range(20):
+            step = asyncio.Event()
+            given.append(step)
+            await request.data(event(f"{number} "), piece=7)
+            await step.wait()
+        await end(request)
+
+    with Http2Server(script) as server, provider_on(server) as provider, provider.generate_stream("x") as stream:
+        for number in range(20):
+            assert next(stream).content == f"{number} "
+            assert not stream.poll(0)
+            server.do(given[number].set)
+        assert [chunk.content for chunk in stream] == [""]
+
+
+def test_an_event_waits_for_no_other_stream():
+    """Of fifty, one is served at a time; its reader has it before the next is."""
+
+    async def script(request):
+        await begin(request)
+
+    with Http2Server(script) as server, provider_on(server) as provider:
+        streams = [provider.generate_stream(f"{number}") for number in range(50)]
+        by_prompt = {int(prompt_of(request)): request for request in server.requests}
+        got: list[int] = []
+        arrived = threading.Condition()
+
+        def read(number):
+            text = next(streams[number]).content
+            with arrived:
+                got.append(int(text))
+                arrived.notify_all()
+            return streams[number].collect().content
+
+        def tell(number, *parts, last=False):
+            async def work():
+                await by_prompt[number].data(b"".join(parts), end=last)
+
+            server.do(lambda: by_prompt[number].peer.start(work()))
+
+        with running(*[lambda number=number: read(number) for number in range(50)]) as results:
+            order = [number * 7 % 50 for number in range(50)]
+            for position, number in enumerate(order):
+                tell(number, event(str(number)))
+                with arrived:
+                    assert arrived.wait_for(lambda position=position: len(got) == position + 1, PATIENCE)
+            assert got == order
+            for number in range(50):
+                tell(number, LAST, b"data: [DONE]\n\n", last=True)
+        assert results == [str(number) for number in range(50)]
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_the_cut_into_frames_does_not_matter(size):
+    """A frame for each byte, or one for many events; empty and padded ones between."""
+
+    async def script(request):
+        await request.whole()
+        request.head(200, SSE)
+        body = event("Grüße, ") + event("世界! 🎉") + LAST + b"data: [DONE]\n\n"
+        for at in range(0, len(body), size):
+            await request.data(body[at : at + size], pad=at % 200)
+            if at % 5 == 0:
+                request._call("send_data", b"", pad_length=at % 256)
+        await request.data(end=True)
+
+    with Http2Server(script) as server, provider_on(server) as provider:
+        assert provider.generate_stream("x").collect().content == "Grüße, 世界! 🎉"
+
+
+# --- one connection, many streams ----------------------------------------------------------------------------------------------
+
+
+def test_fifty_streams_share_one_connection():
+    """All open at once, also when they are the first calls of all."""
+    with Http2Server(held()) as server, provider_on(server) as provider:
+        streams = in_threads(50, lambda number: provider.generate_stream(f"x{number}"))
+        assert [next(stream).content for stream in streams] == ["one"] * 50
+        assert (server.connections, server.peers[0].most) == (1, 50)
+        server.release()
+        assert [stream.collect().content for stream in streams] == ["one two"] * 50
+        assert idle(provider)
+
+
+@pytest.mark.parametrize("limit", [1, 8])
+def test_more_streams_than_the_server_allows_are_all_answered(limit):
+    """They wait, or go over another connection; the limit is kept to on each."""
+    settings = {SettingCodes.MAX_CONCURRENT_STREAMS: limit}
+
+    async def script(request):
+        await request.whole()
+        peers = request.peer.server.peers
+        while prompt_of(request) != "still there?" and max(peer.most for peer in peers) < limit:  # noqa: ASYNC110 - a few rounds
+            await asyncio.sleep(0.001)  # nobody is answered before as many were open at once as may be
+        await answer(request)
+
+    with Http2Server(script, settings=settings) as server, provider_on(server) as provider:
+        alive(provider)  # the settings are known
+        answers = in_threads(60, lambda number: provider.generate(f"x{number}").content)
+        assert answers == [f"x{number}" for number in range(60)]
+        assert server.refused == 0
+        assert max(peer.most for peer in server.peers) == limit
+        assert server.connections < 30
+
+
+def test_streams_that_stay_open_do_not_lock_others_out():
+    """As many as the server allows are open and silent; more calls are answered."""
+    settings = {SettingCodes.MAX_CONCURRENT_STREAMS: 5}
+    with Http2Server(held(), settings=settings) as server, provider_on(server) as provider:
+        streams = [provider.generate_stream(f"x{number}") for number in range(5)]
+        assert [next(stream).content for stream in streams] == ["one"] * 5
+        assert provider.generate("more").content == "more"
+        server.release()
+        assert [stream.collect().content for stream in streams] == ["one two"] * 5
+        assert server.refused == 0
+
+
+def test_answers_come_in_any_order():
+    """The last asked is answered first; each gets its own."""
+    turn: dict[int, asyncio.Event] = {number: asyncio.Event() for number in range(20)}
+
+    async def script(request):
+        await request.whole()
+        number = int(prompt_of(request))
+        await turn[number].wait()
+        await answer(request)
+        if number:
+            turn[number - 1].set()
+
+    with Http2Server(script) as server, provider_on(server) as provider:
+
+        def ask(number):
+            return provider.generate(str(number)).content
+
+        with running(*[lambda number=number: ask(number) for number in range(20)]) as results:
+            assert server.wait(lambda: len(server.requests) == 20)
+            server.do(turn[19].set)
+        assert results == [str(number) for number in range(20)]
+
+
+def test_many_calls_one_after_the_other_keep_one_connection():
+    """Thousands of streams have been on it; what ends is forgotten."""
+    with Http2Server(answer) as server, provider_on(server) as provider:
+        server.remembers = False
+        for number in range(1500):
+            assert provider.generate(str(number)).content == str(number)
+        assert server.connections == 1
+        assert len(server.peers[0].requests) <= 1
+        assert server.resets == []
+
+
+# --- one of many ends early ----------------------------------------------------------------------------------------------------
+
+
+def leave_by_close(stream, _token):
+    stream.close()
+
+
+def leave_by_cancel(stream, _token):
+    threading.Thread(target=stream.cancel).start()
+    with pytest.raises(e.RequestCancelledError) as caught:
+        stream.collect()
+    assert caught.value.partial.content == "one"
+
+
+def leave_by_token(stream, token):
+    threading.Thread(target=token.cancel).start()
+    with pytest.raises(e.RequestCancelledError):
+        stream.collect()
+
+
+def leave_by_break(stream, _token):
+    with stream:
+        return
+
+
+def leave_by_exception(stream, _token):
+    with pytest.raises(ZeroDivisionError), stream:
+        _ = 1 / 0
+
+
+LEAVING = {
+    "close": leave_by_close,
+    "cancel": leave_by_cancel,
+    "token": leave_by_token,
+    "break": leave_by_break,
+    "exception": leave_by_exception,
+}
+
+
+@pytest.mark.parametrize("how", LEAVING)
+def test_leaving_one_of_many_leaves_the_others(how):
+    """The server is told with RST_STREAM at once, for that stream only, and the others come whole over the same connection."""
+    with Http2Server(held()) as server, provider_on(server) as provider:
+        tokens = [CancelToken() for _ in range(10)]
+        streams = [provider.generate_stream(f"x{number}", cancel=tokens[number]) for number in range(10)]
+        assert [next(stream).content for stream in streams] == ["one"] * 10
+        victim = next(request for request in server.requests if prompt_of(request) == "x4")
+        LEAVING[how](streams[4], tokens[4])
+        assert server.wait(lambda: victim.reset is not None)
+        assert server.resets == [(victim.id, CANCEL)]
+        server.release()
+        rest = [stream for number, stream in enumerate(streams) if number != 4]
+        assert [stream.collect().content for stream in rest] == ["one two"] * 9
+        assert alive(provider, server)
+        assert server.connections == 1
+        assert len(server.resets) == 1
+        assert idle(provider)
+
+
+def test_a_forgotten_stream_is_given_up():
+    """The collector finds it: a warning, RST_STREAM, and the others go on."""
+    with Http2Server(held()) as server, provider_on(server) as provider:
+        streams = [provider.generate_stream(f"x{number}") for number in range(3)]
+        assert [next(stream).content for stream in streams] == ["one"] * 3
+        with pytest.warns(ResourceWarning, match="unclosed <ResponseStream"):  # noqa: PT031 - it comes of one of the two
+            del streams[1]
+            gc.collect()
+        assert server.wait(lambda: [code for _, code in server.resets] == [CANCEL])
+        server.release()
+        assert [stream.collect().content for stream in streams] == ["one two"] * 2
+        assert alive(provider)
+        assert server.connections == 1
+        assert idle(provider)
+
+
+@pytest.mark.parametrize("limit", ["idle", "first_token", "total"])
+def test_a_time_out_of_one_leaves_the_others(limit):
+    """In time, although others wait on the same connection, and although events for those keep coming."""
+
+    async def script(request):
+        await request.whole()
+        if prompt_of(request) == "victim":
+            request.head(200, SSE)
+            if limit != "first_token":
+                await request.data(event("one"))
+            await request.left()
+            return
+        await begin(request, "one")
+        while not request.peer.server.released.is_set():
+            await request.data(event("."))
+            await asyncio.sleep(0.005)
+        await end(request, "!")
+
+    # The total begins before the request is sent, and is not to end before that.
+    limits = {"idle": Timeouts(idle=0.3), "first_token": Timeouts(first_token=0.3), "total": Timeouts(total=2.5)}
+    least = 2.5 if limit == "total" else 0.3
+    expected = {"idle": e.StreamIdleTimeoutError, "first_token": e.ReadTimeoutError, "total": e.DeadlineExceededError}
+    with Http2Server(script) as server, provider_on(server) as provider:
+
+        def other():
+            return provider.generate_stream("x").collect().content
+
+        with running(*[other] * 5) as results:
+            assert server.wait(lambda: server.open_streams == 5)
+            started = time.monotonic()
+            with pytest.raises(expected[limit]):
+                provider.generate_stream("victim", timeout=limits[limit]).collect()
+            assert least - 0.05 < time.monotonic() - started < PATIENCE / 2
+            assert server.wait(lambda: [code for _, code in server.resets] == [CANCEL])
+            server.release()
+        for text in results:
+            assert text.startswith("one.")
+            assert text.endswith("!")
+        assert server.connections == 1
+
+
+def test_a_time_out_before_the_head_gives_the_stream_up():
+    """Of a plain call, too."""
+
+    async def script(request):
+        await request.whole()
+        if prompt_of(request) == "victim":
+            await request.left()
+        else:
+            await answer(request)
+
+    with Http2Server(script) as server, provider_on(server) as provider:
+        started = time.monotonic()
+        with pytest.raises(e.ReadTimeoutError) as caught:
+            provider.generate("victim", timeout=Timeouts(first_token=0.3))
+        assert time.monotonic() - started < PATIENCE / 2
+        assert caught.value.sent is True
+        assert alive(provider, server)
+        assert [code for _, code in server.resets] == [CANCEL]
+        assert server.connections == 1
+
+
+def test_cancels_before_the_head_leave_the_others():
+    """Half of forty plain calls that wait are cancelled; those raise soon, the others are answered."""
+
+    async def script(request):
+        await request.whole()
+        await request.peer.server.released.wait()
+        await answer(request)
+
+    with Http2Server(script) as server, provider_on(server) as provider:
+        token = CancelToken()
+
+        def ask(number):
+            return attempt(lambda: provider.generate(f"x{number}", cancel=token if number % 2 else None))
+
+        with running(*[lambda number=number: ask(number) for number in range(40)]) as results:
+            assert server.wait(lambda: server.open_streams == 40)
+            token.cancel()
+            assert server.wait(lambda: len(server.resets) == 20)
+            server.release()
+        for number, result in enumerate(results):
+            if number % 2:
+                assert type(result) is e.RequestCancelledError
+                assert result.sent is True
+            else:
+                assert result.content == f"x{number}"
+        assert server.connections == 1
+        assert idle(provider)
+
+
+def test_failures_of_some_leave_the_others():
+    """Of fifty streams every second one is reset by the server."""
+
+    async def script(request):
+        await begin(request, "one")
+        await request.peer.server.released.wait()
+        if int(prompt_of(request)) % 2:
+            request.abort()
+        else:
+            await end(request, " two")
+
+    with Http2Server(script) as server, provider_on(server) as provider:
+        streams = [provider.generate_stream(str(number)) for number in range(50)]
+        for stream in streams:
+            next(stream)
+        server.release()
+        for number, stream in enumerate(streams):
+            result = attempt(lambda stream=stream: stream.collect().content)
+            if number % 2:
+                assert type(result) is e.StreamInterruptedError
+                assert result.partial.content == "one"
+            else:
+                assert result == "one two"
+        assert server.connections == 1
+        assert server.resets == []  # what the server has given up needs no word from the client
+        assert idle(provider)
+
+
+# --- who opens the connection --------------------------------------------------------------------------------------------------
+
+
+class Relay:
+    """Forwards connections to a port, but for the first, which gets no word."""
+
+    def __init__(self, port):
+        self.target = port
+        self.accepted = threading.Semaphore(0)
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = self._listener.getsockname()[1]
+        self._open, self._threads, self._ending = [], [], threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self):
+        while True:
+            sock, _ = self._listener.accept()
+            self._open.append(sock)
+            if self._ending.is_set():
+                return
+            if len(self._open) == 1:
+                self.accepted.release()
+                continue
+            upstream = socket.create_connection(("127.0.0.1", self.target))
+            self._open.append(upstream)
+            for pair in ((sock, upstream), (upstream, sock)):
+                self._threads.append(threading.Thread(target=_pump, args=pair))
+                self._threads[-1].start()
+
+    def close(self):
+        self._ending.set()
+        socket.create_connection(("127.0.0.1", self.port)).close()
+        self._thread.join(PATIENCE)
+        for sock in self._open:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        for sock in [*self._open, self._listener]:
+            sock.close()
+
+
+def test_whoever_opens_the_connection_may_be_cancelled_while_others_wait_for_it():
+    """The first of ten calls makes the handshake; it is cancelled in the middle of it, and the nine are answered."""
+    token = CancelToken()
+    with Http2Server(answer) as server, contextlib.closing(Relay(server.port)) as relay:
+        with provider_on(f"https://localhost:{relay.port}") as provider:
+            with running(lambda: attempt(lambda: provider.generate("leader", cancel=token))) as first:
+                assert relay.accepted.acquire(timeout=PATIENCE)
+                works = [lambda number=number: provider.generate(f"x{number}").content for number in range(9)]
+                with running(*works) as rest:
+                    assert until(lambda: provider._engine.in_flight == 10)
+                    token.cancel()
+                assert rest == [f"x{number}" for number in range(9)]
+            assert type(first[0]) is e.RequestCancelledError
+            assert first[0].sent is False
+        assert server.connections == 1
+
+
+def test_a_connection_that_cannot_be_made_fails_all_who_wait_for_it():
+    """Each with its own error, within the limit for connecting; nothing was sent."""
+    with full_backlog() as port, provider_on(f"https://127.0.0.1:{port}", timeout=Timeouts(connect=0.4)) as provider:
+        started = time.monotonic()
+        errors = in_threads(40, lambda number: attempt(lambda: provider.generate(f"x{number}")))
+        assert time.monotonic() - started < 10, "one after the other: that takes 16 seconds"
+        assert {type(error) for error in errors} == {e.ConnectTimeoutError}
+        assert {error.sent for error in errors} == {False}
+        assert len({id(error) for error in errors}) == 40
+        assert idle(provider)
+
+
+def test_who_waits_for_a_connection_may_leave_on_his_own():
+    """A cancel and a time limit of one who waits for the handshake that another makes end that wait only."""
+    with full_backlog() as port, provider_on(f"https://127.0.0.1:{port}") as provider:
+        token, leaders = CancelToken(), CancelToken()
+        pool = provider._transport.adapter.pool()
+        with running(lambda: attempt(lambda: provider.generate("leader", cancel=leaders))) as leader:
+            assert until(lambda: pool._connecting)
+            with running(lambda: attempt(lambda: provider.generate("x", cancel=token))) as cancelled:
+                assert until(lambda: len(pool._queue) == 1)
+                started = time.monotonic()
+                late = attempt(lambda: provider.generate("x", timeout=Timeouts(connect=PATIENCE, total=0.3)))
+                token.cancel()
+            assert time.monotonic() - started < PATIENCE / 2
+            assert leader == [None]
+            leaders.cancel()
+        assert isinstance(late, TimeoutError)
+        assert late.sent is False
+        assert type(cancelled[0]) is e.RequestCancelledError
+        assert type(leader[0]) is e.RequestCancelledError
+
+
+# --- readers that do not read --------------------------------------------------------------------------------------------------
+
+
+def test_a_slow_reader_holds_little_and_stalls_nobody():
+    """The server is stopped by the stream's window; calls beside it are answered; then the reader gets everything."""
+    sent, much = [0], []
+    pieces, piece = 2000, "y" * 20_000
+
+    async def script(request):
+        await request.whole()
+        if prompt_of(request) != "much":
+            await answer(request)
+            return
+        much.append(request)
+        request.head(200, SSE)
+        for _ in range(pieces):
+            await request.data(event(piece))
+            sent[0] += len(piece)
+        await end(request)
+
+    with Http2Server(script) as server, provider_on(server) as provider, provider.generate_stream("much") as stream:
+        assert next(stream).content == piece
+        tracemalloc.start()
+        try:
+            for number in range(30):
+                assert provider.generate(f"x{number}").content == f"x{number}"
+            assert until(lambda: server.do(lambda: server.peers[0].h2.local_flow_control_window(much[0].id)) == 0)
+            stopped = sent[0]
+            for number in range(30):
+                assert provider.generate(f"x{number}").content == f"x{number}"
+            held_now = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        assert sent[0] == stopped < 20 << 20
+        assert held_now < 32 << 20
+        total = len(piece) + sum(len(chunk.content) for chunk in stream)
+        assert total == pieces * len(piece)
+        assert server.connections == 1
+
+
+def test_many_slow_readers_stall_nobody():
+    """Twenty streams that nobody reads: what they hold does not use up the connection's window."""
+    sent: dict[str, int] = {}
+
+    async def script(request):
+        await request.whole()
+        if not prompt_of(request).startswith("much"):
+            await answer(request)
+            return
+        request.head(200, SSE)
+        for _ in range(100):
+            await request.data(event("z" * 50_000))
+            sent[prompt_of(request)] = sent.get(prompt_of(request), 0) + 50_000
+        await end(request)
+
+    with Http2Server(script) as server, provider_on(server) as provider:
+        streams = [provider.generate_stream(f"much{number}") for number in range(20)]
+        for stream in streams:
+            assert next(stream).content
+        for number in range(20):
+            assert provider.generate(f"x{number}", timeout=Timeouts(total=PATIENCE)).content == f"x{number}"
+        lengths = in_threads(20, lambda number: sum(len(chunk.content) for chunk in streams[number]))
+        assert lengths == [99 * 50_000] * 20
+        assert server.connections == 1
+
+
+def test_a_reader_that_leaves_gives_its_window_back():
+    """What was received and not read is not lost to the connection: a hundred streams are left with much unread."""
+
+    async def script(request):
+        await request.whole()
+        if prompt_of(request) == "much":
+            request.head(200, SSE)
+            while True:
+                await request.data(event("z" * 30_000))
+        else:
+            await answer(request)
+
+    with Http2Server(script) as server, provider_on(server) as provider:
+        for _ in range(100):
+            with provider.generate_stream("much") as stream:
+                next(stream)
+            assert provider.generate("x", timeout=Timeouts(total=PATIENCE)).content == "x"
+        assert server.connections == 1
+        big = "b" * 3_000_000
+        assert len(provider.generate(big).content) == len(big)
+
+
+def test_poll_says_whether_next_would_wait():
+    """A chunk, the end, an error: ready; silence: not; and data for others does not count."""
+    go = asyncio.Event()
+
+    async def script(request):
+        await request.whole()
+        if prompt_of(request) == "quick":
+            await answer(request)
+            return
+        await begin(request)
+        await go.wait()
+        await end(request, "one")
+
+    with Http2Server(script) as server, provider_on(server) as provider:
+        with provider.generate_stream("x") as stream:
+            assert stream.poll(0) is False
+            assert provider.generate("quick").content == "quick"
+            assert stream.poll(0.05) is False
+            server.do(go.set)
+            contents = []
+            while stream.poll(PATIENCE):
+                chunk = next(stream, None)
+                if chunk is None:
+                    break
+                contents.append(chunk.content)
+            assert contents == ["one", ""]
+        assert stream.poll(0) is True
+
+
+@pytest.mark.parametrize("how", ["close", "cancel"])
+def test_an_answer_that_had_all_arrived_is_whole(how):
+    """Left after its first chunk, with the rest there: it is accounted for as what it is, and the server hears no RST_STREAM."""
+
+    async def script(request):
+        await request.whole()
+        request.head(200, SSE)
+        await request.data(event("a") + event("b") + event("c") + LAST + b"data: [DONE]\n\n", end=True)
+
+    with Http2Server(script) as server, provider_on(server) as provider:
+        with provider.generate_stream("x") as stream:
+            assert next(stream).content == "a"
+            assert stream._events is not None  # the rest came with it, or the test says nothing
+            if how == "cancel":
+                stream.cancel()
+                assert [chunk.content for chunk in stream] == ["b", "c", ""]
+        assert (stream.response.content, stream.response.finish_reason) == ("abc", "stop")
+        assert provider.generate_stream("x").collect().content == "abc"
+        assert server.resets == []
+        assert server.connections == 1
+        assert idle(provider)
+
+
+@pytest.mark.parametrize("held_lock", ["connection", "pool"])
+def test_a_stream_may_be_collected_inside_the_locks_of_its_connection(held_lock):
+    """The finalizer waits for none; the server is told by whoever lets go of it."""
+    with Http2Server(held()) as server, provider_on(server) as provider:
+        bystander = provider.generate_stream("x")
+        stream = provider.generate_stream("y")
+        assert [next(bystander).content, next(stream).content] == ["one", "one"]
+        pool = provider._transport.adapter.pool()
+        lock = pool._lock if held_lock == "pool" else pool._connections[0]._lock
+        cycle = [stream]
+        cycle.append(cycle)
+        gc.disable()
+        try:
+            del stream, cycle
+            done = threading.Event()
+
+            def collect():
+                with lock:
+                    gc.collect()
+                done.set()
+
+            with pytest.warns(ResourceWarning), running(collect):
+                assert done.wait(PATIENCE)
+        finally:
+            gc.enable()
+        assert alive(provider)  # whoever holds the lock next does what was left
+        assert server.wait(lambda: len(server.resets) == 1)
+        server.release()
+        assert bystander.collect().content == "one two"
+        assert server.connections == 1
+
+
+# --- ends of streams -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_complete_stream_is_not_reset():
+    """Read to its end, in every way: the server hears no RST_STREAM."""
+    with Http2Server(answer) as server, provider_on(server) as provider:
+        for _ in range(20):
+            assert provider.generate_stream("x").collect().content == "x"
+            with provider.generate_stream("y") as stream:
+                assert text_of(stream) == "y"
+        assert alive(provider, server)
+        assert server.resets == []
+        assert server.connections == 1
+
+
+def test_a_body_held_open_after_the_end_mark_delays_nothing():
+    """The answer is whole at its end mark; the stream is given up, and the connection serves on."""
+
+    async def script(request):
+        await begin(request, "one")
+        await request.data(LAST + b"data: [DONE]\n\n")
+        await request.left()
+
+    with Http2Server(script) as server, provider_on(server) as provider:
+        started = time.monotonic()
+        assert provider.generate_stream("x").collect().content == "one"
+        assert time.monotonic() - started < PATIENCE / 2
+        assert server.wait(lambda: [code for _, code in server.resets] == [CANCEL])
+        assert provider.generate_stream("x").collect().content == "one"
+        assert server.connections == 1
+
+
+def test_a_stream_that_ends_without_its_finish_reason_is_interrupted():
+    """END_STREAM says that the body has ended, not that the answer is whole; the connection serves on."""
+
+    async def script(request):
+        await request.whole()
+        if not json.loads(bytes(request.body)).get("stream"):
+            await answer(request)
+            return
+        await begin(request, "one")
+        await request.data(end=True)
+
+    with Http2Server(script) as server, provider_on(server) as provider:
+        with pytest.raises(e.StreamInterruptedError) as caught:
+            provider.generate_stream("x").collect()
+        assert caught.value.partial.content == "one"
+        assert alive(provider, server)
+        assert server.connections == 1
+        assert server.resets == []
+
+
+def test_a_failure_before_the_first_chunk_is_repeated_unseen():
+    """On the same connection."""
+    tries = [0]
+
+    async def script(request):
+        tries[0] += 1
+        await begin(request)
+        if tries[0] == 1:
+            request.abort()
+        else:
+            await end(request, "one")
+
+    with Http2Server(script) as server, provider_on(server, retry=QUICK) as provider:
+        stream = provider.generate_stream("x")
+        assert text_of(stream) == "one"
+        assert [attempt.status_code for attempt in stream.response.attempts] == [200, 200]
+        assert server.connections == 1
+
+
+def test_a_head_that_comes_with_its_end_between_two_looks_is_seen():
+    """Another thread may put both there after the reader has found no head."""
+
+    class Slipping:
+        """Has no head when it is asked for, and both a head and an end right after."""
+
+        sent = sent_noted = True
+        head_noted = ended = False
+        there = None
+
+        @property
+        def head(self):
+            found = self.there
+            if found is None:
+                self.there, self.ended = [(b":status", b"200")], True
+            return found
+
+        def failure(self):
+            return AssertionError("the head was overlooked")
+
+    call = CallState(SystemClock(), total_deadline=SystemClock().monotonic() + PATIENCE)
+    connection = SimpleNamespace(wait=lambda _stream, _left: True)
+    assert Http2Connection.await_head(connection, Slipping(), call) == [(b":status", b"200")]

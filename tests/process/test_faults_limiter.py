@@ -1,0 +1,167 @@
+"""Cases 81 to 85 of the fault matrix: what happens to calls when the store of the limits fails, and what a limiter makes of odd costs."""
+
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from multiprocessing import get_context
+
+import pytest
+from support import store_workers
+from support.fakes import PATIENCE, FakeClock, LedgerStore
+from support.redis_server import need_redis, running
+
+from groq_provider import (
+    ConfigurationError,
+    GroqProvider,
+    InvalidRequestError,
+    RateLimits,
+    RequestTooLargeError,
+    TokenBucketRateLimiter,
+)
+from groq_provider.ratelimit.stores import StoreAwayError
+from groq_provider.testing import Emulator
+
+MODEL = "openai/gpt-oss-20b"
+
+
+@pytest.fixture
+def redis():
+    need_redis()
+    pytest.importorskip("redis", reason="needs the extra redis")
+    with running() as server:
+        yield server
+
+
+def take(limiter, output=0, **more):
+    return limiter.reserve(MODEL, prompt_tokens=0, max_output_tokens=output, **more)
+
+
+def at_once(limiter):
+    count = 0
+    while (held := limiter.try_reserve(MODEL, prompt_tokens=0, max_output_tokens=0)) is not None:
+        held.keep()
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize("fault", ["stopped", "gone"])
+def test_81_calls_go_on_while_the_store_is_away(redis, fault, caplog):
+    """A decision within the store's time limit, a local share, one line in the log when it goes and one when it is back."""
+    settings = {"rate_limits": RateLimits(rpm=6000), "rate_limit_store": redis.url, "api_key": "gsk_0123456789abcdef"}
+    with (
+        Emulator(speed=0) as emulator,
+        caplog.at_level(logging.INFO, "groq_provider"),
+        GroqProvider(base_url=emulator.base_url, **settings) as provider,
+    ):
+        provider.generate("Hello", max_completion_tokens=5)
+        redis.pause() if fault == "stopped" else redis.kill()
+        begun = time.monotonic()
+        for _ in range(5):
+            assert provider.generate("Hello", max_completion_tokens=5).attempts[-1].status_code == 200
+        assert time.monotonic() - begun < 10  # half a second in truth; without its limit it would wait for ever
+        away = [r.getMessage() for r in caplog.records if "store of the rate limits" in r.getMessage()]
+        assert len(away) == 1
+        assert "is away" in away[0]
+        redis.resume() if fault == "stopped" else redis.restart()
+        back = threading.Event()
+        deadline = time.monotonic() + PATIENCE
+        while not back.is_set() and time.monotonic() < deadline:
+            provider.generate("Hello", max_completion_tokens=5)
+            if any("is back" in r.getMessage() for r in caplog.records):
+                back.set()
+        assert back.is_set()
+        assert sum("is away" in r.getMessage() for r in caplog.records) == 1
+
+
+def test_81_a_wrong_password_is_an_error_of_the_settings():
+    """Found when the provider is made, and not shown."""
+    need_redis()
+    pytest.importorskip("redis", reason="needs the extra redis")
+    with running(requirepass="right") as server:
+        url = f"redis://:CANARY@127.0.0.1:{server.port}"
+        with pytest.raises(ConfigurationError) as caught:
+            GroqProvider(api_key="gsk_0123456789abcdef", rate_limit_store=url)
+    assert "CANARY" not in str(caught.value)
+
+
+@pytest.mark.parametrize("what", ["restart", "FLUSHALL", "SCRIPT FLUSH"])
+def test_82_what_the_store_forgets_is_no_second_burst(redis, what):
+    """Nobody sees an error, and the limiter starts again from what it knows."""
+    limiter = TokenBucketRateLimiter(RateLimits(rpm=300), store=redis.url)
+    begun = time.monotonic()
+    used = at_once(limiter)
+    redis.restart() if what == "restart" else redis.do(*what.split())
+    used += at_once(limiter)
+    take(limiter).keep()
+    passed = time.monotonic() - begun
+    limiter.close()
+    assert used + 1 <= 300 + 5 * passed + 1
+
+
+def test_83_an_answer_that_was_lost_is_not_asked_for_again():
+    """At most one cost too few is let through, never one too many; refilling heals it."""
+
+    class Lossy(LedgerStore):
+        lost = 0
+
+        def take(self, key, ask):
+            taken = super().take(key, ask)
+            if self.lost:
+                self.lost -= 1
+                raise StoreAwayError("reset by peer")
+            return taken
+
+    clock = FakeClock()
+    store = Lossy(clock, hosts=1)
+    limiter = TokenBucketRateLimiter(RateLimits(rpm=60), store=store, clock=clock)
+    for _ in range(9):
+        take(limiter).keep()
+    store.lost = 1
+    take(limiter).keep()
+    ledger = store.ledgers[f":{MODEL}"]
+    assert ledger.version == 10, "asked once"
+    clock.advance(1.0)
+    assert 47 <= at_once(limiter) <= 51
+    clock.advance(60.0)
+    assert at_once(limiter) == 60
+
+
+@pytest.mark.parametrize("store", [False, True], ids=["memory", "store"])
+def test_84_odd_costs(store):
+    """More than a limit is refused at once, nothing is free, and what is no number is an error of the caller."""
+    clock = FakeClock()
+    more = {"store": LedgerStore(clock)} if store else {}
+    limiter = TokenBucketRateLimiter(RateLimits(tpm=1000, share=1.0), clock=clock, **more)
+    with pytest.raises(RequestTooLargeError, match="1,001"):
+        take(limiter, 1001)
+    take(limiter, 1000).keep()
+    for _ in range(5):
+        assert take(limiter, 0).wait == 0
+    for wrong in (-1, math.nan):
+        with pytest.raises((InvalidRequestError, ValueError), match="must be integers of at least 0"):
+            take(limiter, wrong)
+    assert clock.waits == []
+
+
+@pytest.mark.parametrize("kind", ["file", "redis"])
+def test_85_a_holder_killed_between_reserve_and_settle(kind, tmp_path, request):
+    """Nothing to clean up: what it had reserved refills, and its place at the front lapses."""
+    url = f"file://{tmp_path}/limits" if kind == "file" else request.getfixturevalue("redis").url
+    context = get_context("spawn")
+    here, there = context.Pipe()
+    worker = context.Process(target=store_workers.hold_for_ever, args=(url, there))
+    worker.start()
+    assert here.poll(60)
+    assert here.recv() == "held"
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join(60)
+    limiter = TokenBucketRateLimiter(store_workers.LIMITS, store=url, scope="killed")
+    begun = time.monotonic()
+    assert limiter.try_reserve("m", prompt_tokens=0, max_output_tokens=60_000) is None
+    # 60,000 a minute flow in at 1,000 a second, and a claim to the front lasts two seconds.
+    limiter.reserve("m", prompt_tokens=0, max_output_tokens=3000, deadline=begun + PATIENCE).keep()
+    assert time.monotonic() - begun < 15  # and what the dead one waited for would take fifty
+    limiter.close()

@@ -1,0 +1,230 @@
+"""Answers off a connection, over a pair of sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+
+import pytest
+from support.servers import CHUNKED, chunk
+
+from groq_provider.clock import SystemClock
+from groq_provider.transport.answer import Answer, AnswerFile, BadFraming, Intake
+from groq_provider.transport.call import CallState
+
+
+class Connection:
+    """What an answer needs of its connection."""
+
+    def __init__(self):
+        self.closed = False
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def pair():
+    near, far = socket.socketpair()
+    with near, far:
+        yield near, far
+
+
+@pytest.fixture
+def intake(pair):
+    return Intake(pair[0], CallState(SystemClock(), total_deadline=SystemClock().monotonic() + 20))
+
+
+@pytest.fixture
+def answer_of(pair, intake):
+    """An answer to *data*; with *end* the peer closes after it."""
+
+    def build(data, *, end=False, method="GET"):
+        pair[1].sendall(data)
+        if end:
+            pair[1].shutdown(socket.SHUT_WR)
+        return Answer(Connection(), intake, method)
+
+    return build
+
+
+def body_of(answer):
+    return b"".join(iter(answer.read1, b""))
+
+
+def test_a_line_longer_than_allowed_comes_with_one_byte_more(pair, intake):
+    """So that whoever asked sees that it is too long, and nothing is taken beyond it."""
+    pair[1].sendall(b"abcdefgh\n")
+    assert intake.line(5) == b"abcdef"
+    assert intake.line(5) == b"gh\n"
+
+
+def test_a_line_is_put_together_and_ends_with_the_connection(pair, intake):
+    """Pieces of a line wait for its end; at the end of the connection there is what there was."""
+    intake.held = b"on"
+    pair[1].sendall(b"e\ntw")
+    assert intake.line() == b"one\n"
+    pair[1].close()
+    assert intake.line() == b"tw"
+    assert intake.line() == b""
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", id="length"),
+        pytest.param(CHUNKED + chunk(b"ab") + chunk(b"c") + b"0\r\n\r\n", id="chunked"),
+        pytest.param(CHUNKED + b"2;x=y\r\nab\r\n1\nc\r\n0\r\nTrailer: 1\r\n\r\n", id="chunked, extension and trailer"),
+    ],
+)
+def test_a_marked_body_leaves_the_connection_for_the_next(answer_of, intake, data):
+    """Nothing of what follows is taken, and what follows makes the connection useless."""
+    answer = answer_of(data)
+    assert body_of(answer) == b"abc"
+    assert (answer.marked, answer.over, answer.serves_again, intake.held) == (True, True, True, b"")
+    intake.held = b"HTTP/1.1 200 OK"
+    assert not answer.serves_again
+
+
+def test_a_body_without_a_mark_ends_with_the_connection(answer_of):
+    """Which cannot serve again."""
+    answer = answer_of(b"HTTP/1.1 200 OK\r\n\r\nabc", end=True)
+    assert not answer.marked
+    assert body_of(answer) == b"abc"
+    assert not answer.serves_again
+
+
+def test_a_body_cut_before_its_length_says_what_is_missing(answer_of):
+    """The number is for the message."""
+    answer = answer_of(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc", end=True)
+    assert answer.read1() == b"abc"
+    with pytest.raises(http.client.IncompleteRead) as caught:
+        answer.read1()
+    assert caught.value.expected == 7
+
+
+@pytest.mark.parametrize("rest", [b"", b"\r", b"x\r\n", b"\r\n5", b"\r\n-1\r\n", b"\r\n0x5\r\n"])
+def test_a_chunk_without_its_end_is_no_end_of_the_body(answer_of, rest):
+    """Cut or garbled, never complete."""
+    answer = answer_of(CHUNKED + b"2\r\nab" + rest, end=True)
+    assert answer.read1() == b"ab"
+    with pytest.raises((http.client.IncompleteRead, BadFraming)):
+        answer.read1()
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 100])
+def test_a_file_gives_no_more_than_asked(answer_of, size):
+    """In whichever pieces the body came."""
+    file = AnswerFile(answer_of(CHUNKED + chunk(b"hello ") + chunk(b"world") + b"0\r\n\r\n"))
+    pieces = list(iter(lambda: file.read1(size), b""))
+    assert b"".join(pieces) == b"hello world"
+    assert max(map(len, pieces)) <= size
+    assert file.isclosed()
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"\n", b"Checksum: 1\r\n\r\n", b"A: b\nC: d\n\n"], ids=repr)
+@pytest.mark.parametrize("size", [b"0\r\n", b"00;last\r\n", b"0\n"], ids=repr)
+def test_the_end_of_a_chunked_body_is_ready_when_all_of_it_has_come(pair, answer_of, size, end):
+    """Reading it waits for the empty line after the last size, and the fields before that."""
+    answer = answer_of(CHUNKED + chunk(b"hello"))
+    assert answer.read1() == b"hello"
+    for byte in size + end[:-1]:
+        pair[1].sendall(bytes([byte]))
+        assert not answer.ready(0)
+    pair[1].sendall(end[-1:])
+    assert answer.ready(20)
+    assert answer.read1() == b""
+    assert answer.serves_again
+
+
+@pytest.mark.parametrize("sizes", [(None,), (4, 4, 4), (3, None)])
+def test_a_file_is_read_in_whole_pieces(answer_of, sizes):
+    """A read of a size gives fewer bytes only at the end, one without a size the rest."""
+    file = AnswerFile(answer_of(CHUNKED + chunk(b"hello ") + chunk(b"world") + b"0\r\n\r\n"))
+    pieces = [file.read(size) for size in sizes]
+    assert b"".join(pieces) == b"hello world"
+    assert [len(piece) for piece, size in zip(pieces[:-1], sizes, strict=False)] == list(sizes[:-1])
+
+
+def test_a_forgotten_answer_closes_its_connection(answer_of):
+    """Nobody will read it to its end."""
+    answer = answer_of(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc")
+    connection = answer._connection
+    del answer
+    assert connection.closed
+
+
+def test_looking_takes_in_what_has_come_and_keeps_an_error_for_the_reader(pair, intake, answer_of):
+    """The system names an error once only."""
+    answer = answer_of(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n")
+    assert not answer.ready(0)
+    pair[1].sendall(b"a")
+    assert answer.ready(0)
+    assert answer.read1() == b"a"
+
+    class Broken:
+        """Breaks when it is read."""
+
+        def settimeout(self, _seconds):
+            pass
+
+        def recv(self, _size):
+            raise ConnectionResetError
+
+    intake.sock = Broken()
+    assert intake.look()
+    intake.sock = pair[0]
+    with pytest.raises(ConnectionResetError):
+        answer.read1()
+    with contextlib.suppress(OSError):
+        pair[1].close()
+
+
+def test_an_interrupt_while_looking_leaves_nothing_that_passes_for_whole(pair, intake, answer_of):
+    """What it tore out would be missing in the middle, and nobody would know."""
+    answer = answer_of(CHUNKED)
+
+    class Interrupting(bytes):
+        """Arrives, and then there is Ctrl-C."""
+
+        def __radd__(self, other):
+            raise KeyboardInterrupt
+
+    class Socket:
+        def settimeout(self, _seconds):
+            pass
+
+        def recv(self, size):
+            return Interrupting(pair[0].recv(size))
+
+    pair[1].sendall(chunk(b"one"))
+    intake.sock = Socket()
+    with pytest.raises(KeyboardInterrupt):
+        intake.look()
+    intake.sock = pair[0]
+    pair[1].sendall(chunk(b"two") + b"0\r\n\r\n")
+    with pytest.raises(ConnectionAbortedError):
+        answer.read1()
+
+
+def test_looking_has_an_end_however_much_comes(pair, intake, answer_of):
+    """A size line without an end is handed to the reader, who refuses it."""
+    answer = answer_of(CHUNKED)
+    pair[1].sendall(b"5;" + b"a" * 20_000)
+    assert answer.ready(20)
+    with pytest.raises(BadFraming):
+        answer.read1()
+
+
+@pytest.mark.parametrize(
+    ("length", "body"), [(b"3", b"abc"), (b"00000000000000000000000003", b"abc"), (b"0000000000000000000000000", b"")]
+)
+def test_zeros_in_front_of_a_length_change_nothing(answer_of, length, body):
+    """However many."""
+    assert body_of(answer_of(b"HTTP/1.1 200 OK\r\nContent-Length: " + length + b"\r\n\r\n" + body)) == body
+
+
+def test_a_connection_that_changes_its_protocol_serves_no_more(answer_of):
+    """Nobody asked for that."""
+    assert not answer_of(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n").serves_again

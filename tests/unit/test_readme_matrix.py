@@ -1,0 +1,259 @@
+"""The table of errors in README.md, the tree of classes, the fault matrix and the tests say the same."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from pathlib import Path
+
+import pytest
+from support import content_faults, wire_faults
+from support.matrix import DEVIATIONS, ELSEWHERE, MATRIX
+
+from groq_provider import errors as e
+
+TESTS = Path(__file__).resolve().parents[1]
+ROOT = TESTS.parent
+PACKAGE = ROOT / "groq_provider"
+
+#: Classes that exist to be caught.
+BASES = {"GroqProviderError", "TransportError", "ResponseError", "StreamError"}
+
+SECTION = re.search(
+    r"^## Errors: which one, and what to do\n(.*?)(?=^## )",
+    (ROOT / "README.md").read_text(encoding="utf-8"),
+    re.MULTILINE | re.DOTALL,
+)[1]
+ROWS = {
+    name: (what, todo)
+    for name, what, todo in re.findall(r"^\| `(\w+Error)` \| (.*?) \| (.*?) ?\|$", SECTION, re.MULTILINE)
+}
+
+
+@functools.cache
+def tables():
+    """Every row of the tables of the fault matrix: of the content, and of the wire."""
+    content = [*content_faults.CONTENT, *content_faults.STATUSES]
+    return content, wire_faults.CASES
+
+
+def numbers(names):
+    return {match[0] for name in names if (match := re.match(r"\d+b?", str(name)))}
+
+
+@functools.cache
+def parsed(file):
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def used_names(file):
+    """The names of classes that a module mentions in its code, other than to import them."""
+    names = set()
+    for node in ast.walk(parsed(file)):
+        if isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            names.add(node.attr)
+    return names
+
+
+def made_in(file):
+    """The classes of errors that a module makes: called, or named in a table or as the class to make."""
+    names = set()
+    for node in ast.walk(parsed(file)):
+        if isinstance(node, ast.Call):
+            target = node.func
+            names.add(target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", ""))
+            if isinstance(target, ast.Name) and target.id == "isinstance":
+                continue
+        elif isinstance(node, (ast.Dict, ast.Tuple, ast.IfExp, ast.Return, ast.Assign, ast.BoolOp)):
+            for child in ast.iter_child_nodes(node):
+                names.add(child.attr if isinstance(child, ast.Attribute) else getattr(child, "id", ""))
+    return names & set(e.__all__)
+
+
+def raised():
+    """The classes that some code of the library can raise."""
+    files = [
+        file for file in PACKAGE.rglob("*.py") if file.name not in ("errors.py", "__init__.py") or "cli" in file.parts
+    ]
+    return set().union(*(made_in(file) for file in files if "testing" not in file.parts))
+
+
+# --- README and the tree -----------------------------------------------------------------------------------------------------
+
+
+def test_the_table_names_every_class_once():
+    """No more and no fewer than there are."""
+    names = re.findall(r"^\| `(\w+)` \|", SECTION, re.MULTILINE)
+    assert sorted(names) == sorted(e.__all__)
+    assert set(ROWS) == set(e.__all__)
+
+
+def test_the_tree_at_the_top_of_the_module_is_the_tree():
+    """Each class stands one step to the right of its base."""
+    found: dict[str, str | None] = {}
+    above: list[tuple[int, str]] = []
+    for line in e.__doc__.splitlines():
+        match = re.match(r"^( *[│├└─ ]*)(\w+Error)\b", line)
+        if match is None:
+            continue
+        depth = len(match[1])
+        while above and above[-1][0] >= depth:
+            above.pop()
+        found[match[2]] = above[-1][1] if above else None
+        above.append((depth, match[2]))
+    real = {name: next((base.__name__ for base in getattr(e, name).__bases__ if base.__module__ == e.__name__), None) for name in e.__all__}  # fmt: skip
+    assert found == real
+
+
+@pytest.mark.parametrize("also", [ValueError, TimeoutError])
+def test_what_else_a_class_is_stands_in_its_row(also):
+    """For those who catch what Python has."""
+    inherited = {name for name in e.__all__ if issubclass(getattr(e, name), also)}
+    said = {name for name, (what, _) in ROWS.items() if f"also a `{also.__name__}`" in what}
+    said |= {name for name in inherited for base in said if issubclass(getattr(e, name), getattr(e, base))}
+    # The names of the others say it themselves.
+    said |= {name for name in inherited if also is TimeoutError and "Timeout" in name}
+    assert said == inherited
+
+
+def test_the_rows_say_which_classes_are_not_raised_yet():
+    """A class that nothing makes is there for later, and the table says so."""
+    later = {name for name, (what, _) in ROWS.items() if "not raised in this version" in what}
+    assert later & raised() == set()
+    assert set(e.__all__) - BASES - later <= raised()
+
+
+@pytest.mark.parametrize("name", [name for name, (what, _) in ROWS.items() if re.search(r"\d{3}|\dxx", what)])
+def test_a_status_in_the_table_gives_that_class(name):
+    """As the cases of the matrix expect."""
+    content, _ = tables()
+    for code in re.findall(r"\b\d{3}\b", ROWS[name][0]):
+        matching = [case for case in content if re.match(rf"\d+b?-(at-first-)?{code}-given-up|{code}$", case.id)]
+        expected = {case.error.__name__ for case in matching if case.error}
+        if code == "498":
+            expected = {case.error.__name__ for case in content if case.id == "66-given-up"}
+        assert expected == {name}, code
+
+
+# --- the matrix and the tests ------------------------------------------------------------------------------------------------
+
+
+def test_every_case_of_the_matrix_is_a_row():
+    """1 to 40 where the wire breaks, 41 to 71 with 65b for what comes over it, 72 to 80 in the process."""
+    content, _ = tables()
+    assert numbers(case.id for case in content) == {*(str(number) for number in range(41, 72)), "65b"}
+    wire = numbers([*(case.id for case in wire_faults.CASES), *wire_faults.POOL, *wire_faults.BAD_URLS])
+    assert wire >= {str(number) for number in range(1, 41)}
+    functions = {
+        node.name
+        for node in parsed(TESTS / "process" / "test_faults_process.py").body
+        if isinstance(node, ast.FunctionDef)
+    }
+    process = {match[1] for name in functions if (match := re.match(r"test_(\d\d)_", name))}
+    assert process | set(ELSEWHERE) == {str(number) for number in range(72, 81)}
+
+
+def test_ids_are_there_once():
+    """A case is found by its id."""
+    for cases in tables():
+        ids = [case.id for case in cases]
+        assert sorted(set(ids)) == sorted(ids)
+
+
+def test_the_tables_expect_classes_of_the_readme():
+    """And none that is only a base."""
+    expected = {case.error.__name__ for cases in tables() for case in cases if case.error is not None}
+    assert expected <= set(ROWS) - BASES
+    assert len(expected) > 25
+
+
+@pytest.mark.parametrize("name", sorted(raised() - BASES))
+def test_every_class_that_can_be_raised_is_expected_by_a_test(name):
+    """By a row of the tables, or by name in another module."""
+    if name in {case.error.__name__ for cases in tables() for case in cases if case.error is not None}:
+        return
+    others = [file for file in TESTS.rglob("test_*.py") if file.stem not in ("test_errors", "test_readme_matrix")]
+    assert [file.stem for file in others if name in used_names(file)]
+
+
+# --- the matrix and the library ----------------------------------------------------------------------------------------------
+
+
+def number(name):
+    return re.match(r"\d+b?", name)[0]
+
+
+def disagreements(name, *, error, after, retry, connections, reservations):
+    """Name the columns in which a row does not follow the matrix.
+
+    Args:
+        name: Its id.
+        error: What is raised.
+        after: Whether a chunk was given out before.
+        retry: The letters that fit how often it is tried.
+        connections: What becomes of them.
+        reservations: What becomes of them.
+    """
+    row = MATRIX[number(name)]
+    wrong = set()
+    if error is not None and error.__name__ not in row.errors:
+        wrong.add("error")
+    if not set(retry) & set(row.retry.replace("C", "N" if after else "Y")):
+        wrong.add("retry")
+    if not connections <= set(row.connection):
+        wrong.add("connection")
+    if not reservations <= set(row.reservation):
+        wrong.add("reservation")
+    return wrong
+
+
+def wire_row(case):
+    made = case.attempts + 1 if case.connections is None else case.connections
+    return disagreements(
+        case.id,
+        error=case.error,
+        after=case.text != "",
+        retry="-Y1N" if case.error is None else {1: "N", 2: "1"}.get(case.attempts, "Y"),
+        connections=set() if case.seen is None else {"R" if made == 1 else "D"},
+        reservations={case.spent},
+    )
+
+
+def content_row(case):
+    content = content_faults
+    bad = [step for step in case.steps if step not in (content.FINE, content.FINE_PLAIN)] or case.steps
+    tries = len(case.steps)
+    return disagreements(
+        case.id,
+        error=case.error,
+        after=case.error is not None and bool(case.text),
+        retry=("Y1" if tries > 1 else "-") if case.error is None else {1: "N", 2: "1Y"}.get(tries, "Y"),
+        connections={"R" if step.kept else "D" for step in bad},
+        reservations={step.lim for step in bad},
+    )
+
+
+def test_every_row_follows_the_matrix_or_says_why_not():
+    """In error, retry, connection and reservation; every reason is in use."""
+    content, wire = tables()
+    used, unexplained = set(), {}
+    for case in [*wire, *content]:
+        wrong = (content_row if case in content else wire_row)(case)
+        reasons = [found for found in DEVIATIONS if re.fullmatch(found.ids, case.id)]
+        used |= {(found.ids, column) for found in reasons for column in found.what & wrong}
+        left = wrong.difference(*(found.what for found in reasons))
+        if left:
+            unexplained[case.id] = left
+    assert unexplained == {}
+    assert {(found.ids, column) for found in DEVIATIONS for column in found.what} - used == set()
+
+
+def test_every_class_of_the_readme_is_in_the_matrix_or_out_of_its_reach():
+    """What is no fault of a peer: settings, closing, cancelling, limits of our own, and what comes later."""
+    named = set().union(*(row.errors for row in MATRIX.values()))
+    later = {name for name, (what, _) in ROWS.items() if "not raised in this version" in what}
+    own = {"ProviderClosedError", "ProviderDisabledError", "RequestCancelledError", "CircuitOpenError", "RateLimitTimeoutError"}  # fmt: skip
+    assert set(ROWS) - named == BASES | later | own

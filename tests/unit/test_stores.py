@@ -1,0 +1,502 @@
+"""What every store does, and that all of them do exactly what the model does."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from contextlib import ExitStack
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.store_kinds import KINDS, LedgerStore, StoreClock
+
+from groq_provider.errors import ConfigurationError
+from groq_provider.ratelimit.bucket import DIMENSIONS
+from groq_provider.ratelimit.ledger import CLAIM_LIFE, NO_LIMIT, Ask, Change, Ledger, Want
+from groq_provider.ratelimit.stores import RateLimitStore, open_store
+
+SECOND = 1_000_000
+KEY = "key"
+
+
+def want(cost=SECOND, *, burst=5 * SECOND, known=0, name="rpm"):
+    return Want(name, cost, burst, known)
+
+
+def ask(*wants, horizon=0, latest=NO_LIMIT, spacing=SECOND, seen=0, claimant=1):
+    return Ask(wants or (want(),), horizon, latest, spacing, seen, claimant)
+
+
+@pytest.fixture
+def clock():
+    return StoreClock()
+
+
+@pytest.fixture(params=KINDS)
+def store(request, clock):
+    with ExitStack() as cleanup:
+        yield KINDS[request.param](clock, cleanup)
+
+
+def drain(store, *, key=KEY, burst=5 * SECOND, name="rpm"):
+    """Take all a bucket holds."""
+    taken = store.take(key, ask(want(burst, burst=burst, name=name)))
+    assert taken.reserved
+    return taken
+
+
+def test_is_a_store(store):
+    assert isinstance(store, RateLimitStore)
+
+
+def test_a_burst_passes_and_then_the_rate(store, clock):
+    """Five at once, the sixth when a fifth of the bucket is back, not a microsecond earlier."""
+    assert [store.take(KEY, ask()).reserved for _ in range(6)] == [True] * 5 + [False]
+    assert store.take(KEY, ask()).wait == SECOND
+    clock.micros += SECOND - 1
+    assert store.take(KEY, ask()).wait == 1
+    clock.micros += 1
+    taken = store.take(KEY, ask())
+    assert (taken.reserved, taken.wait, taken.start, taken.full) == (True, 0, clock.micros, (5 * SECOND,))
+
+
+def test_all_or_nothing(store):
+    """What one bucket refuses is taken from none."""
+    both = ask(want(name="rpm"), want(3 * SECOND, name="tpm"))
+    assert store.take(KEY, both).full == (SECOND, 3 * SECOND)
+    refused = store.take(KEY, both)
+    assert (refused.reserved, refused.wait, refused.full) == (False, SECOND, (SECOND, 3 * SECOND))
+
+
+def test_the_slowest_bucket_decides(store):
+    """The wait is the longest of all."""
+    drain(store, name="tpm")
+    drain(store, name="rpm", burst=50 * SECOND)
+    taken = store.take(KEY, ask(want(name="tpm"), want(2 * SECOND, burst=50 * SECOND, name="rpm")))
+    assert (taken.reserved, taken.wait) == (False, 2 * SECOND)
+
+
+@pytest.mark.parametrize("cost", [5 * SECOND, 7 * SECOND], ids=["all", "more"])
+def test_a_cost_of_all_and_more_waits_for_full_and_leaves_a_debt(store, clock, cost):
+    """Nothing is split: it waits until nothing is used."""
+    store.take(KEY, ask())
+    large = ask(want(cost))
+    assert store.take(KEY, large).wait == SECOND
+    clock.micros += SECOND
+    assert store.take(KEY, large).full == (cost,)
+    assert store.take(KEY, ask()).wait == cost - 4 * SECOND
+
+
+def test_a_cost_of_nothing_waits_for_no_bucket_and_says_how_full_it_is(store):
+    """Which is how a state is read."""
+    drain(store)
+    taken = store.take(KEY, ask(want(0), want(0, name="tpm", known=7)))
+    assert (taken.reserved, taken.wait, taken.full) == (True, 0, (5 * SECOND, 7))
+
+
+@pytest.mark.parametrize(
+    ("horizon", "latest", "reserved"),
+    [
+        pytest.param(SECOND, NO_LIMIT, True, id="within-the-horizon"),
+        pytest.param(SECOND - 1, NO_LIMIT, False, id="beyond-the-horizon"),
+        pytest.param(2 * SECOND, SECOND, True, id="just-in-time"),
+        pytest.param(2 * SECOND, SECOND - 1, False, id="too-late-for-the-caller"),
+    ],
+)
+def test_places_are_reserved_ahead_up_to_both_bounds(store, clock, horizon, latest, reserved):
+    """A place in the future is taken now; one that is refused costs nothing."""
+    drain(store)
+    taken = store.take(KEY, ask(horizon=horizon, latest=latest))
+    assert (taken.reserved, taken.wait, taken.start) == (reserved, SECOND, clock.micros + SECOND)
+    assert taken.full == (6 * SECOND if reserved else 5 * SECOND,)
+
+
+def test_nobody_overtakes(store):
+    """A call that needs nothing of the empty bucket starts after the one that waits for it."""
+    drain(store)
+    assert store.take(KEY, ask(horizon=SECOND)).wait == SECOND
+    other = store.take(KEY, ask(want(name="tpm"), horizon=SECOND, claimant=2))
+    assert (other.reserved, other.wait) == (True, SECOND)
+
+
+def test_a_place_given_back_frees_the_order(store):
+    """The start and what it cost; only the newest start can be given back."""
+    drain(store)
+    first = store.take(KEY, ask(horizon=9 * SECOND))
+    second = store.take(KEY, ask(horizon=9 * SECOND))
+    store.adjust(KEY, Change(credits={"rpm": SECOND}, start=first.start))
+    assert store.take(KEY, ask(want(0))).wait == 2 * SECOND  # the second one's start still counts
+    store.adjust(KEY, Change(credits={"rpm": SECOND}, start=second.start))
+    assert store.take(KEY, ask(want(0))).wait == 0
+    assert store.take(KEY, ask()).wait == SECOND
+
+
+def test_the_front_is_kept_for_a_large_call(store, clock):
+    """Small calls of others do not use up what it waits for."""
+    drain(store)
+    large = ask(want(4 * SECOND), claimant=7)
+    assert store.take(KEY, large).wait == 4 * SECOND
+    for _ in range(4):
+        clock.micros += SECOND
+        small = store.take(KEY, ask(claimant=8, horizon=9 * SECOND))
+        assert (small.reserved, small.wait) == (False, large.wants[0].cost - (clock.micros - 1_000_000_000))
+        taken = store.take(KEY, large)
+    assert taken.reserved
+    assert store.take(KEY, ask(claimant=8)).wait == SECOND  # and then the claim is gone
+
+
+def test_a_claim_expires(store, clock):
+    """Who does not come back, a killed process for example, holds nobody up for longer than that."""
+    drain(store)
+    store.take(KEY, ask(want(5 * SECOND), claimant=7))
+    clock.micros += CLAIM_LIFE - 1
+    assert not store.take(KEY, ask(claimant=8)).reserved
+    clock.micros += 1
+    assert store.take(KEY, ask(claimant=8)).reserved
+
+
+@pytest.mark.parametrize(
+    ("change", "reserved"),
+    [
+        pytest.param(Change(claimant=7), True, id="own"),
+        pytest.param(Change(claimant=9), False, id="of-another"),
+    ],
+)
+def test_a_claim_can_be_given_up(store, clock, change, reserved):
+    """By whose it is."""
+    drain(store)
+    store.take(KEY, ask(want(5 * SECOND), claimant=7))
+    clock.micros += SECOND
+    store.adjust(KEY, change)
+    assert store.take(KEY, ask(claimant=8)).reserved is reserved
+
+
+def test_who_cannot_wait_claims_nothing(store, clock):
+    """A caller whose time is up before its place does not hold others up."""
+    drain(store)
+    store.take(KEY, ask(want(5 * SECOND), latest=SECOND, claimant=7))
+    clock.micros += SECOND
+    assert store.take(KEY, ask(claimant=8)).reserved
+
+
+def test_the_gate_closes_lets_out_one_by_one_and_opens(store, clock):
+    """After a refusal of the service nobody starts, then one at a time, then everybody."""
+    assert not store.take(KEY, ask()).gated
+    store.adjust(KEY, Change(pause=3 * SECOND))
+    store.adjust(KEY, Change(pause=SECOND))  # a shorter one changes nothing
+    refused = store.take(KEY, ask())
+    assert (refused.reserved, refused.wait, refused.gated) == (False, 3 * SECOND, True)
+    clock.micros += 3 * SECOND
+    waits = [store.take(KEY, ask(horizon=9 * SECOND, spacing=2 * SECOND)).wait for _ in range(3)]
+    assert waits == [0, 2 * SECOND, 4 * SECOND]
+    store.adjust(KEY, Change(opened=True))
+    taken = store.take(KEY, ask(horizon=9 * SECOND))
+    assert (taken.gated, taken.wait) == (False, 4 * SECOND)  # after those who have a place
+
+
+def test_opened_and_paused_at_once_is_paused(store):
+    """The newer word is the refusal."""
+    store.adjust(KEY, Change(pause=9 * SECOND))
+    store.adjust(KEY, Change(opened=True, pause=SECOND))
+    assert store.take(KEY, ask()).wait == SECOND
+
+
+@pytest.mark.parametrize(
+    ("credit", "full"),
+    [
+        pytest.param(2 * SECOND, 3 * SECOND, id="some"),
+        pytest.param(9 * SECOND, 0, id="not-beyond-full"),
+        pytest.param(-4 * SECOND, 9 * SECOND, id="debt"),
+    ],
+)
+def test_settlement(store, credit, full):
+    """Credit up to full; debt without bound."""
+    drain(store)
+    store.adjust(KEY, Change(credits={"rpm": credit}))
+    assert store.take(KEY, ask(want(0))).full == (full,)
+
+
+def test_a_debt_counts_from_now(store, clock):
+    """Time in which the bucket was full pays for nothing."""
+    store.take(KEY, ask())
+    clock.micros += 60 * SECOND
+    store.adjust(KEY, Change(credits={"rpm": -SECOND, "tpd": -2 * SECOND, "tpm": SECOND}))
+    found = store.take(KEY, ask(want(0), want(0, name="tpd"), want(0, name="tpm", known=7)))
+    assert found.full == (SECOND, 2 * SECOND, 7)  # of a bucket nobody took from, credit means nothing
+
+
+def test_what_the_service_says_only_tightens(store):
+    """Figures of the service lag behind ours."""
+    drain(store)
+    store.adjust(KEY, Change(full={"rpm": 2 * SECOND, "tpm": 3 * SECOND}))
+    assert store.take(KEY, ask(want(0), want(0, name="tpm"))).full == (5 * SECOND, 3 * SECOND)
+    store.adjust(KEY, Change(full={"rpm": 8 * SECOND}))
+    assert store.take(KEY, ask(want(0))).full == (8 * SECOND,)
+
+
+def test_an_unknown_bucket_starts_where_the_caller_says(store):
+    """Not full."""
+    assert store.take(KEY, ask(want(known=5 * SECOND))).wait == SECOND
+
+
+def test_a_lost_state_starts_where_the_caller_says(store):
+    """A version older than the caller knows: a restart, a failover, a deleted file."""
+    drain(store, burst=SECOND)
+    taken = store.take(KEY, ask(want(0, known=4 * SECOND), want(0, name="tpm", known=SECOND), seen=41))
+    assert (taken.version, taken.full) == (42, (4 * SECOND, SECOND))
+    same = store.take(KEY, ask(want(0, known=9 * SECOND), seen=42))
+    assert (same.version, same.full) == (43, (4 * SECOND,))  # nothing is lost
+
+
+def test_a_lost_state_never_loosens(store):
+    """What others have taken since counts."""
+    drain(store)
+    assert store.take(KEY, ask(want(0, known=SECOND), seen=41)).full == (5 * SECOND,)
+
+
+def test_a_clock_that_steps_back_stands_still(store, clock):
+    """Nothing is refilled twice."""
+    drain(store)
+    clock.micros -= 100 * SECOND
+    assert store.take(KEY, ask()).wait == SECOND
+    clock.micros += 100 * SECOND
+    assert store.take(KEY, ask()).wait == SECOND
+    store.adjust(KEY, Change(credits={"rpm": SECOND}))
+    assert store.take(KEY, ask()).reserved
+
+
+def test_versions_count_the_calls(store):
+    """By one each."""
+    assert [store.take(KEY, ask(latest=0)).version for _ in range(8)] == list(range(1, 9))
+
+
+@pytest.mark.parametrize("other", ["", "key2", "Key", "ключ", "k" * 5000, "org:model\n\0"])
+def test_keys_do_not_touch_each_other(store, other):
+    """Whatever is in them."""
+    drain(store)
+    store.adjust(KEY, Change(pause=SECOND))
+    taken = store.take(other, ask())
+    assert (taken.reserved, taken.version, taken.gated) == (True, 1, False)
+    assert not store.take(KEY, ask()).reserved
+
+
+def test_many_keys(store):
+    """More than one would use, each with its own state."""
+    for number in range(200):
+        store.take(f"model {number}", ask(want(number + 1, burst=SECOND)))
+    found = [store.take(f"model {number}", ask(want(0))) for number in range(200)]
+    assert [taken.full[0] for taken in found] == list(range(1, 201))
+    assert {taken.version for taken in found} == {2}
+
+
+def test_closing_loses_nothing(store):
+    """And can be done twice; the next call opens again."""
+    drain(store)
+    store.close()
+    store.close()
+    assert store.take(KEY, ask()).wait == SECOND
+
+
+# --- against the model ---
+
+_NAMES = sorted(DIMENSIONS)
+# From buckets that refill in a millisecond to those of a day.
+_SPANS = st.sampled_from([1, 7, 999, 400_000, SECOND, 30 * SECOND, 86_400 * SECOND]) | st.integers(0, 2 * SECOND)
+_KEYS = st.sampled_from(["a", "b", "c"])
+_STEPS = st.sampled_from([0, 1, -1, SECOND, -SECOND, 90 * SECOND, -90 * SECOND]) | st.integers(-SECOND, 3 * SECOND)
+_WANTS = st.lists(
+    st.builds(Want, st.sampled_from(_NAMES), _SPANS, _SPANS.map(lambda span: span + 1), _SPANS),
+    max_size=6,
+    unique_by=lambda found: found.name,
+).map(tuple)
+_ASKS = st.builds(
+    Ask,
+    _WANTS,
+    st.sampled_from([0, 1000, SECOND, 60 * SECOND]),
+    st.sampled_from([0, 1000, 5 * SECOND, NO_LIMIT]),
+    _SPANS,
+    st.just(0) | st.integers(0, 60),
+    st.sampled_from([1, 2, 3, (1 << 48) - 1]),
+)
+_CREDITS = st.dictionaries(st.sampled_from(_NAMES), _SPANS | _SPANS.map(lambda span: -span), max_size=6)
+_CHANGES = st.builds(
+    Change,
+    credits=_CREDITS,
+    full=st.dictionaries(st.sampled_from(_NAMES), _SPANS, max_size=6),
+    start=st.sampled_from([0, 1, 2]),  # 1: the last place of this key, 2: the one before
+    pause=st.just(0) | _SPANS,
+    opened=st.booleans(),
+    claimant=st.sampled_from([0, 1, 2, 3]),
+)
+_COMMANDS = st.lists(st.tuples(_STEPS, _KEYS, _ASKS | _ASKS | _CHANGES), max_size=40)
+
+#: Shows all of a state: every bucket, the start and the gate in the wait, who has a claim by asking as somebody else.
+_LOOK = Ask(tuple(Want(name, 0, 1, 0) for name in _NAMES), -1, NO_LIMIT, 0, 0, 99)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "ledger"])
+@given(commands=_COMMANDS)
+def test_every_store_does_what_the_model_does(kind, commands):
+    """Any commands at any times, steps back included: the same answers, and the same state at the end."""
+    clock = StoreClock()
+    with ExitStack() as cleanup:
+        store, model = KINDS[kind](clock, cleanup), LedgerStore(clock)
+        starts: dict[str, list[int]] = {}
+        for step, key, command in commands:
+            clock.micros += step
+            if isinstance(command, Ask):
+                expected = model.take(key, command)
+                assert store.take(key, command)._replace(hosts=0) == expected
+                starts.setdefault(key, [0, 0]).append(expected.start)
+            else:
+                given_back = starts.get(key, [0, 0])[-command.start] if command.start else 0
+                change = command._replace(start=given_back)
+                model.adjust(key, change)
+                store.adjust(key, change)
+        for key in ("a", "b", "c"):
+            for opened in (False, True):  # the gate may hide the start
+                assert store.take(key, _LOOK)._replace(hosts=0) == model.take(key, _LOOK)
+                store.adjust(key, Change(opened=opened))
+                model.adjust(key, Change(opened=opened))
+            assert store.take(key, _LOOK)._replace(hosts=0) == model.take(key, _LOOK)
+
+
+def test_the_look_shows_every_field():
+    """Otherwise the test above would miss one."""
+    shown = set()
+    for name in Ledger.__slots__:
+        plain, changed = Ledger(), Ledger()
+        for ledger in (plain, changed):
+            ledger.take(SECOND, ask(*(want(9 * SECOND, name=each) for each in _NAMES), claimant=5))
+            ledger.take(SECOND, ask(claimant=5))
+            ledger.gate = 2 * SECOND
+        if name == "full_at":
+            changed.full_at["tpd"] += SECOND
+        else:
+            value = {"claimant": 99, "claim_until": 1}.get(name, getattr(changed, name) + 50 * SECOND)
+            setattr(changed, name, value)
+        if plain.take(SECOND, _LOOK) != changed.take(SECOND, _LOOK):
+            shown.add(name)
+    assert shown == set(Ledger.__slots__)
+
+
+# --- the model itself ---
+
+_BURST = 1000
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.integers(-300, 900),
+            st.integers(1, _BURST),
+            st.integers(1, 3),
+            st.sampled_from([0, 100, 5000]),
+            st.sampled_from(["keep", "keep", "settle", "give back", "gate"]),
+            st.integers(0, _BURST),
+        ),
+        max_size=60,
+    )
+)
+def test_no_window_holds_more_than_burst_and_rate(steps):
+    """Several claimants, places ahead, credits, places given back, a clock that steps back: B + r·w at the instants of the starts."""
+    ledger, now, admitted = Ledger(), 10_000, []
+    for step, cost, claimant, horizon, kind, part in steps:
+        now += step
+        taken = ledger.take(now, ask(want(cost, burst=_BURST), horizon=horizon, spacing=50, claimant=claimant))
+        assert taken.wait >= 0
+        if kind == "gate":
+            ledger.adjust(now, Change(pause=part))
+        if not taken.reserved:
+            continue
+        if kind == "give back":
+            ledger.adjust(now, Change(credits={"rpm": cost}, start=taken.start))
+            continue
+        if kind == "settle":
+            credit = min(part, cost - 1)
+            ledger.adjust(now, Change(credits={"rpm": credit}))
+            cost -= credit  # noqa: PLW2901 - what it cost in the end
+        admitted.append((taken.start, cost))
+    admitted.sort()
+    for i, (start, _) in enumerate(admitted):
+        total = 0
+        for end, cost in admitted[i:]:
+            total += cost
+            assert total <= _BURST + end - start
+
+
+@given(steps=st.lists(st.tuples(st.integers(0, 500), st.integers(1, 2 * _BURST), st.integers(1, 3)), max_size=40))
+def test_starts_keep_their_order(steps):
+    """Who has a place starts before all who come later."""
+    ledger, now, newest = Ledger(), 10_000, 0
+    for step, cost, claimant in steps:
+        now += step
+        taken = ledger.take(now, ask(want(cost, burst=_BURST), horizon=700, claimant=claimant))
+        if taken.reserved:
+            assert taken.start >= newest
+            newest = taken.start
+
+
+@given(
+    now=st.integers(10_000, 10**7),
+    asks=st.lists(st.tuples(st.integers(0, 10**6), _ASKS), max_size=8),
+)
+def test_a_state_that_is_idle_says_nothing(now, asks):
+    """From ``idle_at`` on, answers are those of no state at all: a table may use its place."""
+    ledger = Ledger()
+    for step, each in asks:
+        now += step
+        ledger.take(now, each)
+    fresh, now = Ledger(), max(ledger.idle_at(), now)
+    everything = ask(*(want(3, burst=3, name=name) for name in _NAMES), seen=0, claimant=77)
+    assert ledger.take(now, everything)._replace(version=1) == fresh.take(now, everything)
+
+
+@pytest.mark.parametrize(
+    ("interval", "burst", "costs"),
+    [
+        pytest.param(10_000, 30, [1, 1, 1, 1], id="fast"),
+        pytest.param(2 * SECOND, 30, [1, 1, 1, 1], id="30-a-minute"),
+        pytest.param(10_000, 100, [1, 1, 1, 50], id="one-large"),
+    ],
+)
+@pytest.mark.parametrize("horizon", [0, 50_000, SECOND])
+def test_processes_take_turns(interval, burst, costs, horizon):
+    """Each comes back when it was told to: nobody starves, the large call least of all, and nothing is left unused."""
+    draw, ledger, end = random.Random(1), Ledger(), 600 * SECOND
+    grants = [0] * len(costs)
+    due = [(draw.randrange(1000), number) for number in range(len(costs))]
+    while due[0][0] < end:
+        now, number = heapq.heappop(due)
+        each = want(costs[number] * interval, burst=burst * interval)
+        taken = ledger.take(now, ask(each, horizon=horizon, claimant=number + 1))
+        grants[number] += taken.reserved
+        wait = taken.wait if taken.reserved else max(min(taken.wait, SECOND), 5000)
+        heapq.heappush(due, (now + wait + draw.randrange(50, 300), number))
+    used = sum(grant * cost for grant, cost in zip(grants, costs, strict=True)) * interval / (end + burst * interval)
+    assert used > 0.97
+    large = [grant for grant, cost in zip(grants, costs, strict=True) if cost > 1]
+    if large:
+        assert large[0] * 50 >= 0.9 * end / interval / len(costs)
+    else:
+        assert sum(grants) ** 2 / (len(grants) * sum(grant**2 for grant in grants)) >= 0.98
+
+
+# --- by URL ---
+
+
+def test_memory_is_no_store():
+    assert open_store("memory") is None
+
+
+def test_a_file_url_opens_a_file(tmp_path, clock):
+    store = open_store(f"file://{tmp_path}/limits", clock=clock)
+    assert store.take(KEY, ask()).reserved
+    store.close()
+
+
+@pytest.mark.parametrize("url", ["", "mem", "https://example.com", "sqlite:///x", "FILE"])
+def test_other_urls_are_refused(url):
+    with pytest.raises(ConfigurationError, match="must be 'memory', 'file:///path'"):
+        open_store(url)

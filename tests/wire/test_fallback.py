@@ -1,0 +1,846 @@
+"""Several providers as one."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import threading
+import time
+import warnings
+
+import pytest
+from support.fakes import PATIENCE, FakeClock
+from support.servers import serving
+
+from groq_provider import (
+    Attempt,
+    CancelToken,
+    GroqProvider,
+    LLMRequest,
+    LLMResponse,
+    Provider,
+    ProviderHealth,
+    ProviderType,
+    RateLimits,
+    ResponseChunk,
+    RetryPolicy,
+    Timeouts,
+    default_catalogue,
+)
+from groq_provider import errors as e
+from groq_provider.breaker import BreakerPolicy
+from groq_provider.fallback.provider import FallbackProvider
+from groq_provider.testing import Emulator, Fault, Gate, Reply
+
+NO_RETRY = RetryPolicy(max_retries=0)
+SMALL = "openai/gpt-oss-20b"
+
+
+@pytest.fixture
+def pair():
+    """Two emulators, a provider on each, and the two as one."""
+    with Emulator(speed=0) as first, Emulator(speed=0) as second:
+        primary = GroqProvider(api_key="gsk_1", base_url=first.base_url, retry=NO_RETRY)
+        backup = GroqProvider(
+            type="openai_compatible",
+            api_key="gsk_2",
+            base_url=f"{second.base_url}/openai/v1",
+            default_model=SMALL,
+            retry=NO_RETRY,
+        )
+        with FallbackProvider([primary, backup]) as both:
+            yield first, second, both
+
+
+def failing(emulator, **fault):
+    emulator.enqueue(Fault(**fault))
+
+
+def test_it_is_a_provider(pair):
+    """Code that takes a provider takes this; type and name are the first member's."""
+    _, _, both = pair
+    assert isinstance(both, Provider)
+    assert both.get_type() is ProviderType.GROQ
+    assert both.get_name() == "Groq"
+    assert {model.id for model in both.get_models()} >= {model.id for model in default_catalogue().models}
+    assert both.get_capabilities()
+
+
+def test_the_first_member_answers_while_it_can(pair):
+    """The backup is not asked."""
+    _, second, both = pair
+    assert both.generate("Hello").provider == "groq"
+    assert not second.requests
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 500},
+        {"status": 503},
+        {"status": 429, "headers": {"retry-after": "3600"}},
+        {"status": 498},
+        {"reset_before_headers": True},
+        {"payload": "half-json"},
+        {"cut_at_byte": 20},
+    ],
+    ids=["500", "503", "429", "498", "reset", "half-json", "cut"],
+)
+def test_the_next_answers_when_one_cannot(pair, fault):
+    """The answer says who gave it, and lists the tries of both."""
+    first, second, both = pair
+    failing(first, **fault)
+    answer = both.generate("Hello")
+    assert (answer.provider, answer.model) == ("openai_compatible", SMALL)
+    assert [attempt.number for attempt in answer.attempts] == [1, 2]
+    assert answer.attempts[0].error is not None
+    assert answer.attempts[1].error is None
+    assert len(second.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, e.InvalidRequestError),
+        (401, e.AuthenticationError),
+        (403, e.PermissionDeniedError),
+        (404, e.NotFoundError),
+        (413, e.RequestTooLargeError),
+        (422, e.InvalidRequestError),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_the_request_or_the_key_moves_nothing(pair, status, error):
+    """It would be wrong everywhere, or is for somebody to mend."""
+    first, second, both = pair
+    failing(first, status=status, body={"error": {"message": "no", "type": "x"}})
+    with pytest.raises(error):
+        both.generate("Hello")
+    assert not second.requests
+
+
+def test_a_decommissioned_model_moves_on_only_when_asked_to():
+    """The error names the replacement."""
+    with Emulator(speed=0) as emulator:
+        provider = GroqProvider(api_key="gsk_1", base_url=emulator.base_url)
+        members = [(provider, "mixtral-8x7b-32768"), (provider, SMALL)]
+        with FallbackProvider(members, fallback_on_decommissioned=True) as willing, FallbackProvider(members) as strict:
+            assert willing.generate("Hello").model == SMALL
+            with pytest.raises(e.ModelDecommissionedError) as caught:
+                strict.generate("Hello")
+            assert caught.value.replacement
+
+
+def test_all_fail_and_every_try_is_on_the_error(pair):
+    """The last member's error carries the attempts of all."""
+    first, second, both = pair
+    failing(first, status=500)
+    failing(second, status=502)
+    with pytest.raises(e.ProviderUnavailableError) as caught:
+        both.generate("Hello")
+    assert caught.value.status_code == 502
+    assert [(attempt.number, attempt.status_code) for attempt in caught.value.attempts] == [(1, 500), (2, 502)]
+
+
+def test_an_open_breaker_is_passed_by():
+    """A member that is not there is found out and left alone."""
+    with Emulator(speed=0) as emulator:
+        gone = GroqProvider(api_key="gsk_1", base_url="http://127.0.0.1:9", retry=NO_RETRY)
+        there = GroqProvider(api_key="gsk_2", base_url=emulator.base_url)
+        policy = BreakerPolicy(not_sent_in_a_row=2, open_for=60.0)
+        with FallbackProvider([(gone, SMALL), (there, SMALL)], breaker=policy) as both:
+            for _ in range(2):
+                assert len(both.generate("Hello").attempts) == 2
+            assert [state for _, state in both.breakers] == ["open", "closed"]
+            assert len(both.generate("Hello").attempts) == 1
+
+
+def test_a_limiter_that_needs_too_long_moves_on():
+    """The wait in a member's queue is bounded while somebody else could answer."""
+    with Emulator(speed=0) as emulator:
+        limited = GroqProvider(api_key="gsk_1", base_url=emulator.base_url, rate_limits=RateLimits(rpm=1))
+        free = GroqProvider(api_key="gsk_2", base_url=emulator.base_url)
+        with FallbackProvider([(limited, SMALL), (free, "qwen/qwen3.8-27b")], fallback_after=0.5) as both:
+            assert both.generate("one").model == SMALL
+            assert both.generate("two").model == "qwen/qwen3.8-27b"
+
+
+def test_a_stream_moves_on_before_its_first_chunk_only(pair):
+    """A refusal and a broken beginning move on; a break after a chunk is raised with what there was."""
+    first, second, both = pair
+    failing(first, status=503)
+    with both.generate_stream("Hello") as stream:
+        text = "".join(chunk.content for chunk in stream)
+        assert text == stream.response.content
+        assert stream.response.provider == "openai_compatible"
+        assert len(stream.response.attempts) == 2
+    failing(first, reset_after_events=1)
+    with both.generate_stream("Hello", include_reasoning=False) as stream:
+        assert stream.collect().provider == "openai_compatible"
+    before = len(second.requests)
+    first.enqueue(Reply(content="one two three four", reasoning=False, fault=Fault(cut_after_events=3)))
+    with both.generate_stream("Hello") as stream, pytest.raises(e.StreamInterruptedError) as caught:
+        stream.collect()
+    assert caught.value.partial.content
+    assert len(second.requests) == before
+
+
+def test_one_time_limit_covers_all_members():
+    """The second member gets what the first left; with nothing left it is not asked."""
+    with Emulator(speed=0) as first, Emulator(speed=0) as second:
+        primary = GroqProvider(api_key="gsk_1", base_url=first.base_url, retry=NO_RETRY)
+        backup = GroqProvider(api_key="gsk_2", base_url=second.base_url, retry=NO_RETRY)
+        with FallbackProvider([primary, backup]) as both:
+            stall = Fault(stall_before_headers=True)
+            first.enqueue(stall)
+            with pytest.raises(e.DeadlineExceededError):
+                both.generate("Hello", timeout=1.0)
+            stall.release()
+            assert first.wait_until(lambda _: not first.pending_replies, PATIENCE)
+            assert not second.requests
+            slow = Fault(stall_before_headers=True)
+            first.enqueue(slow)
+            limits = Timeouts(first_token=2.0, total=PATIENCE)  # which holds for the second, too
+            assert both.generate("Hello", timeout=limits).provider == "groq"
+            slow.release()
+            assert len(second.requests) == 1
+
+
+def test_cancelling_ends_the_search(pair):
+    """A cancelled call moves nowhere."""
+    first, second, both = pair
+    token, gate = CancelToken(), Gate()
+    first.enqueue(Reply(content="x", gate=gate))
+    gate.release()
+    canceller = threading.Thread(target=lambda: (gate.wait_for(1, PATIENCE), token.cancel()))
+    with both.generate_stream("Hello", cancel=token) as stream:
+        canceller.start()
+        with pytest.raises(e.RequestCancelledError):
+            stream.collect()
+    canceller.join()
+    assert not second.requests
+
+
+def test_many_requests_over_both(pair):
+    """Bulk runs fall back item by item."""
+    first, _, both = pair
+    failing(first, status=500)
+    results = list(both.generate_many(["a", "b", "c"], max_workers=1))
+    assert [result.response.provider for result in results] == ["openai_compatible", "groq", "groq"]
+
+
+def test_health_and_availability(pair):
+    """Degraded when only the backup is well."""
+    first, _, both = pair
+    assert both.get_health().status == "healthy"
+    failing(first, status=500)
+    assert both.get_health().status == "degraded"
+    assert both.is_available()
+    both.close()
+    both.close()
+    assert not both.is_available()
+    with pytest.raises(e.ProviderClosedError):
+        both.generate("Hello")
+
+
+def test_a_request_of_its_own_model_reaches_members_of_the_same_kind():
+    """A bare member of the same kind is asked for the request's model."""
+    with Emulator(speed=0) as first, Emulator(speed=0) as second:
+        primary = GroqProvider(api_key="gsk_1", base_url=first.base_url, retry=NO_RETRY)
+        backup = GroqProvider(api_key="gsk_2", base_url=second.base_url)
+        first.enqueue(Fault(status=500))
+        with FallbackProvider([primary, backup]) as both:
+            assert both.generate(LLMRequest(messages="Hello", model="qwen/qwen3.8-27b")).model == "qwen/qwen3.8-27b"
+
+
+@pytest.mark.parametrize(
+    ("members", "text"),
+    [([], "members is empty"), (["groq"], r"members\[0\]"), ([("x", "y")], r"members\[0\]")],
+    ids=["none", "name", "pair"],
+)
+def test_wrong_members_are_named(members, text):
+    """One clear error at construction."""
+    with pytest.raises(e.ConfigurationError, match=text):
+        FallbackProvider(members)
+
+
+def test_a_wrong_fallback_after_is_named(pair):
+    """One clear error at construction."""
+    with pytest.raises(e.ConfigurationError, match="fallback_after = -1"):
+        FallbackProvider([pair[2]], fallback_after=-1)
+
+
+# --- triggers ----------------------------------------------------------------------------------------------------------------
+
+#: What another member may do better.
+MOVES = {
+    "CircuitOpenError",
+    "ProviderDisabledError",
+    "RateLimitTimeoutError",
+    "RateLimitedError",
+    "ProviderUnavailableError",
+    "OverloadedError",
+    "TransportError",
+    "APIConnectionError",
+    "TLSError",
+    "ProxyError",
+    "ConnectTimeoutError",
+    "ReadTimeoutError",
+    "PoolTimeoutError",
+    "ProtocolError",
+    "ResponseDecodeError",
+    "IncompleteResponseError",
+    "StreamError",
+    "StreamInterruptedError",
+    "StreamIdleTimeoutError",
+    "StreamProtocolError",
+}
+#: Wrong everywhere, for somebody to mend, the caller's own doing, out of time, or no call.
+STAYS = {
+    "GroqProviderError",
+    "ConfigurationError",
+    "ProviderClosedError",
+    "RequestCancelledError",
+    "DeadlineExceededError",
+    "RedirectRefusedError",
+    "ResponseError",
+    "ResponseTooLargeError",
+    "OutputTruncatedError",
+    "APIStatusError",
+    "InvalidRequestError",
+    "ContextTooLongError",
+    "ToolUseFailedError",
+    "JSONValidationFailedError",
+    "RequestTooLargeError",
+    "AuthenticationError",
+    "PermissionDeniedError",
+    "NotFoundError",
+    "ModelNotFoundError",
+    "ModelDecommissionedError",
+    "JournalError",
+    "JournalLockedError",
+    "JournalInputChangedError",
+}
+
+
+class Scripted:
+    """A member that raises what it is told, and answers well after that.
+
+    Args:
+        name: What it is called.
+        script: Errors to raise, one a call; of a stream after as many chunks as the pair says.
+        clock: Moved by *took* at each call.
+        took: Seconds.
+    """
+
+    def __init__(self, name, *script, clock=None, took=0.0):
+        self.name, self.script, self.clock, self.took = name, list(script), clock, took
+        self.asked = []
+
+    def get_type(self):
+        return ProviderType.GROQ
+
+    def get_name(self):
+        return self.name
+
+    def get_models(self):
+        return ()
+
+    def get_capabilities(self):
+        return ()
+
+    def is_available(self):
+        return True
+
+    def get_health(self):
+        return ProviderHealth()
+
+    def close(self):
+        pass
+
+    def _ask(self, request, more):
+        self.asked.append({"request": request, **more})
+        if self.clock is not None:
+            self.clock.advance(self.took)
+        return self.script.pop(0) if self.script else None
+
+    def generate(self, request, **more):
+        step = self._ask(request, more)
+        if step is not None:
+            raise step
+        return LLMResponse(content=self.name, provider=self.name, model=request.model)
+
+    def generate_stream(self, request, **more):
+        step = self._ask(request, more)
+        if step is not None and not isinstance(step, tuple):
+            raise step
+        return ScriptedStream(self.name, *(step or (None, 2)))
+
+
+class ScriptedStream:
+    """Some chunks, then an error or the end."""
+
+    decode_errors = 0
+
+    def __init__(self, name, error, count):
+        self.name, self.error, self.left, self.closed = name, error, count, False
+
+    def __next__(self):
+        if self.left:
+            self.left -= 1
+            return ResponseChunk(content="word ")
+        if self.error is not None:
+            raise self.error
+        raise StopIteration
+
+    @property
+    def response(self):
+        return LLMResponse(content="word word ", provider=self.name)
+
+    def close(self):
+        self.closed = True
+
+
+def made(name, **more):
+    return getattr(e, name)("made up", **more)
+
+
+def test_the_table_of_triggers_names_every_error_once():
+    """A new class is put into one of the two lists by somebody who thought of it."""
+    assert set(e.__all__) == MOVES | STAYS
+    assert not MOVES & STAYS
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("name", e.__all__)
+def test_another_member_is_asked_on_the_listed_triggers_only(name, stream):
+    """And a stream that broke in its first chunk is no other case than a call that failed."""
+    step = made(name)
+    first, second = Scripted("first", (step, 0) if stream else step), Scripted("second")
+    both = FallbackProvider([first, second])
+    call = (lambda: both.generate_stream("Hello").collect()) if stream else (lambda: both.generate("Hello"))
+    if name in MOVES:
+        assert call().provider == "second"
+        assert len(second.asked) == 1
+    else:
+        with pytest.raises(getattr(e, name)) as caught:
+            call()
+        assert caught.value is step
+        assert second.asked == []
+
+
+@pytest.mark.parametrize(
+    ("status", "moves"),
+    [
+        *((code, False) for code in (400, 401, 403, 404, 409, 413, 422)),
+        *((code, True) for code in (408, 425, 429, 498, 500, 502, 503, 504, 520, 524, 529)),
+    ],
+)
+def test_statuses_move_on_or_not(pair, status, moves):
+    """As their retries are spent, where a retry makes sense at all."""
+    first, second, both = pair
+    failing(first, status=status, body={"error": {"message": "no", "type": "x"}}, headers={"retry-after": "9999"})
+    if moves:
+        assert both.generate("Hello").provider == "openai_compatible"
+    else:
+        with pytest.raises(e.APIStatusError) as caught:
+            both.generate("Hello")
+        assert caught.value.status_code == status
+    assert len(second.requests) == int(moves)
+
+
+def test_all_retries_of_a_member_come_first():
+    """Then the next one is asked, and the answer lists every try of both."""
+    with Emulator(speed=0) as emulator:
+        for _ in range(3):
+            failing(emulator, status=503)
+        policy = RetryPolicy(max_retries=2, base_delay=0, throttle_delay=0)
+        member = GroqProvider(api_key="gsk_1", base_url=emulator.base_url, retry=policy)
+        with FallbackProvider([(member, "qwen/qwen3.8-27b"), (member, SMALL)]) as both:
+            answer = both.generate("Hello")
+            assert answer.model == SMALL
+            assert [attempt.status_code for attempt in answer.attempts] == [503, 503, 503, 200]
+            assert [attempt.number for attempt in answer.attempts] == [1, 2, 3, 4]
+
+
+def test_a_spent_retry_budget_moves_on():
+    """At once, whatever the policy would allow."""
+    with Emulator(speed=0) as emulator:
+        policy = RetryPolicy(max_retries=2, base_delay=0, throttle_delay=0)
+        member = GroqProvider(api_key="gsk_1", base_url=emulator.base_url, retry=policy)
+        while member._engine.budget.spend(14.0):
+            pass
+        failing(emulator, status=500)
+        with FallbackProvider([(member, "qwen/qwen3.8-27b"), (member, SMALL)]) as both:
+            assert [attempt.status_code for attempt in both.generate("Hello").attempts] == [500, 200]
+
+
+def test_a_limit_of_the_day_moves_on_without_a_wait():
+    """The service names it; nobody waits for tomorrow."""
+    clock = FakeClock()
+    message = "Rate limit reached for model `m` on requests per day (RPD): Limit 1000, Used 1000, Requested 1. Please try again in 1m26.4s."
+    with Emulator(speed=0) as emulator:
+        member = GroqProvider(api_key="gsk_1", base_url=emulator.base_url, clock=clock)
+        body = {"error": {"message": message, "type": "requests", "code": "rate_limit_exceeded"}}
+        failing(emulator, status=429, body=body, headers={"retry-after": "87"})
+        with FallbackProvider([(member, "qwen/qwen3.8-27b"), (member, SMALL)], clock=clock) as both:
+            assert both.generate("Hello").model == SMALL
+        assert clock.waits == []
+
+
+def test_a_limiter_that_needs_more_than_the_time_left_moves_on():
+    """Without a *fallback_after*: the limit of the call is enough."""
+    clock = FakeClock()
+    with Emulator(speed=0) as emulator:
+        limited = GroqProvider(api_key="gsk_1", base_url=emulator.base_url, rate_limits=RateLimits(rpm=1), clock=clock)
+        free = GroqProvider(api_key="gsk_2", base_url=emulator.base_url)
+        with FallbackProvider([(limited, SMALL), (free, "qwen/qwen3.8-27b")], clock=clock) as both:
+            assert both.generate("one").model == SMALL
+            assert both.generate("two", timeout=30).model == "qwen/qwen3.8-27b"
+        assert clock.waits == []
+
+
+def test_a_hint_longer_than_fallback_after_moves_on():
+    """The wait that a 429 asks for is a wait for the limit, too."""
+    clock = FakeClock()
+    with Emulator(speed=0) as emulator:
+        member = GroqProvider(api_key="gsk_1", base_url=emulator.base_url, clock=clock)
+        failing(emulator, status=429, headers={"retry-after": "30"})
+        with FallbackProvider([(member, "qwen/qwen3.8-27b"), (member, SMALL)], fallback_after=2, clock=clock) as both:
+            assert both.generate("Hello").model == SMALL
+        assert clock.waits == []
+
+
+def test_a_decommissioned_model_moves_on_in_a_stream_too():
+    """When asked to."""
+    first, second = Scripted("first", made("ModelDecommissionedError", replacement="b")), Scripted("second")
+    both = FallbackProvider([(first, "a"), (second, "b")], fallback_on_decommissioned=True)
+    assert both.generate_stream("Hello").collect().provider == "second"
+    assert [asked["request"].model for asked in first.asked + second.asked] == ["a", "b"]
+
+
+# --- time, cancels, what is passed on ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_each_member_gets_what_the_others_left(stream):
+    """Of the total; the other limits start anew with it."""
+    clock = FakeClock()
+    members = [Scripted(str(n), made("APIConnectionError"), clock=clock, took=3.0) for n in range(4)]
+    both = FallbackProvider(members, clock=clock)
+    with pytest.raises(e.APIConnectionError):
+        (both.generate_stream if stream else both.generate)("Hello", timeout=Timeouts(total=8, idle=5))
+    limits = [asked["timeout"] for member in members for asked in member.asked]
+    assert [limit.total for limit in limits] == pytest.approx([8.0, 5.0, 2.0])  # and none for the fourth
+    assert {limit.idle for limit in limits} == {5}
+
+
+def test_extras_reach_whichever_member_is_asked(pair):
+    """Headers, body and query, as a provider takes them."""
+    first, second, both = pair
+    failing(first, status=503)
+    extras = {"extra_headers": {"X-Trace": "t-1"}, "extra_body": {"user": "u-1"}, "extra_query": {"v": "2"}}
+    both.generate("Hello", **extras)
+    with both.generate_stream("Hello", **extras) as stream:
+        stream.collect()
+    for request in [*first.requests, *second.requests]:
+        assert request.headers["x-trace"] == "t-1"
+        assert request.json["user"] == "u-1"
+        assert request.query == "v=2"
+
+
+def test_a_member_that_needs_no_extras_is_given_none():
+    """So that it need not know of them."""
+    member = Scripted("only")
+    FallbackProvider([member]).generate("Hello")
+    assert set(member.asked[0]) == {"request", "timeout", "cancel"}
+
+
+def test_the_model_of_a_pair_wins_over_the_extra_body():
+    """Else every pair would be asked for the same one."""
+    first, second = Scripted("first", made("APIConnectionError")), Scripted("second")
+    body = {"model": "x", "more": 1}
+    FallbackProvider([(first, "a"), second]).generate("Hello", extra_body=body)
+    assert first.asked[0]["extra_body"] == {"more": 1}
+    assert second.asked[0]["extra_body"] == body == {"model": "x", "more": 1}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"timeout": -1}, {"cancel": "now"}, {"temperature": "hot"}, {"tempreature": 1}, {"extra_headers": {"a": 1}}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_wrong_argument_is_an_invalid_request(pair, wrong):
+    """As of a provider; nobody is asked, and no breaker counts it."""
+    first, second, both = pair
+    for call in (both.generate, both.generate_stream):
+        with pytest.raises(e.InvalidRequestError):
+            call("Hello", **wrong)
+    if "extra_headers" not in wrong:
+        with pytest.raises(e.InvalidRequestError):
+            both.generate_many(["Hello"], **wrong)
+    assert not first.requests + second.requests
+
+
+def test_a_cancel_reaches_the_member_that_is_being_tried():
+    """Also while the stream moves from one to the next."""
+    reached = threading.Event()
+
+    def stuck(sock, server):
+        server.read(sock)
+        reached.set()
+        server.wait_for_end(sock)
+
+    with Emulator(speed=0) as emulator, serving(stuck) as server:
+        first = GroqProvider(api_key="gsk_1", base_url=emulator.base_url, retry=NO_RETRY)
+        second = GroqProvider(api_key="gsk_2", base_url=server.url, retry=NO_RETRY)
+        emulator.enqueue(Reply(content="x", reasoning=False, fault=Fault(reset_after_events=1)))
+        with FallbackProvider([first, second]) as both, both.generate_stream("Hello") as stream:
+            raised = []
+
+            def read():
+                with pytest.raises(e.RequestCancelledError) as caught:
+                    next(stream)
+                raised.append(caught.value)
+
+            reader = threading.Thread(target=read)
+            reader.start()
+            assert reached.wait(PATIENCE)
+            started = time.monotonic()
+            stream.cancel()
+            reader.join(PATIENCE)
+            assert time.monotonic() - started < 5
+            assert [attempt.error for attempt in raised[0].attempts] == [
+                "IncompleteResponseError",
+                "RequestCancelledError",
+            ]
+            with pytest.raises(e.RequestCancelledError):
+                next(stream)
+
+
+def test_the_callers_token_is_left_alone_at_the_end(pair):
+    """However it ends, nothing of a stream hangs on it."""
+    first, _, both = pair
+    token = CancelToken()
+    with both.generate_stream("Hello", cancel=token) as stream:
+        stream.collect()
+    with both.generate_stream("Hello", cancel=token) as stream:
+        next(stream)
+    first.enqueue(Reply(content="one two three", reasoning=False, fault=Fault(cut_after_events=3)))
+    with pytest.raises(e.StreamInterruptedError):
+        both.generate_stream("Hello", cancel=token).collect()
+    failing(first, status=400)
+    with pytest.raises(e.InvalidRequestError):
+        both.generate_stream("Hello", cancel=token)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        both.generate_stream("Hello", cancel=token)  # and forgotten
+        gc.collect()
+    both.generate("Hello", cancel=token)
+    assert token._callbacks == {}
+
+
+# --- streams and breakers ----------------------------------------------------------------------------------------------------
+
+PROBING = BreakerPolicy(not_sent_in_a_row=1, open_for=5.0, jitter=0.0, probes=1, successes=1)
+
+
+def half_open(clock, *script):
+    """A member whose breaker lets one probe through, and the provider around it."""
+    member = Scripted("only", made("APIConnectionError", sent=False), *script)
+    both = FallbackProvider([member], breaker=PROBING, clock=clock)
+    with pytest.raises(e.APIConnectionError):
+        both.generate("Hello")
+    clock.advance(5)
+    assert both.breakers == (("only", "half-open"),)
+    return both
+
+
+@pytest.mark.parametrize("how", ["closed", "forgotten", "interrupted"])
+def test_a_probe_that_teaches_nothing_makes_room_for_another(how):
+    """A stream that is left before its first chunk, with or without a word."""
+    both = half_open(FakeClock(), (KeyboardInterrupt(), 0))
+    stream = both.generate_stream("Hello")
+    with pytest.raises(e.CircuitOpenError):
+        both.generate("Hello")
+    if how == "closed":
+        stream.close()
+        stream.close()
+    elif how == "interrupted":
+        with pytest.raises(KeyboardInterrupt):
+            next(stream)
+    else:
+        del stream
+        gc.collect()
+    assert both.generate("Hello").provider == "only"
+    assert both.breakers == (("only", "closed"),)
+
+
+def test_a_stream_counts_at_its_first_chunk_and_again_when_it_breaks():
+    """Once each: reading on after the error tells the breaker nothing new."""
+    clock = FakeClock()
+    policy = BreakerPolicy(min_calls=4, failure_ratio=0.5, jitter=0.0)
+    member = Scripted("only", *[(made("StreamInterruptedError"), 1)] * 2)
+    both = FallbackProvider([member], breaker=policy, clock=clock)
+    breaker = both.members[0].breaker
+    for calls in (2, 4):
+        stream = both.generate_stream("Hello")
+        assert next(stream).content
+        assert breaker._slots[-1][1:] == [calls - 1, calls // 2 - 1]
+        for _ in range(5):
+            with pytest.raises(e.StreamInterruptedError):
+                next(stream)
+        if calls == 2:
+            assert breaker._slots[-1][1:] == [2, 1]
+    assert breaker.state == "open"
+
+
+def test_a_probe_is_answered_by_the_first_chunk():
+    """Not at the end of a long stream."""
+    both = half_open(FakeClock())
+    stream = both.generate_stream("Hello")
+    assert next(stream).content
+    assert both.breakers == (("only", "closed"),)
+    stream.close()
+
+
+def test_a_broken_stream_lists_every_try_once():
+    """Those of the members before it, too, however often it is read."""
+    attempt = Attempt(number=1, started_at=FakeClock().now(), error="APIConnectionError")
+    first = Scripted("first", (made("APIConnectionError", attempts=(attempt,)), 0))
+    second = Scripted("second", (made("StreamInterruptedError", attempts=(attempt,)), 1))
+    third = Scripted("third")
+    stream = FallbackProvider([first, second, third]).generate_stream("Hello")
+    assert next(stream).content
+    for _ in range(3):
+        with pytest.raises(e.StreamInterruptedError) as caught:
+            next(stream)
+        assert [item.number for item in caught.value.attempts] == [1, 2]
+    with pytest.raises(e.StreamInterruptedError):
+        _ = stream.response
+    assert stream.poll()
+    assert third.asked == []
+
+
+CUT = {"cut_after_events": 0}
+
+
+def test_a_closed_stream_asks_nobody(pair):
+    """Also where poll() had met the first member's failure."""
+    first, second, both = pair
+    failing(first, **CUT)
+    stream = both.generate_stream("Hello")
+    assert stream.poll(PATIENCE)
+    with pytest.raises(RuntimeError, match="not ended yet"):
+        _ = stream.response
+    stream.close()
+    for _ in range(2):
+        with pytest.raises((RuntimeError, e.StreamError)):
+            next(stream)
+    assert not second.requests
+
+
+def test_a_cancel_after_poll_has_met_a_failure_is_a_cancel(pair):
+    """Another member would have been asked."""
+    first, second, both = pair
+    failing(first, **CUT)
+    stream = both.generate_stream("Hello")
+    assert stream.poll(PATIENCE)
+    stream.cancel()
+    for _ in range(2):
+        with pytest.raises(e.RequestCancelledError):
+            next(stream)
+    assert not second.requests
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_a_cancel_between_two_members_is_a_cancel(stream):
+    """With the tries there were."""
+    token = CancelToken()
+    attempt = Attempt(number=1, started_at=FakeClock().now(), error="APIConnectionError")
+    second = Scripted("second")
+
+    class Cancelling(Scripted):
+        def _ask(self, request, more):
+            token.cancel()
+            return super()._ask(request, more)
+
+    first = Cancelling("first", made("APIConnectionError", attempts=(attempt,)))
+    both = FallbackProvider([first, second])
+    with pytest.raises(e.RequestCancelledError) as caught:
+        (both.generate_stream if stream else both.generate)("Hello", cancel=token)
+    assert [each.error for each in caught.value.attempts] == ["APIConnectionError"]
+    assert second.asked == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError], ids=lambda error: error.__name__)
+def test_what_a_member_raises_while_it_is_asked_ends_the_stream(error):
+    """A bug of its own, or Ctrl-C: nobody else is asked, and the breaker before it is told once."""
+    first = Scripted("first", (made("APIConnectionError"), 0))
+    second = Scripted("second", error())
+    third = Scripted("third")
+    both = FallbackProvider([first, second, third])
+    stream = both.generate_stream("Hello")
+    with pytest.raises(error):
+        next(stream)
+    for _ in range(2):
+        with pytest.raises(e.APIConnectionError):
+            next(stream)
+    stream.close()
+    assert third.asked == []
+    assert sum(slot[1] for slot in both.members[0].breaker._slots) == 1
+
+
+@pytest.mark.parametrize("second_fails", ["at once", "after a chunk"])
+def test_what_has_arrived_lists_every_try_once(pair, second_fails):
+    """On the stream and on the error, as the error itself does."""
+    first, second, both = pair
+    failing(first, **CUT)
+    failing(second, **({"status": 500} if second_fails == "at once" else {"cut_after_events": 2}))
+    stream = both.generate_stream("Hello")
+    with pytest.raises(e.GroqProviderError) as caught:
+        stream.collect()
+    tries = [attempt.number for attempt in caught.value.attempts]
+    assert tries == [1, 2]
+    assert [attempt.number for attempt in stream.partial.attempts] == tries
+    if caught.value.partial is not None:
+        assert [attempt.number for attempt in caught.value.partial.attempts] == tries
+
+
+def test_a_stream_that_nobody_can_begin_fails_for_good():
+    """With the last member's error, again and again, and nobody is asked twice."""
+    first = Scripted("first", (made("APIConnectionError"), 0))
+    second = Scripted("second", made("ProviderUnavailableError"))
+    stream = FallbackProvider([first, second]).generate_stream("Hello")
+    for _ in range(3):
+        with pytest.raises(e.ProviderUnavailableError):
+            next(stream)
+    assert len(second.asked) == 1
+
+
+def test_a_stream_does_not_pickle_and_shows_its_state(pair):
+    """It holds a connection."""
+    _, _, both = pair
+    with both.generate_stream("Hello") as stream:
+        assert "Groq" in repr(stream)
+        assert stream.decode_errors == 0
+        for travel in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError, match="cannot be pickled"):
+                travel(stream)
+
+
+def test_it_travels_to_other_processes(pair, monkeypatch):
+    """Members, models and settings; the keys are in the environment there."""
+    _, _, both = pair
+    monkeypatch.setenv("GROQ_API_KEY", "gsk_there")
+    data = pickle.dumps(
+        FallbackProvider([(both.members[0].provider, SMALL)], fallback_after=3, fallback_on_decommissioned=True)
+    )
+    assert b"gsk_1" not in data
+    with pickle.loads(data) as again:
+        assert again.generate("Hello").model == SMALL
+        assert again.fallback_after == 3
+        assert again.moves_on(e.ModelDecommissionedError("x"))
+    with pytest.raises(TypeError, match="clock"):
+        pickle.dumps(FallbackProvider([both.members[0].provider], clock=FakeClock()))

@@ -1,0 +1,192 @@
+"""What README.md and CHANGELOG.md say holds for the code."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from pathlib import Path
+
+import attrs
+import pytest
+
+import groq_provider
+from groq_provider import GroqProvider, ProviderConfig, RetryPolicy, Timeouts, errors
+from groq_provider.cli import _parser
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """The code blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def section(heading: str) -> str:
+    """The text below one heading of the second level."""
+    parts = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL))
+    return parts[heading]
+
+
+def first_column(text: str) -> list[str]:
+    """The names in backticks that begin the rows of tables."""
+    return re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
+
+
+def code_ids() -> list[str]:
+    """Each block's line in the file, to find it by."""
+    return [f"line{README[: README.index(block)].count(chr(10)) + 1}" for block in blocks("python")]
+
+
+@pytest.mark.parametrize("code", blocks("python"), ids=code_ids())
+def test_every_python_block_runs(code, groq_emulator, request, tmp_path, monkeypatch):
+    """On its own, against the emulator; test functions in it are called with the fixtures they name."""
+    (tmp_path / "groq.yaml").write_text(blocks("yaml")[0], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "readme"}
+    exec(compile(code, str(ROOT / "README.md"), "exec"), names)
+    for name in [name for name in names if name.startswith("test_")]:
+        wanted = inspect.signature(names[name]).parameters
+        groq_emulator.reset()
+        names[name](**{fixture: request.getfixturevalue(fixture) for fixture in wanted})
+    assert not groq_emulator.errors
+
+
+def test_the_yaml_is_a_configuration():
+    """Every name in it is known and every value allowed."""
+    import yaml
+
+    config = ProviderConfig.load(yaml.safe_load(blocks("yaml")[0]), environ={"GROQ_API_KEY": "gsk_0123456789"})
+    assert config.timeout.total == 120
+    assert config.retry == RetryPolicy.web()
+
+
+def test_the_first_program_is_short_and_on_the_first_screen():
+    """A complete program of under 15 lines."""
+    first = blocks("python")[0]
+    assert len(first.strip().splitlines()) < 15
+    assert README[: README.index(first)].count("\n") < 40
+
+
+def test_there_is_one_command_for_the_demo_and_one_for_the_tests():
+    """Both begin with nothing but Python; the second one is what `.ci/run` does."""
+    demo, tests = [block.strip() for block in blocks("sh") if block.startswith("python3 -m venv")]
+    assert demo.splitlines() == [demo]
+    assert "'.[cli]'" in demo
+    assert demo.endswith("groq-provider demo")
+    assert tests.splitlines() == [tests]
+    assert "'.[test]'" in tests
+    assert tests.endswith("-m pytest")
+    continuous = ROOT / ".ci" / "run"
+    if continuous.exists():  # not in every copy of the sources
+        assert "-m pytest" in continuous.read_text(encoding="utf-8")
+        assert "-e '.[test]'" in continuous.read_text(encoding="utf-8")
+
+
+def test_the_table_of_errors_covers_every_public_error():
+    """None missing, none that is gone."""
+    named = first_column(section("Errors: which one, and what to do"))
+    assert sorted(named) == sorted(errors.__all__)
+
+
+def test_every_error_says_what_to_do():
+    """But for those that are not raised yet."""
+    for row in re.findall(r"^\| `\w+Error` \|.*$", section("Errors: which one, and what to do"), re.MULTILINE):
+        what, advice = [cell.strip() for cell in row.strip("|").split("|")[1:]]
+        assert what
+        assert advice or "not raised in this version" in what
+
+
+def test_the_table_of_settings_covers_every_field():
+    """None missing, none that is gone."""
+    tables = first_column(section("Configuration"))
+    assert sorted(tables) == sorted(field.name for field in attrs.fields(ProviderConfig))
+
+
+@pytest.mark.parametrize(
+    ("heading", "made"),
+    [("`Timeouts`", [Timeouts()]), ("`RetryPolicy`", [RetryPolicy(), RetryPolicy.web(), RetryPolicy.batch()])],
+    ids=["timeouts", "retry"],
+)
+def test_the_tables_of_limits_show_the_defaults(heading, made):
+    """Names and values."""
+    table = README[README.index(f"| {heading} | default") :].split("\n\n")[0]
+    rows = [[cell.strip(" `") for cell in row.strip("|").split("|")] for row in table.splitlines()[2:]]
+    found = {row[0]: [None if cell == "None" else float(cell) for cell in row[1 : 1 + len(made)]] for row in rows}
+    assert found == {field.name: [getattr(one, field.name) for one in made] for field in attrs.fields(type(made[0]))}
+
+
+def test_the_defaults_named_in_the_table_of_settings_hold():
+    """Those that are plain values."""
+    config = ProviderConfig(api_key="gsk_0123456789")
+    for name, default in re.findall(r"^\| `(\w+)` \| (`[^`]+`|\d+) \|", section("Configuration"), re.MULTILINE):
+        value = getattr(config, name)
+        shown = default.strip("`").strip('"')
+        assert shown in (str(value), "GROQ_API_KEY", f"{type(value).__name__}()"), name
+
+
+def test_every_command_and_its_options_are_named():
+    """The table of commands follows the parser."""
+    text = section("Command line")
+    commands = next(action for action in _parser()._actions if action.choices).choices
+    assert len(commands) == 5
+    for name, command in commands.items():
+        row = next(line for line in text.splitlines() if f"`groq-provider {name}" in line)
+        options = [option for action in command._actions for option in action.option_strings]
+        for option in options:
+            assert option in ("-h", "--help") or option in row, (name, option)
+    assert "`groq-provider --version`" in text
+
+
+def test_every_example_is_linked():
+    """And every link leads to a file."""
+    files = {path.name for path in (ROOT / "examples").glob("*.py")}
+    assert files == set(re.findall(r"\(examples/(\w+\.py)\)", README))
+
+
+def test_the_contents_lead_to_headings():
+    """Every link within the page."""
+    headings = {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.+)$", README, re.MULTILINE)
+    }
+    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= headings
+
+
+def test_public_names_in_the_readme_exist():
+    """What is imported from the package is there, and what looks like an error or a method is."""
+    methods = set(re.findall(r"provider\.(\w+)\(", README))
+    assert methods <= set(dir(GroqProvider))
+    assert set(re.findall(r"`(\w+Error)`", README)) <= {
+        *groq_provider.__all__,
+        "ValueError",
+        "TimeoutError",
+        "RuntimeError",
+    }
+
+
+def test_http2_without_its_package_names_the_extra(monkeypatch):
+    """At construction, and in one clear error; without the setting nobody asks for the package."""
+    for name in [name for name in sys.modules if name.startswith("groq_provider.transport.http2")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "h2", None)
+    GroqProvider(api_key="gsk_0123456789").close()
+    with pytest.raises(groq_provider.ConfigurationError, match=r"groq-provider\[http2\]"):
+        GroqProvider(api_key="gsk_0123456789", http2=True)
+
+
+def test_the_place_for_the_figures_is_there():
+    """Speed is measured in `benchmarks/` and written here."""
+    assert "<!-- speed -->" in section("Speed")
+
+
+def test_the_changelog_has_this_version():
+    """With entries for users."""
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.search(r"^## \[([^\]]+)\] - (unreleased|\d{4}-\d\d-\d\d)$", changelog, re.MULTILINE)
+    assert newest
+    assert newest[1] == groq_provider.__version__
+    assert set(re.findall(r"^### (\w+)$", changelog, re.MULTILINE)) <= {
+        "Security", "Removed", "Deprecated", "Added", "Changed", "Fixed"
+    }  # fmt: skip

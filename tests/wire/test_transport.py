@@ -1,0 +1,1155 @@
+"""The transport over plain sockets: kept connections, what goes out, proxies, the cap, threads, forks."""
+
+# ruff: noqa: SIM117 - server outside, client inside: a line for each reads better
+
+from __future__ import annotations
+
+import gc
+import gzip
+import queue
+import socket
+import ssl
+import threading
+import time
+from types import MappingProxyType
+
+import pytest
+import requests
+import responses
+from responses.matchers import header_matcher, json_params_matcher
+from support.fakes import PATIENCE, ShiftedClock, StoppedClock, wait_for
+from support.servers import (
+    CHUNKED,
+    OK,
+    always,
+    answer,
+    chunk,
+    full_backlog,
+    hanging,
+    once,
+    proxy_handler,
+    refusing_port,
+    reset,
+    serving,
+)
+from support.transports import (
+    KEY,
+    LIMIT,
+    attempt,
+    closes_second,
+    connection_of,
+    echo,
+    fetch,
+    fork,
+    in_threads,
+    join,
+    needs_fork,
+    new_call,
+    send,
+    transport_to,
+    wait_until_readable,
+)
+
+from groq_provider.clock import SystemClock
+from groq_provider.errors import (
+    APIConnectionError,
+    ConfigurationError,
+    ConnectTimeoutError,
+    GroqProviderError,
+    PoolTimeoutError,
+    ProviderClosedError,
+    ProxyError,
+    ReadTimeoutError,
+    RequestCancelledError,
+)
+from groq_provider.transport import session as session_module
+from groq_provider.transport.call import CallState
+from groq_provider.transport.session import SessionTransport
+from groq_provider.transport.slots import Slots
+
+# --- kept connections ------------------------------------------------------------------------------------------------------
+
+
+def test_sequential_calls_share_one_connection():
+    """Twenty calls, one after the other: one connection."""
+    with serving(echo) as server, transport_to(server.url) as transport:
+        for number in range(20):
+            assert fetch(transport, b"%d" % number) == b"%d" % number
+        assert server.connections == 1
+
+
+def test_parallel_calls_open_no_more_connections_than_calls():
+    """Eight threads with twenty calls each: at most eight connections, no crossed answer."""
+    with serving(echo) as server, transport_to(server.url) as transport:
+
+        def work(number):
+            return [fetch(transport, b"%d-%d" % (number, turn)) for turn in range(20)]
+
+        for number, found in enumerate(in_threads(8, work)):
+            assert found == [b"%d-%d" % (number, turn) for turn in range(20)]
+        assert server.connections <= 8
+
+
+def test_sixty_four_threads_get_their_own_answers():
+    """64 threads x 50 requests: none crossed, at most 64 connections."""
+    with serving(echo) as server, transport_to(server.url) as transport:
+
+        def work(number):
+            return sum(fetch(transport, b"%d-%d" % (number, turn)) == b"%d-%d" % (number, turn) for turn in range(50))
+
+        assert in_threads(64, work) == [50] * 64
+        assert server.connections <= 64
+
+
+def test_a_hundred_connections_are_kept():
+    """A burst of 110: 100 stay open, the rest are closed without a warning."""
+    gate = threading.Barrier(111)
+
+    def handler(sock, server):
+        while server.read(sock) is not None:
+            gate.wait(PATIENCE)
+            sock.sendall(OK)
+
+    with serving(handler) as server, transport_to(server.url) as transport:
+        opened = in_threads(111, lambda number: gate.wait(PATIENCE) if number == 110 else send(transport))
+        for response in opened[:110]:
+            response.read_body(LIMIT)
+        assert transport.adapter.pool().idle() == 100
+        assert "100 idle connections" in repr(transport)
+
+
+def test_idle_connection_is_dropped_after_ninety_seconds():
+    """89 s: used again; 91 s: replaced."""
+    clock = StoppedClock()
+    with serving(echo) as server, transport_to(server.url, clock=clock) as transport:
+        fetch(transport)
+        clock.at += 89
+        fetch(transport)
+        assert server.connections == 1
+        clock.at += 91
+        fetch(transport)
+        assert server.connections == 2
+
+
+def test_sockets_send_at_once_and_probe_dead_peers():
+    """TCP_NODELAY and SO_KEEPALIVE are set."""
+    with serving(echo) as server, transport_to(server.url) as transport:
+        response = send(transport)
+        sock = connection_of(response).sock
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        response.read_body(LIMIT)
+
+
+def test_connection_closed_while_idle_is_replaced_silently():
+    """The server closes between two calls: the second goes out on a new connection, without a resend."""
+    closed = threading.Event()
+
+    def handler(sock, server):
+        server.read(sock)
+        sock.sendall(OK)
+        sock.close()
+        closed.set()
+
+    with serving(handler) as server, transport_to(server.url) as transport:
+        fetch(transport)
+        assert closed.wait(PATIENCE)
+        wait_until_readable(transport)
+        call = new_call()
+        fetch(transport, call=call)
+        assert (call.resends, server.connections) == (0, 2)
+
+
+@pytest.mark.parametrize("end", [socket.socket.close, reset], ids=["fin", "rst"])
+def test_request_on_a_stale_connection_is_sent_again_once(end):
+    """The server closes as the second request arrives: one resend, counted."""
+    with serving(closes_second(end)) as server, transport_to(server.url) as transport:
+        fetch(transport)
+        call = new_call()
+        assert fetch(transport, b'{"n":2}', call) == b"{}"
+        assert (call.resends, call.sent, server.connections) == (1, True, 2)
+        assert [request.body for request in server.requests] == [b"{}", b'{"n":2}', b'{"n":2}']
+
+
+@pytest.mark.parametrize("end", [socket.socket.close, reset], ids=["fin", "rst"])
+def test_request_on_a_fresh_connection_is_not_sent_again(end):
+    """A connection that breaks at its first request is the retry policy's business."""
+    with serving(once(end=end)) as server, transport_to(server.url) as transport:
+        call = new_call()
+        with pytest.raises(APIConnectionError) as caught:
+            send(transport, call=call)
+        assert (caught.value.sent, call.resends, server.connections) == (True, 0, 1)
+
+
+def test_request_is_not_sent_again_after_a_byte_of_the_answer():
+    """One byte came: whatever follows is an error."""
+
+    def handler(sock, server):
+        server.read(sock)
+        sock.sendall(OK)
+        server.read(sock)
+        sock.sendall(b"H")
+        reset(sock)
+
+    with serving(handler) as server, transport_to(server.url) as transport:
+        fetch(transport)
+        call = new_call()
+        with pytest.raises(APIConnectionError) as caught:
+            send(transport, call=call)
+        assert (caught.value.sent, call.resends, server.connections) == (True, 0, 1)
+
+
+def test_request_is_sent_again_only_once():
+    """The second connection breaks too: an error, of unknown fate."""
+
+    def handler(sock, server):
+        server.read(sock)
+        if server.connections == 1:
+            sock.sendall(OK)
+            server.read(sock)
+
+    with serving(handler) as server, transport_to(server.url) as transport:
+        fetch(transport)
+        call = new_call()
+        with pytest.raises(APIConnectionError) as caught:
+            send(transport, call=call)
+        assert (call.resends, server.connections, caught.value.sent) == (1, 2, True)
+
+
+def test_failed_resend_does_not_claim_that_nothing_was_sent(monkeypatch):
+    """The first copy may have been read, so that sent is unknown, not False."""
+    with serving(closes_second(socket.socket.close)) as server, transport_to(server.url) as transport:
+        fetch(transport)
+
+        def refuse(*_):
+            raise ConnectionRefusedError(111, "Connection refused")
+
+        monkeypatch.setattr(socket.socket, "connect", refuse)
+        with pytest.raises(APIConnectionError) as caught:
+            send(transport)
+        assert caught.value.sent is None
+
+
+def test_resend_has_its_own_limit_for_connecting():
+    """The stale connection was noticed after the limit for connecting: the resend connects all the same."""
+    clock = ShiftedClock()
+
+    def handler(sock, server):
+        first = server.connections == 1
+        server.read(sock)
+        sock.sendall(OK)
+        server.read(sock)
+        if first:
+            clock.ahead = 20
+        else:
+            sock.sendall(OK)
+
+    with serving(handler) as server, transport_to(server.url, clock=clock) as transport:
+        fetch(transport)
+        call = CallState(clock, connect=10, after_send=60)
+        assert fetch(transport, call=call) == b"{}"
+        assert call.resends == 1
+
+
+def test_connection_of_another_process_is_not_used(monkeypatch):
+    """A connection stamped with another process id is let go of without a word to the peer."""
+    with serving(echo) as server, transport_to(server.url) as transport:
+        fetch(transport)
+        (conn,) = [conn for conn in transport.adapter.pool().pool.queue if conn is not None]
+        conn.pid += 1
+        fetch(transport)
+        assert server.connections == 2
+
+
+def test_connection_is_dropped_when_the_server_says_close():
+    """Connection: close."""
+    with serving(always(answer(b"{}", "Connection: close"))) as server, transport_to(server.url) as transport:
+        fetch(transport)
+        assert transport.adapter.pool().idle() == 0
+        fetch(transport)
+        assert server.connections == 2
+
+
+# --- warming up ------------------------------------------------------------------------------------------------------------
+
+
+def test_warm_up_opens_connections_and_sends_nothing():
+    """Five opened ahead, five calls at once: five connections in all."""
+    gate = threading.Barrier(5)
+
+    def handler(sock, server):
+        while server.read(sock) is not None:
+            gate.wait(PATIENCE)
+            sock.sendall(OK)
+
+    with serving(handler) as server, transport_to(server.url) as transport:
+        assert transport.warm_up(5) == 5
+        assert transport.warm_up(3) == 3
+        assert transport.adapter.pool().idle() == 5
+        assert not server.requests
+        wait_for(lambda: server.connections == 5)
+        in_threads(5, lambda _: fetch(transport))
+        assert server.connections == 5
+
+
+def test_warm_up_counts_what_could_not_be_opened():
+    """Nobody listens: none is ready, no error."""
+    with refusing_port() as port, transport_to(f"http://127.0.0.1:{port}") as transport:
+        assert transport.warm_up(3) == 0
+
+
+def test_warm_up_ends_at_its_time_limit_whatever_the_number():
+    """One limit for all, not one for each batch of threads."""
+    with full_backlog() as port, transport_to(f"http://127.0.0.1:{port}") as transport:
+        started = time.monotonic()
+        assert transport.warm_up(100, timeout=0.5) == 0  # one limit for each batch would be 13 of them
+        assert time.monotonic() - started < PATIENCE / 4
+
+
+@pytest.mark.parametrize("count", [0, 101])
+def test_warm_up_refuses_counts_the_pool_cannot_hold(count):
+    """1 to 100."""
+    with transport_to("http://127.0.0.1:9") as transport, pytest.raises(ConfigurationError, match=str(count)):
+        transport.warm_up(count)
+
+
+# --- what goes out ---------------------------------------------------------------------------------------------------------
+
+
+def sent_headers(headers=None, *, usual=None, **settings):
+    with serving(always(OK)) as server, transport_to(server.url, headers=usual, **settings) as transport:
+        fetch(transport, headers=headers)
+        return server.requests[0]
+
+
+def test_own_headers_are_sent():
+    """User-Agent names us, nothing is compressed, the body is JSON."""
+    request = sent_headers(api_key=KEY)
+    assert request.headers["user-agent"].startswith("groq_provider/")
+    assert request.headers["accept-encoding"] == "identity"
+    assert request.headers["accept"] == "application/json"
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["authorization"] == f"Bearer {KEY}"
+    assert request.headers["host"].startswith("127.0.0.1:")
+
+
+@pytest.mark.parametrize("entry", ["machine 127.0.0.1 login a password b", "default login a password b"])
+def test_netrc_never_replaces_the_key(tmp_path, monkeypatch, entry):
+    """requests would put a netrc entry in the place of the bearer key."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text(entry + "\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert sent_headers(api_key=KEY).headers["authorization"] == f"Bearer {KEY}"
+    assert "authorization" not in sent_headers().headers
+
+
+@pytest.mark.parametrize("name", ["Authorization", "authorization", "AUTHORIZATION"])
+@pytest.mark.parametrize("where", ["construction", "request"])
+def test_user_headers_cannot_replace_the_key(name, where):
+    """One Authorization header goes out, ours, whatever the spelling."""
+    given = {name: "Bearer other"}
+    request = sent_headers(given, api_key=KEY) if where == "request" else sent_headers(api_key=KEY, usual=given)
+    assert [value for value in request.lines if value.lower().startswith("authorization")] == [
+        f"Authorization: Bearer {KEY}"
+    ]
+
+
+def test_user_headers_replace_defaults_in_any_spelling():
+    """Given at the request beats given at construction beats ours; each goes out once."""
+    with (
+        serving(always(OK)) as server,
+        transport_to(server.url, headers={"user-agent": "mine", "X-One": "a"}) as transport,
+    ):
+        fetch(transport, headers={"x-one": "b", "ACCEPT": "text/event-stream"})
+        request = server.requests[0]
+    assert request.headers["user-agent"] == "mine"
+    assert request.headers["x-one"] == "b"
+    assert request.headers["accept"] == "text/event-stream"
+    assert len({name.lower() for name in request.names}) == len(request.names)
+
+
+def test_user_may_authorize_where_there_is_no_key():
+    """api_key=None: the user's own header goes out."""
+    assert sent_headers({"Authorization": "Basic x"}).headers["authorization"] == "Basic x"
+
+
+def test_request_without_body_has_no_content_headers():
+    """GET."""
+    with serving(always(OK)) as server, transport_to(server.url) as transport:
+        fetch(transport, None, query="?a=1")
+        request = server.requests[0]
+    assert (request.method, request.target) == ("GET", "/x?a=1")
+    assert not {"content-type", "content-length", "transfer-encoding"} & set(request.headers)
+
+
+def test_paths_stand_under_the_prefix_of_the_base_url():
+    """https://host/openai/v1 + /models."""
+    with serving(always(OK)) as server, transport_to(server.url + "/openai/v1/") as transport:
+        fetch(transport, path="/models")
+        assert server.requests[0].target == "/openai/v1/models"
+
+
+def test_cookies_are_never_sent_back():
+    """The edge sets __cf_bm on each answer."""
+    given = answer(b"{}", "Set-Cookie: __cf_bm=abc; path=/")
+    with serving(always(given)) as server, transport_to(server.url) as transport:
+        response = send(transport)
+        response.read_body(LIMIT)
+        assert not response.cookies
+        fetch(transport)
+        assert all("cookie" not in request.headers for request in server.requests)
+        assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
+def test_redirects_are_not_followed(status):
+    """The answer is returned as it is; nobody else gets the key."""
+    with serving(always(OK)) as other:
+        moved = answer(b"", f"Location: {other.url}/stolen", status=status)
+        with serving(always(moved)) as server, transport_to(server.url, api_key=KEY) as transport:
+            response = send(transport)
+            assert response.status_code == int(status[:3])
+            response.close()
+            assert len(server.requests) == 1
+        assert not other.requests
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a\r\nX: y", "\u20ac"], ids=["lf", "crlf", "not-latin-1"])
+def test_header_values_that_http_cannot_carry_are_refused_unsent(value):
+    """Refused before a byte leaves, without the value in the message."""
+    with serving(always(OK)) as server, transport_to(server.url) as transport:
+        with pytest.raises(ConfigurationError) as caught:
+            send(transport, headers={"X-Bad": value})
+        assert caught.value.sent is False
+        assert value not in str(caught.value)
+        assert not server.requests
+
+
+# --- proxies and the environment -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_proxies_of_the_environment_are_used(monkeypatch, name):
+    """A plain request goes to the proxy with its whole URL."""
+    with serving(echo) as server, serving(proxy_handler("me:secret")) as proxy:
+        monkeypatch.setenv(name, f"http://me:secret@127.0.0.1:{proxy.port}")
+        with transport_to(server.url, api_key=KEY) as transport:
+            monkeypatch.delenv(name)  # read once, at construction
+            assert [fetch(transport, b"%d" % n) for n in range(3)] == [b"0", b"1", b"2"]
+        assert proxy.requests[0].target == f"{server.url}/x"
+        assert proxy.connections == 1
+
+
+@pytest.mark.parametrize("value", ["127.0.0.1", "*", "127.0.0.0/8"])
+def test_no_proxy_is_respected(monkeypatch, value):
+    """The request goes straight to its host."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", value)
+    with serving(echo) as server, transport_to(server.url) as transport:
+        assert fetch(transport) == b"{}"
+
+
+def test_explicit_proxies_beat_the_environment(monkeypatch):
+    """As given to the constructor."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with serving(echo) as server, serving(proxy_handler()) as proxy:
+        with transport_to(server.url, proxies={"http": f"http://127.0.0.1:{proxy.port}"}) as transport:
+            assert fetch(transport) == b"{}"
+        assert len(proxy.requests) == 1
+
+
+def test_session_without_trust_env_ignores_the_environment(monkeypatch):
+    """session.trust_env = False is taken at its word."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with serving(echo) as server, requests.Session() as session:
+        session.trust_env = False
+        with transport_to(server.url, session=session) as transport:
+            assert fetch(transport) == b"{}"
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [("socks5://127.0.0.1:1", "socks5"), ("ftp://h:1", "ftp"), ("http://", "http")],
+    ids=["socks", "ftp", "no-host"],
+)
+def test_proxies_that_cannot_be_used_are_refused_at_construction(url, says):
+    """Nothing is sent past a proxy that was asked for."""
+    with pytest.raises(ConfigurationError, match=says):
+        SessionTransport("http://127.0.0.1:1", clock=SystemClock(), proxies={"http": url})
+
+
+def test_proxy_that_cannot_be_reached_is_a_proxy_error():
+    """Not sent; worth a retry."""
+    with refusing_port() as port:
+        proxies = {"http": f"http://u:pw-canary@127.0.0.1:{port}"}
+        with transport_to("http://127.0.0.1:9", proxies=proxies) as transport:
+            with pytest.raises(ProxyError) as caught:
+                send(transport)
+        assert (caught.value.sent, caught.value.retryable) == (False, True)
+        assert "pw-canary" not in repr(caught.value)
+
+
+# --- a session of the caller's ---------------------------------------------------------------------------------------------
+
+
+def test_session_settings_are_read_once():
+    """Headers and proxies of the session are taken at construction; later changes have no effect."""
+    with serving(echo) as server, serving(proxy_handler()) as proxy, requests.Session() as session:
+        session.headers.update({"X-Mine": "1", "Authorization": "Bearer other"})
+        session.proxies = {"http": f"http://127.0.0.1:{proxy.port}"}
+        session.auth = ("a", "b")
+        session.cookies.set("c", "d")
+        session.params = {"p": "q"}
+        with transport_to(server.url, session=session, api_key=KEY) as transport:
+            session.headers["X-Mine"] = "2"
+            session.proxies = {}
+            fetch(transport)
+        (request,) = proxy.requests
+        assert request.headers["x-mine"] == "1"
+        assert request.headers["authorization"] == f"Bearer {KEY}"
+        assert "cookie" not in request.headers
+        assert "python-requests" in request.headers["user-agent"]
+        assert request.headers["user-agent"].startswith("groq_provider/")
+        assert request.target.endswith("/x")
+
+
+def test_session_stays_open_and_loses_only_our_adapter():
+    """Mounted while the transport lives, unmounted on close."""
+    with serving(echo) as server, requests.Session() as session:
+        before = dict(session.adapters)
+        with transport_to(server.url, session=session) as transport:
+            assert session.get_adapter(server.url + "/x") is transport.adapter
+            fetch(transport)
+        assert dict(session.adapters) == before
+        assert session.post(server.url, data=b"still works").content == b"still works"
+
+
+def test_session_keeps_the_adapter_of_a_later_transport():
+    """Closing the first of two leaves the second's adapter mounted."""
+    with requests.Session() as session:
+        first = SessionTransport("http://127.0.0.1:9", clock=SystemClock(), session=session)
+        with transport_to("http://127.0.0.1:9", session=session) as second:
+            first.close()
+            assert session.get_adapter("http://127.0.0.1:9/") is second.adapter
+
+
+def test_session_can_send_its_own_requests_through_the_adapter():
+    """The session is an escape hatch: its own calls work, time limits included."""
+    with serving(once()) as server, requests.Session() as session, transport_to(server.url, session=session):
+        with pytest.raises(requests.ConnectionError):
+            session.post(server.url + "/own", data=b"abc", timeout=PATIENCE)
+    with serving(echo) as server, requests.Session() as session, transport_to(server.url, session=session):
+        assert session.post(server.url + "/own", data=b'{"a": 1}', timeout=(PATIENCE, PATIENCE)).json() == {"a": 1}
+    with serving(lambda sock, server: server.released.wait(PATIENCE)) as server, requests.Session() as session:
+        with transport_to(server.url, session=session), pytest.raises(requests.ReadTimeout):
+            session.get(server.url, timeout=(PATIENCE, 0.1))
+
+
+@pytest.mark.parametrize("verify", [False, 0, ""])
+def test_session_that_checks_no_certificates_is_refused(verify):
+    """verify=False is not an option here."""
+    with requests.Session() as session:
+        session.verify = verify
+        with pytest.raises(ConfigurationError, match="verify"):
+            SessionTransport("http://127.0.0.1:9", clock=SystemClock(), session=session)
+
+
+def test_something_else_is_not_a_session():
+    """A clear error instead of an AttributeError later."""
+    with pytest.raises(ConfigurationError, match=r"requests\.Session, not dict"):
+        SessionTransport("http://127.0.0.1:9", clock=SystemClock(), session={})
+
+
+@pytest.mark.parametrize(
+    ("places", "wanted"),
+    [
+        (("a.pem", "b.pem", "c.pem"), "a.pem"),
+        ((None, "b.pem", "c.pem"), "b.pem"),
+        ((None, True, "c.pem"), "c.pem"),
+        ((None, None, "c.pem"), "c.pem"),
+        ((None, True, None), None),
+    ],
+    ids=["explicit", "session", "environment", "verify-none", "default"],
+)
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_ca_bundle_comes_from_the_most_specific_place(monkeypatch, places, wanted, name):
+    """Argument, session, environment, certifi."""
+    explicit, session_verify, environment = places
+    if environment:
+        monkeypatch.setenv(name, environment)
+    with requests.Session() as session:
+        session.verify = session_verify
+        with transport_to("https://127.0.0.1:9", session=session, ca_bundle=explicit) as transport:
+            assert transport.adapter._ca_bundle == wanted
+
+
+def test_unreadable_ca_bundle_is_a_configuration_error():
+    """It names the file."""
+    with transport_to("https://127.0.0.1:9", ca_bundle="/nowhere/ca.pem") as transport:
+        with pytest.raises(ConfigurationError, match=r"/nowhere/ca\.pem"):
+            send(transport)
+
+
+# --- the responses library -------------------------------------------------------------------------------------------------
+
+BASE = "http://mocked.test/openai/v1"
+
+
+@responses.activate
+def test_mocked_json_is_returned():
+    """adapter.send is not overridden, so that `responses` works, matchers and recorded calls included."""
+    responses.post(
+        BASE + "/x",
+        json={"a": 1},
+        headers={"x-request-id": "r"},
+        match=[json_params_matcher({"m": 1}), header_matcher({"Authorization": f"Bearer {KEY}"})],
+    )
+    with transport_to(BASE, api_key=KEY) as transport:
+        response = send(transport, b'{"m": 1}')
+        assert response.headers["X-Request-ID"] == "r"
+        assert response.read_body(LIMIT) == b'{"a": 1}'
+        headers = responses.calls[0].request.headers
+        assert headers["authorization"] == headers["AUTHORIZATION"] == headers.get("Authorization") == f"Bearer {KEY}"
+        assert "content-type" in headers
+        assert "x-none" not in headers
+        assert headers.get("x-none", "d") == "d"
+        with pytest.raises(KeyError):
+            headers["x-none"]
+        assert KEY not in repr(headers)
+
+
+@responses.activate
+def test_mocked_answer_serves_as_requests_own():
+    """.json(), .content, .ok."""
+    responses.post(BASE + "/x", json={"a": 1}, status=201)
+    with transport_to(BASE) as transport:
+        response = send(transport)
+        assert response.ok
+        assert response.json() == {"a": 1}
+        assert response.content == response.content == b'{"a": 1}'
+
+
+@responses.activate
+def test_mocked_event_stream_is_read_by_lines():
+    """Lines, the last one without its end included."""
+    responses.post(BASE + "/x", body=b"data: 1\n\ndata: 2\r\n\r\ndata: [DONE]", content_type="text/event-stream")
+    with transport_to(BASE) as transport:
+        response = send(transport)
+        assert response.ready(0)
+        assert list(response.iter_lines()) == [b"data: 1", b"", b"data: 2", b"", b"data: [DONE]"]
+        assert response.read_lines() is None
+
+
+@responses.activate
+def test_mocked_compressed_answer_is_decoded():
+    """gzip."""
+    import gzip
+
+    responses.post(BASE + "/x", body=gzip.compress(b'{"a": 1}'), headers={"Content-Encoding": "gzip"})
+    with transport_to(BASE) as transport:
+        assert fetch(transport) == b'{"a": 1}'
+
+
+@pytest.mark.parametrize(
+    ("raised", "wanted"),
+    [
+        (requests.ConnectionError("x"), APIConnectionError),
+        (requests.ReadTimeout("x"), ReadTimeoutError),
+        (requests.ConnectTimeout("x"), ConnectTimeoutError),
+        (requests.exceptions.ProxyError("x"), ProxyError),
+        (requests.exceptions.ChunkedEncodingError("x"), APIConnectionError),
+        (OSError("x"), APIConnectionError),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+@responses.activate
+def test_mocked_exceptions_are_ours(raised, wanted):
+    """Each becomes our error."""
+    responses.post(BASE + "/x", body=raised)
+    with transport_to(BASE) as transport, pytest.raises(wanted) as caught:
+        send(transport)
+    assert type(caught.value) is wanted
+
+
+@responses.activate
+def test_cap_and_mocks_go_together():
+    """The slot comes back from a mocked answer, read or dropped."""
+    responses.post(BASE + "/x", body=b"{}")
+    with transport_to(BASE, max_connections=1) as transport:
+        fetch(transport)
+        send(transport).close()
+        send(transport).abandon()
+        send(transport).drain(new_call())
+        assert transport._slots._free == 1
+
+
+# --- failures --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "handled",
+    [TimeoutError, PoolTimeoutError, ssl.SSLCertVerificationError],
+    ids=lambda kind: kind.__name__,
+)
+def test_what_the_caller_was_handling_is_none_of_a_failure(handled):
+    """A call made in an ``except`` block fails for its own reason, and leaves the other exception as it is."""
+    other = handled("before")
+    with serving(once()) as server, transport_to(server.url) as transport:
+        try:
+            raise other
+        except handled:
+            with pytest.raises(APIConnectionError, match="broke: the server closed") as caught:
+                send(transport)
+    assert type(caught.value) is APIConnectionError
+    assert other.__traceback__ is not None
+
+
+# --- the cap on connections ------------------------------------------------------------------------------------------------
+
+
+def test_cap_is_held():
+    """Twelve threads, a cap of three: never more than three requests at the server."""
+    lock, now, most = threading.Lock(), 0, 0
+
+    def handler(sock, server):
+        nonlocal now, most
+        while server.read(sock) is not None:
+            with lock:
+                now += 1
+                most = max(most, now)
+            time.sleep(0.002)
+            with lock:
+                now -= 1
+            sock.sendall(OK)
+
+    with serving(handler) as server, transport_to(server.url, max_connections=3) as transport:
+        in_threads(12, lambda _: [fetch(transport) for _ in range(5)])
+        assert most <= 3
+        assert server.connections <= 3
+        assert transport._slots._free == 3
+
+
+def test_waiting_for_a_connection_ends_at_the_limit():
+    """Not sent, worth a retry."""
+    with serving(always(OK)) as server, transport_to(server.url, max_connections=1) as transport:
+        held = send(transport)
+        with pytest.raises(PoolTimeoutError, match="max_connections") as caught:
+            send(transport, call=new_call(after_send=0.05))
+        assert (caught.value.sent, caught.value.retryable) == (False, True)
+        held.read_body(LIMIT)
+        fetch(transport)
+        assert transport._slots._free == 1
+
+
+def test_waiting_for_a_connection_does_not_use_up_the_limit_for_connecting():
+    """The limit for connecting begins when the connection is free."""
+    clock = ShiftedClock()
+    with serving(always(OK)) as server, transport_to(server.url, max_connections=1, clock=clock) as transport:
+        held = send(transport)
+        call = CallState(clock, connect=5, after_send=500)
+        found = queue.SimpleQueue()
+        thread = threading.Thread(target=lambda: found.put(fetch(transport, call=call)))
+        thread.start()
+        wait_for(lambda: transport._slots._queue)
+        clock.ahead = 100  # past the idle age, too: a new connection is needed
+        held.read_body(LIMIT)
+        thread.join(PATIENCE)
+        assert found.get(timeout=PATIENCE) == b"{}"
+
+
+def test_waiters_are_served_in_order():
+    """First come, first served."""
+    slots, order = Slots(1), []
+    first = slots.take(new_call(), None)
+
+    def wait(number):
+        slot = slots.take(new_call(), None)
+        order.append(number)
+        slot.give()
+
+    threads = []
+    for number in range(8):
+        threads.append(threading.Thread(target=wait, args=(number,)))
+        threads[-1].start()
+        wait_for(lambda wanted=number + 1: len(slots._queue) == wanted)
+    first.give()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert order == list(range(8))
+    assert slots._free == 1
+
+
+def test_cancel_ends_the_wait_for_a_connection():
+    """And the place in the queue is given up."""
+    slots = Slots(1)
+    held = slots.take(new_call(), None)
+    call = new_call()
+    failed = queue.SimpleQueue()
+
+    def wait():
+        with pytest.raises(RequestCancelledError) as caught:
+            slots.take(call, None)
+        failed.put(caught.value.sent)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    wait_for(lambda: slots._queue)
+    call.cancel()
+    thread.join(PATIENCE)
+    assert failed.get(timeout=PATIENCE) is False
+    held.give()
+    assert (slots._free, len(slots._queue)) == (1, 0)
+
+
+class GrantingClock(SystemClock):
+    """A clock whose waits end with whatever is to happen at the last moment."""
+
+    def __init__(self, then, result):
+        self.then, self.result = then, result
+
+    def wait(self, lock, timeout):
+        self.then()
+        if isinstance(self.result, BaseException):
+            raise self.result
+        return self.result
+
+
+def test_slot_granted_at_the_last_moment_counts():
+    """Timed out and granted at once: we have it, and only we."""
+    slots = Slots(1)
+    held = slots.take(new_call(), None)
+    call = new_call()
+    call.clock = GrantingClock(held.give, result=False)
+    mine = slots.take(call, None)
+    assert slots._free == 0
+    mine.give()
+    assert slots._free == 1
+
+
+def test_slot_granted_to_a_cancelled_waiter_goes_on():
+    """Cancelled and granted at once: the next in the queue gets it."""
+    slots = Slots(1)
+    held = slots.take(new_call(), None)
+    call = new_call()
+    call.clock = GrantingClock(lambda: (held.give(), call.cancel()), result=True)
+    with pytest.raises(RequestCancelledError):
+        slots.take(call, None)
+    assert slots._free == 1
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_slot_is_not_lost_to_an_interrupt(granted):
+    """Ctrl-C while waiting."""
+    slots = Slots(1)
+    held = slots.take(new_call(), None)
+    call = new_call()
+    call.clock = GrantingClock(held.give if granted else lambda: None, result=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        slots.take(call, None)
+    held.give()
+    assert (slots._free, len(slots._queue)) == (1, 0)
+
+
+def test_slot_given_back_inside_the_lock_is_not_lost():
+    """A finalizer runs while its own thread holds the lock: no deadlock, and the next look finds the slot."""
+    slots = Slots(1)
+    held = slots.take(new_call(), None)
+    with slots._lock:
+        held.give()
+        assert slots._free == 0
+    mine = slots.take(new_call(), None)  # looks once it has joined the queue
+    with pytest.raises(PoolTimeoutError):
+        slots.take(new_call(), 0)
+    mine.give()
+    assert slots._free == 1
+
+
+@pytest.mark.parametrize("ending", ["read", "close", "abandon", "drop", "drain", "cancel", "too-large"])
+def test_slot_is_given_back_exactly_once_on_every_path(ending):
+    """Whatever ends the answer, the cap is whole again."""
+    whole = answer(b"x" * 100_000)
+    handler = hanging(whole[:-1]) if ending == "cancel" else always(whole)
+    with serving(handler) as server, transport_to(server.url, max_connections=2) as transport:
+        call = new_call()
+        response = send(transport, call=call)
+        assert transport._slots._free == 1
+        if ending == "read":
+            response.read_body(LIMIT)
+            response.close()
+        elif ending == "close":
+            response.close()
+            response.close()
+            response.abandon()
+        elif ending == "abandon":
+            response.abandon()
+            response.close()
+        elif ending == "drain":
+            response.drain(call)
+        elif ending == "cancel":
+            call.cancel()
+            with pytest.raises(RequestCancelledError):
+                response.read_body(LIMIT)
+        elif ending == "too-large":
+            with pytest.raises(Exception, match="larger"):
+                response.read_body(10)
+        del response
+        gc.collect()
+        assert transport._slots._free == 2
+
+
+def test_slot_is_given_back_when_sending_fails():
+    """Refused, cancelled before."""
+    with transport_to("http://127.0.0.1:9", max_connections=1) as transport:
+        with pytest.raises(APIConnectionError):
+            send(transport)
+        call = new_call()
+        call.cancel()
+        with pytest.raises(RequestCancelledError):
+            send(transport, call=call)
+        assert transport._slots._free == 1
+
+
+# --- leaving and closing ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["drop", "abandon", "close"])
+def test_unread_answer_leaves_no_socket(how):
+    """The server sees the end of the connection."""
+
+    def handler(sock, server):
+        server.read(sock)
+        sock.sendall(CHUNKED + chunk(b"data: 1\n"))
+        server.wait_for_end(sock)
+
+    with serving(handler) as server, transport_to(server.url) as transport:
+        response = send(transport)
+        assert response.read_lines() == [b"data: 1"]
+        if how == "abandon":
+            response.abandon()
+        elif how == "close":
+            response.close()
+        del response
+        assert server.closed_by_peer.acquire(timeout=PATIENCE)
+
+
+def test_use_after_close_is_refused():
+    """send() and warm_up(); close() may be repeated."""
+    with serving(always(OK)) as server, transport_to(server.url) as transport:
+        fetch(transport)
+        transport.close()
+        transport.close()
+        with pytest.raises(ProviderClosedError) as caught:
+            send(transport)
+        assert caught.value.sent is False
+        with pytest.raises(ProviderClosedError):
+            transport.warm_up(1)
+        assert "closed" in repr(transport)
+
+
+def test_close_before_first_use_makes_no_pool():
+    """A call that passed the check before close() finds the adapter closed."""
+    transport = SessionTransport("http://127.0.0.1:9", clock=SystemClock())
+    transport.close()
+    transport._closed = False  # as the other thread saw it
+    with pytest.raises(ProviderClosedError):
+        send(transport)
+
+
+def test_close_during_calls_leaves_no_connection():
+    """Threads send while the transport closes: each gets its answer or ProviderClosedError."""
+    for _ in range(5):
+        with serving(echo) as server:
+            transport = SessionTransport(server.url, clock=SystemClock())
+            outcomes = queue.SimpleQueue()
+            barrier = threading.Barrier(9)
+
+            def work(transport=transport, barrier=barrier, outcomes=outcomes):
+                barrier.wait(PATIENCE)
+                while not isinstance(outcome := attempt(lambda: fetch(transport, b"abc")), GroqProviderError):
+                    outcomes.put(outcome)
+                outcomes.put(type(outcome))
+
+            threads = [threading.Thread(target=work) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            barrier.wait(PATIENCE)
+            assert outcomes.get(timeout=PATIENCE) == b"abc"
+            transport.close()
+            for thread in threads:
+                thread.join(PATIENCE)
+                assert not thread.is_alive()
+            assert transport.adapter._pool.idle() == 0
+            seen = [outcomes.get() for _ in range(outcomes.qsize())]
+            assert seen.count(ProviderClosedError) == 8
+            assert set(seen) <= {b"abc", ProviderClosedError}
+
+
+def test_connection_that_comes_back_after_close_is_closed():
+    """An answer read to its end after close() leaves no open connection."""
+    with serving(always(OK)) as server, transport_to(server.url) as transport:
+        response = send(transport)
+        conn = connection_of(response)
+        transport.close()
+        assert response.read_body(LIMIT) == b"{}"
+        assert conn.sock is None
+
+
+def test_connection_put_back_while_the_pool_closes_is_closed():
+    """The pool was emptied between the look and the put."""
+    with serving(always(OK)) as server, transport_to(server.url) as transport:
+        response = send(transport)
+        conn, pool = connection_of(response), transport.adapter.pool()
+
+        class Racing(queue.LifoQueue):
+            def put(self, item, block=True, timeout=None):
+                pool.pool = None  # what close() does, after it has emptied the queue
+                super().put(item, block, timeout)
+
+        pool.pool = Racing()
+        response.read_body(LIMIT)
+        assert conn.sock is None
+
+
+def test_warm_up_during_close_is_refused():
+    """ClosedPoolError does not leak."""
+    with transport_to("http://127.0.0.1:9") as transport:
+        transport.adapter.pool().close()
+        with pytest.raises(ProviderClosedError):
+            transport.warm_up(1)
+
+
+# --- forks -----------------------------------------------------------------------------------------------------------------
+
+
+@needs_fork
+def test_parent_and_child_do_not_share_connections():
+    """A warm pool, a fork, both send: every answer is the sender's own, and the parent's connection serves on."""
+    with serving(echo) as server, transport_to(server.url) as transport:
+        transport.warm_up(2)
+        wait_for(lambda: server.connections == 2)
+
+        def work():
+            return all(fetch(transport, b"child %d" % n) == b"child %d" % n for n in range(100))
+
+        child = fork(work)
+        assert all(fetch(transport, b"parent %d" % n) == b"parent %d" % n for n in range(100))
+        assert join(child) == 0
+        assert fetch(transport, b"after") == b"after"
+        assert server.connections == 3
+
+
+@needs_fork
+def test_child_starts_with_a_whole_cap_and_free_locks():
+    """Slots of the parent's threads, and locks they hold, do not bind the child."""
+    with serving(echo) as server, transport_to(server.url, max_connections=1) as transport:
+        held = send(transport, b"held")
+        with transport._slots._lock, transport.adapter._pool_lock, transport.adapter.pool().pool.mutex:
+
+            def work():
+                held.abandon()
+                transport.adapter._pool = None
+                return fetch(transport, b"child") == b"child" and transport._slots._free == 1
+
+            child = fork(work)
+            assert join(child) == 0
+        assert held.read_body(LIMIT) == b"held"
+        assert transport._slots._free == 1
+
+
+@needs_fork
+def test_connection_in_use_at_the_fork_is_not_used_by_the_child():
+    """The child puts it back into its pool; its process id gives it away."""
+    with serving(echo) as server, transport_to(server.url) as transport:
+        held = send(transport, b"held")
+
+        def work():
+            held.read_body(LIMIT)
+            return fetch(transport, b"child") == b"child"
+
+        child = fork(work)
+        assert join(child) == 0
+        assert server.connections == 2
+        held.close()
+
+
+def test_secrets_do_not_show():
+    """In the repr of headers."""
+    header = session_module.SecretHeader("x")
+    assert repr(header) == "'****'"
+    assert header == "x"
+
+
+def test_headers_of_a_call_are_its_own():
+    """Those that cannot change are merged once, those of a caller anew each time; none is left to the next call."""
+    constant, own = MappingProxyType({"Accept": "text/event-stream", "X-Kind": "constant"}), {"X-Kind": "first"}
+    with serving(always(OK)) as server, transport_to(server.url, headers={"X-Base": "b"}) as transport:
+        for headers in (constant, own, constant, None):
+            assert fetch(transport, headers=headers) == b"{}"
+        own["X-Kind"] = "second"
+        assert fetch(transport, headers=own) == b"{}"
+        assert fetch(transport, headers={"content-type": "text/plain"}) == b"{}"
+    found = [(request.headers["accept"], request.headers.get("x-kind")) for request in server.requests]
+    assert found == [
+        ("text/event-stream", "constant"),
+        ("application/json", "first"),
+        ("text/event-stream", "constant"),
+        ("application/json", None),
+        ("application/json", "second"),
+        ("application/json", None),
+    ]
+    assert {request.headers["x-base"] for request in server.requests} == {"b"}
+    assert [request.headers["content-type"] for request in server.requests][-2:] == ["application/json", "text/plain"]
+    assert all(len(set(map(str.lower, request.names))) == len(request.names) for request in server.requests)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param(answer(b"mine") + answer(b"poison"), id="more after the body"),
+        pytest.param(answer(b"mine", "Connection: close"), id="says that it closes"),
+        pytest.param(answer(b"mine", status="408 Request Timeout"), id="408"),
+        pytest.param(CHUNKED[:-2] + b"Content-Length: 9\r\n\r\n4\r\nmine\r\n0\r\n\r\n", id="both framings"),
+        pytest.param(b"HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nmine", id="HTTP/1.0"),
+    ],
+)
+def test_what_others_leave_of_a_connection_reaches_no_call_of_ours(first):
+    """A session's own request may end on a connection that must not serve again; urllib3 gives it back without looking."""
+    answers = iter([first, answer(b"ours"), answer(b"ours")])
+
+    def handler(sock, server):
+        while server.read(sock) is not None:
+            sock.sendall(next(answers))
+
+    with (
+        serving(handler) as server,
+        requests.Session() as session,
+        transport_to(server.url, session=session) as transport,
+    ):
+        assert session.get(server.url + "/own").content == b"mine"
+        assert fetch(transport) == b"ours"
+        assert server.connections == 2
+
+
+def test_headers_of_others_may_be_bytes():
+    """requests allows it."""
+    with serving(echo) as server, requests.Session() as session, transport_to(server.url, session=session):
+        echoed = serving(lambda sock, server: (server.read(sock), sock.sendall(OK)))
+        with echoed as other, transport_to(other.url, session=session):
+            session.get(other.url, headers={"Host": "h", "X-A": b"abc"})
+            assert other.requests[0].headers["x-a"] == "abc"
+
+
+def test_a_decoded_body_is_ready_as_long_as_some_of_it_is_at_hand():
+    """What urllib3 has decoded, or not decoded yet, is nothing that the socket knows of."""
+    text = b"".join(b"data: %d\n\n" % number for number in range(40_000))
+    packed = gzip.compress(text)
+    whole = CHUNKED[:-2] + b"Content-Encoding: gzip\r\n\r\n" + chunk(packed) + b"0\r\n\r\n"
+    with serving(always(whole)) as server, transport_to(server.url) as transport:
+        response = send(transport)
+        parts = [response.read1()]
+        while sum(map(len, parts)) < len(text):
+            assert response.ready(PATIENCE)
+            parts.append(response.read1())
+        assert b"".join(parts) == text
+        response.close()

@@ -1,0 +1,596 @@
+"""The transport over TLS: who is trusted, how often one shakes hands, limits and cancels below the encryption."""
+
+# ruff: noqa: SIM117 - server outside, client inside: a line for each reads better
+
+from __future__ import annotations
+
+import datetime as dt
+import socket
+import ssl
+import threading
+import time
+
+import pytest
+import requests
+from support.fakes import PATIENCE, wait_for
+from support.servers import (
+    CHUNKED,
+    OK,
+    always,
+    answer,
+    chunk,
+    full_backlog,
+    hanging,
+    once,
+    proxy_handler,
+    reset,
+    serving,
+)
+from support.transports import (
+    KEY,
+    LIMIT,
+    LimitFromSending,
+    cancelled_while,
+    closes_second,
+    drip,
+    echo,
+    fetch,
+    fork,
+    in_threads,
+    join,
+    needs_fork,
+    new_call,
+    send,
+    transport_to,
+)
+
+from groq_provider.errors import (
+    APIConnectionError,
+    ConnectTimeoutError,
+    IncompleteResponseError,
+    ProxyError,
+    ReadTimeoutError,
+    TLSError,
+)
+from groq_provider.transport import session as session_module
+
+trustme = pytest.importorskip("trustme", reason="makes the certificates")
+
+
+class Authority:
+    """A certificate authority with its file, and server contexts it has signed."""
+
+    def __init__(self, folder):
+        self.ca = trustme.CA()
+        self.file = str(folder / "ca.pem")
+        self.ca.cert_pem.write_to_path(self.file)
+
+    def context(self, name="localhost", **more):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.ca.issue_cert(name, **more).configure_cert(context)
+        return context
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="module")
+def context(authority):
+    return authority.context()
+
+
+# --- trust -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.over_http2("fallback")
+def test_own_ca_is_trusted(authority, context):
+    """Twenty calls, one handshake."""
+    with serving(echo, context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
+        for number in range(20):
+            assert fetch(transport, b"%d" % number) == b"%d" % number
+        assert server.handshakes == 1
+
+
+@pytest.mark.over_http2("fallback")
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_ca_of_the_environment_is_trusted(authority, context, monkeypatch, name):
+    """Read once, at construction."""
+    monkeypatch.setenv(name, authority.file)
+    with serving(echo, context) as server, transport_to(server.url) as transport:
+        monkeypatch.delenv(name)
+        assert fetch(transport) == b"{}"
+
+
+@pytest.mark.over_http2("fallback")
+def test_explicit_ca_beats_the_environment(authority, context, monkeypatch, tmp_path):
+    """The bundle in the environment does not know the server."""
+    other = Authority(tmp_path)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", other.file)
+    with serving(echo, context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
+        assert fetch(transport) == b"{}"
+
+
+@pytest.mark.over_http2("fallback")
+def test_session_without_trust_env_ignores_the_ca_of_the_environment(authority, context, monkeypatch):
+    """certifi's bundle decides, and does not know the server."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", authority.file)
+    with serving(echo, context) as server, requests.Session() as session:
+        session.trust_env = False
+        with transport_to(server.url, session=session) as transport, pytest.raises(TLSError):
+            send(transport)
+
+
+@pytest.mark.over_http2("fallback")
+def test_ca_and_client_certificate_of_a_session_are_used(authority, tmp_path):
+    """verify as a path and cert as a pair: mutual TLS."""
+    context = authority.context()
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.ca.configure_trust(context)
+    mine = authority.ca.issue_cert("client@test")
+    key, chain = tmp_path / "key.pem", tmp_path / "chain.pem"
+    mine.private_key_pem.write_to_path(key)
+    for part in mine.cert_chain_pems:
+        part.write_to_path(chain, append=True)
+    with serving(echo, context) as server:
+        with requests.Session() as session:
+            session.verify, session.cert = authority.file, (str(chain), str(key))
+            with transport_to(server.url, session=session) as transport:
+                assert fetch(transport) == b"{}"
+        with transport_to(server.url, ca_bundle=authority.file, cert=(str(chain), str(key))) as transport:
+            assert fetch(transport) == b"{}"
+        with transport_to(server.url, ca_bundle=authority.file) as transport, pytest.raises(APIConnectionError):
+            fetch(transport)
+
+
+def refused(url, ca_bundle):
+    with transport_to(url, ca_bundle=ca_bundle, api_key=KEY) as transport:
+        with pytest.raises(TLSError) as caught:
+            send(transport)
+    assert (caught.value.sent, caught.value.retryable) == (False, False)
+    return str(caught.value)
+
+
+@pytest.mark.over_http2("fallback")
+def test_unknown_ca_is_refused(context):
+    """Not sent, not retried."""
+    with serving(echo, context) as server:
+        assert "certificate" in refused(server.url, None)
+        assert not server.requests
+
+
+@pytest.mark.over_http2("fallback")
+def test_wrong_host_is_refused(authority):
+    """The certificate is for another name."""
+    with serving(echo, authority.context("example.org")) as server:
+        assert "localhost" in refused(server.url, authority.file)
+
+
+@pytest.mark.over_http2("fallback")
+def test_expired_certificate_is_refused(authority):
+    """One day too late."""
+    gone = dt.datetime.now(dt.timezone.utc) - dt.timedelta(days=1)
+    context = authority.context(not_before=gone - dt.timedelta(days=9), not_after=gone)
+    with serving(echo, context) as server:
+        assert "expired" in refused(server.url, authority.file)
+
+
+@pytest.mark.over_http2("fallback")
+def test_plain_http_on_the_tls_port_is_refused(authority):
+    """The answer to a handshake is text."""
+
+    def handler(sock, server):
+        sock.recv(65_536)
+        sock.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    with serving(handler) as server:
+        refused(server.url.replace("http:", "https:").replace("127.0.0.1", "localhost"), authority.file)
+
+
+@pytest.mark.over_http2("fallback")
+@pytest.mark.parametrize("end", [socket.socket.close, reset], ids=["fin", "rst"])
+def test_connection_broken_in_the_handshake_may_be_retried(authority, end):
+    """It says nothing about certificates: a connection error like others, not sent."""
+
+    def handler(sock, server):
+        sock.recv(65_536)
+        end(sock)
+
+    with serving(handler) as server:
+        url = f"https://localhost:{server.port}"
+        with transport_to(url, ca_bundle=authority.file) as transport, pytest.raises(APIConnectionError) as caught:
+            send(transport)
+    assert type(caught.value) is APIConnectionError
+    assert caught.value.retryable
+
+
+def test_ca_bundle_is_loaded_once(authority, context, monkeypatch, tmp_path):
+    """Many connections, several transports with the same settings: one context."""
+    copy = tmp_path / "copy.pem"  # no other test has loaded this one
+    authority.ca.cert_pem.write_to_path(copy)
+    loads = []
+    make = ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", lambda *a, **k: loads.append(k) or make(*a, **k))
+    reloads = []
+    monkeypatch.setattr(
+        ssl.SSLContext,
+        "load_verify_locations",
+        lambda self, *a, _load=ssl.SSLContext.load_verify_locations, **k: (
+            reloads.append(k),
+            _load(self, *a, **k),
+        ),
+    )
+    gate = threading.Barrier(8)
+
+    def handler(sock, server):
+        while server.read(sock) is not None:
+            gate.wait(PATIENCE)
+            sock.sendall(OK)
+
+    with serving(handler, context) as server:
+        for _ in range(2):
+            with transport_to(server.url, ca_bundle=str(copy)) as transport:
+                in_threads(8, lambda _, transport=transport: fetch(transport))
+        assert server.handshakes == 16
+    assert len(loads) == 1
+    assert len(reloads) == 1
+
+
+@pytest.mark.over_http2("fallback")
+def test_folder_of_certificates_serves_as_bundle(tmp_path):
+    """As for requests."""
+    with transport_to("https://localhost:1", ca_bundle=str(tmp_path)) as transport:
+        assert transport.adapter.pool()
+
+
+# --- handshakes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("proxied", [False, True], ids=["direct", "tunnel"])
+def test_warmed_connections_are_used(authority, context, proxied):
+    """Six opened ahead and six calls at once: six handshakes in all, though TLS 1.3 tickets have arrived meanwhile."""
+    gate = threading.Barrier(6)
+
+    def handler(sock, server):
+        while server.read(sock) is not None:
+            gate.wait(PATIENCE)
+            sock.sendall(OK)
+
+    with serving(handler, context) as server, serving(proxy_handler("u:p")) as proxy:
+        proxies = {"https": f"http://u:p@127.0.0.1:{proxy.port}"} if proxied else None
+        with transport_to(server.url, ca_bundle=authority.file, proxies=proxies) as transport:
+            assert transport.warm_up(6) == 6
+            wait_for(lambda: server.handshakes == 6)
+            assert not server.requests
+            pool = transport.adapter.pool()
+            for conn in [conn for conn in pool.pool.queue if conn is not None]:
+                assert conn.sock.version() == "TLSv1.3"
+                conn.sock.settimeout(PATIENCE)
+                socket.socket.recv(conn.sock, 1, socket.MSG_PEEK)  # the tickets have arrived
+            for _ in range(2):
+                in_threads(6, lambda _: fetch(transport))
+            assert server.handshakes == 6
+        assert proxy.connections == (6 if proxied else 0)
+
+
+@pytest.mark.over_http2("fallback")
+@pytest.mark.parametrize("end", [socket.socket.close, reset], ids=["fin", "rst"])
+def test_request_on_a_stale_connection_is_sent_again_once(authority, context, end):
+    """As without TLS."""
+    with serving(closes_second(end), context) as server:
+        with transport_to(server.url, ca_bundle=authority.file) as transport:
+            fetch(transport)
+            call = new_call()
+            assert fetch(transport, call=call) == b"{}"
+            assert (call.resends, server.handshakes) == (1, 2)
+
+
+def test_connection_closed_while_idle_is_replaced_silently(authority, context):
+    """Its close_notify is noticed before the next request goes out."""
+    with serving(once(OK), context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
+        fetch(transport)
+        (conn,) = [conn for conn in transport.adapter.pool().pool.queue if conn is not None]
+        conn.sock.settimeout(PATIENCE)
+        assert conn.sock.recv(1) == b""
+        call = new_call()
+        fetch(transport, call=call)
+        assert call.resends == 0
+
+
+def test_bytes_of_after_the_body_drop_the_connection(authority, context):
+    """Application data nobody asked for, on an idle TLS connection."""
+
+    def handler(sock, server):
+        while server.read(sock) is not None:
+            sock.sendall(OK)
+            sock.sendall(b"HTTP/1.1 200 OK\r\n")
+
+    with serving(handler, context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
+        fetch(transport)
+        conn = next(conn for conn in transport.adapter.pool().pool.queue if conn is not None)
+        if conn.sock is not None:  # else both came at once and it is closed already
+            conn.sock.settimeout(PATIENCE)
+            wait_for(lambda: conn.sock.pending() or socket.socket.recv(conn.sock, 1, socket.MSG_PEEK))
+        fetch(transport)
+        assert server.handshakes == 2
+
+
+@pytest.mark.over_http2("fallback")
+@needs_fork
+def test_parent_and_child_do_not_share_connections(authority, context):
+    """Shared TLS state would garble both."""
+    with serving(echo, context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
+        transport.warm_up(2)
+        wait_for(lambda: server.handshakes == 2)  # no thread is inside of TLS when the process forks
+
+        def work():
+            return all(fetch(transport, b"child %d" % n) == b"child %d" % n for n in range(30))
+
+        child = fork(work)
+        assert all(fetch(transport, b"parent %d" % n) == b"parent %d" % n for n in range(30))
+        assert join(child) == 0
+        assert fetch(transport, b"after") == b"after"
+        assert server.handshakes == 3
+
+
+# --- proxies ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.over_http2("fallback")
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+def test_tunnels_of_the_environment_are_used(authority, context, monkeypatch, name):
+    """The proxy sees CONNECT with its credentials, and neither the key nor the request."""
+    with serving(echo, context) as server, serving(proxy_handler("me:s3cret")) as proxy:
+        monkeypatch.setenv(name, f"http://me:s3cret@127.0.0.1:{proxy.port}")
+        with transport_to(server.url, ca_bundle=authority.file, api_key=KEY) as transport:
+            assert [fetch(transport, b"%d" % n) for n in range(3)] == [b"0", b"1", b"2"]
+        (request,) = proxy.requests
+    assert (request.method, request.target) == ("CONNECT", f"localhost:{server.port}")
+    assert "authorization" not in request.headers
+
+
+@pytest.mark.over_http2("fallback")
+def test_credentials_for_the_proxy_do_not_reach_the_server(authority, context):
+    """Nor does anything else of the proxy."""
+    with serving(always(OK), context) as server, serving(proxy_handler("me:s3cret")) as proxy:
+        proxies = {"https": f"http://me:s3cret@127.0.0.1:{proxy.port}"}
+        with transport_to(server.url, ca_bundle=authority.file, proxies=proxies) as transport:
+            fetch(transport)
+        assert "proxy-authorization" not in server.requests[0].headers
+
+
+@pytest.mark.over_http2("fallback")
+@pytest.mark.parametrize(
+    ("refuse", "retryable"),
+    [("407 Proxy Authentication Required", False), ("502 Bad Gateway", True)],
+    ids=["407", "502"],
+)
+def test_refused_tunnel_is_a_proxy_error(authority, refuse, retryable):
+    """Not sent; 407 is not retried."""
+    with serving(proxy_handler(refuse=refuse)) as proxy:
+        proxies = {"https": f"http://me:pw-canary@127.0.0.1:{proxy.port}"}
+        with transport_to("https://localhost:9", ca_bundle=authority.file, proxies=proxies) as transport:
+            with pytest.raises(ProxyError) as caught:
+                send(transport)
+    assert (caught.value.sent, caught.value.retryable) == (False, retryable)
+    assert "pw-canary" not in repr(caught.value) + repr(caught.value.__cause__)
+
+
+@pytest.mark.over_http2("fallback")
+def test_silent_proxy_ends_at_the_limit_for_connecting(authority):
+    """The tunnel is part of connecting."""
+    with serving(hanging()) as proxy:
+        proxies = {"https": f"http://127.0.0.1:{proxy.port}"}
+        with transport_to("https://localhost:9", ca_bundle=authority.file, proxies=proxies) as transport:
+            started = time.monotonic()
+            with pytest.raises(ConnectTimeoutError) as caught:
+                send(transport, call=new_call(None, connect=0.1, after_send=PATIENCE))
+            assert time.monotonic() - started < PATIENCE / 4
+    assert caught.value.sent is False
+
+
+@pytest.mark.over_http2("fallback")
+def test_fresh_tunnel_that_breaks_is_not_sent_again(authority, context):
+    """The tunnel was not idle: its first request broke."""
+    with serving(once(), context) as server, serving(proxy_handler()) as proxy:
+        proxies = {"https": f"http://127.0.0.1:{proxy.port}"}
+        with transport_to(server.url, ca_bundle=authority.file, proxies=proxies) as transport:
+            call = new_call()
+            with pytest.raises(APIConnectionError):
+                send(transport, call=call)
+            assert (call.resends, call.sent, server.handshakes) == (0, True, 1)
+
+
+@pytest.mark.over_http2("fallback")
+def test_stale_tunnel_is_replaced_by_a_tunnel(authority, context):
+    """A resend goes through the proxy, too."""
+    with serving(closes_second(socket.socket.close), context) as server, serving(proxy_handler()) as proxy:
+        proxies = {"https": f"http://127.0.0.1:{proxy.port}"}
+        with transport_to(server.url, ca_bundle=authority.file, proxies=proxies) as transport:
+            fetch(transport)
+            call = new_call()
+            assert fetch(transport, call=call) == b"{}"
+            assert call.resends == 1
+        assert [request.method for request in proxy.requests] == ["CONNECT", "CONNECT"]
+
+
+@pytest.mark.over_http2("fallback")
+@pytest.mark.parametrize("secure", [False, True], ids=["to-http", "to-https"])
+def test_proxy_may_itself_speak_tls(authority, context, secure):
+    """A forwarding proxy for plain requests, TLS inside TLS for a tunnel."""
+    with serving(echo, context if secure else None) as server, serving(proxy_handler("u:p"), context) as proxy:
+        proxies = {"all": f"https://u:p@localhost:{proxy.port}"}
+        with transport_to(server.url, ca_bundle=authority.file, proxies=proxies) as transport:
+            assert transport.warm_up(1) == 1
+            assert [fetch(transport, b"%d" % n) for n in range(3)] == [b"0", b"1", b"2"]
+
+
+# --- limits and cancels below the encryption -------------------------------------------------------------------------------
+
+
+@pytest.mark.over_http2("fallback")
+def test_stalled_handshake_ends_at_the_limit_for_connecting(authority):
+    """The peer accepts and says nothing."""
+    with serving(lambda sock, server: server.released.wait(PATIENCE)) as server:
+        url = f"https://localhost:{server.port}"
+        with transport_to(url, ca_bundle=authority.file) as transport:
+            started = time.monotonic()
+            with pytest.raises(ConnectTimeoutError) as caught:
+                send(transport, call=new_call(None, connect=0.1))
+            assert time.monotonic() - started < PATIENCE / 4
+    assert (caught.value.sent, caught.value.retryable) == (False, True)
+
+
+@pytest.mark.over_http2("fallback")
+@pytest.mark.parametrize(
+    "handler",
+    [
+        hanging(),
+        hanging(b"HTTP/1.1 200 OK\r\nX-"),
+        drip(b"HTTP/1.1 200 OK\r\nX-A: ", b"a"),
+        drip(CHUNKED, b"1\r\na\r\n"),
+    ],
+    ids=["silence", "half-head", "head-dripped", "body-dripped"],
+)
+def test_slow_answers_end_at_the_limit(authority, context, handler):
+    """Whatever trickles in."""
+    with serving(handler, context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
+        started = time.monotonic()
+        with pytest.raises(ReadTimeoutError) as caught:
+            fetch(transport, call=LimitFromSending(0.3))
+        assert time.monotonic() - started < PATIENCE / 4
+        assert caught.value.sent is True
+
+
+@pytest.mark.over_http2("fallback")
+def test_send_to_a_peer_that_does_not_read_ends_at_the_limit(authority, context):
+    """50 MB."""
+    with serving(lambda sock, server: server.released.wait(PATIENCE), context) as server:
+        with transport_to(server.url, ca_bundle=authority.file) as transport:
+            started = time.monotonic()
+            with pytest.raises(ReadTimeoutError) as caught:
+                send(transport, bytes(50_000_000), call=LimitFromSending(0.3, first=True))
+            assert time.monotonic() - started < PATIENCE / 4
+            assert caught.value.sent is None
+
+
+@pytest.mark.over_http2("fallback")
+def test_cancel_wakes_a_handshake(authority):
+    """Not sent."""
+    with serving(lambda sock, server: (server.read(sock), server.released.wait(PATIENCE))) as server:
+        with transport_to(f"https://localhost:{server.port}", ca_bundle=authority.file) as transport:
+            call = new_call(None)
+            assert (
+                cancelled_while(
+                    transport, call, lambda: isinstance(call._sock, ssl.SSLSocket), lambda: send(transport, call=call)
+                )
+                is False
+            )
+
+
+@pytest.mark.over_http2("fallback")
+def test_cancel_wakes_a_blocked_send(authority, context):
+    """Partly sent."""
+    begun = threading.Event()
+
+    def handler(sock, server):
+        sock.recv(1000)
+        begun.set()
+        server.released.wait(PATIENCE)
+
+    with serving(handler, context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
+        call = new_call(None)
+        assert cancelled_while(transport, call, begun.is_set, lambda: send(transport, bytes(50_000_000), call)) is None
+
+
+@pytest.mark.over_http2("fallback")
+@pytest.mark.parametrize("parts", [(), (b"HTTP/1.1 200 OK\r\n",)], ids=["nothing", "half-head"])
+def test_cancel_wakes_a_read_of_the_head(authority, context, parts):
+    """Sent."""
+    with serving(hanging(*parts), context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
+        call = new_call(None)
+        assert (
+            cancelled_while(
+                transport,
+                call,
+                lambda: call.sent_at is not None and server.requests,
+                lambda: send(transport, call=call),
+            )
+            is True
+        )
+
+
+@pytest.mark.over_http2("fallback")
+@pytest.mark.parametrize(
+    "head",
+    [CHUNKED + chunk(b"a"), answer(b"a" * 9)[:-8], b"HTTP/1.1 200 OK\r\n\r\na"],
+    ids=["chunked", "content-length", "close-delimited"],
+)
+def test_cancel_wakes_a_read_of_the_body(authority, context, head):
+    """No ciphertext is taken for the body, and its end not for the end of the answer."""
+    with serving(hanging(head), context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
+        call = new_call(None)
+        response = send(transport, call=call)
+        assert response.read1() == b"a"
+        blocked = threading.Event()
+
+        def work():
+            blocked.set()
+            response.read_body(LIMIT)
+
+        assert cancelled_while(transport, call, blocked.is_set, work) is True
+
+
+@pytest.mark.over_http2("fallback")
+def test_cut_tls_body_is_incomplete(authority, context):
+    """The connection ends without close_notify."""
+    with serving(once(answer(b"a" * 9)[:-8], end=reset), context) as server:
+        with transport_to(server.url, ca_bundle=authority.file) as transport:
+            response = send(transport)
+            with pytest.raises(IncompleteResponseError):
+                response.read_body(LIMIT)
+
+
+@pytest.mark.over_http2("fallback")
+def test_ready_sees_what_is_decrypted_already(authority, context):
+    """More than one record's worth in one piece: the system does not know what TLS has taken in."""
+    with serving(hanging(CHUNKED + chunk(b"a\n" * 20_000)), context) as server:
+        with transport_to(server.url, ca_bundle=authority.file) as transport:
+            call = new_call()
+            response = send(transport, call=call)
+            lines = 0
+            while lines < 20_000:
+                assert response.ready(PATIENCE)
+                lines += len(response.read_lines())
+            assert not response.ready(0.01)
+            response.close()
+
+
+@pytest.mark.over_http2("fallback")
+def test_full_backlog_is_a_limit_for_connecting_over_tls(authority):
+    """TCP itself stalls."""
+    with full_backlog() as port:
+        with transport_to(f"https://127.0.0.1:{port}", ca_bundle=authority.file) as transport:
+            with pytest.raises(ConnectTimeoutError):
+                send(transport, call=new_call(None, connect=0.1))
+
+
+def test_context_pins_its_protocols(authority):
+    """urllib3 would write on the shared context before every handshake."""
+    context = session_module._tls_context(authority.file, None)
+    assert context.set_alpn_protocols(["h2"]) is None
+
+
+@pytest.mark.over_http2("fallback")
+def test_what_follows_the_body_in_its_record_is_never_an_answer(authority, context):
+    """It is decrypted with the body and out of the system's sight."""
+
+    def handler(sock, server):
+        while server.read(sock) is not None:
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
+            sock.sendall(b"mine" + answer(b"poison"))
+
+    with serving(handler, context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
+        assert [fetch(transport) for _ in range(3)] == [b"mine"] * 3
+        assert server.connections == 3
