@@ -580,7 +580,7 @@ def test_a_wrong_answer_does_not_hang_the_run():
         (e.AuthenticationError("x", status_code=401), {}),
         (e.ProviderUnavailableError("x", status_code=500), {}),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_an_item_says_of_the_load(result, outcome):
     """Latency without waiting on this side, refusals wherever they were met, nothing where nothing can be said."""

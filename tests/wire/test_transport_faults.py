@@ -1107,7 +1107,7 @@ def all_errors(*modules):
             for kind in vars(module).values()
             if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, Warning)
         ]
-    return sorted({*found, OSError, TimeoutError, ConnectionResetError, ValueError}, key=lambda kind: kind.__qualname__)
+    return sorted({*found, OSError, TimeoutError, ConnectionResetError, ValueError}, key=lambda kind: (kind.__qualname__, kind.__module__))
 
 
 def instance(kind):
