@@ -278,7 +278,8 @@ class SessionTransport:
         cert: Client certificate, or a pair of certificate and key.
         max_connections: Most requests under way at once, whatever carries them; ``None``: no cap.
         http2: Whether HTTP/2 is used where the server speaks it; needs the extra ``http2``.
-        session: A session of the caller's. Its headers, proxies, verify and cert are read once; it stays open.
+        session: A session of the caller's, and it stays that: its headers, proxies, verify and cert are read here, once. Nothing is
+            mounted on it, sent through it or closed with it; its adapters, hooks, auth, params and cookies play no part.
     """
 
     def __init__(
@@ -301,7 +302,6 @@ class SessionTransport:
         self._prefix = parts.path.rstrip("/")
         self._clock = clock
         self._closed = False
-        self._own_session = session is None
         own_headers, own_proxies, own_bundle, own_cert = _read_session(session)
         # A session that was told not to look at the environment is taken at its word.
         trust_env = session is None or session.trust_env
@@ -311,11 +311,12 @@ class SessionTransport:
         self.adapter = Adapter(
             base_url, clock=clock, proxy=proxy, ca_bundle=ca_bundle, cert=cert or own_cert, http2=http2
         )
-        self.session = requests.Session() if session is None else session
-        if session is None:
-            self.session.trust_env = False
-            self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self.session.mount(self._origin, self.adapter)
+        # Ours alone: a session of the caller's was read above, and nothing is mounted on it. An adapter there would be given whatever
+        # begins like our origin, which "https://host:18888" does with "https://host:1888", and would send it here.
+        self.session = requests.Session()
+        self.session.trust_env = False
+        self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self.session.mount(f"{self._origin}/", self.adapter)
         self._headers = _Headers(
             {
                 "Host": parts.netloc,
@@ -453,15 +454,12 @@ class SessionTransport:
             raise ProviderClosedError("the provider was closed; make a new one") from None
 
     def close(self) -> None:
-        """Close every kept connection; a session of the caller's stays open. Idempotent."""
+        """Close every kept connection; a session of the caller's is left alone. Idempotent."""
         if self._closed:
             return
         self._closed = True
         self.adapter.close()
-        if self._own_session:
-            self.session.close()
-        elif self.session.adapters.get(self._origin) is self.adapter:
-            del self.session.adapters[self._origin]
+        self.session.close()
 
 
 def _set_header(headers: _Headers, name: str, text: str) -> None:

@@ -514,36 +514,38 @@ def test_session_settings_are_read_once():
         assert request.target.endswith("/x")
 
 
-def test_session_stays_open_and_loses_only_our_adapter():
-    """Mounted while the transport lives, unmounted on close."""
+def test_nothing_is_mounted_on_a_session_of_the_callers():
+    """The session is as it was while the transport lives and after; its own requests go where they are sent, by its own adapters."""
     with serving(echo) as server, requests.Session() as session:
         before = dict(session.adapters)
         with transport_to(server.url, session=session) as transport:
-            assert session.get_adapter(server.url + "/x") is transport.adapter
+            assert dict(session.adapters) == before
+            assert session.get_adapter(server.url + "/x") is not transport.adapter
             fetch(transport)
         assert dict(session.adapters) == before
         assert session.post(server.url, data=b"still works").content == b"still works"
 
 
-def test_session_keeps_the_adapter_of_a_later_transport():
-    """Closing the first of two leaves the second's adapter mounted."""
-    with requests.Session() as session:
-        first = SessionTransport("http://127.0.0.1:9", clock=SystemClock(), session=session)
-        with transport_to("http://127.0.0.1:9", session=session) as second:
-            first.close()
-            assert session.get_adapter("http://127.0.0.1:9/") is second.adapter
+@pytest.mark.parametrize("base", ["http://host.test:1888", "http://host.test", "https://host.test:1888"])
+def test_no_longer_port_is_taken_for_ours(base):
+    """A URL whose port, or host, only begins as ours does is another server's: no adapter of ours may be given its requests."""
+    with requests.Session() as session, transport_to(base, session=session) as transport:
+        for each in (session, transport.session):
+            for other in (f"{base}8/x", f"{base}.other.test/x"):
+                assert each.get_adapter(other) is not transport.adapter
 
 
-def test_session_can_send_its_own_requests_through_the_adapter():
-    """The session is an escape hatch: its own calls work, time limits included."""
-    with serving(once()) as server, requests.Session() as session, transport_to(server.url, session=session):
+def test_requests_of_others_pass_the_adapter():
+    """Our own session is an escape hatch: its calls work, time limits included."""
+    with serving(once()) as server, transport_to(server.url) as transport:
         with pytest.raises(requests.ConnectionError):
-            session.post(server.url + "/own", data=b"abc", timeout=PATIENCE)
-    with serving(echo) as server, requests.Session() as session, transport_to(server.url, session=session):
-        assert session.post(server.url + "/own", data=b'{"a": 1}', timeout=(PATIENCE, PATIENCE)).json() == {"a": 1}
-    with serving(lambda sock, server: server.released.wait(PATIENCE)) as server, requests.Session() as session:
-        with transport_to(server.url, session=session), pytest.raises(requests.ReadTimeout):
-            session.get(server.url, timeout=(PATIENCE, 0.1))
+            transport.session.post(server.url + "/own", data=b"abc", timeout=PATIENCE)
+    with serving(echo) as server, transport_to(server.url) as transport:
+        sent = transport.session.post(server.url + "/own", data=b'{"a": 1}', timeout=(PATIENCE, PATIENCE))
+        assert sent.json() == {"a": 1}
+    with serving(lambda sock, server: server.released.wait(PATIENCE)) as server, transport_to(server.url) as transport:
+        with pytest.raises(requests.ReadTimeout):
+            transport.session.get(server.url, timeout=(PATIENCE, 0.1))
 
 
 @pytest.mark.parametrize("verify", [False, 0, ""])
@@ -1121,23 +1123,20 @@ def test_what_others_leave_of_a_connection_reaches_no_call_of_ours(first):
         while server.read(sock) is not None:
             sock.sendall(next(answers))
 
-    with (
-        serving(handler) as server,
-        requests.Session() as session,
-        transport_to(server.url, session=session) as transport,
-    ):
-        assert session.get(server.url + "/own").content == b"mine"
+    with serving(handler) as server, transport_to(server.url) as transport:
+        assert transport.session.get(server.url + "/own").content == b"mine"
         assert fetch(transport) == b"ours"
         assert server.connections == 2
 
 
 def test_headers_of_others_may_be_bytes():
     """requests allows it."""
-    with serving(echo) as server, requests.Session() as session, transport_to(server.url, session=session):
-        echoed = serving(lambda sock, server: (server.read(sock), sock.sendall(OK)))
-        with echoed as other, transport_to(other.url, session=session):
-            session.get(other.url, headers={"Host": "h", "X-A": b"abc"})
-            assert other.requests[0].headers["x-a"] == "abc"
+    with (
+        serving(lambda sock, server: (server.read(sock), sock.sendall(OK))) as other,
+        transport_to(other.url) as transport,
+    ):
+        transport.session.get(other.url, headers={"Host": "h", "X-A": b"abc"})
+        assert other.requests[0].headers["x-a"] == "abc"
 
 
 def test_a_decoded_body_is_ready_as_long_as_some_of_it_is_at_hand():
