@@ -145,7 +145,8 @@ def _check_host(host: str, here: str) -> tuple[str, bool]:
             return str(ipaddress.IPv4Address(name)), ipaddress.IPv4Address(name).is_loopback
         except ValueError:
             raise ConfigurationError(f"{here}: {shorten(host, 80)} is no IPv4 address") from None
-    return name, labels[-1] == "localhost"
+    # Of the names only this one: one that merely ends in it is looked up like any other, and may lead to any machine.
+    return name, name == "localhost"
 
 
 def _idna(name: str) -> str:

@@ -16,8 +16,10 @@ from .errors import ConfigurationError
 
 __all__ = ["Environment", "UnresolvedKey", "Variable", "expand", "pick", "read_file"]
 
-#: A configuration of this kind has a few hundred bytes.
-_LARGEST_FILE_BYTES = 1 << 20
+#: A configuration of this kind has a few hundred bytes, and every parser takes seconds for some megabyte.
+_LARGEST_FILE_BYTES = 1 << 16
+#: Dots in one line of TOML: its parsers take a time that grows with the cube of a dotted key's depth.
+_MOST_DOTS = 100
 _DEEPEST = 32
 _MOST_VALUES = 10_000
 _REFERENCE = r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}"
@@ -155,6 +157,8 @@ def _parse(text: str, format: str) -> tuple[Any, str]:
         loads = _yaml()
     elif format == "TOML":
         loads = _toml()
+        if any(line.count(".") > _MOST_DOTS for line in text.split("\n")):
+            return None, f"is not valid TOML here: a line holds more than {_MOST_DOTS} dots"
     else:
         loads = json.loads
     try:

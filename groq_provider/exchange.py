@@ -88,7 +88,8 @@ class Exchange:
         self._path = path
         self._body = body
         try:
-            self._query = f"?{urlencode(options.query, doseq=True)}" if options.query else ""
+            mark = "&" if "?" in path else "?"
+            self._query = f"{mark}{urlencode(options.query, doseq=True)}" if options.query else ""
         except (UnicodeError, TypeError) as error:
             raise e.InvalidRequestError(f"extra_query cannot be written as a URL: {type(error).__name__}") from None
         headers = _STREAM_HEADERS if stream else _PLAIN_HEADERS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote
 
 import attrs
 
@@ -65,8 +66,8 @@ class GroqProvider:
     Args:
         config: :class:`~groq_provider.ProviderConfig`, a mapping, the path of a YAML, TOML or JSON file, or ``None``: the
             environment (``GROQ_API_KEY``, ``GROQ_BASE_URL``, ``GROQ_HOST``).
-        session: A ``requests.Session`` of yours: its headers, proxies, verify and cert are read once, our adapter is mounted on it
-            for the base URL, and it stays open when the provider closes.
+        session: A ``requests.Session`` of yours, which stays yours: its headers, proxies, verify and cert are read once, here.
+            Nothing is mounted on it and nothing sent through it; its adapters, hooks, auth, params and cookies play no part.
         rate_limiter: Shared by several providers, if you pass the same to each.
         latency_tracker: Likewise.
         tokenizer: Counts the tokens of a text; ``None``: estimated by size and corrected by experience.
@@ -326,7 +327,8 @@ class GroqProvider:
 
         Args:
             method: ``GET``, ``POST``, ``DELETE``, …
-            path: Under the base URL, with a leading slash: ``"/models"``.
+            path: Under the base URL, with a leading slash: ``"/models"``. It may end in a query. One that would leave the base URL
+                (``..``, in any encoding), or has a fragment or a second ``?``, is refused.
             json: Body; ``None``: none.
             timeout: As for :meth:`generate`.
             cancel: As for :meth:`generate`.
@@ -518,6 +520,10 @@ class GroqProvider:
             raise InvalidRequestError(
                 f"path = {checks.shown(path)}: must begin with a slash and be percent-encoded ASCII"
             )
+        if "#" in path or path.count("?") > 1 or _climbs(path.partition("?")[0]):
+            raise InvalidRequestError(
+                f"path = {checks.shown(path)}: must stay under the base URL: no '.' or '..', no fragment, one '?' at most"
+            )
         if not isinstance(method, str) or not method.isascii() or not method.isalpha():
             raise InvalidRequestError(f"method = {checks.shown(method)}: must be an HTTP method")
         if json is None:
@@ -580,6 +586,16 @@ class GroqProvider:
         """Ask once: a check that tries again hides what it is to find."""
         options = attrs.evolve(self._options(timeout, None, None, None, None), retry=False)
         return self._engine.plain_request(method, path, body, options)
+
+
+def _climbs(path: str) -> bool:
+    """Say whether a path means another place than it seems to, for a server that decodes it once or several times."""
+    before = None
+    while path != before:
+        if any(segment.partition(";")[0] in {".", ".."} for segment in path.replace("\\", "/").split("/")):
+            return True
+        before, path = path, unquote(path)
+    return False
 
 
 def _check_token(cancel: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 
 from groq_provider.errors import ResponseDecodeError
@@ -32,7 +31,6 @@ class Models:
         self._fetch = fetch
         self._static = _catalogue if with_catalogue else _nothing
         self._live: Catalogue | None = None
-        self._lock = threading.Lock()  # one refresh at a time; readers take whichever list is there
 
     def get(self) -> tuple[ModelInfo, ...]:
         """Return the models offered, without I/O."""
@@ -49,11 +47,12 @@ class Models:
         return self._static().replacement_for(model)
 
     def list(self, *, refresh: bool, fetch: Callable[[], Any] | None = None) -> tuple[ModelInfo, ...]:
-        """Return the service's own list merged over the catalogue, asking the service when needed."""
+        """Return the service's own list merged over the catalogue, asking the service when needed.
+
+        Threads that come at once each ask: one that waited for another's answer would wait beyond its own time limit.
+        """
         if refresh or self._live is None:
-            with self._lock:
-                if refresh or self._live is None:
-                    self.update((fetch or self._fetch)())
+            self.update((fetch or self._fetch)())
         live = self._live
         return live.models if live is not None else ()
 
