@@ -150,6 +150,8 @@ class RetryPolicy:
         throttle_delay: The same after a 429 or an overload that names no delay.
         max_delay: Longest delay of our own choosing.
         hint_cap: Longest delay the service may ask for; a longer one ends the call at once with ``retry_after``.
+        patience: How long delays that the service asks for after a 429 or an overload may last together without being counted
+            as retries, each for a second at least. 0 counts every one.
 
     Raises:
         ConfigurationError: A value is out of range.
@@ -162,6 +164,7 @@ class RetryPolicy:
     throttle_delay: float = attrs.field(default=1.0, validator=checks.seconds)
     max_delay: float = attrs.field(default=8.0, validator=checks.seconds)
     hint_cap: float = attrs.field(default=60.0, validator=checks.seconds)
+    patience: float = attrs.field(default=0.0, validator=checks.seconds)
 
     @max_retries.validator
     def _check_max_retries(self, _attribute: object, given: object) -> None:
@@ -177,11 +180,11 @@ class RetryPolicy:
 
     @classmethod
     def batch(cls) -> RetryPolicy:
-        """Return a policy for jobs that nobody waits for: eight retries, and waits of up to an hour for the limit's window.
+        """Return a policy for jobs that nobody waits for: eight retries, and an hour of waits for the limit's window beside them.
 
         .. versionadded:: 0.1.0
         """
-        return cls(max_retries=8, base_delay=0.5, throttle_delay=2.0, max_delay=60.0, hint_cap=3600.0)
+        return cls(max_retries=8, base_delay=0.5, throttle_delay=2.0, max_delay=60.0, hint_cap=3600.0, patience=3600.0)
 
     @classmethod
     def of(cls, value: RetryPolicy | str | Mapping[str, Any] | None) -> RetryPolicy | None:

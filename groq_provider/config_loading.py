@@ -45,6 +45,7 @@ _NOT_TEXT = frozenset(
         "throttle_delay",
         "max_delay",
         "hint_cap",
+        "patience",
         "rpm",
         "rpd",
         "tpm",

@@ -13,7 +13,7 @@ from urllib.parse import urlencode, urlsplit
 
 from groq_provider import errors as e
 from groq_provider.ratelimit.estimate import estimate_prompt_tokens, estimate_text_tokens
-from groq_provider.retry import retry_delay
+from groq_provider.retry import retry_delay, timed
 from groq_provider.transport.call import CallState
 from groq_provider.types.response import Attempt, LLMResponse, Timing, Usage
 from groq_provider.wire import codec, json_text
@@ -108,6 +108,7 @@ class Exchange:
         self.request_id: str | None = None
         self.waited = 0.0
         self._retries = 0
+        self._patience = engine.policy.patience
         self._last_cost = 0.0
         self._wait = 0.0  # before the attempt under way
         self._attempt_at = self.started
@@ -240,18 +241,22 @@ class Exchange:
         engine, call = self.engine, self.call
         if not self.options.retry:
             return self.failed(error, recorded=True)
-        delay = retry_delay(error, retries=self._retries, policy=engine.policy, rng=engine.rng, stream=self.stream)
+        patient = self._patience > 0 and timed(error)
+        delay = retry_delay(error, retries=0 if patient else self._retries, policy=engine.policy, rng=engine.rng)
         if delay is None:
             return self.failed(error, recorded=True)
         if call.cancelled:
             return None  # as during the delay: the next step says that it was cancelled, or closed
         if self._out_of_time(delay) or (isinstance(error, e.RateLimitedError) and self._waits_too_long(delay)):
             return self.failed(error, recorded=True)
-        cost = engine.budget.cost(error)
+        cost = 0.0 if patient else engine.budget.cost(error)
         if not engine.budget.spend(cost):
             return self.failed(error, recorded=True)
         self._last_cost = cost
-        self._retries += 1
+        if patient:
+            self._patience -= max(delay, 1.0)  # a hint of 0 does not make it endless
+        else:
+            self._retries += 1
         self._wait = self._sleep(delay)
         self.waited += self._wait
         return None

@@ -2,7 +2,7 @@
 
 Three things are told apart. *Never sent*: repeating costs nothing. *Surely rejected* (an error status): the service did not work on
 it. *Maybe processed* (the connection broke after the request had left): repeating may be billed twice, which is accepted for broken
-connections and not for an answer that was merely slow.
+connections and not for an answer that was merely slow, plain or streamed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from groq_provider.clock import Clock
     from groq_provider.config import RetryPolicy
 
-__all__ = ["RetryBudget", "retry_delay"]
+__all__ = ["RetryBudget", "retry_delay", "timed"]
 
 #: Causes of a ProtocolError that come of a connection that broke or carried somebody else's bytes: a passing trouble.
 _CUT = (http.client.BadStatusLine, http.client.IncompleteRead, BadFraming)
@@ -32,9 +32,7 @@ _NO_SUCH_NAME = {
 }  # not on every system
 
 
-def retry_delay(
-    error: e.GroqProviderError, *, retries: int, policy: RetryPolicy, rng: random.Random, stream: bool
-) -> float | None:
+def retry_delay(error: e.GroqProviderError, *, retries: int, policy: RetryPolicy, rng: random.Random) -> float | None:
     """Return the seconds to wait before the next try; ``None``: do not try again.
 
     A server's hint is never undercut, and not followed beyond ``policy.hint_cap``; without one the delay is drawn from zero to an
@@ -45,9 +43,8 @@ def retry_delay(
         retries: Tries made beyond the first so far.
         policy: The caller's switches.
         rng: Source of the jitter.
-        stream: Whether it is a stream (that has not yet given out anything).
     """
-    if retries >= policy.max_retries or not _worth_it(error, retries, stream=stream):
+    if retries >= policy.max_retries or not _worth_it(error, retries):
         return None
     hint = error.retry_after
     if hint is not None:
@@ -60,12 +57,12 @@ def retry_delay(
     return rng.uniform(0, min(policy.max_delay, base * 2.0 ** min(retries, 30)))
 
 
-def _worth_it(error: e.GroqProviderError, retries: int, *, stream: bool) -> bool:
+def _worth_it(error: e.GroqProviderError, retries: int) -> bool:
     if isinstance(error, (e.RequestCancelledError, e.ProviderClosedError, e.DeadlineExceededError)):
         return False
     if _lasting(error):
         return retries == 0
-    if isinstance(error, e.ReadTimeoutError) and not stream and error.sent is not False:
+    if isinstance(error, e.ReadTimeoutError) and error.sent is not False:
         return False  # it may have been processed and billed; whoever wants it again says so
     return error.retryable
 
@@ -83,6 +80,11 @@ def _lasting(error: e.GroqProviderError) -> bool:
 def throttling(error: e.GroqProviderError) -> bool:
     """Say whether the service refused for lack of room rather than failed."""
     return isinstance(error, (e.RateLimitedError, e.OverloadedError))
+
+
+def timed(error: e.GroqProviderError) -> bool:
+    """Say whether the service refused for lack of room and said when there will be some."""
+    return throttling(error) and error.retry_after is not None
 
 
 class RetryBudget:

@@ -488,7 +488,7 @@ class ModelState:
         return RateLimitStatus(
             model=self.model,
             windows={
-                name: RateLimitWindow(limit=limit, remaining=remaining, reset=reset / SECOND, source=source)
+                name: RateLimitWindow(limit=limit, remaining=max(remaining, 0), reset=reset / SECOND, source=source)
                 for name, limit, remaining, reset, source in windows
             },
             waiting=waiting,

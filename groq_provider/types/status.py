@@ -22,8 +22,8 @@ class RateLimitWindow:
 
     Attributes:
         limit: Size of the limit per period.
-        remaining: Left now; negative while in debt.
-        reset: Seconds until full again.
+        remaining: Left now, at least 0.
+        reset: Seconds until full again; more than the period while in debt.
         source: ``"configured"`` or ``"learned"`` from the service.
 
     .. versionadded:: 0.1.0

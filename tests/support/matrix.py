@@ -148,9 +148,9 @@ DEVIATIONS = [
         "The end comes inside the head, so there is no answer of which a body could be decoded or interrupted.",
     ),
     Deviation(
-        r"1[78]-plain|3[34]-plain",
+        r"1[78]-(plain|stream)|3[34]-(plain|before)|32-deaf-before",
         "retry",
-        "A plain answer that does not come in time may have been made and billed: whoever wants it again says so.",
+        "An answer that does not come in time, or whose first token does not, may have been made and billed: the caller decides.",
     ),
     Deviation(
         r"24-.*-stream|24-empty-event-stream|37-stream|58-page-for-a-stream|3[56]-.*(before|after)",

@@ -618,7 +618,7 @@ HEADS = [
         ]
     ),
     Case(id="17-plain", error=e.ReadTimeoutError, fault=waits(), attempts=1, limits=SHORT, within=1.2),
-    Case(id="17-stream", error=e.ReadTimeoutError, fault=waits(), stream=True, limits=SHORT, within=3.6),
+    Case(id="17-stream", error=e.ReadTimeoutError, fault=waits(), stream=True, attempts=1, limits=SHORT, within=1.2),
     *(
         Case(
             id=f"{number}-deadline{'-stream' * stream}",
@@ -645,8 +645,9 @@ HEADS = [
         error=e.ReadTimeoutError,
         fault=repeats(CONTINUE, CONTINUE, every=0.01),
         stream=True,
+        attempts=1,
         limits=SHORT,
-        within=3.6,
+        within=1.2,
     ),
     *(
         Case(id=name, error=e.ProtocolError, fault=waits(data, COMPLETION), attempts=2)
@@ -777,10 +778,11 @@ BODIES = [
         error=e.ReadTimeoutError,
         fault=deafens(STREAM, chunk(ROLE)),
         stream=True,
+        attempts=1,
         head=True,
         spent="P",
         limits=SHORT,
-        within=3.6,
+        within=1.2,
     ),
     Case(
         id="32-deaf-after",
@@ -808,10 +810,11 @@ BODIES = [
         error=e.ReadTimeoutError,
         fault=waits(STREAM, chunk(ROLE)),
         stream=True,
+        attempts=1,
         head=True,
         spent="P",
         limits=SHORT,
-        within=3.6,
+        within=1.2,
     ),
     Case(
         id="33-after",
@@ -848,10 +851,11 @@ BODIES = [
         error=e.ReadTimeoutError,
         fault=repeats(STREAM, chunk(b":"), every=0.05),
         stream=True,
+        attempts=1,
         head=True,
         spent="P",
         limits=SHORT,
-        within=3.6,
+        within=1.2,
     ),
     Case(
         id="34-before-deadline",

@@ -23,8 +23,8 @@ from groq_provider.transport.answer import BadFraming
 from groq_provider.wire.failures import error_from_response
 
 
-def decide(error, *, retries=0, policy=None, stream=False, seed=1):
-    return retry_delay(error, retries=retries, policy=policy or RetryPolicy(), rng=random.Random(seed), stream=stream)
+def decide(error, *, retries=0, policy=None, seed=1):
+    return retry_delay(error, retries=retries, policy=policy or RetryPolicy(), rng=random.Random(seed))
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,6 @@ def decide(error, *, retries=0, policy=None, stream=False, seed=1):
 def test_the_class_of_an_error_decides_whether_it_is_tried_again(error, again):
     """The table of faults.md 4.2."""
     assert (decide(error) is not None) is again
-
-
-@pytest.mark.parametrize("retries", [0, 1])
-def test_a_stream_that_has_given_nothing_may_be_repeated_after_a_slow_answer(retries):
-    """A stream shows within the first-token limit whether it lives; a plain answer does not."""
-    slow = e.ReadTimeoutError("x", sent=True)
-    assert decide(slow, retries=retries, stream=True) is not None
-    assert decide(slow, retries=retries, stream=False) is None
 
 
 @pytest.mark.parametrize(
@@ -178,13 +170,12 @@ def refused(status, *headers, message=""):
 TIMES = {408, 425, 429, 498, 500, 502, 503, 504, *range(520, 525), 529}
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
-def test_which_statuses_are_tried_again(stream):
+def test_which_statuses_are_tried_again():
     """Those of faults.md 4.2, and none below 500 beside them, 409 included."""
-    again = {status for status in range(400, 600) if decide(refused(status), stream=stream) is not None}
+    again = {status for status in range(400, 600) if decide(refused(status)) is not None}
     assert again >= TIMES
     assert {status for status in again if status < 500} == {408, 425, 429, 498}
-    assert all(decide(refused(status), stream=stream) is None for status in (300, 301, 302, 303, 304, 307, 308))
+    assert all(decide(refused(status)) is None for status in (300, 301, 302, 303, 304, 307, 308))
 
 
 def test_which_statuses_wait_as_after_throttling():
