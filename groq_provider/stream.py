@@ -360,7 +360,15 @@ class ResponseStream:
         if not complete:
             raise e.StreamInterruptedError("the stream ended before the answer was complete: no finish_reason came")
         self._wire.drain(self._exchange.call)
-        self._complete(self._assembler.response_fields(), self._assembler.text_size())
+        self._assembled()
+
+    def _assembled(self) -> None:
+        """Finish the answer that the chunks have made."""
+        assembler = self._assembler
+        rest = assembler.rest()
+        if rest is not None:
+            self._pending.append(rest)
+        self._complete(assembler.response_fields(), assembler.text_size())
 
     def _complete(self, fields: dict[str, Any], size: int) -> None:
         response = self._exchange.succeeded(fields, first_token_at=self._first_token_at, output_size=size)
@@ -411,7 +419,7 @@ class ResponseStream:
             error, (e.IncompleteResponseError, e.ReadTimeoutError, e.ProtocolError)
         ):
             # The service had said that the answer is complete; only the end of the body is missing.
-            self._complete(self._assembler.response_fields(), self._assembler.text_size())
+            self._assembled()
             return
         if not self._begun:
             final = exchange.recover(error, usage=self._known_usage())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Mapping
@@ -17,13 +18,15 @@ if TYPE_CHECKING:
     from groq_provider.testing._answers import Completion
     from groq_provider.testing.replies import Fault
 
+_HALF = re.compile("[\ud800-\udfff]")
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
 def dumps(value: Any) -> str:
-    """JSON as the service's Go encoder writes it: compact, `<` and `>` escaped."""
+    """JSON as the service's Go encoder writes it: compact, `<` and `>` escaped. So are halves of characters, which have no UTF-8."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e")
+    text = text.replace("<", "\\u003c").replace(">", "\\u003e")
+    return text if text.isascii() else _HALF.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
 def new_request_id() -> str:

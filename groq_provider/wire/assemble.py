@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from groq_provider.errors import ResponseDecodeError
 from groq_provider.types.response import ResponseChunk, ToolCallDelta, Usage
 
 from . import codec
-from .fields import items
+from .fields import LOST, items, whole
 from .json_text import as_text
 
 if TYPE_CHECKING:
-    from groq_provider.types.parts import ToolCall
+    from .tool_calls import ToolCalls
 
 __all__ = ["Assembler"]
 
@@ -22,6 +20,8 @@ __all__ = ["Assembler"]
 _USUAL = frozenset({"id", "object", "created", "model", "system_fingerprint", "choices"})
 _CHOICE = frozenset({"index", "delta", "logprobs", "finish_reason"})
 _USUAL_DELTA = frozenset({"content", "role", "reasoning", "channel"})
+
+_CONTENT = (0, "content")
 
 #: What stands before the text in a chunk, as compact JSON and as spaced JSON.
 _MARKS = (b'"content":"', b'"content": "')
@@ -46,10 +46,11 @@ class Assembler:
         "_content",
         "_fields",
         "_first",
+        "_halves",
         "_head",
-        "_order",
         "_others",
         "_reasoning",
+        "_resting",
         "_tail",
         "_tries",
         "finish_reason",
@@ -60,8 +61,10 @@ class Assembler:
     def __init__(self) -> None:
         self._content: list[str] = []
         self._reasoning: list[str] = []
-        self._calls: dict[int, _PartialCall] = {}
-        self._order = 0
+        self._calls: ToolCalls | None = None
+        #: First halves of characters that a server has cut in two, by where their second halves will come.
+        self._halves: dict[tuple[int, str], str] = {}
+        self._resting = b""  # the pattern of :meth:`again`, while a half is open
         self._fields: dict[str, Any] = {}
         self.finish_reason: str | None = None
         self.usage: Usage | None = None
@@ -145,6 +148,10 @@ class Assembler:
             ):
                 content = delta.get("content")
                 if content and type(content) is str:
+                    if self._halves or not content.isascii():
+                        content = self._joined(_CONTENT, content)
+                        if not content:
+                            return None
                     self._content.append(content)
                     if self._tries and source:
                         self._learn(source, content)
@@ -213,6 +220,10 @@ class Assembler:
             calls = self._rare(delta, index, path)
         if index == 0 and "channel" in delta and delta["channel"] is not None:
             self._note("message", {"channel": delta["channel"]})
+        if content:
+            content = self._joined((index, "content"), content)
+        if reasoning:
+            reasoning = self._joined((index, "reasoning"), reasoning)
         if not content and not reasoning and not calls:
             return None
         if index == 0:
@@ -244,26 +255,37 @@ class Assembler:
                 self._fields[name] = _join_function_call(self._fields.get(name) or {}, found)
             else:
                 self._fields[name] = (*self._fields.get(name, ()), *found)
-        return tuple([self._call(call) for call in calls])
+        if not calls:
+            return ()
+        if self._calls is None:
+            from .tool_calls import ToolCalls  # most answers do without
 
-    def _call(self, found: ToolCallDelta) -> ToolCallDelta:
-        """Add a fragment to its call: by index; a fragment without one belongs to the call of its id, else to the newest."""
-        index = found.index
-        if index < 0:
-            known = next((i for i, call in self._calls.items() if found.id and call.id == found.id), None)
-            if known is None:
-                known = max(self._calls, default=-1) + (1 if found.id or not self._calls else 0)
-            index = known
-            found = attrs.evolve(found, index=index)
-        call = self._calls.get(index)
-        if call is None:
-            call = self._calls[index] = _PartialCall()
-        call.id = call.id or found.id or ""
-        call.name = call.name or found.name or ""
-        call.type = found.type or call.type
-        call.arguments.append(found.arguments)
-        call.extra.update(found.extra)
-        return found
+            self._calls = ToolCalls()
+        return tuple([self._calls.add(call) for call in calls])
+
+    def _joined(self, place: tuple[int, str], text: str) -> str:
+        """Return the next text of a place with its characters whole; the first half of one waits for the second."""
+        half = self._halves.pop(place, "")
+        if not half and text.isascii():
+            return text
+        text, later = whole(half + text)
+        if half and place == _CONTENT:
+            self._head, self._resting = self._resting, b""
+        if later:
+            self._halves[place] = later
+            if place == _CONTENT:
+                self._head, self._resting = b"", self._head
+        return text
+
+    def rest(self) -> ResponseChunk | None:
+        """Return what the end of the stream leaves of characters cut in two, as part of the answer; to be asked for once."""
+        calls = () if self._calls is None else self._calls.rest()
+        content, reasoning = [self._halves.pop((0, name), "") and LOST for name in ("content", "reasoning")]
+        if not content and not reasoning and not calls:
+            return None
+        self._content.append(content)
+        self._reasoning.append(reasoning)
+        return ResponseChunk(content=content, reasoning=reasoning or None, tool_calls=calls)
 
     def _read_envelope(self, data: dict[str, Any]) -> None:
         fields = codec.envelope({key: item for key, item in data.items() if key != "x_groq"})
@@ -314,7 +336,7 @@ class Assembler:
 
     def text_size(self) -> int:
         """Return the characters received: content, reasoning and tool arguments."""
-        calls = sum(len(part) for call in self._calls.values() for part in call.arguments)
+        calls = 0 if self._calls is None else self._calls.size()
         return sum(map(len, self._content)) + sum(map(len, self._reasoning)) + calls
 
     def response_fields(self) -> dict[str, Any]:
@@ -325,7 +347,7 @@ class Assembler:
             fields["x_groq"] = codec.x_groq(self._fields["_x_groq"])
         fields["content"] = "".join(self._content)
         fields["reasoning"] = "".join(self._reasoning) or None
-        fields["tool_calls"] = tuple([call.whole(index) for index, call in sorted(self._calls.items())])
+        fields["tool_calls"] = () if self._calls is None else self._calls.whole()
         fields["finish_reason"] = self.finish_reason
         if self.usage is not None:
             fields["usage"] = self.usage
@@ -353,23 +375,6 @@ def _can_wait(data: dict[str, Any]) -> bool:
         and type(own.get("id", "")) is str
         and type(own.get("seed", 0)) is int
     )
-
-
-class _PartialCall:
-    __slots__ = ("arguments", "extra", "id", "name", "type")
-
-    def __init__(self) -> None:
-        self.id = ""
-        self.name = ""
-        self.type = "function"
-        self.arguments: list[str] = []
-        self.extra: dict[str, Any] = {}
-
-    def whole(self, index: int) -> ToolCall:
-        from groq_provider.types.parts import ToolCall  # most answers do without
-
-        arguments = "".join(self.arguments)
-        return ToolCall(id=self.id, name=self.name, arguments=arguments, type=self.type, index=index, extra=self.extra)
 
 
 def _join_function_call(known: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from groq_provider.types import request as q
 from groq_provider.types import response as r
 
 from .converter import decode, encode
-from .fields import count, instant, items, seconds, text, wrong
+from .fields import clean, count, instant, items, seconds, text, wrong
 from .json_text import dumps
 
 if TYPE_CHECKING:
@@ -290,8 +290,9 @@ def response_fields(data: object) -> dict[str, Any]:
     if type(message) is not dict:
         raise wrong(path, "an object", message)
     fields = envelope(data)
-    fields["content"] = text(message, "content", path) or ""
-    fields["reasoning"] = text(message, "reasoning", path)
+    fields["content"] = clean(text(message, "content", path) or "")
+    reasoning = text(message, "reasoning", path)
+    fields["reasoning"] = reasoning and clean(reasoning)
     fields["finish_reason"] = text(choice, "finish_reason", "$.choices[0]")
     fields["logprobs"] = choice.get("logprobs")
     if calls := items(message, "tool_calls", path):
@@ -303,7 +304,7 @@ def response_fields(data: object) -> dict[str, Any]:
                 p.ToolCall(
                     id=c.id or "",
                     name=c.name or "",
-                    arguments=c.arguments,
+                    arguments=clean(c.arguments),
                     type=c.type or "function",
                     index=i,
                     extra=c.extra,

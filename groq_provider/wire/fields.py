@@ -7,7 +7,10 @@ from typing import Any
 
 from groq_provider.errors import ResponseDecodeError
 
-__all__ = ["count", "instant", "items", "seconds", "text", "wrong"]
+__all__ = ["LOST", "clean", "count", "instant", "items", "seconds", "text", "whole", "wrong"]
+
+#: What is shown for a character that did not come whole.
+LOST = "\ufffd"
 
 
 def wrong(path: str, expected: str, found: object) -> ResponseDecodeError:
@@ -21,6 +24,32 @@ def text(data: dict[str, Any], key: str, path: str) -> str | None:
     if found is None or type(found) is str:
         return found
     raise wrong(f"{path}.{key}", "a string", found)
+
+
+def whole(found: str) -> tuple[str, str]:
+    """Return a text that can be written as UTF-8, and the half of a character at its end, if it ends with one.
+
+    JSON can escape the two halves of a character apart, and servers that cut a stream by code units do. Halves that meet are joined;
+    one that stays alone is :data:`LOST`, so that nobody who encodes an answer meets it.
+    """
+    if found.isascii():
+        return found, ""
+    half = found[-1] if "\ud800" <= found[-1] <= "\udbff" else ""
+    if half:
+        found = found[:-1]
+    try:
+        found.encode()
+    except UnicodeEncodeError:
+        found = found.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return found, half
+
+
+def clean(found: str) -> str:
+    """Return a complete text so that it can be written as UTF-8; see :func:`whole`."""
+    if found.isascii():
+        return found
+    found, half = whole(found)
+    return found + LOST if half else found
 
 
 def count(data: dict[str, Any], key: str, path: str) -> int | None:
