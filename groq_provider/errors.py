@@ -47,7 +47,9 @@
        └─ JournalInputChangedError
 
 Every one takes one positional message and keyword-only plain data, so all of them pickle, copy and travel through process
-pools. None holds a response, a session, a key or a prompt.
+pools. None holds a response, a session or a key.
+
+A server's words are shown as it wrote them, and a server may quote the prompt: log ``error.summary``, which holds none of them.
 """
 
 from __future__ import annotations
@@ -170,6 +172,39 @@ class GroqProviderError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+    @property
+    def summary(self) -> str:
+        """The error in one line without the words of a server, which may quote the prompt: what to log.
+
+        Class, and as far as known status, code, type, param, request id and number of attempts. Of a code, type, param or id that
+        does not look like one (:data:`_NAME`) only the length is there.
+
+        Example:
+            >>> RateLimitedError("rate limited: …", status_code=429, code="rate_limit_exceeded").summary
+            'RateLimitedError status=429 code=rate_limit_exceeded'
+
+        .. versionadded:: 0.1.0
+        """
+        parts = [type(self).__name__]
+        if self.status_code is not None:
+            parts.append(f"status={self.status_code}")
+        for name in ("code", "type", "param", "request_id"):
+            text = getattr(self, name)
+            if text:
+                parts.append(f"{name}={text if _is_name(text) else f'<{len(text)} characters>'}")
+        if self.attempts:
+            parts.append(f"attempts={len(self.attempts)}")
+        return " ".join(parts)
+
+
+#: Characters of the service's codes, types, request ids and places (``messages[3].content``), of which there are so many at most.
+_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.:/[]$")
+_LONGEST_NAME = 64
+
+
+def _is_name(text: str) -> bool:
+    return len(text) <= _LONGEST_NAME and _NAME.issuperset(text)
 
 
 E = TypeVar("E", bound=BaseException)

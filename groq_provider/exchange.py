@@ -17,7 +17,6 @@ from groq_provider.retry import retry_delay, timed
 from groq_provider.transport.call import CallState
 from groq_provider.types.response import Attempt, LLMResponse, Timing, Usage
 from groq_provider.wire import codec, json_text
-from groq_provider.wire.conceal import Concealer
 from groq_provider.wire.failures import MAX_ERROR_BODY, error_from_response
 from groq_provider.wire.headers import parse_rate_limit
 from groq_provider.wire.headers import request_id as header_request_id
@@ -332,7 +331,7 @@ class Exchange:
             now=engine.clock.now(),
             model=self.model,
             provider=engine.provider,
-            conceal=self.concealer(),
+            secret=engine.secret,
         )
         if isinstance(error, e.ModelDecommissionedError):
             error.replacement = engine.replacement_for(self.model or "")
@@ -555,14 +554,6 @@ class Exchange:
             )
         )
         self._wait = 0.0
-
-    def concealer(self) -> Concealer:
-        """Return what takes the key and the caller's own texts out of what a server says."""
-        texts = [] if self._body is None else json_text.long_texts(self._body)
-        for message in () if self.request is None else self.request.messages:
-            content = message.content  # of one long word, perhaps
-            texts += [content] if isinstance(content, str) else [getattr(part, "text", "") for part in content or ()]
-        return Concealer(self.engine.secret, texts)
 
     def estimated_usage(self, output_size: int) -> Usage:
         """Return the usage of an answer whose own report is missing."""

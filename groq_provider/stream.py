@@ -15,7 +15,7 @@ from groq_provider import errors as e
 from groq_provider.types.response import LLMResponse, ResponseChunk, ToolCallDelta
 from groq_provider.wire import codec, json_text
 from groq_provider.wire.assemble import Assembler
-from groq_provider.wire.failures import error_from_object
+from groq_provider.wire.failures import error_from_object, without_key
 from groq_provider.wire.sse import DONE, Event, EventDecoder
 
 from .exchange import MAX_BODY, MAX_STREAM
@@ -311,7 +311,7 @@ class ResponseStream:
         chunk = assembler.feed(decoded, data)
         if assembler.stop_error is not None:
             self._wire.drain(self._exchange.call)
-            assembler.reword_stop(self._exchange.concealer()(assembler.stop_error))
+            assembler.reword_stop(without_key(assembler.stop_error, self._exchange.engine.secret))
             raise e.StreamInterruptedError(f"the service stopped the answer early: {assembler.stop_error[:300]}")
         if chunk is not None:
             if self._first_token_at is None:
@@ -335,7 +335,7 @@ class ResponseStream:
             request_id=self._assembler.request_id,
             model=exchange.model,
             provider=exchange.engine.provider,
-            conceal=exchange.concealer(),
+            secret=exchange.engine.secret,
         )
         if type(error) is e.APIStatusError and error.status_code is None:
             error = e.StreamInterruptedError(

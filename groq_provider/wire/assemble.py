@@ -315,7 +315,7 @@ class Assembler:
         if (breakdown := rest.pop("usage_breakdown", None)) is not None:
             self._fields["usage_breakdown"] = codec.usage_breakdown(breakdown, "$.x_groq.usage_breakdown")
         if rest.get("error"):
-            self.stop_error = as_text(rest["error"])  # whole: it is to be concealed first
+            self.stop_error = as_text(rest["error"])  # whole: a key in it is to be blanked out first
             rest["error"] = self.stop_error
         merged = {**self._fields.get("_x_groq", {}), **{key: item for key, item in rest.items() if item is not None}}
         # A wrong part is named where it came, and is not kept: the rest must still make a partial answer.

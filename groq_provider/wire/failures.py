@@ -10,20 +10,19 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from groq_provider import errors as e
 
 from . import headers as h
 
-if TYPE_CHECKING:
-    from .conceal import Concealer
-
-__all__ = ["MAX_ERROR_BODY", "error_from_object", "error_from_response"]
+__all__ = ["MAX_ERROR_BODY", "error_from_object", "error_from_response", "without_key"]
 
 #: Of an error body, no more than this is read.
 MAX_ERROR_BODY = 64 * 1024
 _MAX_MESSAGE = 500
+#: A shorter key may be a word like any other, so that blanking it would change what a server says and hide nothing.
+_LEAST_KEY = 16
 
 _BY_CODE: dict[str, type[e.APIStatusError]] = {
     "invalid_api_key": e.AuthenticationError,
@@ -97,7 +96,7 @@ def error_from_response(
     now: datetime,
     model: str | None = None,
     provider: str | None = None,
-    conceal: Concealer | None = None,
+    secret: str | None = None,
 ) -> e.APIStatusError:
     """Return the error that an answer with an error status stands for. Never raises.
 
@@ -108,11 +107,13 @@ def error_from_response(
         now: For ``retry_at``.
         model: The model asked for.
         provider: Name of the provider.
-        conceal: Takes the key and the prompt out of what is repeated.
+        secret: The API key, blanked out where the server repeats it. All else is shown as the server wrote it, the prompt included.
     """
     found = _error_object(body)
     if found is None:
-        found = {"message": _plain_message(body if conceal is None else conceal.in_bytes(body), headers)}
+        # Before it is cut: of a key that was cut in two, the beginning would stay.
+        whole = without_key(body.decode("utf-8", "surrogateescape"), secret).encode("utf-8", "surrogateescape")
+        found = {"message": _plain_message(whole, headers)}
     should_retry = headers.get("x-should-retry")
     return error_from_object(
         found,
@@ -123,8 +124,13 @@ def error_from_response(
         request_id=h.request_id(headers),
         model=model,
         provider=provider,
-        conceal=conceal,
+        secret=secret,
     )
+
+
+def without_key(text: str, secret: str | None) -> str:
+    """Return *text* without the API key, if that is long enough to be one. To be used before a text is cut."""
+    return text.replace(secret, "****") if secret and len(secret) >= _LEAST_KEY else text
 
 
 def error_from_object(
@@ -137,24 +143,25 @@ def error_from_object(
     request_id: str | None = None,
     model: str | None = None,
     provider: str | None = None,
-    conceal: Concealer | None = None,
+    secret: str | None = None,
 ) -> e.APIStatusError:
     """Return the error that an error object stands for: the body of a status, or an event of a stream. Never raises."""
     own_status = found.get("status_code")
     if status is None and type(own_status) is int and 400 <= own_status <= 599:
         status = own_status
     message, code, kind, param, failed_generation = [_text(found.get(key)) for key in _FIELDS]
-    if conceal is not None:
-        message, code, kind, param = [text and conceal(text) for text in (message, code, kind, param)]
-        failed_generation = failed_generation and conceal.key(
-            failed_generation
-        )  # the model's own words, whatever they repeat
     message = message or ""
+    # By what the server wrote, so that a key can change nothing of it.
     cls = _class(status, code, kind, message, retry_after)
     if retry_after is None and (hint := re.search(_TRY_AGAIN, message[-_MAX_MESSAGE:])):
         retry_after = h.parse_duration(hint[1])
     if retry_after is not None:
         retry_after = min(retry_after, h.MAX_HINT)
+    limits = _limit(message, kind) if issubclass(cls, e.RateLimitedError) else {}
+    message = without_key(message, secret)
+    code, kind, param, failed_generation = [
+        text and without_key(text, secret) for text in (code, kind, param, failed_generation)
+    ]
     data: dict[str, Any] = {
         "status_code": status,
         "code": code,
@@ -167,13 +174,12 @@ def error_from_object(
         "retry_after": retry_after,
         "retry_at": None if retry_after is None else now + timedelta(seconds=retry_after),
         "retryable": retryable,
+        **limits,
     }
     if retryable is None and status in _RETRYABLE_4XX:
         data["retryable"] = True
     if retryable is None and cls is e.ProviderUnavailableError and status not in _PASSING_5XX:
         data["retryable"] = False  # 501, 505 and their like are the same the next time
-    if issubclass(cls, e.RateLimitedError):
-        data.update(_limit(message, kind))
     return cls(_message(cls, status, message), **data)
 
 

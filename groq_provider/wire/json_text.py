@@ -9,7 +9,7 @@ from typing import Any
 
 from groq_provider.errors import InvalidRequestError, ResponseDecodeError
 
-__all__ = ["Body", "as_text", "dumps", "loads", "loads_text", "long_texts"]
+__all__ = ["Body", "as_text", "dumps", "loads", "loads_text"]
 
 
 def _refuse_constant(name: str) -> Any:
@@ -91,22 +91,3 @@ def as_text(found: Any) -> str:
         return json.dumps(found, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
         return f"<{type(found).__name__}>"
-
-
-def long_texts(body: bytes) -> list[str]:
-    """Return the texts of a body that somebody wrote: long, or of several words; names of models and the like are neither."""
-    found: list[str] = []
-    try:
-        pending = [loads(body)]
-    except ResponseDecodeError:  # too deep to look into
-        return found
-    while pending:
-        item = pending.pop()
-        if isinstance(item, str):
-            if len(item) >= 64 or (len(item) >= 16 and " " in item):
-                found.append(item)
-        elif isinstance(item, dict):
-            pending += item.values()
-        elif isinstance(item, list):
-            pending += item
-    return found

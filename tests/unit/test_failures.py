@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from requests.structures import CaseInsensitiveDict
 
 from groq_provider import errors as e
-from groq_provider.wire.conceal import Concealer
 from groq_provider.wire.failures import MAX_ERROR_BODY, error_from_object, error_from_response
 from groq_provider.wire.headers import MAX_HINT
 
@@ -536,7 +535,7 @@ ECHOES = {
 @pytest.mark.parametrize("case", ECHOES)
 def test_a_key_that_the_server_repeats_is_blanked(case):
     """In whichever field and wherever the text is cut; a part of a key is a leak, too."""
-    error = fail(401, ECHOES[case], conceal=Concealer(KEY))
+    error = fail(401, ECHOES[case], secret=KEY)
     shown = repr((str(error), error.args, vars(error)))
     assert "gsk_" not in shown
     assert "canary" not in shown
@@ -546,8 +545,8 @@ def test_a_key_that_the_server_repeats_is_blanked(case):
 def test_without_a_key_nothing_is_blanked():
     """Servers without a key have none to hide."""
     assert (
-        str(fail(400, b'{"error":"a"}', conceal=Concealer(None)))
-        == str(fail(400, b'{"error":"a"}', conceal=Concealer("")))
+        str(fail(400, b'{"error":"a"}', secret=None))
+        == str(fail(400, b'{"error":"a"}', secret=""))
         == "invalid request: a"
     )
 
@@ -619,7 +618,7 @@ HEADERS = st.dictionaries(
 @settings(max_examples=300)
 def test_no_answer_breaks_anything(status, headers, body):
     """Any status with any headers and any bytes is an error of ours, with a message of reasonable size."""
-    error = error_from_response(status, headers, body, now=NOW, conceal=Concealer(KEY))
+    error = error_from_response(status, headers, body, now=NOW, secret=KEY)
     assert isinstance(error, e.APIStatusError)
     assert error.status_code == status
     assert 0 < len(str(error)) <= 700
@@ -630,4 +629,4 @@ def test_no_answer_breaks_anything(status, headers, body):
 @settings(max_examples=100)
 def test_no_event_breaks_anything(found):
     """Any error object inside a stream is an error of ours."""
-    assert isinstance(error_from_object(found, status=None, now=NOW, conceal=Concealer(KEY)), e.APIStatusError)
+    assert isinstance(error_from_object(found, status=None, now=NOW, secret=KEY), e.APIStatusError)

@@ -55,8 +55,10 @@ JSON = "Content-Type: application/json"
 
 # --- what could go wrong -----------------------------------------------------------------------------------------------------
 
-ECHO = {"error": {"message": f"you sent {KEY} and asked {PROMPT}", "type": KEY, "code": KEY, "param": KEY}}
-LONG_ECHO = {"error": {"message": f"{'x' * 480} {KEY} {PROMPT}", "type": "t"}}
+#: What is shown of it is shown as it was written, but for the key: these do not quote the prompt, so that all of it is ours.
+ECHO = {"error": {"message": f"you sent {KEY} and asked", "type": KEY, "code": KEY, "param": KEY}}
+LONG_ECHO = {"error": {"message": f"{'x' * 480} {KEY} {'x' * 480}", "type": "t"}}
+QUOTE = {"error": {"message": f"you asked {PROMPT}", "type": PROMPT, "code": PROMPT, "param": PROMPT}}
 
 
 def event(data, name=""):
@@ -76,7 +78,7 @@ WORD = event({"choices": [{"delta": {"content": "one"}}]})
 PLAIN_TEXT = f"oh no: {KEY} said {PROMPT}".encode()
 LIMIT = {
     "error": {
-        "message": f"Rate limit reached for {KEY}. Please try again in 1h2m. {PROMPT}",
+        "message": f"Rate limit reached for {KEY}. Please try again in 1h2m.",
         "type": "tokens",
         "code": "rate_limit_exceeded",
     }
@@ -102,9 +104,9 @@ FAULTS = {
     "413": status(413, ECHO),
     "429": status(429, LIMIT),
     "500": status(500, ECHO),
-    "503-text": status(503, PLAIN_TEXT, "Content-Type: text/plain"),
+    "503-text": status(503, b"oh no: " + KEY.encode(), "Content-Type: text/plain"),
     "502-page": status(502, b"<html><title>" + KEY.encode() + b"</title>" + PLAIN_TEXT + b"</html>", "Content-Type: text/html"),
-    "500-large": status(500, PLAIN_TEXT * 200, "Content-Type: text/plain"),
+    "500-large": status(500, (b"oh no: " + KEY.encode()) * 9000, "Content-Type: text/plain"),
     "redirect": status(307, b"", f"Location: https://{PROXY_USER}:{PROXY_PASSWORD}@elsewhere.test/{KEY}?key={KEY}"),
     "empty": always(answer(b"")),
     "204": always(b"HTTP/1.1 204 No Content\r\n\r\n"),
@@ -128,7 +130,7 @@ STREAM_FAULTS = {
     "error-event": stream_of(WORD, event(ECHO, "error")),
     "error-event-first": stream_of(event({"error": {**ECHO["error"], "status_code": 400}}, "error")),
     "error-event-unnamed": stream_of(WORD, event(ECHO)),
-    "x-groq-error": stream_of(WORD, event({"choices": [], "x_groq": {"error": f"{KEY} {PROMPT}"}})),
+    "x-groq-error": stream_of(WORD, event({"choices": [], "x_groq": {"error": f"{KEY} was it"}})),
     "event-no-json": stream_of(WORD, b"data: " + PLAIN_TEXT + b"\n\n"),
     "event-wrong-type": stream_of(WORD, event({"choices": PROMPT})),
     "cut-stream": stream_of(WORD),
@@ -174,6 +176,18 @@ def test_no_failure_shows_the_key_or_the_prompt(name, stream, caplog, capsys):
         del error
     assert_hidden(shown, [*KEY_PARTS, *PROMPT_PARTS, PROXY_PASSWORD, HEADER])
     assert_hidden(objects, [*KEY_PARTS, *PROMPT_PARTS, HEADER])
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("code", [400, 429, 500])
+def test_a_quoted_prompt_reaches_no_log(code, stream, caplog, capsys):
+    """The error shows what the server wrote; nothing is logged or printed of it, nor is any of it in the summary."""
+    with watched(caplog, capsys), serving(status(code, QUOTE)) as server, provider_to(server.url) as provider:
+        error = failure_of(provider, stream=stream)
+        assert PROMPT[:40] in str(error)
+        assert_hidden([error.summary], [*KEY_PARTS, *PROMPT_PARTS])
+        assert_hidden(objects_of(provider), [*KEY_PARTS, *PROMPT_PARTS, HEADER])
+        del error
 
 
 def local_failures():
