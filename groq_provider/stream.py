@@ -317,6 +317,9 @@ class ResponseStream:
             if self._first_token_at is None:
                 self._first_token_at = self._exchange.engine.clock.monotonic()
             self._pending.append(chunk)
+            if assembler.more:
+                self._pending.extend(assembler.more)
+                assembler.more = []
 
     def _service_error(self, decoded: Any) -> e.GroqProviderError:
         """Return the error that an error event stands for: the class its status and code give without streaming."""

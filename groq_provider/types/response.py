@@ -193,7 +193,7 @@ class LLMResponse:
         provider: Name of the provider that answered.
         model: Model that answered; may differ from the one asked for.
         content: Text of the answer; ``""`` when there is none (tool calls only).
-        reasoning: The model's reasoning, where it is given apart.
+        reasoning: The model's reasoning, where it is given apart; other servers call it ``reasoning_content``.
         tool_calls: Calls of tools the model asks for.
         finish_reason: ``stop``, ``length``, ``tool_calls``, ``function_call``; ``None`` for a partial answer.
         usage: Always there; see ``usage.source``.
@@ -204,7 +204,7 @@ class LLMResponse:
         executed_tools: Tools the service ran by itself.
         annotations: Citations.
         function_call: Deprecated form of a single tool call.
-        logprobs: Always ``None`` on this service so far.
+        logprobs: As a compatible server gave them, those of a stream's chunks joined; always ``None`` on this service so far.
         system_fingerprint: The service's configuration.
         service_tier: The tier really used.
         usage_breakdown: Usage by model, for systems of several.
@@ -277,7 +277,7 @@ class ResponseChunk:
         reasoning: Reasoning text to append.
         tool_calls: Fragments of tool calls; the whole ones are on ``stream.response``.
         finish_reason: ``None`` but on the last chunk.
-        index: Which of several answers (always 0 on this service).
+        index: Which of several answers (always 0 on this service). The response is the one of index 0.
         usage: ``None`` but on the last chunk.
         provider_metadata: Empty but on the last chunk, which has ``first_token_latency_ms``, ``total_latency_ms`` and
             ``tokens_per_second``.

@@ -19,7 +19,7 @@ __all__ = ["Assembler"]
 # What nearly every chunk has and nothing else; a chunk of these keys alone takes the short way.
 _USUAL = frozenset({"id", "object", "created", "model", "system_fingerprint", "choices"})
 _CHOICE = frozenset({"index", "delta", "logprobs", "finish_reason"})
-_USUAL_DELTA = frozenset({"content", "role", "reasoning", "channel"})
+_USUAL_DELTA = frozenset({"content", "role", "reasoning", "reasoning_content", "channel"})
 
 _CONTENT = (0, "content")
 
@@ -35,8 +35,9 @@ class Assembler:
     Not shared between threads.
 
     Attributes:
-        finish_reason: Of the answer, once it came.
+        finish_reason: Of the answer, once it came and no other choice is still being made.
         usage: The newest report, if any came. Reports are never added up.
+        more: What the newest chunk holds of further choices, to be taken out by the reader.
         stop_error: Text of ``x_groq.error``, by which the service says why it stopped early.
     """
 
@@ -45,15 +46,20 @@ class Assembler:
         "_calls",
         "_content",
         "_fields",
+        "_finish",
         "_first",
         "_halves",
         "_head",
+        "_logprobs",
+        "_other_choices",
+        "_other_text",
         "_others",
         "_reasoning",
         "_resting",
         "_tail",
         "_tries",
         "finish_reason",
+        "more",
         "stop_error",
         "usage",
     )
@@ -66,6 +72,11 @@ class Assembler:
         self._halves: dict[tuple[int, str], str] = {}
         self._resting = b""  # the pattern of :meth:`again`, while a half is open
         self._fields: dict[str, Any] = {}
+        self._logprobs: Any = None
+        self._finish: str | None = None
+        self._other_choices: dict[int, bool] = {}  # by index, whether they are finished
+        self._other_text = 0  # characters of theirs
+        self.more: list[ResponseChunk] = []
         self.finish_reason: str | None = None
         self.usage: Usage | None = None
         self.stop_error: str | None = None
@@ -144,6 +155,7 @@ class Assembler:
                 and len(delta) == 1
                 and not choice.get("finish_reason")
                 and choice.get("index") == 0
+                and choice.get("logprobs") is None
                 and _CHOICE.issuperset(choice)
             ):
                 content = delta.get("content")
@@ -164,18 +176,13 @@ class Assembler:
             raise ResponseDecodeError(f"expected an array, got {type(choices).__name__} @ $.choices")
         if len(choices) == 1:
             return self._choice(choices[0], "$.choices[0]")
-        taken = [self._choice(choice, f"$.choices[{i}]") for i, choice in enumerate(choices)]
-        found = [chunk for chunk in taken if chunk is not None]
-        if len(found) < 2:
-            return found[0] if found else None
-        index = min(chunk.index for chunk in found)
-        found = [chunk for chunk in found if chunk.index == index]
-        return ResponseChunk(
-            content="".join([chunk.content for chunk in found]),
-            reasoning="".join([chunk.reasoning or "" for chunk in found]) or None,
-            tool_calls=tuple([call for chunk in found for call in chunk.tool_calls]),
-            index=index,
-        )
+        found: dict[int, list[ResponseChunk]] = {}
+        for i, choice in enumerate(choices):
+            if (chunk := self._choice(choice, f"$.choices[{i}]")) is not None:
+                found.setdefault(chunk.index, []).append(chunk)
+        merged = [_merged(parts) for _, parts in sorted(found.items())]
+        self.more = merged[1:]
+        return merged[0] if merged else None
 
     def _settle(self) -> None:
         """Read the envelope of the first chunk, if that is still to be done."""
@@ -195,7 +202,13 @@ class Assembler:
             if type(finish) is not str:
                 raise ResponseDecodeError(f"expected a string, got {type(finish).__name__} @ {path}.finish_reason")
             if index == 0:
-                self.finish_reason = finish
+                self._finish = finish
+        if finish or index:
+            if index:
+                self._other_choices[index] = bool(finish) or self._other_choices.get(index, False)
+            self.finish_reason = self._finish if all(self._other_choices.values()) else None
+        if index == 0 and (logprobs := choice.get("logprobs")) is not None:
+            self._logprobs = _join_logprobs(self._logprobs, logprobs)
         if index == 0 and not _CHOICE.issuperset(choice):
             self._note("choice", {key: item for key, item in choice.items() if key not in _CHOICE})
         if not delta:
@@ -208,13 +221,11 @@ class Assembler:
 
     def _delta(self, delta: dict[str, Any], index: int, path: str) -> ResponseChunk | None:
         content = delta.get("content")
-        reasoning = delta.get("reasoning")
+        reasoning = codec.reasoning(delta, path)
         if content is None:
             content = ""
         elif type(content) is not str:
             raise ResponseDecodeError(f"expected a string, got {type(content).__name__} @ {path}.content")
-        if reasoning is not None and type(reasoning) is not str:
-            raise ResponseDecodeError(f"expected a string, got {type(reasoning).__name__} @ {path}.reasoning")
         calls: tuple[ToolCallDelta, ...] = ()
         if not _USUAL_DELTA.issuperset(delta):
             calls = self._rare(delta, index, path)
@@ -231,6 +242,8 @@ class Assembler:
                 self._content.append(content)
             if reasoning:
                 self._reasoning.append(reasoning)
+        else:
+            self._other_text += len(content) + len(reasoning or "") + sum(len(call.arguments) for call in calls)
         if index != 0 or not content:
             self._others += 1
         return ResponseChunk(content=content, reasoning=reasoning or None, tool_calls=calls, index=index)
@@ -335,9 +348,9 @@ class Assembler:
         return found if isinstance(found, str) else None
 
     def text_size(self) -> int:
-        """Return the characters received: content, reasoning and tool arguments."""
+        """Return the characters received: content, reasoning and tool arguments, of all choices."""
         calls = 0 if self._calls is None else self._calls.size()
-        return sum(map(len, self._content)) + sum(map(len, self._reasoning)) + calls
+        return sum(map(len, self._content)) + sum(map(len, self._reasoning)) + calls + self._other_text
 
     def response_fields(self) -> dict[str, Any]:
         """Return the fields of :class:`~groq_provider.LLMResponse` so far."""
@@ -349,6 +362,8 @@ class Assembler:
         fields["reasoning"] = "".join(self._reasoning) or None
         fields["tool_calls"] = () if self._calls is None else self._calls.whole()
         fields["finish_reason"] = self.finish_reason
+        if self._logprobs is not None:
+            fields["logprobs"] = _join_logprobs(None, self._logprobs)
         if self.usage is not None:
             fields["usage"] = self.usage
         return fields
@@ -384,3 +399,30 @@ def _join_function_call(known: dict[str, Any], found: dict[str, Any]) -> dict[st
         **{key: item for key, item in found.items() if key != "arguments" and item is not None},
         "arguments": f"{known.get('arguments', '')}{found.get('arguments') or ''}",
     }
+
+
+def _merged(parts: list[ResponseChunk]) -> ResponseChunk:
+    """Return one chunk for the parts that a server gave of one choice at once."""
+    if len(parts) == 1:
+        return parts[0]
+    return ResponseChunk(
+        content="".join([part.content for part in parts]),
+        reasoning="".join([part.reasoning or "" for part in parts]) or None,
+        tool_calls=tuple([call for part in parts for call in part.tool_calls]),
+        index=parts[0].index,
+    )
+
+
+def _join_logprobs(known: Any, found: Any) -> Any:
+    """Append the lists of *found* to those of *known*, in place; the result holds no list of *found*, to which it may be appended."""
+    if type(found) is not dict:
+        return found
+    known = known if type(known) is dict else {}
+    for key, item in found.items():
+        if type(item) is not list:
+            known.setdefault(key, item)
+        elif type(known.get(key)) is list:
+            known[key].extend(item)
+        else:
+            known[key] = list(item)
+    return known

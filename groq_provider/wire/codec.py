@@ -31,6 +31,7 @@ __all__ = [
     "OWN_FIELDS",
     "envelope",
     "message_parts",
+    "reasoning",
     "request_body",
     "response_fields",
     "tool_call",
@@ -191,11 +192,13 @@ _ENVELOPE = frozenset(
     }
 )  # fmt: skip
 _MESSAGE = frozenset(
-    {"role", "content", "reasoning", "tool_calls", "executed_tools", "annotations", "function_call", "channel"}
-)
+    {
+        "role", "content", "reasoning", "reasoning_content", "tool_calls", "executed_tools", "annotations", "function_call", "channel",
+    }
+)  # fmt: skip
 
 # What most messages have and nothing else; they take the short way.
-_USUAL_MESSAGE = frozenset({"role", "content", "reasoning", "tool_calls"})
+_USUAL_MESSAGE = frozenset({"role", "content", "reasoning", "reasoning_content", "tool_calls"})
 _CHOICE = frozenset({"index", "message", "logprobs", "finish_reason"})
 
 
@@ -266,6 +269,14 @@ def message_parts(message: dict[str, Any], path: str) -> dict[str, Any]:
     return fields
 
 
+def reasoning(message: dict[str, Any], path: str) -> str | None:
+    """Return the reasoning of an answer's message or of a delta.
+
+    Other servers, and gateways in front of this one, call it ``reasoning_content``; where both names are there they say the same.
+    """
+    return text(message, "reasoning", path) or text(message, "reasoning_content", path)
+
+
 def unknown_parts(message: dict[str, Any]) -> dict[str, Any]:
     """Return what an answer's message or a delta has beside the fields known here; nulls say nothing."""
     return {key: item for key, item in message.items() if key not in _MESSAGE and item is not None}
@@ -291,8 +302,8 @@ def response_fields(data: object) -> dict[str, Any]:
         raise wrong(path, "an object", message)
     fields = envelope(data)
     fields["content"] = clean(text(message, "content", path) or "")
-    reasoning = text(message, "reasoning", path)
-    fields["reasoning"] = reasoning and clean(reasoning)
+    thought = reasoning(message, path)
+    fields["reasoning"] = thought and clean(thought)
     fields["finish_reason"] = text(choice, "finish_reason", "$.choices[0]")
     fields["logprobs"] = choice.get("logprobs")
     if calls := items(message, "tool_calls", path):
