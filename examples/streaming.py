@@ -3,23 +3,22 @@
 Talks to Groq if GROQ_API_KEY is set, else to the bundled emulator.
 """
 
-from groq_provider import FAST_MODEL, StreamError
+from groq_provider import FAST_MODEL, GroqProviderError
 from groq_provider.testing import demo_provider
 
 
 def main() -> None:
     with demo_provider() as provider:  # in your program: GroqProvider()
-        stream = provider.generate_stream(
-            "Write code to process data streams.", model=FAST_MODEL, max_completion_tokens=2000, temperature=0.7
-        )
-        # The with block frees the connection, also when the loop is left early.
-        with stream:
-            try:
+        try:
+            # The with block frees the connection, also when the loop is left early.
+            with provider.generate_stream(
+                "Write code to process data streams.", model=FAST_MODEL, max_completion_tokens=2000, temperature=0.7
+            ) as stream:
                 for chunk in stream:
                     print(chunk.content, end="", flush=True)
-            except StreamError as error:  # cut, stalled or unreadable: never taken for a whole answer
-                print(f"\n[broken after {len(error.partial.content) if error.partial else 0} characters: {error}]")
-                return
+        except GroqProviderError as error:  # refused, cut, late or unreadable: never taken for a whole answer
+            print(f"\n[broken after {len(error.partial.content) if error.partial else 0} characters: {error}]")
+            return
 
     print()
     metadata = stream.response.provider_metadata

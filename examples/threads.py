@@ -11,15 +11,14 @@ from groq_provider.testing import demo_provider
 CITIES = ["Oslo", "Lima", "Quito", "Hanoi", "Accra", "Sofia"]
 
 
-def own_pool(provider: GroqProvider) -> None:
+def own_pool(provider: GroqProvider, threads: ThreadPoolExecutor) -> None:
     """Threads of yours: one provider, one set of connections and limits."""
 
     def ask(city: str) -> str:
         return provider.generate(f"Name a river near {city}.", max_completion_tokens=150).content
 
-    with ThreadPoolExecutor(max_workers=4) as threads:
-        for city, answer in zip(CITIES, threads.map(ask, CITIES), strict=True):
-            print(f"{city}: {answer}")
+    for city, answer in zip(CITIES, threads.map(ask, CITIES), strict=True):
+        print(f"{city}: {answer}")
 
 
 def bulk(provider: GroqProvider) -> None:
@@ -38,9 +37,13 @@ def bulk(provider: GroqProvider) -> None:
 
 
 def main() -> None:
-    with demo_provider(model=FAST_MODEL) as provider:  # in your program: GroqProvider()
+    # The provider is left before the pool: after Ctrl-C or an error it ends the calls that the threads are in.
+    with (
+        ThreadPoolExecutor(max_workers=4) as threads,
+        demo_provider(model=FAST_MODEL) as provider,  # in your program: GroqProvider()
+    ):
         print("ThreadPoolExecutor")
-        own_pool(provider)
+        own_pool(provider, threads)
         print("generate_many")
         bulk(provider)
         for model, status in provider.get_rate_limits().items():

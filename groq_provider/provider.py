@@ -267,8 +267,9 @@ class GroqProvider:
     ) -> ResponseStream:
         """Return an answer as it is made.
 
-        The request is sent now: a refusal of the service is raised here. Arguments and errors as for :meth:`generate`; errors of
-        the stream itself are raised by ``next()`` and hold what had arrived in ``partial``.
+        The request is sent now: a refusal of the service is raised here. Arguments and errors as for :meth:`generate`. Everything that
+        ends the stream early is raised by ``next()`` and holds what had arrived in ``partial``: a ``StreamError`` once text had come, and
+        any other :class:`~groq_provider.GroqProviderError`, time limits and refusals of a further try among them.
         """
         prepared = self._prepare(prompt, fields, timeout, cancel, extra_headers, extra_body, extra_query)
         # A traceback that shows local variables must not show these; a request hides its text.
