@@ -398,7 +398,10 @@ class Exchange:
             self._report(True)
             self._add_attempt(None, now)
             if self.reservation is not None:
-                self.reservation.settle(usage)
+                if usage.source == "reported":
+                    self.reservation.settle(usage)
+                else:
+                    self.reservation.keep()  # what the limits have counted is not known: the next headers say
             engine.budget.succeeded(self._last_cost)
             self._record(
                 total=timing.total, first_token=timing.time_to_first_token, tokens_per_second=timing.tokens_per_second

@@ -8,7 +8,7 @@ from groq_provider.errors import ResponseDecodeError
 from groq_provider.types.response import ResponseChunk, ToolCallDelta, Usage
 
 from . import codec
-from .fields import LOST, items, whole
+from .fields import LOST, items, spoken, whole
 from .json_text import as_text
 
 if TYPE_CHECKING:
@@ -221,11 +221,9 @@ class Assembler:
 
     def _delta(self, delta: dict[str, Any], index: int, path: str) -> ResponseChunk | None:
         content = delta.get("content")
-        reasoning = codec.reasoning(delta, path)
-        if content is None:
-            content = ""
-        elif type(content) is not str:
-            raise ResponseDecodeError(f"expected a string, got {type(content).__name__} @ {path}.content")
+        reasoning = codec.reasoning(delta)
+        if type(content) is not str:
+            content = spoken(delta, "content", path) or ""
         calls: tuple[ToolCallDelta, ...] = ()
         if not _USUAL_DELTA.issuperset(delta):
             calls = self._rare(delta, index, path)
@@ -258,7 +256,7 @@ class Assembler:
         calls = [
             codec.tool_call(item, f"{path}.tool_calls[{i}]") for i, item in enumerate(items(delta, "tool_calls", path))
         ]
-        parts = codec.message_parts(delta, path)
+        parts = codec.message_parts(delta)
         if index != 0:  # another answer than the one put together here
             return tuple(calls)
         if unknown := codec.unknown_parts(delta):
@@ -303,12 +301,10 @@ class Assembler:
     def _read_envelope(self, data: dict[str, Any]) -> None:
         fields = codec.envelope({key: item for key, item in data.items() if key != "x_groq"})
         x_groq = data.get("x_groq")
-        if x_groq is not None:
-            if type(x_groq) is not dict:
-                raise ResponseDecodeError(f"expected an object, got {type(x_groq).__name__} @ $.x_groq")
+        if type(x_groq) is dict:
             self._read_x_groq(x_groq)
-        if "usage" in data and data["usage"] is not None:
-            self.usage = codec.usage(data["usage"])
+        if "usage" in data:
+            self.usage = codec.usage(data["usage"]) or self.usage
         extra = fields.pop("extra", None)
         if extra:
             self._fields["extra"] = {**self._fields.get("extra", {}), **extra}
@@ -324,16 +320,14 @@ class Assembler:
         rest = dict(x_groq)
         reported = rest.get("usage")
         if type(reported) is dict and "completion_tokens" in reported:
-            self.usage = codec.usage(rest.pop("usage"), "$.x_groq.usage")
-        if (breakdown := rest.pop("usage_breakdown", None)) is not None:
-            self._fields["usage_breakdown"] = codec.usage_breakdown(breakdown, "$.x_groq.usage_breakdown")
+            self.usage = codec.usage(rest.pop("usage")) or self.usage
+        if (breakdown := codec.usage_breakdown(rest.pop("usage_breakdown", None))) is not None:
+            self._fields["usage_breakdown"] = breakdown
         if rest.get("error"):
             self.stop_error = as_text(rest["error"])  # whole: a key in it is to be blanked out first
             rest["error"] = self.stop_error
-        merged = {**self._fields.get("_x_groq", {}), **{key: item for key, item in rest.items() if item is not None}}
-        # A wrong part is named where it came, and is not kept: the rest must still make a partial answer.
-        codec.x_groq(merged)
-        self._fields["_x_groq"] = merged
+        known = self._fields.setdefault("_x_groq", {})
+        known.update({key: item for key, item in rest.items() if item is not None})
 
     def reword_stop(self, text: str) -> None:
         """Replace what the service said of its early stop."""

@@ -7,7 +7,8 @@ are rare are structured by the same converter; what every answer has is filled b
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
@@ -16,8 +17,8 @@ from groq_provider.types import request as q
 from groq_provider.types import response as r
 
 from .converter import decode, encode
-from .fields import clean, count, instant, items, seconds, text, wrong
-from .json_text import dumps
+from .fields import MAX_TOKENS, amount, clean, count, instant, items, objects, seconds, spoken, text, word, wrong
+from .json_text import as_text, dumps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +41,8 @@ __all__ = [
     "usage_breakdown",
     "x_groq",
 ]
+
+T = TypeVar("T")
 
 #: Fields of a request that are ours and never sent.
 OWN_FIELDS = frozenset({"id", "custom_id", "stream", "provider_metadata"})
@@ -95,69 +98,87 @@ _USAGE_KEYS = frozenset(
 )  # fmt: skip
 
 
-def usage(data: object, path: str = "$.usage") -> r.Usage:
-    """Return the usage of an answer; a missing total is the sum."""
+def usage(data: object) -> r.Usage | None:
+    """Return the usage that an answer reports; a missing total is the sum.
+
+    ``None`` for what is no report: without any figure, with zeros alone (a prompt has tokens), or with a figure that no answer has,
+    below 0 or beyond :data:`~groq_provider.wire.fields.MAX_TOKENS`.
+    """
     if type(data) is not dict:
-        raise wrong(path, "an object", data)
-    prompt, completion = count(data, "prompt_tokens", path) or 0, count(data, "completion_tokens", path) or 0
+        return None
+    prompt, completion, total = [amount(data, key) for key in _TOKENS]
+    if not (prompt or completion or total) or (
+        (prompt is None or completion is None or total is None) and _absurd(data)
+    ):
+        return None
+    prompt, completion = prompt or 0, completion or 0
     cached = reasoning = None
     extra = (
         {key: item for key, item in data.items() if key not in _USAGE_KEYS} if not _USAGE_KEYS.issuperset(data) else {}
     )
     if details := data.get("prompt_tokens_details"):
-        cached = _detail(details, "cached_tokens", f"{path}.prompt_tokens_details", extra, "prompt_tokens_details")
+        cached = _detail(details, "cached_tokens", extra, "prompt_tokens_details", most=prompt)
     if details := data.get("completion_tokens_details"):
-        reasoning = _detail(
-            details, "reasoning_tokens", f"{path}.completion_tokens_details", extra, "completion_tokens_details"
-        )
-    total = count(data, "total_tokens", path)
+        reasoning = _detail(details, "reasoning_tokens", extra, "completion_tokens_details")
     return r.Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
         total_tokens=prompt + completion if total is None else total,
         cached_tokens=cached,
         reasoning_tokens=reasoning,
-        queue_time=seconds(data, "queue_time", path),
-        prompt_time=seconds(data, "prompt_time", path),
-        completion_time=seconds(data, "completion_time", path),
-        total_time=seconds(data, "total_time", path),
+        queue_time=seconds(data, "queue_time"),
+        prompt_time=seconds(data, "prompt_time"),
+        completion_time=seconds(data, "completion_time"),
+        total_time=seconds(data, "total_time"),
         extra=extra,
     )
 
 
-def x_groq(data: object, path: str = "$.x_groq") -> r.XGroq:
+_TOKENS = ("prompt_tokens", "completion_tokens", "total_tokens")
+
+
+def _absurd(data: dict[str, Any]) -> bool:
+    """Say whether one of the figures is a number that no answer has."""
+    return any(type(found) in (int, float) and not 0 <= found <= MAX_TOKENS for found in map(data.get, _TOKENS))  # type: ignore[operator]  # numbers
+
+
+def x_groq(data: object) -> r.XGroq | None:
     """Return the service's own part of an answer."""
     if type(data) is not dict:
-        raise wrong(path, "an object", data)
+        return None
     figures = data.get("usage")
-    if figures is not None and type(figures) is not dict:
-        raise wrong(f"{path}.usage", "an object", figures)
     return r.XGroq(
-        id=text(data, "id", path),
-        seed=count(data, "seed", path),
+        id=word(data, "id"),
+        seed=_any_integer(data.get("seed")),
         usage=None
-        if figures is None
+        if type(figures) is not dict
         else r.XGroqUsage(
-            sram_cached_tokens=count(figures, "sram_cached_tokens", f"{path}.usage"),
-            dram_cached_tokens=count(figures, "dram_cached_tokens", f"{path}.usage"),
+            sram_cached_tokens=amount(figures, "sram_cached_tokens"),
+            dram_cached_tokens=amount(figures, "dram_cached_tokens"),
             extra={key: item for key, item in figures.items() if key not in _CACHE_KEYS},
         ),
-        error=text(data, "error", path),
+        error=word(data, "error"),
         debug=data.get("debug"),
         extra={key: item for key, item in data.items() if key not in _X_GROQ_KEYS},
     )
+
+
+def _any_integer(found: object) -> int | None:
+    if type(found) is float and found.is_integer():
+        return int(found)
+    return found if type(found) is int else None
 
 
 _CACHE_KEYS = frozenset({"sram_cached_tokens", "dram_cached_tokens"})
 _X_GROQ_KEYS = frozenset({"id", "seed", "usage", "error", "debug"})
 
 
-def _detail(details: object, key: str, path: str, extra: dict[str, Any], name: str) -> int | None:
+def _detail(details: object, key: str, extra: dict[str, Any], name: str, most: int = MAX_TOKENS) -> int | None:
     if type(details) is not dict:
-        raise wrong(path, "an object", details)
+        return None
     if len(details) > 1 or key not in details:
         extra[name] = {other: item for other, item in details.items() if other != key}
-    return count(details, key, path)
+    return amount(details, key, most)
 
 
 def tool_call(data: object, path: str) -> r.ToolCallDelta:
@@ -175,15 +196,28 @@ def tool_call(data: object, path: str) -> r.ToolCallDelta:
         extra["function"] = {key: item for key, item in function.items() if key not in ("name", "arguments")}
     return r.ToolCallDelta(
         index=-1 if index is None else index,
-        id=text(data, "id", path),
+        id=_call_id(data, path),
         name=text(function, "name", f"{path}.function"),
-        arguments=text(function, "arguments", f"{path}.function") or "",
-        type=text(data, "type", path),
+        arguments=_arguments(function, f"{path}.function"),
+        type=word(data, "type"),
         extra=extra,
     )
 
 
 _CALL = frozenset({"index", "id", "type", "function"})
+
+
+def _call_id(data: dict[str, Any], path: str) -> str | None:
+    """Return the id of a call, which the tool's answer has to name: a number as text."""
+    found = data.get("id")
+    return str(found) if type(found) is int else text(data, "id", path)
+
+
+def _arguments(function: dict[str, Any], path: str) -> str:
+    """Return the JSON text of arguments, which some compatible servers give as an object."""
+    found = function.get("arguments")
+    return as_text(found) if type(found) is dict else text(function, "arguments", path) or ""
+
 
 _ENVELOPE = frozenset(
     {
@@ -203,78 +237,76 @@ _CHOICE = frozenset({"index", "message", "logprobs", "finish_reason"})
 
 
 def envelope(data: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields that plain answers and chunks share, as far as they are there and not null."""
+    """Return the fields that plain answers and chunks share, as far as they are there and can be read."""
     fields: dict[str, Any] = {}
     for key in ("id", "model", "system_fingerprint", "service_tier"):
-        if (found := text(data, key, "$")) is not None:
+        if (found := word(data, key)) is not None:
             fields[key] = found
-    if (created := data.get("created")) is not None:
-        fields["created_at"] = instant(created, "$.created")
-    if (own := data.get("x_groq")) is not None:
-        fields["x_groq"] = x_groq(own)
-    if (breakdown := data.get("usage_breakdown")) is not None:
-        fields["usage_breakdown"] = usage_breakdown(breakdown, "$.usage_breakdown")
-    if tools := items(data, "mcp_list_tools", "$"):
+    if (created := instant(data.get("created"))) is not None:
+        fields["created_at"] = created
+    if (own := x_groq(data.get("x_groq"))) is not None:
+        fields["x_groq"] = own
+    if (breakdown := usage_breakdown(data.get("usage_breakdown"))) is not None:
+        fields["usage_breakdown"] = breakdown
+    if data.get("mcp_list_tools"):
         from groq_provider.types import activity  # most answers do without
 
-        fields["mcp_list_tools"] = tuple(
-            [decode(activity.MCPToolList, item, f"$.mcp_list_tools[{i}]") for i, item in enumerate(tools)]
-        )
+        if tools := _readable(activity.MCPToolList, data, "mcp_list_tools"):
+            fields["mcp_list_tools"] = tools
     if not _ENVELOPE.issuperset(data):
         fields["extra"] = {key: item for key, item in data.items() if key not in _ENVELOPE}
     return fields
 
 
-def usage_breakdown(data: object, path: str) -> activity.UsageBreakdown:
+def _readable(cls: type[T], data: dict[str, Any], key: str) -> tuple[T, ...]:
+    """Return what can be read of a list of objects."""
+    found = []
+    for item in objects(data, key):
+        with suppress(ResponseDecodeError):
+            found.append(decode(cls, item))
+    return tuple(found)
+
+
+def usage_breakdown(data: object) -> activity.UsageBreakdown | None:
     """Return usage by model; its parts have the nested form of ``usage``."""
+    if type(data) is not dict:
+        return None
     from groq_provider.types import activity
 
-    if type(data) is not dict:
-        raise wrong(path, "an object", data)
-    parts = []
-    for index, item in enumerate(items(data, "models", path)):
-        where = f"{path}.models[{index}]"
-        if type(item) is not dict:
-            raise wrong(where, "an object", item)
-        parts.append(
-            activity.ModelUsage(
-                model=text(item, "model", where) or "",
-                usage=usage(item.get("usage") or {}, f"{where}.usage"),
-                extra={key: found for key, found in item.items() if key not in ("model", "usage")},
-            )
+    parts = [
+        activity.ModelUsage(
+            model=word(item, "model") or "",
+            usage=usage(figures := item.get("usage"))
+            or r.Usage(source="unknown", extra=figures if type(figures) is dict else {}),
+            extra={key: found for key, found in item.items() if key not in ("model", "usage")},
         )
+        for item in objects(data, "models")
+    ]
     rest = {key: item for key, item in data.items() if key != "models"}
     return activity.UsageBreakdown(models=tuple(parts) if data.get("models") is not None else None, extra=rest)
 
 
-def message_parts(message: dict[str, Any], path: str) -> dict[str, Any]:
-    """Return the rarer fields of an answer's message or of a delta, as far as they are there."""
+def message_parts(message: dict[str, Any]) -> dict[str, Any]:
+    """Return the rarer fields of an answer's message or of a delta, as far as they are there and can be read."""
     fields: dict[str, Any] = {}
-    if executed := items(message, "executed_tools", path):
+    if message.get("executed_tools") or message.get("annotations"):
         from groq_provider.types import activity  # most answers do without
 
-        fields["executed_tools"] = tuple(
-            [decode(activity.ExecutedTool, item, f"{path}.executed_tools[{i}]") for i, item in enumerate(executed)]
-        )
-    if annotations := items(message, "annotations", path):
-        from groq_provider.types import activity  # most answers do without
-
-        fields["annotations"] = tuple(
-            [decode(activity.Annotation, item, f"{path}.annotations[{i}]") for i, item in enumerate(annotations)]
-        )
-    if (function_call := message.get("function_call")) is not None:
-        if type(function_call) is not dict:
-            raise wrong(f"{path}.function_call", "an object", function_call)
-        fields["function_call"] = function_call
+        if executed := _readable(activity.ExecutedTool, message, "executed_tools"):
+            fields["executed_tools"] = executed
+        if annotations := _readable(activity.Annotation, message, "annotations"):
+            fields["annotations"] = annotations
+    if type(message.get("function_call")) is dict:
+        fields["function_call"] = message["function_call"]
     return fields
 
 
-def reasoning(message: dict[str, Any], path: str) -> str | None:
+def reasoning(message: dict[str, Any]) -> str | None:
     """Return the reasoning of an answer's message or of a delta.
 
     Other servers, and gateways in front of this one, call it ``reasoning_content``; where both names are there they say the same.
     """
-    return text(message, "reasoning", path) or text(message, "reasoning_content", path)
+    return word(message, "reasoning") or word(message, "reasoning_content")
 
 
 def unknown_parts(message: dict[str, Any]) -> dict[str, Any]:
@@ -301,10 +333,10 @@ def response_fields(data: object) -> dict[str, Any]:
     if type(message) is not dict:
         raise wrong(path, "an object", message)
     fields = envelope(data)
-    fields["content"] = clean(text(message, "content", path) or "")
-    thought = reasoning(message, path)
+    fields["content"] = clean(spoken(message, "content", path) or "")
+    thought = reasoning(message)
     fields["reasoning"] = thought and clean(thought)
-    fields["finish_reason"] = text(choice, "finish_reason", "$.choices[0]")
+    fields["finish_reason"] = word(choice, "finish_reason")
     fields["logprobs"] = choice.get("logprobs")
     if calls := items(message, "tool_calls", path):
         from groq_provider.types import parts as p  # most answers do without
@@ -326,11 +358,11 @@ def response_fields(data: object) -> dict[str, Any]:
     if not _USUAL_MESSAGE.issuperset(message):
         if unknown := unknown_parts(message):
             fields["extra"] = {**fields.get("extra", {}), "message": unknown}
-        fields.update(message_parts(message, path))
+        fields.update(message_parts(message))
     if not _CHOICE.issuperset(choice):
         unknown = {key: item for key, item in choice.items() if key not in _CHOICE and item is not None}
         if unknown:
             fields["extra"] = {**fields.get("extra", {}), "choice": unknown}
-    if (reported := data.get("usage")) is not None:
-        fields["usage"] = usage(reported)
+    if (reported := usage(data.get("usage"))) is not None:
+        fields["usage"] = reported
     return fields

@@ -93,7 +93,7 @@ def _register_primitives(made: Converter) -> None:
     strict(int, int)
     strict(float, float, int)
     strict(bool, bool)
-    made.register_structure_hook(datetime, lambda data, _: instant(data))
+    made.register_structure_hook(datetime, lambda data, _: _as_instant(data))
     made.register_unstructure_hook(datetime, lambda given: given.isoformat())
     made.register_structure_hook(date, lambda data, _: date.fromisoformat(data))
     made.register_unstructure_hook(date, lambda given: given.isoformat())
@@ -112,6 +112,13 @@ def _as_mapping(data: object) -> Mapping[str, Any]:
     if not isinstance(data, dict):
         raise TypeError(f"expected object, got {type(data).__name__}")
     return data
+
+
+def _as_instant(data: object) -> datetime:
+    found = instant(data)
+    if found is None:
+        raise TypeError(f"expected a time, got {type(data).__name__}")
+    return found
 
 
 def _of_class(found: T, cls: Any) -> T:

@@ -1,4 +1,8 @@
-"""Fields of decoded JSON objects: of the type that is expected, or an error that names the place."""
+"""Fields of decoded JSON objects.
+
+What an answer cannot do without is of the type that is expected, or an error that names the place. Everything else is of that type, or
+``None``: no field that a reader can do without may refuse an answer that is there.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,26 @@ from typing import Any
 
 from groq_provider.errors import ResponseDecodeError
 
-__all__ = ["LOST", "clean", "count", "instant", "items", "seconds", "text", "whole", "wrong"]
+__all__ = [
+    "LOST",
+    "MAX_TOKENS",
+    "amount",
+    "clean",
+    "count",
+    "instant",
+    "items",
+    "objects",
+    "seconds",
+    "spoken",
+    "text",
+    "whole",
+    "word",
+    "wrong",
+]
+
+#: More tokens than any answer has, prompt included; a larger figure is none.
+MAX_TOKENS = 100_000_000
+_MAX_SECONDS = 7 * 86_400.0
 
 #: What is shown for a character that did not come whole.
 LOST = "\ufffd"
@@ -62,21 +85,54 @@ def count(data: dict[str, Any], key: str, path: str) -> int | None:
     raise wrong(f"{path}.{key}", "an integer", found)
 
 
-def seconds(data: dict[str, Any], key: str, path: str) -> float | None:
-    """Return the number under *key*; ``None`` if it is missing or null."""
+def spoken(data: dict[str, Any], key: str, path: str) -> str | None:
+    """Return the text under *key*, which compatible servers also give as a list of parts; of these the texts, joined."""
     found = data.get(key)
-    if found is None or type(found) is float:
-        return found
-    if type(found) is int:
-        try:
-            return float(found)
-        except OverflowError:
-            pass
-    raise wrong(f"{path}.{key}", "a number", found)
+    if type(found) is not list:
+        return text(data, key, path)
+    said: list[str] = []
+    for index, part in enumerate(found):
+        piece = part.get("text") if type(part) is dict else part
+        if type(piece) is str:
+            said.append(piece)
+        elif type(part) is not dict:
+            raise wrong(f"{path}.{key}[{index}]", "a string", part)
+    return "".join(said)
 
 
-def instant(data: object, path: str = "$") -> datetime:
-    """Take Unix seconds or ISO text."""
+# --- what an answer can do without ---------------------------------------------------------------------------------------
+
+
+def word(data: dict[str, Any], key: str) -> str | None:
+    """Return the text under *key*, if there is one."""
+    found = data.get(key)
+    return found if type(found) is str else None
+
+
+def amount(data: dict[str, Any], key: str, most: int = MAX_TOKENS) -> int | None:
+    """Return the integer under *key*, also one written 3.0, if it is there and from 0 to *most*."""
+    found = data.get(key)
+    if type(found) is float and found.is_integer():
+        found = int(found)
+    return found if type(found) is int and 0 <= found <= most else None
+
+
+def seconds(data: dict[str, Any], key: str) -> float | None:
+    """Return the number under *key*, if it is there and can be a duration."""
+    found = data.get(key)
+    if type(found) is not float and type(found) is not int:
+        return None
+    return float(found) if 0 <= found <= _MAX_SECONDS else None
+
+
+def objects(data: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """Return the objects of the list under *key*, if there is one."""
+    found = data.get(key)
+    return [item for item in found if type(item) is dict] if type(found) is list else []
+
+
+def instant(data: object) -> datetime | None:
+    """Take Unix seconds or ISO text, if it is one of them."""
     try:
         if isinstance(data, str):
             return datetime.fromisoformat(data)
@@ -84,7 +140,7 @@ def instant(data: object, path: str = "$") -> datetime:
             return datetime.fromtimestamp(data, timezone.utc)
     except (ValueError, OverflowError, OSError):
         pass
-    raise wrong(path, "a time", data)
+    return None
 
 
 def items(data: dict[str, Any], key: str, path: str) -> list[Any]:

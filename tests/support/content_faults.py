@@ -478,15 +478,13 @@ CONTENT = [
         "$.choices[0].index": {"choices": [{"index": "1", "delta": {"content": "x"}}]},
         "$.choices[0].finish_reason": {"choices": [{"delta": {}, "finish_reason": 1}]},
         "$.choices[0].delta.tool_calls[0].index": {"choices": [{"delta": {"tool_calls": [{"index": "0"}]}}]},
-        "$.x_groq.usage.prompt_tokens": {"x_groq": {"usage": {"prompt_tokens": "9", "completion_tokens": 4}}},
         "$": [1],
     }.items()),
     Case(id="54-at-first", steps=[broken_at_first(event({"choices": {}})), FINE]),
     *(Case(id=f"54-{path}-plain", stream=False, steps=[Step(plain(bad), "E"), Step(plain(bad), "E")], error=e.ResponseDecodeError, words=f"@ {path}") for path, bad in {
         "$.choices": {"choices": {}},
         "$.choices[0].message.content": completion(5),
-        "$.choices[0].finish_reason": {"choices": [{"message": {"content": "x"}, "finish_reason": []}]},
-        "$.usage.prompt_tokens": completion(usage={"prompt_tokens": "9"}),
+        "$.choices[0].message.tool_calls": {"choices": [{"message": {"content": "x", "tool_calls": {}}}]},
         "$": [1],
     }.items()),
     Case(id="54-once-plain", stream=False, steps=[Step(plain({"choices": {}}), "E"), FINE_PLAIN]),
@@ -522,8 +520,10 @@ CONTENT = [
     Case(id="58-page-for-a-plain-request", stream=False, steps=[Step([answer(b"<html>hi</html>", "Content-Type: text/html")], "E")] * 2, error=e.ResponseDecodeError, words="not JSON"),
     Case(id="58-page-for-a-stream", steps=[Step([answer(b"<html>hi</html>", "Content-Type: text/html")], "P")] * 2, error=e.StreamProtocolError, words="not JSON", text=""),
     # 59: no usage
-    Case(id="59", steps=[Step(chunked(*WORDS, delta(finish="stop"), DONE), "P", text=TEXT)], more=is_estimated),
-    Case(id="59-plain", stream=False, steps=[Step(plain(completion(usage=None)), "P", text=TEXT)], more=is_estimated),
+    Case(id="59", steps=[Step(chunked(*WORDS, delta(finish="stop"), DONE), "E", text=TEXT)], more=is_estimated),
+    Case(id="59-nothing", steps=[Step(chunked(*WORDS, event({"choices": [], "usage": {"prompt_tokens": "9"}}), delta(finish="stop"), DONE), "E", text=TEXT)], more=is_estimated),
+    Case(id="59-nothing-plain", stream=False, steps=[Step(plain(completion(usage={})), "E", text=TEXT)], more=is_estimated),
+    Case(id="59-plain", stream=False, steps=[Step(plain(completion(usage=None)), "E", text=TEXT)], more=is_estimated),
 ]  # fmt: skip
 TOO_LARGE = (
     "Request too large for model `m` in organization `org_1` service tier `on_demand` on output tokens per minute (OTPM): Limit 1000, "

@@ -570,7 +570,7 @@ def test_values_that_were_not_set_are_not_written():
         (
             Attempt,
             {"number": 1, "started_at": "soon"},
-            "Attempt does not fit: expected a time, got str @ $ @ $.x.started_at",
+            "Attempt does not fit: expected a time, got str @ $.x.started_at",
         ),
         (LLMResponse, {"raw": []}, "LLMResponse does not fit: expected object, got list @ $.x.raw"),
     ],
@@ -729,7 +729,7 @@ ENVELOPES = {
          "x_groq": XGroq(id="req_1", extra={"b": 3}, usage=XGroqUsage(extra={"c": 4})),
          "usage": Usage(prompt_tokens=1, total_tokens=1, cached_tokens=1,
                         extra={"d": 5, "prompt_tokens_details": {"audio_tokens": 6}}),
-         "usage_breakdown": UsageBreakdown(models=(ModelUsage(model="m", usage=Usage(extra={"e": 7})),), extra={"f": 8})},
+         "usage_breakdown": UsageBreakdown(models=(ModelUsage(model="m", usage=Usage(source="unknown", extra={"e": 7})),), extra={"f": 8})},
     ),
     "stub": ({"id": "stub", "system_fingerprint": None}, {"id": "stub"}),
     "usage_breakdown of 2025": ({"usage_breakdown": {"models": None}}, {"usage_breakdown": UsageBreakdown()}),
@@ -763,18 +763,16 @@ def test_every_field_around_the_message(case):
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        ({}, Usage()),
         ({"prompt_tokens": 2, "completion_tokens": 3}, Usage(prompt_tokens=2, completion_tokens=3, total_tokens=5)),
         ({"prompt_tokens": 2.0, "total_tokens": 9}, Usage(prompt_tokens=2, total_tokens=9)),
-        ({"prompt_tokens": None, "queue_time": None, "prompt_tokens_details": None}, Usage()),
-        ({"total_time": 1}, Usage(total_time=1.0)),
-        ({"completion_tokens_details": {}}, Usage()),
+        ({"total_tokens": 9, "total_time": 1}, Usage(total_tokens=9, total_time=1.0)),
+        ({"total_tokens": 9, "completion_tokens_details": {}}, Usage(total_tokens=9)),
         (
-            {"completion_tokens_details": {"audio_tokens": 1}},
-            Usage(extra={"completion_tokens_details": {"audio_tokens": 1}}),
+            {"total_tokens": 9, "completion_tokens_details": {"audio_tokens": 1}},
+            Usage(total_tokens=9, extra={"completion_tokens_details": {"audio_tokens": 1}}),
         ),
     ],
-    ids=["empty", "no total", "whole floats", "nulls", "whole seconds", "no details", "other details"],
+    ids=["no total", "whole floats", "whole seconds", "no details", "other details"],
 )
 def test_usage_of_any_completeness(data, expected):
     """A missing total is the sum, other gaps stay gaps."""
@@ -790,45 +788,14 @@ WRONG = {
     "choice text": (answer() | {"choices": ["a"]}, "expected an object, got str @ $.choices[0]"),
     "no message": (answer() | {"choices": [{}]}, "expected an object, got NoneType @ $.choices[0].message"),
     "content number": (answer({"content": 5}), "expected a string, got int @ $.choices[0].message.content"),
-    "content parts": (answer({"content": []}), "expected a string, got list @ $.choices[0].message.content"),
-    "reasoning": (answer({"reasoning": {}}), "expected a string, got dict @ $.choices[0].message.reasoning"),
-    "finish_reason": (answer(choice={"finish_reason": 1}), "expected a string, got int @ $.choices[0].finish_reason"),
-    "id": (answer(id=5), "expected a string, got int @ $.id"),
-    "model": (answer(model=[]), "expected a string, got list @ $.model"),
-    "created text": (answer(created="now"), "expected a time, got str @ $.created"),
-    "created truth": (answer(created=True), "expected a time, got bool @ $.created"),
-    "created huge": (answer(created=10**400), "expected a time, got int @ $.created"),
-    "usage": (answer(usage=[]), "expected an object, got list @ $.usage"),
-    "tokens text": (answer(usage={"prompt_tokens": "5"}), "expected an integer, got str @ $.usage.prompt_tokens"),
-    "tokens truth": (answer(usage={"prompt_tokens": True}), "expected an integer, got bool @ $.usage.prompt_tokens"),
-    "tokens half": (answer(usage={"total_tokens": 0.5}), "expected an integer, got float @ $.usage.total_tokens"),
-    "time text": (answer(usage={"queue_time": "5"}), "expected a number, got str @ $.usage.queue_time"),
-    "time huge": (answer(usage={"queue_time": 10**400}), "expected a number, got int @ $.usage.queue_time"),
-    "details": (answer(usage={"prompt_tokens_details": [1]}), "expected an object, got list @ $.usage.prompt_tokens_details"),
-    "cached": (
-        answer(usage={"prompt_tokens_details": {"cached_tokens": "1"}}),
-        "expected an integer, got str @ $.usage.prompt_tokens_details.cached_tokens",
-    ),
     "calls": (answer({"tool_calls": {}}), "expected an array, got dict @ $.choices[0].message.tool_calls"),
     "call": (answer({"tool_calls": [5]}), "expected an object, got int @ $.choices[0].message.tool_calls[0]"),
     "function": (answer({"tool_calls": [{"function": "f"}]}), "expected an object, got str @ $.choices[0].message.tool_calls[0].function"),
+    "content part": (answer({"content": ["a", 5]}), "expected a string, got int @ $.choices[0].message.content[1]"),
     "arguments": (
-        answer({"tool_calls": [{}, {"function": {"arguments": {}}}]}),
-        "expected a string, got dict @ $.choices[0].message.tool_calls[1].function.arguments",
+        answer({"tool_calls": [{}, {"function": {"arguments": 5}}]}),
+        "expected a string, got int @ $.choices[0].message.tool_calls[1].function.arguments",
     ),
-    "function_call": (answer({"function_call": "f"}), "expected an object, got str @ $.choices[0].message.function_call"),
-    "annotations": (answer({"annotations": [5]}), "Annotation does not fit: expected an object, got int @ $.choices[0].message.annotations[0]"),
-    "executed": (
-        answer({"executed_tools": [{"index": 0, "type": "a"}, {"index": "0", "type": "a"}]}),
-        "ExecutedTool does not fit: expected int, got str @ $.choices[0].message.executed_tools[1].index",
-    ),
-    "x_groq": (answer(x_groq={"id": 5}), "expected a string, got int @ $.x_groq.id"),
-    "breakdown": (answer(usage_breakdown={"models": [5]}), "expected an object, got int @ $.usage_breakdown.models[0]"),
-    "breakdown usage": (
-        answer(usage_breakdown={"models": [{"usage": {"prompt_tokens": "a"}}]}),
-        "expected an integer, got str @ $.usage_breakdown.models[0].usage.prompt_tokens",
-    ),
-    "MCP": (answer(mcp_list_tools=[{"tools": 5}]), "MCPToolList does not fit: 'int' object is not iterable @ $.mcp_list_tools[0].tools"),
 }  # fmt: skip
 
 
@@ -890,11 +857,10 @@ def test_any_value_is_an_answer_or_our_error(data):
 
 @given(JSON_LIKE | OBJECT_LIKE)
 @settings(max_examples=80)
-def test_any_value_is_usage_or_our_error(data):
-    """Nothing but ResponseDecodeError comes out; numbers are numbers."""
-    with suppress(ResponseDecodeError):
-        found = codec.usage(data)
-        assert type(found.prompt_tokens) is type(found.total_tokens) is int
+def test_any_value_is_usage_or_none(data):
+    """Nothing is raised; numbers are numbers."""
+    found = codec.usage(data)
+    assert found is None or type(found.prompt_tokens) is type(found.total_tokens) is int
 
 
 @given(st.lists(JSON_LIKE | shaped("delta"), max_size=4))
@@ -915,8 +881,7 @@ def test_deeply_nested_values_are_our_error():
     deep = nested(50_000)
     fields = codec.response_fields(answer(logprobs=deep, choice={"logprobs": deep}))
     assert fields["logprobs"] is deep
-    with pytest.raises(ResponseDecodeError):
-        codec.response_fields(answer(x_groq={"usage": deep}))
+    assert codec.response_fields(answer(x_groq={"usage": deep}))["x_groq"] == XGroq()
     Assembler().feed({"choices": [], "x_groq": {"error": deep}})
 
 

@@ -53,13 +53,13 @@ def test_a_tokenizer_counts_the_prompt():
 
 
 def test_unknown_usage_is_estimated():
-    """From the sizes of prompt and answer, and says so."""
+    """From the sizes of prompt and answer, and says so; the limits keep what was reserved."""
     bench = Bench(answer("word " * 40, usage=None))
     usage = bench.generate().usage
     assert usage.source == "estimated"
     assert 20 < usage.completion_tokens < 100
     assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
-    assert bench.limiter.granted[0].calls == [("settle", usage)]
+    assert bench.limiter.granted[0].calls == [("keep",)]
 
 
 @pytest.mark.parametrize("learn", [True, False], ids=["groq", "compatible server"])
