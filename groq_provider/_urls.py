@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from urllib.parse import unquote
 
 from ._defaults import ProviderType
 from .errors import ConfigurationError
 from .types._base import shorten
 
-__all__ = ["hide_credentials", "normalise_base_url"]
+__all__ = ["check_proxy", "hide_credentials", "normalise_base_url"]
 
 _SCHEME = r"([A-Za-z][A-Za-z0-9+.-]*)://"
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _PATH = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*"
 _PORTS = {"http": 80, "https": 443}
+
+_ENCODED = "'#' as %23, '/' as %2F, '?' as %3F, '[' as %5B, ']' as %5D, a backslash as %5C"
 
 #: Endpoints people paste together with the root.
 _ENDPOINTS = (
@@ -46,6 +49,53 @@ def hide_credentials(url: str) -> str:
     elif cut != url:
         cut += "…"
     return cut
+
+
+def check_proxy(text: object) -> tuple[str, str]:
+    """Return the URL of a proxy, and what is wrong with it.
+
+    It raises nothing and the problem shows no part of the text: the password would be in the message, or among the local variables of
+    the traceback. Where a password holds ``/``, ``#`` or ``?``, every parser cuts the URL in another place, so these must be
+    percent-encoded. A URL without a scheme is one of ``http``, as in the environment.
+
+    >>> check_proxy("http://user:s%23cret@proxy.example:8080")[1]
+    ''
+    >>> check_proxy("http://user:s#cret@proxy.example:8080")[1]
+    "user name and password must be percent-encoded: '#' as %23, '/' as %2F, '?' as %3F, '[' as %5B, ']' as %5D, a backslash as %5C"
+    """
+    if not isinstance(text, str):
+        return "", f"must be a URL such as 'http://proxy:8080', not {type(text).__name__}"
+    if any(char.isspace() or not char.isprintable() for char in text):
+        return (
+            "",
+            "spaces, line ends and control characters are not allowed; in a user name or password percent-encode them: ' ' as %20",
+        )
+    match = re.match(_SCHEME, text)
+    scheme = match[1].lower() if match else "http"
+    if scheme not in _PORTS:
+        return (
+            "",
+            f"the scheme must be http or https, not {scheme[:20]!r}: give an http:// or https:// proxy with a host",
+        )
+    rest = text[match.end() :] if match else text
+    login, at, place = rest.rpartition("@")
+    if at and re.search(r"[/?#\\[\]]", login):
+        return "", f"user name and password must be percent-encoded: {_ENCODED}"
+    try:
+        unquote(login).encode("latin-1")
+    except UnicodeEncodeError:
+        return "", "user name or password holds characters beyond Latin-1, which proxies do not know"
+    try:
+        host, _ = _split_port(re.split(r"[/?#]", place, maxsplit=1)[0], "")
+        if not re.fullmatch(r"\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~%-]+)?\]", host):  # a link-local address has a zone
+            _check_host(host, "")
+    except ConfigurationError:
+        hint = "" if at else f"; in a user name or password percent-encode {_ENCODED}"
+        return (
+            "",
+            f"the part after the scheme must be a host and a port from 1 to 65535, as in 'http://proxy:8080'{hint}",
+        )
+    return f"{scheme}://{rest}", ""
 
 
 def normalise_base_url(

@@ -11,7 +11,7 @@ import attrs
 from . import _checks as checks
 from ._defaults import DEFAULT_MODEL, ProviderType
 from ._policies import RateLimits, RetryPolicy, Secret, Timeouts, field_names
-from ._urls import hide_credentials, normalise_base_url
+from ._urls import check_proxy, hide_credentials, normalise_base_url
 from .config_loading import Environment, UnresolvedKey, Variable, expand, pick, read_file
 from .errors import ConfigurationError
 
@@ -439,15 +439,12 @@ def _proxies(given: object) -> dict[str, str] | None:
     for scheme, url in given.items():
         if not isinstance(scheme, str):
             raise ConfigurationError(f"proxies: {checks.shown(scheme)} must be a scheme such as 'https'")
-        if (
-            not isinstance(url, str)
-            or not url.lower().startswith(("http://", "https://", "socks"))
-            or not url.isprintable()
-        ):
-            place = hide_credentials(url) if isinstance(url, str) else type(url).__name__
-            raise ConfigurationError(
-                f"proxies[{scheme!r}] = {checks.shown(place)}: must be a URL such as 'http://proxy:8080'"
-            )
+        _, problem = check_proxy(url)
+        if not problem and "://" not in url:
+            problem = "must be a URL such as 'http://proxy:8080', with its scheme"
+        if problem:
+            del given, url  # a traceback may show local variables
+            raise ConfigurationError(f"proxies[{scheme!r}]: {problem}")
     return {str(scheme): str(url) for scheme, url in given.items()}
 
 

@@ -19,13 +19,12 @@ from requests.utils import (
     DEFAULT_CA_BUNDLE_PATH,
     default_headers,
     get_environ_proxies,
-    prepend_scheme_if_needed,
-    select_proxy,
 )
 from urllib3.connection import ProxyConfig
 from urllib3.exceptions import ClosedPoolError
 from urllib3.util import Timeout, parse_url
 
+from groq_provider._urls import check_proxy
 from groq_provider._version import __version__
 from groq_provider.errors import (
     ConfigurationError,
@@ -305,7 +304,7 @@ class SessionTransport:
         own_headers, own_proxies, own_bundle, own_cert = _read_session(session)
         # A session that was told not to look at the environment is taken at its word.
         trust_env = session is None or session.trust_env
-        proxy = _proxy_for(base_url, proxies or own_proxies, trust_env=trust_env)
+        proxy = _proxy_for(base_url, proxies, own_proxies, trust_env=trust_env)
         if ca_bundle is None:
             ca_bundle = own_bundle or (_ca_from(environ) if trust_env else None)
         self.adapter = Adapter(
@@ -486,19 +485,31 @@ def _read_session(session: requests.Session | None) -> tuple[dict[str, str], dic
     return headers, dict(session.proxies), None if session.verify in (True, None) else str(session.verify), session.cert
 
 
-def _proxy_for(base_url: str, proxies: Mapping[str, str] | None, *, trust_env: bool) -> str | None:
+def _proxy_for(
+    base_url: str, given: Mapping[str, str] | None, of_session: Mapping[str, str], *, trust_env: bool
+) -> str | None:
+    """Return the proxy for a base URL: as given, else the session's, else that of the environment."""
+    proxies, source = (given, "proxies") if given else (of_session, "session.proxies")
     if not proxies and trust_env:
-        proxies = get_environ_proxies(base_url, no_proxy=None)
-    found = select_proxy(base_url, dict(proxies)) if proxies else None
-    if not found:
+        proxies, source = get_environ_proxies(base_url, no_proxy=None), ""
+    parts = urlsplit(base_url)
+    # As in requests, the closest one counts.
+    keys = (f"{parts.scheme}://{parts.hostname}", parts.scheme, f"all://{parts.hostname}", "all")
+    key = next((key for key in keys if key in proxies), None)
+    if key is None or not proxies[key]:
         return None
-    found = str(prepend_scheme_if_needed(found, "http"))  # type: ignore[no-untyped-call]
-    parts = urlsplit(found)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError(
-            f"the proxy {parts.scheme}://{parts.hostname or ''} cannot be used: give an http:// or https:// proxy with a host"
-        )
-    return found
+    proxy, problem = check_proxy(proxies[key])
+    if problem:
+        del given, of_session, proxies, proxy  # a traceback may show local variables
+        raise ConfigurationError(f"{f'{source}[{key!r}]' if source else _variable_of(key)}: {problem}")
+    return proxy
+
+
+def _variable_of(key: str) -> str:
+    """Name the place in the environment that a proxy comes from."""
+    name = f"{key}_proxy"
+    found = next((name for name in (name, name.upper()) if os.environ.get(name)), None)
+    return f"the environment variable {found}" if found else f"the proxy of this system for {key}"
 
 
 def _ca_from(environ: Mapping[str, str] | None) -> str | None:
