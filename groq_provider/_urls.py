@@ -10,7 +10,7 @@ from ._defaults import ProviderType
 from .errors import ConfigurationError
 from .types._base import shorten
 
-__all__ = ["check_proxy", "hide_credentials", "normalise_base_url"]
+__all__ = ["CHAT_PATH", "check_proxy", "hide_credentials", "normalise_base_url"]
 
 _SCHEME = r"([A-Za-z][A-Za-z0-9+.-]*)://"
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -18,6 +18,11 @@ _PATH = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*"
 _PORTS = {"http": 80, "https": 443}
 
 _ENCODED = "'#' as %23, '/' as %2F, '?' as %3F, '[' as %5B, ']' as %5D, a backslash as %5C"
+
+#: The endpoint of chat completions, under the root of the API.
+CHAT_PATH = "/chat/completions"
+#: https://developers.cloudflare.com/ai-gateway/providers/groq/: it stands for the service's own /openai/v1.
+_CLOUDFLARE = r"(?:/.*)?/v1/[^/]+/[^/]+/groq"
 
 #: Endpoints people paste together with the root.
 _ENDPOINTS = (
@@ -103,9 +108,10 @@ def normalise_base_url(
 ) -> str:
     """Return the root that paths are appended to, without a trailing slash.
 
-    For Groq the bare host, ``…/openai/v1`` and a full ``…/chat/completions`` URL all name the same place, and any ``…/v1``
-    root stays. For other servers a path is kept as it is; without one it is ``/v1``. A host without a scheme gets ``https``,
-    a loopback one ``http``.
+    For Groq the bare host, ``…/openai/v1`` and a full ``…/openai/v1/chat/completions`` URL all name the same place, and any ``…/v1``
+    root stays, as does the form of Cloudflare's gateway, ``…/v1/ACCOUNT/GATEWAY/groq``. For other servers a path is kept as it is;
+    without one it is ``/v1``. Every other URL that ends in ``/chat/completions`` is kept whole and used as it is: its root is what
+    stands before that. A host without a scheme gets ``https``, a loopback one ``http``.
 
     Args:
         text: The URL or host.
@@ -120,6 +126,8 @@ def normalise_base_url(
     'https://api.groq.com/openai/v1'
     >>> normalise_base_url("http://127.0.0.1:11434/v1/chat/completions")
     'http://127.0.0.1:11434/v1'
+    >>> normalise_base_url("https://gateway.example/team/chat/completions")
+    'https://gateway.example/team/chat/completions'
 
     .. versionadded:: 0.1.0
     """
@@ -150,7 +158,7 @@ def normalise_base_url(
     if scheme == "http" and not loopback and not allow_insecure:
         raise ConfigurationError(f"{here}: would send the key unencrypted; use https, or set allow_insecure=True")
     shown_port = "" if port in (None, _PORTS[scheme]) else f":{port}"
-    return f"{scheme}://{name}{shown_port}{_root(path, here, type)}"
+    return f"{scheme}://{name}{shown_port}{_root(path, here, type, name)}"
 
 
 def _split_port(authority: str, here: str) -> tuple[str, int | None]:
@@ -213,22 +221,32 @@ def _idna(name: str) -> str:
     return encoded
 
 
-def _root(path: str, here: str, type: ProviderType) -> str:
-    """Return the part of a path that endpoints are appended to."""
+def _root(path: str, here: str, type: ProviderType, host: str) -> str:
+    """Return the part of a path that endpoints are appended to; with ``/chat/completions`` where that alone tells where it ends."""
     if not re.fullmatch(_PATH, path):
         raise ConfigurationError(f"{here}: the path holds characters that must be percent-encoded")
     segments = [segment for segment in path.split("/") if segment]
     if any(segment in {".", ".."} for segment in segments):
         raise ConfigurationError(f"{here}: leave out '.' and '..' in the path")
-    root = "/" + "/".join(segments) if segments else ""
-    while shorter := _without_endpoint(root):
+    given = root = "/" + "/".join(segments) if segments else ""
+    while (shorter := _without_endpoint(root)) is not None:
         root = shorter
+    usual = _usual_root(root, type)
+    # At the service itself there is only one place.
+    as_given = (
+        given.endswith(CHAT_PATH) and root != usual and not (type is ProviderType.GROQ and host == "api.groq.com")
+    )
+    return root + CHAT_PATH if as_given else usual
+
+
+def _usual_root(root: str, type: ProviderType) -> str:
+    """Return the root that a path without an endpoint stands for."""
     if type is not ProviderType.GROQ:
-        return "/v1" if root in {"", "/chat/completions"} else root
-    if root.endswith("/v1"):
+        return root or "/v1"
+    if root.endswith("/v1") or re.fullmatch(_CLOUDFLARE, root):
         return root
     # A prefix before it is a gateway, as Groq's own SDK has it: GROQ_BASE_URL + "/openai/v1/…".
-    return f"{root}/v1" if root.endswith("/openai") else f"{root.removesuffix('/chat/completions')}/openai/v1"
+    return f"{root}/v1" if root.endswith("/openai") else f"{root}/openai/v1"
 
 
 def _without_endpoint(root: str) -> str | None:
@@ -236,4 +254,4 @@ def _without_endpoint(root: str) -> str | None:
     for endpoint in _ENDPOINTS:
         if root.endswith(f"/v1/{endpoint}"):
             return root.removesuffix(f"/{endpoint}")
-    return root.removesuffix("/chat/completions") if root.endswith("/chat/completions") else None
+    return root.removesuffix(CHAT_PATH) if root.endswith(CHAT_PATH) else None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from groq_provider import errors as e
+from groq_provider._urls import CHAT_PATH
 from groq_provider.ratelimit.estimate import estimate_prompt_tokens, estimate_text_tokens
 from groq_provider.retry import retry_delay, timed
 from groq_provider.transport.call import CallState
@@ -35,7 +36,6 @@ __all__ = ["MAX_BODY", "MAX_STREAM", "Exchange"]
 
 T = TypeVar("T")
 
-CHAT_PATH = "/chat/completions"
 #: Constants, which the transport may remember in the form it sends.
 _STREAM_HEADERS: Mapping[str, str] = MappingProxyType({"Accept": "text/event-stream", "Cache-Control": "no-cache"})
 _PLAIN_HEADERS: Mapping[str, str] = MappingProxyType({})

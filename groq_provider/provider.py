@@ -11,6 +11,7 @@ import attrs
 
 from . import _checks as checks
 from ._defaults import ProviderType
+from ._urls import CHAT_PATH
 from .cancel import CancelToken
 from .clock import Clock, SystemClock
 from .config import ProviderConfig, Timeouts
@@ -575,7 +576,6 @@ class GroqProvider:
         return self._models.update(self._probe("GET", "/models", None, timeout))
 
     def _probe_chat(self, timeout: float) -> None:
-        from .exchange import CHAT_PATH
         from .wire import codec
 
         request = LLMRequest(messages="Hi", max_completion_tokens=10, temperature=0.1)

@@ -77,7 +77,7 @@ def _clean_environment(monkeypatch):
         if (
             name.startswith("GROQ_")
             or name.lower().endswith("_proxy")
-            or name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC")
+            or name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR", "NETRC")
         ):
             monkeypatch.delenv(name)
 

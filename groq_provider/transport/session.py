@@ -24,7 +24,7 @@ from urllib3.connection import ProxyConfig
 from urllib3.exceptions import ClosedPoolError
 from urllib3.util import Timeout, parse_url
 
-from groq_provider._urls import check_proxy
+from groq_provider._urls import CHAT_PATH, check_proxy
 from groq_provider._version import __version__
 from groq_provider.errors import (
     ConfigurationError,
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Adapter", "SecretHeader", "SessionTransport"]
 
+#: A file or folder of CA certificates, or several that are trusted together.
+CABundle = str | tuple[str, ...]
 _MOST_MERGED = 8
 _JSON = {"Content-Type": "application/json"}
 #: Made once: requests makes one of every ``None``.
@@ -104,12 +106,14 @@ class _Request(PreparedRequest):
 
 @functools.lru_cache(maxsize=8)
 def _tls_context(
-    ca_bundle: str, cert: str | tuple[str, str] | None, protocols: tuple[str, ...] = ("http/1.1",)
+    ca_bundle: CABundle, cert: str | tuple[str, str] | None, protocols: tuple[str, ...] = ("http/1.1",)
 ) -> ssl.SSLContext:
     """Return the one context of these settings. Loading the CA bundle costs 30 to 40 ms: once a process, not once a connection."""
     try:
-        folder = Path(ca_bundle).is_dir()
-        context = ssl.create_default_context(cafile=None if folder else ca_bundle, capath=ca_bundle if folder else None)
+        places = (ca_bundle,) if isinstance(ca_bundle, str) else ca_bundle
+        context = ssl.create_default_context(**_place(places[0]))
+        for place in places[1:]:
+            context.load_verify_locations(**_place(place))
         if cert is not None:
             context.load_cert_chain(*((cert,) if isinstance(cert, str) else cert))
     except (OSError, ssl.SSLError) as error:
@@ -140,6 +144,11 @@ def _http2_pool() -> type[Http2Pool]:
     return Http2Pool
 
 
+def _place(path: str) -> dict[str, Any]:
+    """Return certificates at a path as OpenSSL takes them: a file, or folders separated as in ``PATH``."""
+    return {"capath" if Path(path.split(os.pathsep, 1)[0]).is_dir() else "cafile": path}
+
+
 def _nothing_more(_protocols: object) -> None:
     """Leave the protocols as they are."""
 
@@ -157,7 +166,7 @@ class Adapter(HTTPAdapter):
         *,
         clock: Clock,
         proxy: str | None,
-        ca_bundle: str | None,
+        ca_bundle: CABundle | None,
         cert: str | tuple[str, str] | None,
         http2: bool = False,
     ) -> None:
@@ -268,12 +277,13 @@ class SessionTransport:
     Thread safety: any number of threads may send at once; nothing on the session changes after construction.
 
     Args:
-        base_url: ``https://host[:port]/prefix`` under which all paths stand.
+        base_url: ``https://host[:port]/prefix`` under which all paths stand; ``/chat/completions`` at its end is not part of the prefix.
         clock: Time.
         api_key: Sent as bearer token; ``None``: no ``Authorization`` header.
         headers: Sent with every request.
         proxies: As in requests; ``None``: from the environment, read here and now.
-        ca_bundle: File or folder of CA certificates; ``None``: ``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE``, else certifi's.
+        ca_bundle: File or folder of CA certificates; ``None``: ``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE``, ``SSL_CERT_FILE`` and
+            ``SSL_CERT_DIR`` together, else certifi's.
         cert: Client certificate, or a pair of certificate and key.
         max_connections: Most requests under way at once, whatever carries them; ``None``: no cap.
         http2: Whether HTTP/2 is used where the server speaks it; needs the extra ``http2``.
@@ -298,18 +308,17 @@ class SessionTransport:
     ) -> None:
         parts = urlsplit(base_url)
         self._origin = f"{parts.scheme}://{parts.netloc}"
-        self._prefix = parts.path.rstrip("/")
+        self._prefix = parts.path.rstrip("/").removesuffix(CHAT_PATH)
         self._clock = clock
         self._closed = False
         own_headers, own_proxies, own_bundle, own_cert = _read_session(session)
         # A session that was told not to look at the environment is taken at its word.
         trust_env = session is None or session.trust_env
         proxy = _proxy_for(base_url, proxies, own_proxies, trust_env=trust_env)
-        if ca_bundle is None:
-            ca_bundle = own_bundle or (_ca_from(environ) if trust_env else None)
-        self.adapter = Adapter(
-            base_url, clock=clock, proxy=proxy, ca_bundle=ca_bundle, cert=cert or own_cert, http2=http2
-        )
+        bundle: CABundle | None = ca_bundle
+        if bundle is None:
+            bundle = own_bundle or (_ca_from(environ) if trust_env else None)
+        self.adapter = Adapter(base_url, clock=clock, proxy=proxy, ca_bundle=bundle, cert=cert or own_cert, http2=http2)
         # Ours alone: a session of the caller's was read above, and nothing is mounted on it. An adapter there would be given whatever
         # begins like our origin, which "https://host:18888" does with "https://host:1888", and would send it here.
         self.session = requests.Session()
@@ -512,6 +521,10 @@ def _variable_of(key: str) -> str:
     return f"the environment variable {found}" if found else f"the proxy of this system for {key}"
 
 
-def _ca_from(environ: Mapping[str, str] | None) -> str | None:
+def _ca_from(environ: Mapping[str, str] | None) -> CABundle | None:
     environ = os.environ if environ is None else environ
-    return environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE") or None
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        if environ.get(name):
+            return environ[name]
+    # OpenSSL's own, which it reads both of.
+    return tuple([environ[name] for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if environ.get(name)]) or None

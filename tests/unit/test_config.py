@@ -287,7 +287,7 @@ def test_base_url_forms(text, root):
         ("https://h.example/api", "https://h.example/api"),
         ("https://h.example/api/chat/completions", "https://h.example/api"),
         ("https://h.example/v1/account/gateway/groq", "https://h.example/v1/account/gateway/groq"),
-        ("https://h.example/chat/completions", "https://h.example/v1"),
+        ("https://h.example/chat/completions", "https://h.example/chat/completions"),
     ],
 )
 def test_base_url_of_other_servers(text, root):

@@ -5,8 +5,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
+import shutil
 import socket
 import ssl
+import subprocess
 import threading
 import time
 
@@ -100,6 +103,34 @@ def test_ca_of_the_environment_is_trusted(authority, context, monkeypatch, name)
     monkeypatch.setenv(name, authority.file)
     with serving(echo, context) as server, transport_to(server.url) as transport:
         monkeypatch.delenv(name)
+        assert fetch(transport) == b"{}"
+
+
+@pytest.mark.over_http2("fallback")
+@pytest.mark.parametrize("where", ["file", "folder", "folders", "both"])
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="names the files of a folder of certificates")
+def test_ca_of_openssl_is_trusted(authority, context, monkeypatch, tmp_path, where):
+    """SSL_CERT_FILE and SSL_CERT_DIR, which may list several folders; both are trusted together."""
+    other, folder, empty = Authority(tmp_path), tmp_path / "folder", tmp_path / "empty"
+    folder.mkdir()
+    empty.mkdir()
+    name = subprocess.check_output(["openssl", "x509", "-noout", "-hash", "-in", authority.file], text=True).strip()
+    shutil.copy(authority.file, folder / f"{name}.0")
+    if where in {"file", "both"}:
+        monkeypatch.setenv("SSL_CERT_FILE", authority.file if where == "file" else other.file)
+    if where != "file":
+        monkeypatch.setenv("SSL_CERT_DIR", f"{empty}{os.pathsep}{folder}" if where == "folders" else str(folder))
+    with serving(echo, context) as server, transport_to(server.url) as transport:
+        assert fetch(transport) == b"{}"
+
+
+@pytest.mark.over_http2("fallback")
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_ca_of_requests_beats_openssl(authority, context, monkeypatch, tmp_path, name):
+    """The names that requests knows come first."""
+    monkeypatch.setenv("SSL_CERT_FILE", Authority(tmp_path).file)
+    monkeypatch.setenv(name, authority.file)
+    with serving(echo, context) as server, transport_to(server.url) as transport:
         assert fetch(transport) == b"{}"
 
 
