@@ -91,8 +91,8 @@ class RetryBudget:
     """Keeps retries a small share of the load when everything fails at once.
 
     Holds up to 100 units and gains one a second. A retry costs 5 units after throttling, 14 after another failure, nothing
-    when the request was never sent; a call that succeeds gains one, after retries the cost of its last one. In a total outage that
-    is seven retries and then one every 14 seconds, for all threads together.
+    when the request was never sent or when the server itself has said when to come again; a call that succeeds gains one, after retries
+    the cost of its last one. In a total outage that is seven retries and then one every 14 seconds, for all threads together.
 
     Thread safety: shared by all calls of a provider.
     """
@@ -112,7 +112,7 @@ class RetryBudget:
     @staticmethod
     def cost(error: e.GroqProviderError) -> float:
         """Return what a retry after *error* costs."""
-        if error.sent is False:
+        if error.sent is False or timed(error):
             return 0.0
         return 5.0 if throttling(error) else 14.0
 

@@ -204,6 +204,11 @@ class BucketSet:
                 return bucket
         return None
 
+    def spacing(self) -> int:
+        """Return the nanoseconds between requests at the rate of the limit per minute; a second where none is known."""
+        bucket = self.get("rpm")
+        return SECOND if bucket is None else bucket.interval
+
     def source(self, bucket: Bucket) -> str:
         """Say where a limit comes from: ``"configured"`` or ``"learned"``."""
         return "configured" if self._configured.get(bucket.name) == bucket.limit else "learned"

@@ -131,6 +131,7 @@ class Corrections:
             # Our figures said that it fits: others use the same quota, or the service counts otherwise.
             self._set_share(self._buckets.share * 9 // 10, now)
             self._cut = newest
+        unexplained = not name and not self._shown(sequence, info)
         if not name and (info is None or info.remaining_tokens is None):
             own = {bucket.name: self._own(bucket, now) for bucket in self._buckets}
             self._buckets.empty(now)  # nothing says where we stand
@@ -146,7 +147,17 @@ class Corrections:
             scope=error.scope,
             limit_name=error.limit_name,
             limit=error.limit,
+            refused=sequence if unexplained else None,
+            spacing=self._buckets.spacing(),
         )
+
+    def _shown(self, sequence: int, info: RateLimitInfo | None) -> bool:
+        """Say whether the headers of a refusal show what the request was too much for."""
+        if info is None:
+            return False
+        cost = self._open.get(sequence)
+        needed = 1 if cost is None else max(cost.cost[TOKENS], 1)
+        return info.remaining_requests == 0 or (info.remaining_tokens is not None and info.remaining_tokens < needed)
 
     def success(self, sequence: int, now: int) -> None:
         """Note an answer that was no refusal: open the gate, and raise a share that was cut.

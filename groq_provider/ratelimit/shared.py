@@ -311,7 +311,7 @@ class SharedModelState(ModelState):
             )
             for bucket in self._buckets
         )
-        return Ask(wants, _HORIZON, latest, self._spacing() // _MICRO, self._seen, self._claimant)
+        return Ask(wants, _HORIZON, latest, self._buckets.spacing() // _MICRO, self._seen, self._claimant)
 
     def _put(self, ticket: Ticket, ask: Ask) -> bool:
         """Ask the store, and act on the answer; say whether the call may start now."""
@@ -346,7 +346,7 @@ class SharedModelState(ModelState):
         ticket.start = taken.start
         ticket.starts = now + taken.wait * _MICRO
         ticket.held.wait = (ticket.starts - ticket.since) / SECOND
-        self._gate.passed(ticket.starts, self._spacing())
+        self._gate.passed(ticket.starts, self._buckets.spacing())
         self._enter(ticket.held, ticket.estimate)
         if taken.gated and not self._gated:
             self._gated = ticket.held.sequence

@@ -38,7 +38,7 @@ _NOTHING: Cost = (0, 0, 0, 0)
 _MOST_TOKENS = 1 << 40  # of one request: more than anything has, and NaN and infinity fail the comparison too
 
 
-#: Between probes after a 429, where no limit per minute says better.
+#: Between looks of who waits while nothing is known of the limits.
 _SPACING = SECOND
 
 #: Calls that may be out while nothing is known of the limits: until the first answer shows them, and so many more each second.
@@ -279,7 +279,7 @@ class ModelState:
                     return
                 self._buckets.charge(ticket.estimate.cost, now)
                 ticket.held.wait = (now - ticket.since) / SECOND
-                self._gate.passed(now, self._spacing())
+                self._gate.passed(now, self._buckets.spacing())
                 self._enter(ticket.held, ticket.estimate)
             # Out of the queue only now: should an interrupt have struck in between, the next who comes here finishes the job.
             self._line.serve(ticket)
@@ -291,11 +291,6 @@ class ModelState:
         if not out:
             self._first_at = now
         return out >= _FIRST_CALLS * (1 + (now - self._first_at) // _SPACING)
-
-    def _spacing(self) -> int:
-        """Nanoseconds between probes: one request at the rate of the limit per minute."""
-        bucket = self._buckets.get("rpm")
-        return _SPACING if bucket is None else bucket.interval
 
     def _ready_at(self, cost: Cost) -> tuple[int, Bucket | None]:
         ready, cause = self._buckets.ready_at(cost)
@@ -484,7 +479,7 @@ class ModelState:
                 (b.name, b.limit, b.remaining(now), b.reset(now), self._buckets.source(b)) for b in self._buckets
             ]
             waiting, in_flight, last = len(self._line), len(self._open), self._corrections.last
-            blocked = max(self._gate.opens_at - now, 0) if self._gate.active else 0
+            blocked = max(self._gate.closed_until - now, 0)
         return RateLimitStatus(
             model=self.model,
             windows={
