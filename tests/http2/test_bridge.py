@@ -30,8 +30,8 @@ def ask(sock, spoken, number):
     sock.sendall(spoken.data_to_send())
 
 
-def test_a_bridge_closes_what_it_holds_for_a_stream_that_ends_at_once():
-    """Its connection to the server behind is not lost to the collector, which would complain."""
+def test_bridge_closes_ended_streams_connection():
+    """The bridge closes its connection to the server behind when a stream ends at once; none is left to collect."""
     from support.http2_bridge import bridged
 
     def answering(sock, server):
@@ -51,7 +51,7 @@ def test_a_bridge_closes_what_it_holds_for_a_stream_that_ends_at_once():
     gc.collect()
 
 
-def test_what_a_server_gives_up_before_it_has_begun_complains_of_nothing():
+def test_unbegun_server_work_ends_quietly():
     """A connection and a script that come just when the server ends are cancelled before their first line."""
     from support.http2_servers import Http2Server
 
@@ -76,8 +76,8 @@ def test_what_a_server_gives_up_before_it_has_begun_complains_of_nothing():
     gc.collect()
 
 
-def test_a_server_that_ends_closes_what_it_has_just_accepted():
-    """A client that comes in the last moment gets an end, and nothing of it is left to the collector."""
+def test_ending_server_closes_new_connection():
+    """A server that ends closes a connection just accepted; nothing of a last client is left to the collector."""
     from support.http2_servers import Http2Server
 
     with Http2Server() as server:
@@ -93,8 +93,8 @@ def test_a_server_that_ends_closes_what_it_has_just_accepted():
     gc.collect()
 
 
-def test_an_answer_is_read_though_the_server_takes_no_more():
-    """The bridge hands on what a server says before it ends the connection in the middle of a request."""
+def test_answer_read_despite_blocked_request():
+    """An answer is read though the server takes no more: the bridge hands it on before it ends the connection."""
     from support.http2_bridge import behind
 
     over = threading.Event()

@@ -209,7 +209,7 @@ RIGHT = [
 
 
 @pytest.mark.parametrize("work", RIGHT, ids=lambda work: work.__name__)
-def test_odd_but_clear_answers_are_read(work):
+def test_odd_but_clear_answers_read(work):
     """Twice, beside a stream that notices nothing, over one connection."""
     with Http2Server(victim_only(work)) as server, provider_on(server) as provider:
         with provider.generate_stream("bystander") as bystander:
@@ -225,7 +225,7 @@ def test_odd_but_clear_answers_are_read(work):
 
 @pytest.mark.parametrize("status", [204, 304])
 @pytest.mark.parametrize("how", ["in the head", "in a frame"])
-def test_answers_without_a_body_end_at_once(status, how):
+def test_bodyless_answers_end_at_once(status, how):
     """With END_STREAM on the head, or in an empty frame after it; a content-length of a 304 says nothing."""
 
     async def script(request):
@@ -246,8 +246,8 @@ def test_answers_without_a_body_end_at_once(status, how):
         assert server.connections == 1
 
 
-def test_requests_are_as_they_should_be():
-    """Small names, no fields of connections, the length, the place; a strict server finds nothing to say."""
+def test_requests_satisfy_strict_server():
+    """Requests are well formed: small names, no fields of connections, length and place; a strict server agrees."""
 
     async def script(request):
         await (answer(request) if request.method == "POST" else request.json())
@@ -424,7 +424,7 @@ WRONG_STREAM = {
 
 
 @pytest.mark.parametrize("work", WRONG_STREAM, ids=lambda work: work.__name__)
-def test_a_broken_answer_is_an_error_of_its_own_stream(work):
+def test_broken_answer_fails_its_stream(work):
     """Soon, with its own class, and never a success; the connection and what else is on it live on."""
     with Http2Server(victim_only(work)) as server, provider_on(server, timeout=Timeouts(total=PATIENCE)) as provider:
         with provider.generate_stream("bystander", timeout=PATIENCE) as bystander:
@@ -590,8 +590,8 @@ WRONG_CONNECTION = [
 
 
 @pytest.mark.parametrize("work", WRONG_CONNECTION, ids=lambda work: work.__name__)
-def test_a_broken_connection_fails_all_its_streams_and_no_later_call(work):
-    """Each soon and with an error of this library, the text so far with it; the connection is closed and another one made."""
+def test_broken_connection_fails_its_streams(work):
+    """A broken connection fails its streams soon and no later call, which goes over another connection."""
     with Http2Server(victim_only(work)) as server, provider_on(server, timeout=Timeouts(total=PATIENCE)) as provider:
         with provider.generate_stream("bystander", timeout=PATIENCE) as bystander:
             assert next(bystander).content == "one"
@@ -612,7 +612,7 @@ def test_a_broken_connection_fails_all_its_streams_and_no_later_call(work):
 
 
 @pytest.mark.parametrize("work", [garbage, cut, reset, truncated_frame], ids=lambda work: work.__name__)
-def test_a_broken_connection_is_repeated_by_the_policy(work):
+def test_policy_repeats_broken_connection(work):
     """As over HTTP/1.1: the second try is on another connection."""
     tries = []
 
@@ -633,8 +633,8 @@ def test_a_broken_connection_is_repeated_by_the_policy(work):
 NO_UPDATE = WindowUpdateFrame(0, window_increment=1).serialize()[:-4] + b"\0\0\0\0"  # which is an error
 
 
-def test_what_came_before_an_error_is_given_out_once():
-    """The peer errs and is gone before it can be told: its last words were taken in already."""
+def test_text_before_error_given_once():
+    """Text before an error is given out once: the peer errs and is gone before it can be told."""
 
     async def script(request):
         peer = request.peer
@@ -656,7 +656,7 @@ def test_what_came_before_an_error_is_given_out_once():
         assert idle(provider)
 
 
-def test_an_error_beside_a_window_that_opens():
+def test_error_beside_opening_window():
     """A body waits for its window; with the update comes an error. Whoever reads gets that one, as whoever sends."""
 
     async def script(request):
@@ -681,7 +681,7 @@ def test_an_error_beside_a_window_that_opens():
         assert idle(provider)
 
 
-def test_data_after_the_end_of_a_stream_harms_nobody():
+def test_data_after_end_harms_none():
     """Neither the stream, which is over, nor its neighbours' text; if the connection is given up for it, calls go on over another."""
 
     async def work(request):
@@ -701,7 +701,7 @@ CODES = [code for code in ErrorCodes if code is not ErrorCodes.HTTP_1_1_REQUIRED
 
 
 @pytest.mark.parametrize("code", CODES, ids=lambda code: code.name)
-def test_a_stream_refused_before_its_head(code):
+def test_stream_refused_before_its_head(code):
     """REFUSED_STREAM says that nothing was done; all else may have been. The connection serves on."""
 
     async def work(request):
@@ -722,7 +722,7 @@ def test_a_stream_refused_before_its_head(code):
 
 
 @pytest.mark.parametrize("code", CODES, ids=lambda code: code.name)
-def test_a_stream_reset_in_its_body(code):
+def test_stream_reset_in_its_body(code):
     """Never a success, whatever the code; a plain answer is incomplete, a stream interrupted, with the text so far."""
 
     async def work(request):
@@ -746,8 +746,8 @@ def test_a_stream_reset_in_its_body(code):
         assert server.resets == []
 
 
-def test_a_stream_reset_after_its_finish_reason_is_complete():
-    """As one that is cut there over HTTP/1.1."""
+def test_finished_stream_survives_reset():
+    """A stream reset after its finish reason is complete, as one that is cut there over HTTP/1.1."""
 
     async def work(request):
         await begin(request, "all")
@@ -760,7 +760,7 @@ def test_a_stream_reset_after_its_finish_reason_is_complete():
         assert server.connections == 1
 
 
-def test_a_refused_stream_is_sent_again():
+def test_refused_stream_is_sent_again():
     """It was not looked at, so the answer comes once, whatever was refused before it."""
     refused = []
 
@@ -779,7 +779,7 @@ def test_a_refused_stream_is_sent_again():
         assert server.connections == 1
 
 
-def test_a_server_that_wants_http_1_1_gets_it():
+def test_server_wanting_http1_gets_it():
     """HTTP_1_1_REQUIRED: the call is made over a connection of HTTP/1.1."""
 
     async def work(request):
@@ -796,8 +796,8 @@ def test_a_server_that_wants_http_1_1_gets_it():
         assert server.connections == 1
 
 
-def test_an_early_refusal_of_a_large_body_is_read():
-    """The server answers, ends the stream and wants no more (NO_ERROR): the answer counts, and the upload stops."""
+def test_early_refusal_of_upload_read():
+    """An early refusal of a large body is read: the server wants no more (NO_ERROR), so the upload stops."""
 
     async def script(request):
         if request.headers.get("content-length", "0") > "2" and int(request.headers["content-length"]) > 100_000:
@@ -819,7 +819,7 @@ def test_an_early_refusal_of_a_large_body_is_read():
 
 
 @pytest.mark.parametrize("kind", ["plain", "stream"])
-def test_an_early_answer_without_a_reset_is_read(kind):
+def test_early_answer_without_reset_read(kind):
     """The server answers and lets the rest of the request lie: the client gives its own half up."""
 
     async def script(request):
@@ -848,7 +848,7 @@ def test_an_early_answer_without_a_reset_is_read(kind):
 # --- GOAWAY --------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_graceful_goaway_lets_streams_finish():
+def test_graceful_goaway_lets_streams_finish():
     """What the server has taken comes whole; a new call goes over a new connection; the old one is closed after its last."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         streams = [provider.generate_stream(f"x{number}") for number in range(5)]
@@ -866,8 +866,8 @@ def test_a_graceful_goaway_lets_streams_finish():
         assert idle(provider)
 
 
-def test_streams_above_the_last_one_are_sent_again():
-    """The server has not looked at them: each is answered, once, over a new connection, and the retry policy is not asked."""
+def test_unprocessed_streams_are_sent_again():
+    """Streams above the last one are sent again over a new connection, once each, without the retry policy."""
 
     async def script(request):
         await request.whole()
@@ -929,7 +929,7 @@ def test_a_goaway_for_an_error(code, closes):
         assert idle(provider)
 
 
-def test_a_goaway_reaches_those_who_wait_for_a_place(monkeypatch):
+def test_goaway_reaches_waiters(monkeypatch):
     """The connection is full, and there is to be no other; those who wait for a place on it go to the one that follows it."""
     monkeypatch.setattr(http2_pool, "MAX_CONNECTIONS", 1)
     settings = {SettingCodes.MAX_CONCURRENT_STREAMS: 2}
@@ -955,7 +955,7 @@ def test_a_goaway_reaches_those_who_wait_for_a_place(monkeypatch):
         assert server.connections == 2
 
 
-def test_a_goaway_after_every_ten_requests_costs_no_call():
+def test_frequent_goaways_cost_no_call():
     """Servers limit the requests of a connection (nginx, keepalive_requests): eight threads notice nothing of it."""
 
     last: dict[object, int] = {}
@@ -979,7 +979,7 @@ def test_a_goaway_after_every_ten_requests_costs_no_call():
 # --- SETTINGS ------------------------------------------------------------------------------------------------------------------
 
 
-def test_every_change_of_settings_is_acknowledged():
+def test_settings_changes_are_acknowledged():
     """And the connection goes on."""
     with Http2Server(answer) as server, provider_on(server) as provider:
         alive(provider)
@@ -990,7 +990,7 @@ def test_every_change_of_settings_is_acknowledged():
         assert server.connections == 1
 
 
-def test_fewer_streams_than_before_are_kept_to():
+def test_lowered_stream_limit_is_respected():
     """Those that are open go on; new ones wait, or go elsewhere."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         streams = [provider.generate_stream(f"x{number}") for number in range(6)]
@@ -1005,7 +1005,7 @@ def test_fewer_streams_than_before_are_kept_to():
         assert server.refused <= 1  # what was under way when the change came
 
 
-def test_more_streams_than_before_are_used():
+def test_raised_stream_limit_is_used():
     """Those who wait for a place get it at once when the limit is raised."""
     settings = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}
     with Http2Server(held(), settings=settings) as server, provider_on(server) as provider:
@@ -1020,7 +1020,7 @@ def test_more_streams_than_before_are_used():
         assert [stream.collect().content for stream in streams] == ["one two"] * 30
 
 
-def test_a_limit_of_zero_is_waited_out():
+def test_zero_stream_limit_is_awaited():
     """The server takes nothing for a moment; calls wait, within their limits, or are told so, and go on when it takes some again."""
     settings = {SettingCodes.MAX_CONCURRENT_STREAMS: 0}
 
@@ -1044,7 +1044,7 @@ def test_a_limit_of_zero_is_waited_out():
 
 
 @pytest.mark.parametrize("size", [0, 64, 65_536])
-def test_another_size_of_the_header_table_is_followed(size):
+def test_header_table_resize_is_followed(size):
     """The peer can decode every request after it."""
     with Http2Server(answer) as server, provider_on(server) as provider:
         alive(provider)
@@ -1056,7 +1056,7 @@ def test_another_size_of_the_header_table_is_followed(size):
 
 
 @pytest.mark.parametrize("size", [16_384, 1 << 20])
-def test_another_size_of_frames_is_kept_to(size):
+def test_frame_size_change_is_respected(size):
     """A strict server takes no frame that is longer."""
     with Http2Server(answer, settings={SettingCodes.MAX_FRAME_SIZE: size}) as server, provider_on(server) as provider:
         big = "x" * 3_000_000
@@ -1068,7 +1068,7 @@ def test_another_size_of_frames_is_kept_to(size):
 
 
 @pytest.mark.parametrize(("window", "size"), [(10, 3_000), (1_000, 300_000), (65_535, 8_000_000)])
-def test_a_large_body_goes_through_a_small_window(window, size):
+def test_large_body_through_small_window(window, size):
     """Updates come late, one window after the other; every byte arrives, once and in order."""
 
     async def script(request):
@@ -1086,7 +1086,7 @@ def test_a_large_body_goes_through_a_small_window(window, size):
         assert server.connections == 1
 
 
-def test_uploads_side_by_side_through_small_windows():
+def test_parallel_uploads_through_small_windows():
     """Twenty of them, each with its own body."""
 
     async def script(request):
@@ -1103,7 +1103,7 @@ def test_uploads_side_by_side_through_small_windows():
         assert server.connections == 1
 
 
-def test_a_window_that_shrinks_below_nothing_is_waited_out():
+def test_negative_window_is_waited_out():
     """INITIAL_WINDOW_SIZE is lowered in the middle of an upload, so that more was sent than may be; then it grows again."""
 
     async def script(request):
@@ -1130,7 +1130,7 @@ def test_a_window_that_shrinks_below_nothing_is_waited_out():
         assert server.connections == 1
 
 
-def test_an_upload_that_is_stopped_stops_no_other_call():
+def test_stalled_upload_stops_no_call():
     """One stream's window is used up; others have theirs."""
 
     async def script(request):
@@ -1161,8 +1161,8 @@ def test_an_upload_that_is_stopped_stops_no_other_call():
 
 
 @pytest.mark.parametrize("how", ["limit", "cancel", "total"])
-def test_an_upload_that_is_stopped_can_be_given_up(how):
-    """By its time limits and by a cancel; the server hears RST_STREAM, and a later call is answered on the same connection."""
+def test_stalled_upload_can_be_abandoned(how):
+    """An upload that is stopped can be given up by time limit or cancel: RST_STREAM, and the connection lives on."""
 
     async def script(request):
         if int(request.headers["content-length"]) < 60_000:
@@ -1210,8 +1210,8 @@ def test_a_large_answer_comes_whole():
         assert server.connections == 1
 
 
-def test_more_than_a_streams_window_is_not_kept():
-    """A server that sends on without being asked to: that stream ends with an error, soon, and what came is not held."""
+def test_over_window_data_is_dropped():
+    """More than a stream's window is not kept: a server that sends on ends that stream with an error, soon."""
     sent = [0]
 
     async def script(request):
@@ -1245,7 +1245,7 @@ def test_more_than_a_streams_window_is_not_kept():
 # --- PING and silence ----------------------------------------------------------------------------------------------------------
 
 
-def test_pings_of_the_server_are_answered():
+def test_server_pings_are_answered():
     """With what was in them, while somebody waits on the connection, however long nothing else comes."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         with provider.generate_stream("x") as stream:
@@ -1258,8 +1258,8 @@ def test_pings_of_the_server_are_answered():
         assert server.peers[0].ping_acks == [b"ping%04d" % number for number in range(10)]
 
 
-def test_a_ping_between_calls_is_answered_with_the_next():
-    """At the latest; nobody waits on an idle connection."""
+def test_idle_ping_answered_with_call():
+    """A ping between calls is answered with the next call at the latest; an idle connection has no reader."""
     with Http2Server(answer) as server, provider_on(server) as provider:
         alive(provider)
         server.do(lambda: server.peers[0].ping(b"idlepung"))
@@ -1268,8 +1268,8 @@ def test_a_ping_between_calls_is_answered_with_the_next():
         assert server.connections == 1
 
 
-def test_a_silent_peer_is_asked_and_lives_if_it_answers(monkeypatch):
-    """Nothing but the ends of pings comes for two seconds: the stream waits on."""
+def test_answered_ping_keeps_stream(monkeypatch):
+    """A silent peer is asked and lives if it answers: with only pings for two seconds the stream waits on."""
     monkeypatch.setattr(http2_connection, "PING_AFTER", 0.5)
     with Http2Server(held()) as server, provider_on(server) as provider, provider.generate_stream("x") as stream:
         assert next(stream).content == "one"
@@ -1304,7 +1304,7 @@ def dying(monkeypatch):
     return now
 
 
-def test_a_dead_connection_under_fifty_streams(dying):
+def test_dead_connection_under_fifty_streams(dying):
     """The peer is gone without a word: all fifty end soon with their text so far, and a new call goes over a new connection."""
 
     async def script(request):
@@ -1326,7 +1326,7 @@ def test_a_dead_connection_under_fifty_streams(dying):
         assert idle(provider)
 
 
-def test_a_dead_connection_under_fifty_calls_is_left_by_all(dying):
+def test_fifty_calls_leave_dead_connection(dying):
     """Before the head: the error is one that the policy repeats, and the second tries succeed elsewhere."""
 
     async def script(request):
@@ -1368,8 +1368,8 @@ class SlowReader(Http2Server):
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["the system tells", "our buffer tells"])
-def test_a_slow_upload_is_a_sign_of_life(told, monkeypatch):
-    """The ping stands behind it, and nothing is heard for seconds: neither the upload ends nor a stream beside it."""
+def test_slow_upload_shows_life(told, monkeypatch):
+    """A slow upload is a sign of life: the ping stands behind it, and neither it nor another stream ends."""
     monkeypatch.setattr(http2_connection, "PING_AFTER", 0.2)
     monkeypatch.setattr(http2_connection, "PING_PATIENCE", 2.0)
     if not told:
@@ -1393,7 +1393,7 @@ def test_a_slow_upload_is_a_sign_of_life(told, monkeypatch):
         assert server.connections == 1
 
 
-def test_a_peer_that_dies_in_an_upload_is_found_out(dying):
+def test_dead_peer_found_during_upload(dying):
     """Some leaves, until all buffers are full; then nothing. The upload ends with the stream beside it, long before its own limits."""
     with SlowReader(held()) as server, provider_on(server) as provider:
         with provider.generate_stream("x") as stream:
@@ -1412,8 +1412,8 @@ def test_a_peer_that_dies_in_an_upload_is_found_out(dying):
         assert idle(provider)
 
 
-def test_a_peer_that_hangs_is_found_out_while_others_go_on_asking(dying):
-    """Its system takes their requests, which says nothing of it."""
+def test_hung_peer_found_despite_requests(dying):
+    """A peer that hangs is found out while others go on asking: its system takes their requests, no more."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         with provider.generate_stream("x") as stream:
             assert next(stream).content == "one"
@@ -1428,7 +1428,7 @@ def test_a_peer_that_hangs_is_found_out_while_others_go_on_asking(dying):
         assert alive(provider)
 
 
-def test_a_dead_connection_does_not_outlast_the_limits_of_its_streams():
+def test_dead_connection_respects_stream_limits():
     """Also without a ping: each ends at its own limit."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         streams = [provider.generate_stream("x", timeout=Timeouts(idle=0.2 + 0.02 * number)) for number in range(20)]
@@ -1446,8 +1446,8 @@ def test_a_dead_connection_does_not_outlast_the_limits_of_its_streams():
 
 
 @pytest.mark.parametrize("how", ["close", "goaway and close", "goaway", "reset", "much and close"])
-def test_a_connection_that_ends_while_idle_is_replaced_silently(how):
-    """The next call notices nothing: one attempt."""
+def test_idle_disconnect_is_replaced_silently(how):
+    """A connection that ends while idle is replaced silently: the next call has one attempt."""
     with Http2Server(answer) as server, provider_on(server) as provider:
         alive(provider)
         peer = server.peers[0]
@@ -1477,7 +1477,7 @@ def test_a_connection_that_ends_while_idle_is_replaced_silently(how):
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
-def test_a_connection_that_ends_just_as_the_request_arrives(how):
+def test_connection_ends_as_request_arrives(how):
     """The race over a kept connection: sent again once, and noted as an attempt of its own, as over HTTP/1.1."""
 
     async def script(request):
@@ -1496,8 +1496,8 @@ def test_a_connection_that_ends_just_as_the_request_arrives(how):
         assert server.connections == 2
 
 
-def test_an_idle_connection_is_dropped_after_ninety_seconds(monkeypatch):
-    """As over HTTP/1.1: after so long there may be nothing at its other end."""
+def test_idle_connection_dropped_after_ninety(monkeypatch):
+    """An idle connection is dropped after ninety seconds, as over HTTP/1.1: its other end may be gone."""
     from groq_provider.clock import SystemClock
 
     clock = SystemClock()
@@ -1523,8 +1523,8 @@ def test_closing_says_goodbye():
         assert server.peers[0].goaways == [0]
 
 
-def test_text_that_has_come_before_a_cut_is_given_out():
-    """Then the error; over and over, wherever the cut falls."""
+def test_text_before_cut_is_given():
+    """Text that has come before a cut is given out, then the error, wherever the cut falls."""
 
     async def script(request):
         await begin(request, *(f"{number} " for number in range(10)))

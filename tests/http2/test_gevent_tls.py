@@ -46,7 +46,7 @@ with GroqProvider(**settings) as provider:
 
 
 @pytest.mark.parametrize("protocol", ["1.1", "2"])
-def test_calls_over_tls_do_not_stop_the_loop(protocol):
+def test_tls_calls_never_stop_loop(protocol):
     """Forty at once, each with its own answer; a stream that waits lets others run, and is cancelled by one of them."""
     pytest.importorskip("gevent")
     with Hypercorn() as server:

@@ -86,7 +86,7 @@ def at_every_place(work):
 # --- locks ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_lock_that_is_tried_for_is_taken_once_and_not_waited_for():
+def test_tried_lock_is_taken_once():
     """Free: the loop has it for one round, and as often as it likes; held by anybody: there is no round."""
     lock = threading.Lock()
     rounds = 0
@@ -125,7 +125,7 @@ def place_given_back(provider):
 
 
 @pytest.mark.parametrize("what", [given_back, left_to_others, place_given_back], ids=lambda what: what.__name__)
-def test_an_interrupt_leaves_no_lock_held(what):
+def test_interrupt_leaves_no_lock_held(what):
     """Where a lock is tried for and not waited for: from the moment it is taken it is given back."""
     files = FILES | {http2_pool.__file__}
     with Http2Server(answer) as server, provider_on(server, max_connections=1) as provider:
@@ -141,7 +141,7 @@ def test_an_interrupt_leaves_no_lock_held(what):
         assert at_every_place(strike) > 3
 
 
-def test_an_interrupt_loses_no_slot_and_no_one_who_waits_for_it():
+def test_interrupt_loses_no_slot():
     """A slot that was given back is free, or somebody's who knows of it."""
     from groq_provider.clock import SystemClock
 
@@ -161,7 +161,7 @@ def test_an_interrupt_loses_no_slot_and_no_one_who_waits_for_it():
     assert at_every_place(strike) > 3
 
 
-def test_an_interrupt_of_one_who_waits_for_a_slot_loses_none():
+def test_interrupted_waiter_loses_no_slot():
     """Whether it strikes before the slot is granted or after; nobody is left in the queue either. The error is kept, as a debugger would."""
     from groq_provider import clock
 
@@ -242,7 +242,7 @@ def every(full):
 
 
 @pytest.mark.parametrize("call", [plain, whole, left], ids=lambda call: call.__name__)
-def test_an_interrupt_anywhere_in_a_call(call, every):
+def test_interrupt_anywhere_in_call(call, every):
     """One thread, one connection after the other where one is torn: the next call is answered, and nothing is left."""
     one = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}
     with Http2Server(answer, settings=one) as server:
@@ -285,8 +285,8 @@ class Holding(Http2Server):
             assert held.content == "one two", where
 
 
-def test_an_interrupt_anywhere_in_a_wait_for_a_place(every, monkeypatch):
-    """The only place is somebody else's: whoever has it gets the rest of the stream, and the place is free afterwards."""
+def test_interrupt_while_awaiting_place(every, monkeypatch):
+    """An interrupt anywhere in a wait for a place: the other's stream comes whole, and the place is free later."""
     monkeypatch.setattr(http2_pool, "MAX_CONNECTIONS", 1)
     one = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}
 
@@ -318,8 +318,8 @@ def test_an_interrupt_anywhere_in_a_wait_for_a_place(every, monkeypatch):
         assert at_every_place(strike) > 20
 
 
-def test_an_interrupt_anywhere_beside_another_stream(every):
-    """Whoever leads: the other one is led on, or told at once that its connection is gone."""
+def test_interrupt_beside_another_stream(every):
+    """An interrupt anywhere beside another stream: that one is led on, or told at once that it is gone."""
     with Holding() as server, provider_on(server) as provider:
         plain(provider)
 
@@ -342,8 +342,8 @@ def test_an_interrupt_anywhere_beside_another_stream(every):
 # --- what it means for others --------------------------------------------------------------------------------------------------
 
 
-def test_an_interrupt_sends_nobody_elses_request_twice(monkeypatch):
-    """The connection that it tears was alive: the peer is at work on the other thread's request, which is the policy's to repeat."""
+def test_interrupt_repeats_no_other_request(monkeypatch):
+    """An interrupt sends no other request twice: the peer works on it already, so the policy repeats it."""
 
     async def script(request):
         await request.whole()

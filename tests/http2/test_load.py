@@ -28,8 +28,8 @@ ECHO = """
 
 
 @pytest.mark.soak
-def test_ten_thousand_requests_from_fifty_threads():
-    """No failure, no wrong answer, no second try, one connection."""
+def test_fifty_threads_many_requests():
+    """Ten thousand requests of fifty threads: no failure, no wrong answer, no second try, one connection."""
     with Nginx(server=ECHO) as server, provider_on(server) as provider:
 
         def work(number):
@@ -52,7 +52,7 @@ def test_ten_thousand_requests_from_fifty_threads():
 
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", ["hypercorn", "nginx and emulator"])
-def test_requests_and_streams_from_fifty_threads(kind, full):
+def test_fifty_threads_requests_and_streams(kind, full):
     """The same against servers that make their answers: as many of each as it takes, whole with --full."""
     calls = 100 if full else 10
     if kind == "hypercorn":
@@ -91,7 +91,7 @@ SERVERS = {
 
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", SERVERS)
-def test_two_hundred_and_fifty_six_threads_on_mixed_work(kind, full):
+def test_mixed_work_on_256_threads(kind, full):
     """Plain calls, streams, streams left early, cancels from other threads, limits that are too tight: each gets what it asked for.
 
     What fails has failed for its own reason: a limit of its own, its own cancel.
@@ -198,7 +198,7 @@ def test_a_thousand_streams_at_once():
         assert idle(provider)
 
 
-def test_threads_that_only_poll_and_threads_that_read():
+def test_pollers_and_readers_share_connection():
     """Whoever reads the connection at the moment reads for all: pollers see what readers fetch, and the other way round."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         streams = [provider.generate_stream(f"x{number}") for number in range(20)]

@@ -80,8 +80,8 @@ def with_one_to_spare(server, provider):
 
 
 @needs_fork
-def test_a_child_does_not_use_the_connection_that_learned_of_http_1_1():
-    """It belongs to the parent like any kept one."""
+def test_child_avoids_parents_http1_connection():
+    """A child does not use the connection that learned of HTTP/1.1: it is the parent's like any kept one."""
     with Older() as server, provider_on(server) as provider:
         with_one_to_spare(server, provider)
         assert join(fork(lambda: provider.generate("x").content == "over 1.1")) == 0
@@ -90,8 +90,8 @@ def test_a_child_does_not_use_the_connection_that_learned_of_http_1_1():
             assert provider.generate("x").content == "over 1.1"
 
 
-def test_the_connection_that_learned_of_http_1_1_may_have_gone_stale():
-    """The server closes it like any kept one before its first request: nobody notices."""
+def test_stale_http1_connection_is_replaced():
+    """The connection that learned of HTTP/1.1 may have gone stale before its first request: no call notices."""
     with Older() as server, provider_on(server) as provider:
         with_one_to_spare(server, provider)
         server.hang_up()
@@ -100,8 +100,8 @@ def test_the_connection_that_learned_of_http_1_1_may_have_gone_stale():
         assert len(server.others) == 3
 
 
-def test_closing_during_a_warm_up_that_falls_back_leaves_no_connection(monkeypatch):
-    """Closed between the handshake and the moment when the connection is put away."""
+def test_closing_during_fallback_warm_up(monkeypatch):
+    """Closing during a warm-up that falls back, between handshake and putting away, leaves no connection."""
     with Older() as server, provider_on(server) as provider:
         http1, made = pool_of(provider).http1, []
         usual, negotiating = http1.usual, http1.negotiating
@@ -129,8 +129,8 @@ def ahead(monkeypatch):
     return ahead
 
 
-def test_falling_back_late_has_its_own_time_to_connect(ahead):
-    """The server looks at the request for longer than a connection may take to be made, and then wants HTTP/1.1."""
+def test_late_fallback_has_connect_time(ahead):
+    """A late fallback has its own time to connect, though the server looks at the request for longer than that."""
 
     async def script(request):
         await request.whole()
@@ -152,7 +152,7 @@ def test_falling_back_late_has_its_own_time_to_connect(ahead):
 SOON = http2_connection.PING_AFTER - 1
 
 
-def test_who_waits_for_a_place_in_vain_is_told_so():
+def test_vain_place_wait_is_refused():
     """By the same error as where max_connections is the limit; never sent, and nothing secret in it."""
     limits = Timeouts(connect=PATIENCE, first_token=0.3)
     with Http2Server(answer) as server, provider_on(server, timeout=limits) as provider:
@@ -212,7 +212,7 @@ def second_on_a_cold_start(monkeypatch, limits, work):
     return second[0]
 
 
-def test_who_finds_no_place_on_a_cold_start_waits_for_one(monkeypatch, ahead):
+def test_cold_start_waits_for_place(monkeypatch, ahead):
     """It came before anybody knew that all places would be taken: it has the time of those who wait for a place."""
 
     def wait(server, waiter, results):
@@ -226,7 +226,7 @@ def test_who_finds_no_place_on_a_cold_start_waits_for_one(monkeypatch, ahead):
     assert second_on_a_cold_start(monkeypatch, limits, wait) == "y"
 
 
-def test_who_waits_on_a_cold_start_waits_no_longer_than_for_a_place(monkeypatch):
+def test_cold_start_wait_begins_once(monkeypatch):
     """The time for it begins once, when the places are known to be taken, which whoever waits for the connection hears of."""
 
     def wait(_server, _waiter, results):
@@ -237,8 +237,8 @@ def test_who_waits_on_a_cold_start_waits_no_longer_than_for_a_place(monkeypatch)
 
 
 @pytest.mark.parametrize("first", ["leaving", "full"])
-def test_who_waits_for_a_place_hears_of_one_on_any_connection(first):
-    """Nobody reads either: not the one that makes room, nor the one whose stream stays where it is."""
+def test_waiter_hears_of_new_place(first):
+    """One who waits for a place hears of one on any connection, though no reader reads either of them."""
     streams = 1 if first == "full" else 100
     settings, limits = {SettingCodes.MAX_CONCURRENT_STREAMS: streams}, Timeouts(connect=PATIENCE, first_token=SOON)
     with Http2Server(held(), settings=settings) as server, provider_on(server, timeout=limits) as provider:
@@ -257,8 +257,8 @@ def test_who_waits_for_a_place_hears_of_one_on_any_connection(first):
 
 
 @pytest.mark.parametrize("which", range(3))
-def test_who_waits_for_a_place_hears_of_an_end_on_any_connection(which, monkeypatch):
-    """All are full, and their readers do something else: the stream that ends first makes the place."""
+def test_waiter_hears_of_stream_end(which, monkeypatch):
+    """One who waits for a place hears of a stream's end on any connection, though all readers are busy."""
     monkeypatch.setattr(http2_pool, "MAX_CONNECTIONS", 3)
     settings, limits = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}, Timeouts(connect=PATIENCE, first_token=SOON)
 
@@ -322,8 +322,8 @@ LEAVING = pytest.mark.parametrize(
 
 
 @LEAVING
-def test_a_server_that_ends_every_connection_is_not_asked_for_ever(say):
-    """A few handshakes, then an error that is the retry policy's, which waits between."""
+def test_ending_server_is_given_up(say):
+    """A server that ends every connection is asked a few times; then the retry policy has the error, and waits."""
     with serving(leaving(say)) as server:
         with provider_on(f"https://localhost:{server.port}", timeout=Timeouts(total=PATIENCE / 2)) as provider:
             error = attempt(lambda: provider.generate("x"))
@@ -333,8 +333,8 @@ def test_a_server_that_ends_every_connection_is_not_asked_for_ever(say):
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=lambda version: version.name)
 @LEAVING
-def test_a_warm_up_stops_at_a_connection_that_is_of_no_use(say, version):
-    """It counts none, and does not try until its time is up."""
+def test_warm_up_stops_when_useless(say, version):
+    """A warm-up stops at a connection of no use: it counts none and does not try until its time is up."""
     with serving(leaving(say, version=version)) as server:
         with provider_on(f"https://localhost:{server.port}") as provider:
             started = time.monotonic()
@@ -343,7 +343,7 @@ def test_a_warm_up_stops_at_a_connection_that_is_of_no_use(say, version):
             assert server.connections <= 2
 
 
-def test_connections_that_were_closed_while_idle_cost_no_call():
+def test_idle_closed_connections_cost_nothing():
     """However many: the server has been restarted, say."""
     with Http2Server(held(), settings={SettingCodes.MAX_CONCURRENT_STREAMS: 1}) as server:
         with provider_on(server) as provider:
@@ -381,8 +381,8 @@ def full_connection(monkeypatch, script, streams=1):
         yield provider, held
 
 
-def test_a_place_that_comes_back_as_a_warm_up_counts_is_not_lost(monkeypatch):
-    """The counting holds the lock, so that it is for the warm-up to look who waits."""
+def test_place_returned_during_warm_up(monkeypatch):
+    """A place that comes back as a warm-up counts is not lost: the warm-up looks for waiters itself."""
     places = Http2Pool._places
 
     def counting(pool):
@@ -400,8 +400,8 @@ def test_a_place_that_comes_back_as_a_warm_up_counts_is_not_lost(monkeypatch):
         assert found == ["y"]
 
 
-def test_a_place_for_one_who_has_just_given_up_goes_to_the_next(monkeypatch):
-    """Its time was over, and then it was served."""
+def test_abandoned_place_goes_to_next(monkeypatch):
+    """A place for one who has just given up goes to the next."""
     error = http2_pool.PoolTimeoutError
 
     def late(*args, **more):
@@ -479,7 +479,7 @@ def all_free(pool):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_an_interrupt_anywhere_gives_the_place_back():
+def test_interrupt_gives_place_back():
     """A connection is there: its places are free again, and the next call gets one."""
     settings = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}
     with Http2Server(answer, settings=settings) as server, provider_on(server) as provider:
@@ -500,7 +500,7 @@ def test_an_interrupt_anywhere_gives_the_place_back():
 @pytest.mark.parametrize(
     "work", [lambda provider: provider.generate("x"), lambda provider: provider.warm_up(1)], ids=["call", "warm-up"]
 )
-def test_an_interrupt_anywhere_while_connecting_leaves_nothing(work):
+def test_interrupted_connect_leaves_nothing(work):
     """There is none yet: no connection that nobody has, and nobody who waits for what nobody makes."""
     settings = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}
     with Http2Server(answer, settings=settings) as server:
@@ -518,7 +518,7 @@ def test_an_interrupt_anywhere_while_connecting_leaves_nothing(work):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_an_interrupt_anywhere_while_waiting_for_a_place_gives_it_back(monkeypatch):
+def test_interrupted_wait_gives_place_back(monkeypatch):
     """All places are taken when it comes, and one comes back as it waits."""
     with full_connection(monkeypatch, held()) as (provider, (first,)):
         pool, stream = pool_of(provider), first

@@ -60,7 +60,7 @@ class Either(Http2Server):
         return completion("over 1.1")
 
 
-def test_http_2_is_chosen_where_it_is_offered():
+def test_http2_chosen_where_offered():
     """By ALPN, in the handshake: no request is spent on finding out."""
     with Http2Server(answer) as server, provider_on(server) as provider:
         assert provider.generate("x").content == "x"
@@ -68,15 +68,15 @@ def test_http_2_is_chosen_where_it_is_offered():
         assert (server.connections, len(server.requests), server.others) == (1, 2, [])
 
 
-def test_without_the_setting_it_is_http_1_1():
-    """Although the server would speak HTTP/2."""
+def test_default_is_http1():
+    """Without the setting it is HTTP/1.1, although the server would speak HTTP/2."""
     with Either(answer) as server, provider_on(server, http2=False) as provider:
         assert provider.generate("x").content == "over 1.1"
         assert (server.connections, server.others) == (0, ["http/1.1"])
 
 
 @pytest.mark.parametrize("protocols", [("http/1.1",), ()], ids=["http/1.1", "no ALPN"])
-def test_a_server_without_http_2_is_spoken_to_in_http_1_1(protocols):
+def test_server_without_http2_gets_http1(protocols):
     """Whatever it says or does not say in the handshake; the connection that learned it is used."""
     with Either(protocols=protocols) as server, provider_on(server) as provider:
         for _ in range(3):
@@ -86,7 +86,7 @@ def test_a_server_without_http_2_is_spoken_to_in_http_1_1(protocols):
 
 
 @pytest.mark.parametrize("protocols", [("http/1.1",), ()], ids=["http/1.1", "no ALPN"])
-def test_fifty_first_calls_fall_back_together(protocols):
+def test_fifty_first_calls_fall_back(protocols):
     """None fails, none waits for the others' answers."""
     with Either(protocols=protocols) as server, provider_on(server) as provider:
         answers = in_threads(50, lambda number: provider.generate(f"x{number}").content)
@@ -95,8 +95,8 @@ def test_fifty_first_calls_fall_back_together(protocols):
         assert idle(provider)
 
 
-def test_a_base_url_without_tls_is_spoken_to_in_http_1_1():
-    """There is no handshake to negotiate in."""
+def test_plain_base_url_uses_http1():
+    """A base URL without TLS is spoken to in HTTP/1.1: there is no handshake to negotiate in."""
     with Emulator(speed=0) as emulator:
         with GroqProvider(api_key=emulator.api_key, base_url=emulator.base_url, http2=True) as provider:
             assert provider.generate("x").content
@@ -117,7 +117,7 @@ def test_certificates_are_checked():
         assert server.requests == []
 
 
-def test_a_missing_library_is_named_with_its_extra():
+def test_missing_library_names_its_extra():
     """At construction, not at the first call."""
     program = """
         import sys
@@ -140,8 +140,8 @@ def test_a_missing_library_is_named_with_its_extra():
     assert "groq_provider[http2]" in done.stdout or "groq-provider[http2]" in done.stdout
 
 
-def test_importing_and_http_1_1_do_not_load_the_library():
-    """It costs 60 ms to import: only for those who ask for it."""
+def test_http1_never_loads_library():
+    """Importing and HTTP/1.1 do not load the library: its 60 ms are only for those who ask for it."""
     program = """
         import sys
         from groq_provider import GroqProvider
@@ -159,7 +159,7 @@ def test_importing_and_http_1_1_do_not_load_the_library():
 # --- real servers --------------------------------------------------------------------------------------------------------------
 
 
-def test_nginx_is_there_if_it_has_to_be(monkeypatch):
+def test_required_nginx_is_there(monkeypatch):
     """Where GROQ_PROVIDER_REQUIRE_NGINX=1 is set no test is skipped for want of it; elsewhere those that need it are."""
     if http2_real.REQUIRED:
         assert shared_nginx().port
@@ -170,7 +170,7 @@ def test_nginx_is_there_if_it_has_to_be(monkeypatch):
             http2_real.need_nginx()
 
 
-def test_nginx_in_front_of_the_emulator():
+def test_nginx_in_front_of_emulator():
     """Answers and streams, many at once, over one connection."""
     with Emulator(speed=0) as emulator, Nginx(int(emulator.base_url.rpartition(":")[2])) as server:
         with provider_on(server, default_model="openai/gpt-oss-20b") as provider:
@@ -188,8 +188,8 @@ def test_nginx_in_front_of_the_emulator():
             assert idle(provider)
 
 
-def test_hypercorn(unhurried):
-    """The same with a server written in Python, which says that a stream has ended in a frame of its own."""
+def test_hypercorn_serves_many_streams(unhurried):
+    """Answers and streams through a server written in Python, which ends a stream in a frame of its own."""
     with Hypercorn() as server, provider_on(server) as provider:
 
         def ask(number):
@@ -203,7 +203,7 @@ def test_hypercorn(unhurried):
 
 
 @pytest.mark.parametrize("kind", ["nginx", "hypercorn"])
-def test_a_stream_that_is_left_ends_the_work_behind_it(kind):
+def test_left_stream_ends_server_work(kind):
     """RST_STREAM reaches the application: closing one of three streams ends one, and the others come whole."""
     with contextlib.ExitStack() as stack:
         if kind == "nginx":
@@ -234,7 +234,7 @@ def test_a_stream_that_is_left_ends_the_work_behind_it(kind):
         assert [stream.collect().content for stream in streams[1:]] == ["one two"] * 2
 
 
-def test_hypercorns_hard_limit_costs_no_call():
+def test_hypercorn_limit_costs_no_call():
     """It ends a connection at its thousandth request, with an error and whatever is under way: the policy repeats those."""
     with Hypercorn(keep_alive_max_requests=50) as server, provider_on(server, retry=QUICK) as provider:
         answers = in_threads(4, lambda number: [provider.generate(f"{number}.{n}").content for n in range(75)])
@@ -242,7 +242,7 @@ def test_hypercorns_hard_limit_costs_no_call():
         assert idle(provider)
 
 
-def test_nginxs_limit_of_requests_costs_no_call():
+def test_nginx_limit_costs_no_call():
     """It says GOAWAY after so many requests of a connection: nobody notices, and nothing is tried twice."""
     json = '{"choices": [{"index": 0, "message": {"role": "assistant", "content": "$http_x_tag"}, "finish_reason": "stop"}]}'
     lines = f"location /openai/ {{ default_type application/json; return 200 '{json}'; }}"
@@ -261,7 +261,7 @@ def test_nginxs_limit_of_requests_costs_no_call():
 # --- connections: how many, and when -------------------------------------------------------------------------------------------
 
 
-def test_warm_up_makes_the_handshake_and_sends_nothing():
+def test_warm_up_makes_only_handshake():
     """The calls after it find the connection: one handshake in all."""
     with Http2Server(answer) as server, provider_on(server) as provider:
         assert provider.warm_up(1) == 1
@@ -272,8 +272,8 @@ def test_warm_up_makes_the_handshake_and_sends_nothing():
 
 
 @pytest.mark.parametrize("count", [5, 40])
-def test_warm_up_for_many_calls_opens_no_more_than_they_need(count):
-    """Asked for as many as will call: that many places are ready, on few connections, which are then used."""
+def test_large_warm_up_opens_few(count):
+    """A warm-up for many calls opens no more than they need: that many places are ready on few connections."""
     with Http2Server(answer) as server, provider_on(server) as provider:
         assert provider.warm_up(count) == count
         opened = server.connections
@@ -292,15 +292,15 @@ def test_prewarm_is_done_at_construction():
         assert server.connections == 1
 
 
-def test_warm_up_of_a_server_that_is_away_counts_nothing():
-    """No error, and nothing left behind."""
+def test_warm_up_tolerates_absent_server():
+    """A warm-up of a server that is away counts nothing, with no error and nothing left behind."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with provider_on(f"https://127.0.0.1:{port}") as provider:
         assert provider.warm_up(3) == 0
 
 
-def test_a_cap_on_connections_caps_what_is_under_way():
+def test_connection_cap_counts_requests():
     """max_connections counts requests, as over HTTP/1.1: its limit says so."""
     with Http2Server(held()) as server, provider_on(server, max_connections=3) as provider:
         streams = [provider.generate_stream(f"x{number}") for number in range(3)]
@@ -313,8 +313,8 @@ def test_a_cap_on_connections_caps_what_is_under_way():
         assert max(peer.most for peer in server.peers) == 3
 
 
-def test_a_cold_start_of_fifty_calls_needs_one_handshake():
-    """Where HTTP/1.1 needs fifty; how much sooner that is done, the benchmark says."""
+def test_cold_start_needs_one_handshake():
+    """A cold start of fifty calls needs one handshake where HTTP/1.1 needs fifty."""
 
     async def script(request):
         import asyncio
@@ -331,7 +331,7 @@ def test_a_cold_start_of_fifty_calls_needs_one_handshake():
 # --- proxies -------------------------------------------------------------------------------------------------------------------
 
 
-def test_many_streams_go_through_one_tunnel():
+def test_streams_share_one_tunnel():
     """CONNECT with the credentials for the proxy, which sees neither the key nor the requests."""
     with Http2Server(held()) as server, serving(proxy_handler("me:s3cret")) as proxy:
         proxies = {"https": f"http://me:s3cret@127.0.0.1:{proxy.port}"}
@@ -347,7 +347,7 @@ def test_many_streams_go_through_one_tunnel():
         assert "authorization" not in request.headers
 
 
-def test_tunnels_of_the_environment_are_used(monkeypatch):
+def test_environment_tunnels_are_used(monkeypatch):
     """As over HTTP/1.1."""
     with Http2Server(answer) as server, serving(proxy_handler()) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
@@ -361,8 +361,8 @@ def test_tunnels_of_the_environment_are_used(monkeypatch):
     [("407 Proxy Authentication Required", False), ("502 Bad Gateway", True)],
     ids=["407", "502"],
 )
-def test_a_refused_tunnel_is_a_proxy_error(refuse, retryable):
-    """For each of those who wait for the connection; not sent."""
+def test_refused_tunnel_is_proxy_error(refuse, retryable):
+    """A refused tunnel is a proxy error for each of those who wait for the connection; not sent."""
     with serving(proxy_handler(refuse=refuse)) as proxy:
         proxies = {"https": f"http://me:pw-canary@127.0.0.1:{proxy.port}"}
         with provider_on("https://localhost:9", proxies=proxies) as provider:
@@ -373,8 +373,8 @@ def test_a_refused_tunnel_is_a_proxy_error(refuse, retryable):
         assert "pw-canary" not in repr(error) + repr(error.__cause__)
 
 
-def test_a_tunnel_to_a_server_without_http_2_falls_back():
-    """What was negotiated counts, not who was asked."""
+def test_tunnel_without_http2_falls_back():
+    """A tunnel to a server without HTTP/2 falls back: the negotiation counts, not the server that was asked."""
     with Either(protocols=("http/1.1",)) as server, serving(proxy_handler()) as proxy:
         with provider_on(server, proxies={"https": f"http://127.0.0.1:{proxy.port}"}) as provider:
             for _ in range(3):
@@ -385,7 +385,7 @@ def test_a_tunnel_to_a_server_without_http_2_falls_back():
 # --- closing -------------------------------------------------------------------------------------------------------------------
 
 
-def test_closing_ends_streams_and_calls_under_way():
+def test_closing_ends_streams_and_calls():
     """Each at once with its own error; the connection is gone, and later calls are refused."""
 
     async def script(request):
@@ -415,7 +415,7 @@ def test_closing_ends_streams_and_calls_under_way():
             assert idle(provider)
 
 
-def test_closing_during_many_calls_leaves_nothing():
+def test_closing_during_calls_leaves_nothing():
     """Calls that begin and end while the provider is closed: an answer or the error for it, no connection."""
     with Http2Server(answer) as server:
         for _ in range(5):
@@ -437,8 +437,8 @@ def test_closing_during_many_calls_leaves_nothing():
         assert server.wait(lambda: not server.open_connections)
 
 
-def test_whoever_held_the_lock_closes_what_another_thread_could_not():
-    """A thread that finds the lock held leaves the rest to whoever has it: also where that one came only to wait, and in vain."""
+def test_lock_holder_closes_rest():
+    """A thread that finds the lock held leaves closing to its holder, even to one that only waited in vain."""
     with Http2Server(answer) as server, provider_on(server) as provider:
         assert alive(provider)
         (connection,) = provider._transport.adapter._pool._connections
@@ -449,8 +449,8 @@ def test_whoever_held_the_lock_closes_what_another_thread_could_not():
         assert server.wait(lambda: not server.open_connections)
 
 
-def test_a_forgotten_provider_leaves_no_connection():
-    """Neither closed nor referred to any more."""
+def test_forgotten_provider_leaves_no_connection():
+    """A forgotten provider, neither closed nor referred to any more, leaves no connection."""
     with Http2Server(answer) as server:
         provider = GroqProvider(
             api_key=KEY, base_url=server.url, http2=True, default_model=MODEL, ca_bundle=authority().file
@@ -470,7 +470,7 @@ def test_a_provider_shows_its_connections():
         assert "localhost" in shown
 
 
-def test_a_provider_pickles_and_speaks_http_2_again(monkeypatch):
+def test_pickled_provider_speaks_http2_again(monkeypatch):
     """Without its key, which comes from the environment."""
     with Http2Server(answer) as server, provider_on(server) as provider:
         alive(provider)
@@ -502,7 +502,7 @@ def test_the_responses_library_still_works():
         assert idle(provider)
 
 
-def test_others_may_send_through_the_adapter():
+def test_foreign_sends_pass_through_adapter():
     """session.get() on the provider's own session, as over HTTP/1.1."""
 
     class Both(Either):
@@ -614,7 +614,7 @@ def test_key_and_prompt_show_nowhere(work, stream, caplog):
 
 
 @needs_fork
-def test_parent_and_child_do_not_share_connections():
+def test_fork_shares_no_connection():
     """Both send at once after the fork: every answer is the sender's own, and the parent's connection serves on."""
     with Http2Server(answer) as server, provider_on(server) as provider:
         alive(provider)
@@ -632,7 +632,7 @@ def test_parent_and_child_do_not_share_connections():
 
 @needs_fork
 @pytest.mark.parametrize("how", ["cancel", "token", "close", "provider", "garbage", "read", "exit"])
-def test_a_child_cannot_touch_its_parents_streams(how):
+def test_child_cannot_touch_parents_streams(how):
     """Whatever it does with its copies, not a byte of it reaches the parent's connection, whose streams come whole."""
     import groq_provider
 
@@ -673,8 +673,8 @@ def test_a_child_cannot_touch_its_parents_streams(how):
 
 
 @needs_fork
-def test_a_fork_while_threads_read_and_send():
-    """Ten children, each answered on a connection of its own, while eight threads of the parent are in the middle of calls."""
+def test_fork_while_threads_are_busy():
+    """A fork while eight threads read and send: ten children are each answered on a connection of their own."""
     with Http2Server(answer) as server, provider_on(server) as provider:
         stop = threading.Event()
 
@@ -701,7 +701,7 @@ def test_a_fork_while_threads_read_and_send():
 
 
 @needs_fork
-def test_a_child_starts_with_free_locks():
+def test_child_starts_with_free_locks():
     """Threads of the parent hold every lock of the transport while it forks."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         with provider.generate_stream("x") as stream:
@@ -738,8 +738,8 @@ def _locks_of(pool):
                     pending.append(found)
 
 
-def test_processes_that_spawn_have_connections_of_their_own():
-    """A child that is not forked but started anew."""
+def test_spawned_process_has_own_connections():
+    """A process that is started anew, not forked, has connections of its own."""
     with Http2Server(answer) as server:
         program = (
             "import sys; from groq_provider import GroqProvider\n"

@@ -48,7 +48,7 @@ CANCEL = int(ErrorCodes.CANCEL)
 
 
 @pytest.mark.parametrize("count", [1, 50])
-def test_events_before_a_silence_are_given_out(count):
+def test_events_before_silence_given_out(count):
     """Five events and then nothing, on each of the streams: all five are there."""
     words = [f"w{number} " for number in range(5)]
 
@@ -73,8 +73,8 @@ def test_events_before_a_silence_are_given_out(count):
         assert server.connections == 1
 
 
-def test_every_event_comes_before_the_next_is_sent():
-    """The server waits for the reader after each, whatever frames an event is cut into."""
+def test_event_precedes_next_send():
+    """Every event comes before the next is sent, whatever frames it is cut into: the server waits for the reader."""
     given: list[asyncio.Event] = []
 
     async def script(request):
@@ -95,7 +95,7 @@ def test_every_event_comes_before_the_next_is_sent():
         assert [chunk.content for chunk in stream] == [""]
 
 
-def test_an_event_waits_for_no_other_stream():
+def test_event_awaits_no_other_stream():
     """Of fifty, one is served at a time; its reader has it before the next is."""
 
     async def script(request):
@@ -134,7 +134,7 @@ def test_an_event_waits_for_no_other_stream():
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
-def test_the_cut_into_frames_does_not_matter(size):
+def test_cut_into_frames_is_irrelevant(size):
     """A frame for each byte, or one for many events; empty and padded ones between."""
 
     async def script(request):
@@ -166,7 +166,7 @@ def test_fifty_streams_share_one_connection():
 
 
 @pytest.mark.parametrize("limit", [1, 8])
-def test_more_streams_than_the_server_allows_are_all_answered(limit):
+def test_excess_streams_are_all_answered(limit):
     """They wait, or go over another connection; the limit is kept to on each."""
     settings = {SettingCodes.MAX_CONCURRENT_STREAMS: limit}
 
@@ -186,7 +186,7 @@ def test_more_streams_than_the_server_allows_are_all_answered(limit):
         assert server.connections < 30
 
 
-def test_streams_that_stay_open_do_not_lock_others_out():
+def test_open_streams_lock_none_out():
     """As many as the server allows are open and silent; more calls are answered."""
     settings = {SettingCodes.MAX_CONCURRENT_STREAMS: 5}
     with Http2Server(held(), settings=settings) as server, provider_on(server) as provider:
@@ -221,7 +221,7 @@ def test_answers_come_in_any_order():
         assert results == [str(number) for number in range(20)]
 
 
-def test_many_calls_one_after_the_other_keep_one_connection():
+def test_many_calls_keep_one_connection():
     """Thousands of streams have been on it; what ends is forgotten."""
     with Http2Server(answer) as server, provider_on(server) as provider:
         server.remembers = False
@@ -272,7 +272,7 @@ LEAVING = {
 
 
 @pytest.mark.parametrize("how", LEAVING)
-def test_leaving_one_of_many_leaves_the_others(how):
+def test_leaving_one_spares_others(how):
     """The server is told with RST_STREAM at once, for that stream only, and the others come whole over the same connection."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         tokens = [CancelToken() for _ in range(10)]
@@ -291,7 +291,7 @@ def test_leaving_one_of_many_leaves_the_others(how):
         assert idle(provider)
 
 
-def test_a_forgotten_stream_is_given_up():
+def test_forgotten_stream_is_given_up():
     """The collector finds it: a warning, RST_STREAM, and the others go on."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         streams = [provider.generate_stream(f"x{number}") for number in range(3)]
@@ -308,7 +308,7 @@ def test_a_forgotten_stream_is_given_up():
 
 
 @pytest.mark.parametrize("limit", ["idle", "first_token", "total"])
-def test_a_time_out_of_one_leaves_the_others(limit):
+def test_one_timeout_spares_others(limit):
     """In time, although others wait on the same connection, and although events for those keep coming."""
 
     async def script(request):
@@ -348,8 +348,8 @@ def test_a_time_out_of_one_leaves_the_others(limit):
         assert server.connections == 1
 
 
-def test_a_time_out_before_the_head_gives_the_stream_up():
-    """Of a plain call, too."""
+def test_timeout_before_head_frees_stream():
+    """A timeout before the head gives the stream up, of a plain call, too."""
 
     async def script(request):
         await request.whole()
@@ -369,7 +369,7 @@ def test_a_time_out_before_the_head_gives_the_stream_up():
         assert server.connections == 1
 
 
-def test_cancels_before_the_head_leave_the_others():
+def test_cancels_before_head_spare_others():
     """Half of forty plain calls that wait are cancelled; those raise soon, the others are answered."""
 
     async def script(request):
@@ -398,8 +398,8 @@ def test_cancels_before_the_head_leave_the_others():
         assert idle(provider)
 
 
-def test_failures_of_some_leave_the_others():
-    """Of fifty streams every second one is reset by the server."""
+def test_failures_spare_others():
+    """Failures of some leave the others: of fifty streams every second one is reset by the server."""
 
     async def script(request):
         await begin(request, "one")
@@ -469,7 +469,7 @@ class Relay:
             sock.close()
 
 
-def test_whoever_opens_the_connection_may_be_cancelled_while_others_wait_for_it():
+def test_cancelled_opener_spares_waiters():
     """The first of ten calls makes the handshake; it is cancelled in the middle of it, and the nine are answered."""
     token = CancelToken()
     with Http2Server(answer) as server, contextlib.closing(Relay(server.port)) as relay:
@@ -486,8 +486,8 @@ def test_whoever_opens_the_connection_may_be_cancelled_while_others_wait_for_it(
         assert server.connections == 1
 
 
-def test_a_connection_that_cannot_be_made_fails_all_who_wait_for_it():
-    """Each with its own error, within the limit for connecting; nothing was sent."""
+def test_failed_connect_fails_all_waiters():
+    """A connection that cannot be made fails each waiter with its own error, in time; nothing was sent."""
     with full_backlog() as port, provider_on(f"https://127.0.0.1:{port}", timeout=Timeouts(connect=0.4)) as provider:
         started = time.monotonic()
         errors = in_threads(40, lambda number: attempt(lambda: provider.generate(f"x{number}")))
@@ -498,7 +498,7 @@ def test_a_connection_that_cannot_be_made_fails_all_who_wait_for_it():
         assert idle(provider)
 
 
-def test_who_waits_for_a_connection_may_leave_on_his_own():
+def test_connection_waiter_may_leave_alone():
     """A cancel and a time limit of one who waits for the handshake that another makes end that wait only."""
     with full_backlog() as port, provider_on(f"https://127.0.0.1:{port}") as provider:
         token, leaders = CancelToken(), CancelToken()
@@ -522,8 +522,8 @@ def test_who_waits_for_a_connection_may_leave_on_his_own():
 # --- readers that do not read --------------------------------------------------------------------------------------------------
 
 
-def test_a_slow_reader_holds_little_and_stalls_nobody():
-    """The server is stopped by the stream's window; calls beside it are answered; then the reader gets everything."""
+def test_slow_reader_holds_little():
+    """A slow reader holds little and stalls no other: the stream's window stops the server; later all comes."""
     sent, much = [0], []
     pieces, piece = 2000, "y" * 20_000
 
@@ -585,7 +585,7 @@ def test_many_slow_readers_stall_nobody():
         assert server.connections == 1
 
 
-def test_a_reader_that_leaves_gives_its_window_back():
+def test_leaving_reader_returns_its_window():
     """What was received and not read is not lost to the connection: a hundred streams are left with much unread."""
 
     async def script(request):
@@ -607,7 +607,7 @@ def test_a_reader_that_leaves_gives_its_window_back():
         assert len(provider.generate(big).content) == len(big)
 
 
-def test_poll_says_whether_next_would_wait():
+def test_poll_shows_if_next_waits():
     """A chunk, the end, an error: ready; silence: not; and data for others does not count."""
     go = asyncio.Event()
 
@@ -637,7 +637,7 @@ def test_poll_says_whether_next_would_wait():
 
 
 @pytest.mark.parametrize("how", ["close", "cancel"])
-def test_an_answer_that_had_all_arrived_is_whole(how):
+def test_fully_arrived_answer_stays_whole(how):
     """Left after its first chunk, with the rest there: it is accounted for as what it is, and the server hears no RST_STREAM."""
 
     async def script(request):
@@ -660,7 +660,7 @@ def test_an_answer_that_had_all_arrived_is_whole(how):
 
 
 @pytest.mark.parametrize("held_lock", ["connection", "pool"])
-def test_a_stream_may_be_collected_inside_the_locks_of_its_connection(held_lock):
+def test_stream_collected_inside_connection_locks(held_lock):
     """The finalizer waits for none; the server is told by whoever lets go of it."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         bystander = provider.generate_stream("x")
@@ -694,7 +694,7 @@ def test_a_stream_may_be_collected_inside_the_locks_of_its_connection(held_lock)
 # --- ends of streams -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_complete_stream_is_not_reset():
+def test_complete_stream_is_not_reset():
     """Read to its end, in every way: the server hears no RST_STREAM."""
     with Http2Server(answer) as server, provider_on(server) as provider:
         for _ in range(20):
@@ -706,8 +706,8 @@ def test_a_complete_stream_is_not_reset():
         assert server.connections == 1
 
 
-def test_a_body_held_open_after_the_end_mark_delays_nothing():
-    """The answer is whole at its end mark; the stream is given up, and the connection serves on."""
+def test_open_body_delays_nothing():
+    """A body held open after the end mark delays nothing: the answer is whole, the connection serves on."""
 
     async def script(request):
         await begin(request, "one")
@@ -723,7 +723,7 @@ def test_a_body_held_open_after_the_end_mark_delays_nothing():
         assert server.connections == 1
 
 
-def test_a_stream_that_ends_without_its_finish_reason_is_interrupted():
+def test_missing_finish_reason_means_interrupted():
     """END_STREAM says that the body has ended, not that the answer is whole; the connection serves on."""
 
     async def script(request):
@@ -743,8 +743,8 @@ def test_a_stream_that_ends_without_its_finish_reason_is_interrupted():
         assert server.resets == []
 
 
-def test_a_failure_before_the_first_chunk_is_repeated_unseen():
-    """On the same connection."""
+def test_first_chunk_failure_repeats_unseen():
+    """A failure before the first chunk is repeated unseen, on the same connection."""
     tries = [0]
 
     async def script(request):
@@ -762,8 +762,8 @@ def test_a_failure_before_the_first_chunk_is_repeated_unseen():
         assert server.connections == 1
 
 
-def test_a_head_that_comes_with_its_end_between_two_looks_is_seen():
-    """Another thread may put both there after the reader has found no head."""
+def test_head_with_end_is_seen():
+    """A head that comes with its end between two looks is seen, though another thread puts both there."""
 
     class Slipping:
         """Has no head when it is asked for, and both a head and an end right after."""

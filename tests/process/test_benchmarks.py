@@ -33,7 +33,7 @@ def tiny(tmp_path_factory):
     return done.stdout, json.loads(file.read_text("utf-8"))
 
 
-def test_prints_every_table_and_the_budgets(tiny):
+def test_prints_all_tables_and_budgets(tiny):
     """All tables, the server's ceiling and the budget lines are there."""
     text, _ = tiny
     for part in ("Plain requests", "Streams", "Time to first token", "Throughput", "Fresh interpreters", "own ceiling"):
@@ -43,7 +43,7 @@ def test_prints_every_table_and_the_budgets(tiny):
     assert "(budget 1/10)" in text
 
 
-def test_json_holds_every_measure_of_this_library(tiny):
+def test_json_holds_every_measure(tiny):
     """The file holds a figure of each kind, and every slice."""
     _, data = tiny
     found = data["contenders"]["ours"]
@@ -55,7 +55,7 @@ def test_json_holds_every_measure_of_this_library(tiny):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("groq") is not None, reason="groq is installed")
-def test_missing_contender_is_skipped_with_a_note(tiny):
+def test_missing_contender_skipped_with_note(tiny):
     """What is not installed is named and left out."""
     text, data = tiny
     assert "groq SDK skipped: not installed: groq" in text

@@ -53,8 +53,8 @@ def test_every_example_is_checked():
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_an_example_runs_without_a_key(name):
-    """It starts an emulator and says so."""
+def test_example_runs_without_key(name):
+    """An example runs without a key: it starts an emulator and says so."""
     done = run(name)
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("GROQ_API_KEY is not set: talking to the bundled emulator at http://127.0.0.1:")
@@ -64,7 +64,7 @@ def test_an_example_runs_without_a_key(name):
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_an_example_talks_to_the_service_when_there_is_a_key(name):
+def test_example_with_key_uses_service(name):
     """The key and the address of the environment are used."""
     with Emulator(speed=0) as service:
         done = run(name, GROQ_API_KEY=service.api_key, GROQ_BASE_URL=service.base_url)
@@ -90,7 +90,7 @@ def test_the_chat_keeps_its_history():
     assert [message["content"] for message in sent][1:] == ["First?", "One.", "Second?"]
 
 
-def test_a_broken_stream_is_shown_as_broken():
+def test_broken_stream_looks_broken():
     """The example says so instead of passing half an answer for a whole one."""
     from groq_provider.testing import Fault, Reply
 
@@ -102,8 +102,8 @@ def test_a_broken_stream_is_shown_as_broken():
     assert "First token" not in done.stdout
 
 
-def test_no_proxy_of_the_environment_stands_before_the_emulator():
-    """A machine behind a proxy runs the examples too."""
+def test_examples_bypass_environment_proxy():
+    """No proxy of the environment stands before the emulator, so examples run behind a proxy too."""
     done = run("basic.py", HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9", NO_PROXY="", no_proxy="")
     assert done.returncode == 0, done.stderr
     assert "Latency: " in done.stdout

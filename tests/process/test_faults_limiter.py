@@ -48,8 +48,8 @@ def at_once(limiter):
 
 
 @pytest.mark.parametrize("fault", ["stopped", "gone"])
-def test_81_calls_go_on_while_the_store_is_away(redis, fault, caplog):
-    """A decision within the store's time limit, a local share, one line in the log when it goes and one when it is back."""
+def test_81_calls_survive_absent_store(redis, fault, caplog):
+    """Calls go on while the store is away, with a local share; one log line when it goes, one when it is back."""
     settings = {"rate_limits": RateLimits(rpm=6000), "rate_limit_store": redis.url, "api_key": "gsk_0123456789abcdef"}
     with (
         Emulator(speed=0) as emulator,
@@ -76,8 +76,8 @@ def test_81_calls_go_on_while_the_store_is_away(redis, fault, caplog):
         assert sum("is away" in r.getMessage() for r in caplog.records) == 1
 
 
-def test_81_a_wrong_password_is_an_error_of_the_settings():
-    """Found when the provider is made, and not shown."""
+def test_81_wrong_password_found_early():
+    """A wrong password is an error of the settings, found when the provider is made, and not shown."""
     need_redis()
     pytest.importorskip("redis", reason="needs the extra redis")
     with running(requirepass="right") as server:
@@ -88,8 +88,8 @@ def test_81_a_wrong_password_is_an_error_of_the_settings():
 
 
 @pytest.mark.parametrize("what", ["restart", "FLUSHALL", "SCRIPT FLUSH"])
-def test_82_what_the_store_forgets_is_no_second_burst(redis, what):
-    """Nobody sees an error, and the limiter starts again from what it knows."""
+def test_82_store_loss_without_burst(redis, what):
+    """A store that forgets causes no second burst and no error: the limiter starts again from its knowledge."""
     limiter = TokenBucketRateLimiter(RateLimits(rpm=300), store=redis.url)
     begun = time.monotonic()
     used = at_once(limiter)
@@ -101,8 +101,8 @@ def test_82_what_the_store_forgets_is_no_second_burst(redis, what):
     assert used + 1 <= 300 + 5 * passed + 1
 
 
-def test_83_an_answer_that_was_lost_is_not_asked_for_again():
-    """At most one cost too few is let through, never one too many; refilling heals it."""
+def test_83_lost_answer_not_repeated():
+    """A lost answer is not asked for again: at most one cost too few is let through, and refilling heals it."""
 
     class Lossy(LedgerStore):
         lost = 0
@@ -147,8 +147,8 @@ def test_84_odd_costs(store):
 
 
 @pytest.mark.parametrize("kind", ["file", "redis"])
-def test_85_a_holder_killed_between_reserve_and_settle(kind, tmp_path, request):
-    """Nothing to clean up: what it had reserved refills, and its place at the front lapses."""
+def test_85_killed_holder_leaves_nothing(kind, tmp_path, request):
+    """A holder killed between reserve and settle leaves nothing to clean up: its share refills, its place lapses."""
     url = f"file://{tmp_path}/limits" if kind == "file" else request.getfixturevalue("redis").url
     context = get_context("spawn")
     here, there = context.Pipe()

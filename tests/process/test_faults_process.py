@@ -125,7 +125,7 @@ class JumpingClock(FakeClock):
         return super().now() + next(self._jumps)
 
 
-def test_72_the_limiter_does_not_look_at_the_wall_clock():
+def test_72_limiter_ignores_wall_clock():
     """The burst, then one call every two seconds."""
     clock = JumpingClock()
     limiter = TokenBucketRateLimiter(RateLimits(rpm=30), clock=clock)
@@ -137,7 +137,7 @@ def test_72_the_limiter_does_not_look_at_the_wall_clock():
     assert waits == [0.0] * 30 + [pytest.approx(2.0, abs=1e-5)] * 3
 
 
-def test_72_the_breaker_does_not_look_at_the_wall_clock():
+def test_72_breaker_ignores_wall_clock():
     """Open for its five seconds, no more and no less."""
     clock = JumpingClock()
     breaker = CircuitBreaker(BreakerPolicy(jitter=0.0), clock)
@@ -153,8 +153,8 @@ def test_72_the_breaker_does_not_look_at_the_wall_clock():
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("headers", [["Retry-After: 5"], ["Date: Mon, 05 May 2025 08:00:00 GMT", "Retry-After: Mon, 05 May 2025 08:00:05 GMT"]], ids=["seconds", "date"])  # fmt: skip
-def test_72_delays_and_deadlines_do_not_look_at_the_wall_clock(headers):
-    """A date is held against the answer's own date; what it says is waited for, and the total counts evenly."""
+def test_72_delays_ignore_wall_clock(headers):
+    """Delays and deadlines ignore the wall clock: a date counts against the answer's own, the total runs evenly."""
     clock = JumpingClock()
     refusal = answer(b"{}", *headers, status="503 Busy")
 
@@ -175,7 +175,7 @@ def test_72_delays_and_deadlines_do_not_look_at_the_wall_clock(headers):
 
 
 @pytest.mark.over_http2("bridge")
-def test_72_a_suspended_machine_starts_where_it_was(emulator):
+def test_72_suspended_machine_resumes_well(emulator):
     """Hours pass between two calls: full buckets, a new connection, no error; in the middle of one, the time is up."""
     clock = FakeClock()
     provider = GroqProvider(
@@ -220,7 +220,7 @@ SIGNALS = pytest.mark.parametrize(
 
 @pytest.mark.over_http2("bridge")
 @SIGNALS
-def test_74_a_signal_in_the_limiters_queue_leaves_it(make, number, raised):
+def test_74_signal_leaves_limiter_queue(make, number, raised):
     """The next one moves up, everything is given back, and what was raised goes through unchanged."""
     provider = make(rate_limits=RateLimits(rpm=1))
     held = provider._limiter.reserve(MODEL, prompt_tokens=1, max_output_tokens=1)
@@ -252,7 +252,7 @@ READS = ("receive", "_wait_io")
 
 @pytest.mark.over_http2("bridge")
 @SIGNALS
-def test_75_a_signal_in_a_blocked_stream_closes_it(emulator, make, number, raised):
+def test_75_signal_closes_blocked_stream(emulator, make, number, raised):
     """The socket is closed, what came is settled and stays readable, and what was raised goes through unchanged."""
     provider = make(rate_limits=RateLimits(tpd=1_000_000, rpd=1000, share=1.0))
     gate = Gate()
@@ -386,8 +386,8 @@ def check_after(provider, where):
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("call", [plain_call, whole_stream, left_stream], ids=lambda call: call.__name__)
 @pytest.mark.parametrize("part", MODULES)
-def test_76_an_interrupt_at_any_line_leaves_nothing_behind(part, call, full):
-    """No reservation, no call under way, no connection that another call gets with the rest of this answer in it."""
+def test_76_interrupted_line_leaves_nothing(part, call, full):
+    """An interrupt at any line leaves no reservation, no call under way and no connection with unread bytes."""
     struck = 0
     with (
         serving(answering) as server,
@@ -414,8 +414,8 @@ def test_76_an_interrupt_at_any_line_leaves_nothing_behind(part, call, full):
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("way", ["provider", "fallback"])
-def test_76_no_interrupt_makes_a_part_look_like_the_whole(way):
-    """Whoever catches one and reads on gets all the rest, or an error: also where the whole answer has come in one piece."""
+def test_76_interrupt_never_fakes_whole(way):
+    """No interrupt makes a part look whole: a reader who catches one and goes on gets all the rest, or an error."""
     words = [f" {number}" for number in range(8)]
     items = [{"choices": [{"delta": {"content": word}}]} for word in words]
     items.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
@@ -459,8 +459,8 @@ def test_76_no_interrupt_makes_a_part_look_like_the_whole(way):
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # one that strikes in a finalizer
-def test_76_exceptions_from_other_threads_leave_nothing_behind(full):
-    """Thrown by the interpreter itself, at moments of its own choice."""
+def test_76_foreign_exceptions_leave_nothing(full):
+    """Exceptions from other threads, thrown at the interpreter's own moment, leave nothing behind."""
 
     class Struck(BaseException):
         pass
@@ -530,7 +530,7 @@ LOCKS = ["limiter", "limiter-models", "budget", "tracker", "ring", "call", "slot
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("held", LOCKS)
-def test_77_a_stream_may_be_collected_inside_any_lock(emulator, make, held):
+def test_77_stream_collected_inside_lock(emulator, make, held):
     """It waits for none, warns, closes the socket; the books follow with the next call."""
     provider = make(rate_limits=RateLimits(rpd=1000, tpd=1_000_000, share=1.0), max_connections=2)
     gate = Gate()
@@ -573,8 +573,8 @@ def test_77_a_stream_may_be_collected_inside_any_lock(emulator, make, held):
 
 
 @pytest.mark.over_http2("bridge")
-def test_77_a_reservation_may_be_collected_inside_its_own_lock(make):
-    """It only leaves word."""
+def test_77_reservation_collected_inside_lock(make):
+    """A reservation may be collected inside its own lock: it only leaves word."""
     provider = make(rate_limits=RateLimits(rpm=10))
     held = provider._limiter.reserve(MODEL, prompt_tokens=1, max_output_tokens=1)
     cycle = [held]
@@ -599,7 +599,7 @@ def test_77_a_reservation_may_be_collected_inside_its_own_lock(make):
 
 
 @pytest.mark.over_http2("bridge")
-def test_78_close_ends_everything_under_way_at_once():
+def test_78_close_ends_everything():
     """In the queue, before the head, in the body, in a stream, in a retry delay: each with its own error, and soon."""
     reached = threading.Semaphore(0)
 
@@ -692,8 +692,8 @@ DAEMONS = """
 """
 
 
-def test_79_the_interpreter_ends_while_daemon_threads_wait():
-    """At once, with status 0 and not a word on standard error."""
+def test_79_interpreter_ends_despite_daemons():
+    """The interpreter ends while daemon threads wait: at once, with status 0 and nothing on standard error."""
 
     def handler(sock, server):
         while (request := server.read(sock)) is not None:
@@ -728,7 +728,7 @@ def test_79_the_interpreter_ends_while_daemon_threads_wait():
 # --- 80: many threads --------------------------------------------------------------------------------------------------------
 
 
-def test_80_a_thousand_threads_share_one_provider(caplog):
+def test_80_thousand_threads_share_provider(caplog):
     """None waits for a connection, no answer is crossed, no cookie kept, no header shared, a hundred connections stay."""
     caplog.set_level(logging.WARNING)
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

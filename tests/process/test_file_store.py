@@ -121,7 +121,7 @@ def end(process):
 
 
 @pytest.mark.parametrize(("method", "threads"), [("spawn", 4), ("fork", 1)], ids=["spawn", "fork"])
-def test_processes_and_threads_lose_no_update(path, method, threads):
+def test_processes_lose_no_update(path, method, threads):
     """Every call of 4 processes is counted exactly once."""
     rounds, processes = 150, 4
     store = FileStore(path, clock=StoreClock(), patience=60)
@@ -141,7 +141,7 @@ def test_processes_and_threads_lose_no_update(path, method, threads):
     store.close()
 
 
-def test_one_new_file_is_made_once(path):
+def test_new_file_is_made_once(path):
     """Processes that come at the same moment to a file that is not there all use the same one."""
     context = get_context("spawn")
     barrier = context.Barrier(4)
@@ -156,7 +156,7 @@ def test_one_new_file_is_made_once(path):
     store.close()
 
 
-def test_two_stores_in_one_process_keep_apart(path, clock):
+def test_stores_in_process_stay_apart(path, clock):
     """Two limiters of one program on one file, each with threads."""
     stores = [FileStore(path, clock=clock, patience=60) for _ in range(2)]
     threads = [threading.Thread(target=work, args=(store, 4, 100)) for store in stores]
@@ -169,7 +169,7 @@ def test_two_stores_in_one_process_keep_apart(path, clock):
         store.close()
 
 
-def test_the_system_clock_is_the_same_for_all(path):
+def test_system_clock_is_shared(path):
     """What one process waits for another sees the same end of."""
     program = """
         from groq_provider.ratelimit.ledger import NO_LIMIT, Ask, Want
@@ -189,7 +189,7 @@ def test_the_system_clock_is_the_same_for_all(path):
 # --- killed, stopped, forked ---
 
 
-def test_a_process_killed_with_the_lock_held_frees_it(path, store):
+def test_killed_process_frees_lock(path, store):
     """At once, and what it was about to write is not written."""
     store.take(KEY, ask())
     holder = started("hold(); store.take('shared', ask(500))", path)
@@ -200,8 +200,8 @@ def test_a_process_killed_with_the_lock_held_frees_it(path, store):
     assert left(store) == (1, 2)
 
 
-def test_processes_killed_at_random_times_leave_whole_records(path, full):
-    """The next one goes on where the last whole update ended."""
+def test_random_kills_leave_whole_records(path, full):
+    """Processes killed at random leave whole records: the next goes on where the last whole update ended."""
     context, draw = get_context("fork"), random.Random(4)
     store = FileStore(path, clock=StoreClock(), patience=20)
     store.adjust(KEY, Change(credits={"rpm": -DEBT}))
@@ -259,7 +259,7 @@ def test_a_stopped_process_stops_nobody(path, store):
     assert left(store) == (1, 2)
 
 
-def test_a_store_can_be_made_while_the_lock_is_held(path):
+def test_store_made_while_lock_held(path):
     """A program starts beside a stopped one."""
     holder = started("hold(); store.take('shared', ask())", path)
     expect(holder, "held")
@@ -271,7 +271,7 @@ def test_a_store_can_be_made_while_the_lock_is_held(path):
     store.close()
 
 
-def test_fork_while_the_lock_is_held(path):
+def test_fork_while_lock_is_held(path):
     """The child has its own lock and file; what it does and that it ends leaves the parent's lock alone."""
     program = """
         other = FileStore(sys.argv[1], clock=StoreClock())
@@ -310,8 +310,8 @@ def test_fork_while_the_lock_is_held(path):
     assert finish(process, "\n").strip() == "3"
 
 
-def test_a_child_does_not_keep_the_lock_of_a_parent_that_dies(path, store):
-    """It has closed the file it shared."""
+def test_child_drops_dead_parents_lock(path, store):
+    """A child does not keep the lock of a parent that dies: it has closed the file it shared."""
     program = """
         hold()
         threading.Thread(target=store.take, args=("shared", ask()), daemon=True).start()
@@ -340,7 +340,7 @@ def test_a_child_does_not_keep_the_lock_of_a_parent_that_dies(path, store):
 
 
 @pytest.mark.parametrize("again", ["fork", "pickle"])
-def test_a_store_goes_over_to_other_processes(store, again):
+def test_store_travels_to_other_processes(store, again):
     """A fork and a pickle use the same file; neither takes over a descriptor."""
     store.take(KEY, ask())
     if again == "pickle":
@@ -357,7 +357,7 @@ def test_a_store_goes_over_to_other_processes(store, again):
         assert left(store) == (1, 3)
 
 
-def test_no_interrupt_leaves_a_lock_behind(path, store, clock):
+def test_interrupt_leaves_no_lock(path, store, clock):
     """An exception of another thread, a Ctrl-C: at whichever line it strikes, this store and others go on."""
     other = FileStore(path, clock=clock)
     struck = 0
@@ -440,7 +440,7 @@ def test_a_reboot_shifts_all_instants(path, boot, clock, off, expected, uptime):
         store.close()
 
 
-def test_a_reboot_is_shifted_once_whoever_is_killed(path, boot, clock, monkeypatch):
+def test_reboot_shifts_once_despite_kills(path, boot, clock, monkeypatch):
     """Killed between two records, the next one does the rest, and no record twice."""
     store = FileStore(path, clock=clock)
     for number in range(10):
@@ -469,8 +469,8 @@ def test_a_reboot_is_shifted_once_whoever_is_killed(path, boot, clock, monkeypat
     store.close()
 
 
-def test_without_a_boot_id_a_monotonic_clock_that_began_anew_tells(path, boot, clock):
-    """Systems that do not number their starts."""
+def test_restarted_clock_shows_reboot(path, boot, clock):
+    """Without a boot ID, on systems that number no starts, a monotonic clock that began anew tells of a reboot."""
     boot.unlink()
     store = FileStore(path, clock=clock)
     store.adjust(KEY, Change(credits={"rpm": -100 * SECOND}))
@@ -484,7 +484,7 @@ def test_without_a_boot_id_a_monotonic_clock_that_began_anew_tells(path, boot, c
     store.close()
 
 
-def test_the_times_of_the_header_are_renewed(path, boot, clock):
+def test_header_times_are_renewed(path, boot, clock):
     """So that little is lost if the wall clock is wrong after the reboot, and a change of it while the computer runs is none."""
     store = FileStore(path, clock=clock)
     store.adjust(KEY, Change(credits={"rpm": -1000 * SECOND}))
@@ -498,8 +498,8 @@ def test_the_times_of_the_header_are_renewed(path, boot, clock):
     store.close()
 
 
-def test_a_file_used_by_another_host_is_left_to_it(path, boot, clock):
-    """A shared folder: two monotonic clocks in one file would be worse than none."""
+def test_foreign_hosts_file_is_left(path, boot, clock):
+    """A file used by another host is left to it: two monotonic clocks in one file would be worse than none."""
     store, elsewhere = FileStore(path, clock=clock), StoreClock(77 * SECOND)
     store.take(KEY, ask())
     boot.write_text("another host\n")
@@ -528,7 +528,7 @@ def record_of(path):
     return place
 
 
-def test_a_damaged_record_is_a_missing_one(path, store):
+def test_damaged_record_counts_as_missing(path, store):
     """At each byte: what the caller knows counts then."""
     store.take(KEY, ask(500))
     offset = record_of(path)
@@ -559,7 +559,7 @@ def test_a_cut_file_is_mended(path, store, clock, size, running):
 
 
 @pytest.mark.parametrize("running", [True, False], ids=["running", "opened"])
-def test_a_damaged_header_voids_the_records(path, store, clock, running):
+def test_damaged_header_voids_records(path, store, clock, running):
     """Nobody knows what their instants mean; who runs and who comes agree afterwards."""
     store.take(KEY, ask(500))
     if running:
@@ -572,8 +572,8 @@ def test_a_damaged_header_voids_the_records(path, store, clock, running):
     other.close()
 
 
-def test_figures_beyond_sense_are_kept_as_for_ever(store, clock):
-    """No answer of the service can break the file."""
+def test_absurd_figures_last_for_ever(store, clock):
+    """Figures beyond sense are kept as for ever, so no answer of the service can break the file."""
     store.adjust(KEY, Change(credits={"rpm": -(10**30)}, full={"tpm": 10**40}, pause=10**50))
     taken = store.take(KEY, ask(10**60, known=10**60))
     assert not taken.reserved
@@ -581,7 +581,8 @@ def test_figures_beyond_sense_are_kept_as_for_ever(store, clock):
     assert store.take("other", ask()).reserved
 
 
-def test_a_name_no_store_keeps_is_a_mistake(store):
+def test_unknown_bucket_name_is_mistake(store):
+    """A name that no store keeps is a mistake of the caller."""
     with pytest.raises(KeyError):
         store.take(KEY, Ask((Want("rps", 1, 1, 0),), 0, NO_LIMIT, 0, 0, 1))
 
@@ -592,16 +593,16 @@ def test_a_name_no_store_keeps_is_a_mistake(store):
 @pytest.mark.parametrize(
     "content", [b"#!/bin/sh\n", b"\0" * 50_000, b"g", b"groqlin\n" + b"x" * 200, b"groqlim\n\2\0" + b"\0" * 50]
 )
-def test_a_foreign_file_is_left_as_it_is(path, content):
-    """Another program's, or of another version of this library."""
+def test_foreign_file_stays_unchanged(path, content):
+    """A foreign file, of another program or another version of this library, is left as it is."""
     path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=r"/limits .*left as it is"):
         FileStore(path)
     assert path.read_bytes() == content
 
 
-def test_a_foreign_file_that_comes_later_is_left_as_it_is(path, store):
-    """Known as trouble of the store by then."""
+def test_later_foreign_file_stays_unchanged(path, store):
+    """A foreign file that comes later stays as it is; it is trouble of the store by then."""
     store.take(KEY, ask())
     path.unlink()
     path.write_bytes(b"precious" * 9)
@@ -625,7 +626,7 @@ def test_symbolic_links_are_not_followed(tmp_path, path):
     assert not (tmp_path / "nothing").exists()
 
 
-def test_what_is_no_file_is_refused(tmp_path, path):
+def test_non_files_are_refused(tmp_path, path):
     """A folder, a pipe, a device, a folder that is not there, a name that is none."""
     os.mkfifo(path)
     for place in (
@@ -641,8 +642,8 @@ def test_what_is_no_file_is_refused(tmp_path, path):
             FileStore(place)
 
 
-def test_a_folder_without_permission_is_refused(tmp_path):
-    """By the system, so not as root."""
+def test_forbidden_folder_is_refused(tmp_path):
+    """A folder without permission is refused by the system, so not as root."""
     program = """
         if os.geteuid() == 0:
             os.setuid(65534)
@@ -657,15 +658,16 @@ def test_a_folder_without_permission_is_refused(tmp_path):
     assert "Permission denied" in done
 
 
-def test_the_file_is_for_its_owner_only(path, store):
+def test_file_is_for_owner_only(path, store):
+    """Only its owner may read or write the file."""
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert path.stat().st_size == 0  # nothing is written before it is used
     store.take(KEY, ask())
     assert path.stat().st_size == WHOLE
 
 
-def test_a_full_disk_is_a_store_that_is_away(path):
-    """And works again when there is room."""
+def test_full_disk_means_store_away(path):
+    """A full disk is a store that is away, and works again when there is room."""
     program = """
         import resource
         store.take("shared", ask())
@@ -687,7 +689,7 @@ def test_a_full_disk_is_a_store_that_is_away(path):
     assert finish(started(program, path)).strip() == "2"
 
 
-def test_a_full_device_is_a_store_that_is_away(store, monkeypatch):
+def test_full_device_means_store_away(store, monkeypatch):
     """The error of the system itself, at the write."""
     store.take(KEY, ask())
     pwrite = os.pwrite
@@ -701,8 +703,8 @@ def test_a_full_device_is_a_store_that_is_away(store, monkeypatch):
     assert left(store) == (1, 2)
 
 
-def test_trouble_that_passes_is_none_of_the_settings(path, clock, monkeypatch):
-    """No descriptor left when the program starts: it starts, and the store comes when there is one."""
+def test_passing_trouble_spares_settings(path, clock, monkeypatch):
+    """Trouble that passes is no error of the settings: without a descriptor left the program starts anyway."""
     with monkeypatch.context() as patch:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, limit[1]))
@@ -718,8 +720,8 @@ def test_trouble_that_passes_is_none_of_the_settings(path, clock, monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
-def test_another_file_at_the_path_is_noticed(tmp_path, path, clock, how):
-    """All go on with the file that is there now."""
+def test_replaced_file_is_noticed(tmp_path, path, clock, how):
+    """Another file at the path is noticed: all go on with the file that is there now."""
     stores = [FileStore(path, clock=clock) for _ in range(2)]
     for store in stores:
         store.take(KEY, ask())
@@ -738,7 +740,7 @@ def test_another_file_at_the_path_is_noticed(tmp_path, path, clock, how):
         store.close()
 
 
-def test_a_file_deleted_while_we_wait_for_its_lock_is_noticed(path, store):
+def test_file_deleted_while_locking_noticed(path, store):
     """What would be written there nobody would read."""
     store._patience = 60
     store.take(KEY, ask())
@@ -753,8 +755,8 @@ def test_a_file_deleted_while_we_wait_for_its_lock_is_noticed(path, store):
     assert found == [(0, 9)]
 
 
-def test_a_file_that_is_replaced_all_the_time_is_given_up(store, monkeypatch):
-    """Not tried for ever."""
+def test_constantly_replaced_file_given_up(store, monkeypatch):
+    """A file that is replaced all the time is given up, not tried for ever."""
     with monkeypatch.context() as patch:
         patch.setattr(file_store, "_lstat", lambda _path: None)
         with pytest.raises(StoreAwayError, match="replaced all the time"):
@@ -769,8 +771,8 @@ def test_closing_what_others_closed(store):
     assert left(store) == (0, 1)
 
 
-def test_a_descriptor_closed_by_others_is_never_written_to(tmp_path, store):
-    """A daemon closes all it finds, and the number is another file's then."""
+def test_foreign_descriptor_is_never_written(tmp_path, store):
+    """A descriptor closed by others is never written to: a daemon closes all, and the number is another file's."""
     store.take(KEY, ask())
     os.close(store._fd)
     assert left(store) == (1, 2)
@@ -783,8 +785,8 @@ def test_a_descriptor_closed_by_others_is_never_written_to(tmp_path, store):
     os.close(innocent)
 
 
-def test_a_change_of_directory_changes_nothing(tmp_path, clock, monkeypatch):
-    """A relative path is of the moment it was given."""
+def test_directory_change_changes_nothing(tmp_path, clock, monkeypatch):
+    """A change of directory changes nothing: a relative path is resolved when it is given."""
     monkeypatch.chdir(tmp_path)
     store = FileStore("limits", clock=clock)
     store.take(KEY, ask())
@@ -802,8 +804,8 @@ def fill(store):
         assert store.take(f"model {number}", ask(100 + number)).reserved
 
 
-def test_a_full_table_uses_the_place_that_is_idle_longest(store, clock):
-    """Which says nothing any more; while none is, a new key has to wait."""
+def test_full_table_reuses_idlest_place(store, clock):
+    """A full table uses the place idle longest, which says nothing any more; while none is, a new key waits."""
     fill(store)
     clock.micros += 100
     with pytest.raises(StoreAwayError, match="full: 256 keys"):
@@ -818,8 +820,8 @@ def test_a_full_table_uses_the_place_that_is_idle_longest(store, clock):
     assert left(store, "one more") == (50_000 - 10_000, 2)
 
 
-def test_any_number_of_keys_costs_no_memory(store, clock):
-    """Idle ones are forgotten here as there."""
+def test_many_keys_cost_no_memory(store, clock):
+    """Any number of keys costs no memory: idle ones are forgotten here as in memory."""
     for number in range(3000):
         clock.micros += 10
         assert store.take(f"model {number}", ask()).version == 1
@@ -830,7 +832,7 @@ def test_any_number_of_keys_costs_no_memory(store, clock):
 
 
 @pytest.mark.parametrize("form", ["file://{}", "file://localhost{}", "FILE://{}", "file:{}"])
-def test_urls(tmp_path, form):
+def test_urls_take_percent_escapes(tmp_path, form):
     """Percent escapes stand for any byte."""
     path = tmp_path / "a b%ü?#.limits"
     store = FileStore.from_url(form.format(quote(str(path))), clock=StoreClock())
@@ -854,7 +856,7 @@ def test_urls(tmp_path, form):
         ("redis://localhost/0", "not a URL of a file"),
     ],
 )
-def test_wrong_urls(url, reason):
+def test_wrong_urls_give_clear_error(url, reason):
     """One clear error each, without what may be a password."""
     with pytest.raises(ConfigurationError, match=reason) as caught:
         FileStore.from_url(url)
@@ -866,15 +868,16 @@ def test_wrong_paths_in_urls():
         FileStore.from_url("file:///tmp/a%00b")
 
 
-def test_a_system_without_flock_is_told_what_it_can_use(path, monkeypatch):
-    """Windows."""
+def test_missing_flock_names_alternatives(path, monkeypatch):
+    """A system without flock, such as Windows, gets the stores that work there named."""
     monkeypatch.setattr(file_store, "fcntl", None)
     with pytest.raises(ConfigurationError, match="no flock; use 'memory' for one process, or 'redis://"):
         FileStore(path)
     assert not path.exists()
 
 
-def test_the_system_clock_is_the_default(path):
+def test_system_clock_is_default(path):
+    """The store reads the system clock where no other is given."""
     store = FileStore(path)
     assert isinstance(store._clock, SystemClock)
     assert store.take(KEY, ask()).reserved

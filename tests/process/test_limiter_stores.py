@@ -81,8 +81,8 @@ def cleanup():
 
 @pytest.mark.parametrize("kind", ["ledger", "file", "redis"])
 @pytest.mark.parametrize("seed", range(2))
-def test_four_processes_get_all_requests_and_no_more(kind, seed, cleanup):
-    """0.99 to 1.000 of a bucket and its refill, equal parts, never above it in any window."""
+def test_four_processes_get_exact_share(kind, seed, cleanup):
+    """Four processes get all requests and no more: 0.99 to 1.000 of a bucket and its refill, equal parts."""
     fleet = Fleet(kind, RateLimits(rpm=1200), cleanup, seed=seed)
     for limiter in fleet.limiters:
         while limiter.try_reserve(MODEL, prompt_tokens=0, max_output_tokens=0):
@@ -95,7 +95,7 @@ def test_four_processes_get_all_requests_and_no_more(kind, seed, cleanup):
 
 @pytest.mark.parametrize("kind", ["ledger", "file", "redis"])
 @pytest.mark.parametrize("used", [None, 0.4], ids=["all-used", "0.4-used"])
-def test_four_processes_with_costs_up_to_the_bucket(kind, used, cleanup):
+def test_four_processes_with_large_costs(kind, used, cleanup):
     """Tokens of any size, with and without credit from answers: in no window more; a large one is not starved."""
     limit = 20_000
     fleet = Fleet(kind, RateLimits(tpm=limit, share=1.0), cleanup, seed=3)
@@ -112,7 +112,7 @@ def test_four_processes_with_costs_up_to_the_bucket(kind, used, cleanup):
 
 
 @pytest.mark.parametrize("kind", ["ledger", "file"])
-def test_thinking_callers_get_what_they_ask_for(kind, cleanup):
+def test_thinking_callers_get_their_wish(kind, cleanup):
     """Where there is room for all, nobody waits for others' places."""
     fleet = Fleet(kind, RateLimits(rpm=6000), cleanup)
     fleet.run(30, draw=lambda random, number: 0, think=2.0)
@@ -163,7 +163,7 @@ def test_real_processes_share_a_limit(url):
     assert all(len(granted) >= 10 for granted, _ in found)
 
 
-def test_providers_of_two_processes_count_together(url):
+def test_processes_share_one_count(url):
     """From the setting to the service: what one process sends the other has less of."""
     context = get_context("spawn")
     here, there = context.Pipe()

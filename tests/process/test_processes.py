@@ -124,12 +124,12 @@ ROUNDS = """
 
 @pytest.mark.soak
 @pytest.mark.parametrize("threads", [0, 4], ids=["quiet-parent", "busy-parent"])
-def test_forks_share_no_socket_and_no_lock(server, full, threads):
-    """Parent and child call at once, warm pool and held locks at the fork: no crossed answer, no deadlock."""
+def test_forks_share_no_socket(server, full, threads):
+    """Forks share no socket and no lock, with a warm pool and held locks at the fork: no crossed answer."""
     assert run(ROUNDS, server, 1000 if full else 40, threads, timeout=900).strip() == "good"
 
 
-def test_closing_in_a_child_leaves_the_parents_calls_alone(server):
+def test_closing_child_spares_parents_calls(server):
     """A child that closes the provider ends nothing of the parent's, streams under way included."""
     program = """
         import os, sys
@@ -160,7 +160,7 @@ def event(content, finish=None):
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
 @pytest.mark.parametrize("how", ["cancel", "token", "close", "provider", "garbage", "exit"])
-def test_a_child_cannot_end_what_its_parent_reads(secure, how, tmp_path):
+def test_child_cannot_end_parents_read(secure, how, tmp_path):
     """Neither by a cancel, which shuts a socket down for both, nor by a close, nor by what TLS says at one."""
     go_on = threading.Event()
     context = None
@@ -214,8 +214,8 @@ def test_a_child_cannot_end_what_its_parent_reads(secure, how, tmp_path):
         assert server.connections == 1
 
 
-def test_children_draw_delays_of_their_own():
-    """Or all of them would come back at the same moment."""
+def test_children_draw_own_delays():
+    """Children draw delays of their own, or all of them would come back at the same moment."""
     with GroqProvider(api_key="gsk_test") as provider:
         read, write = os.pipe()
 
@@ -232,7 +232,7 @@ def test_children_draw_delays_of_their_own():
 
 
 @pytest.mark.parametrize("what", ["token", "breaker", "budget", "tracker"])
-def test_a_lock_that_is_held_at_the_fork_is_free_in_the_child(what):
+def test_held_lock_freed_in_child(what):
     """Whoever held it is not there."""
     token = CancelToken()
     with GroqProvider(api_key="gsk_test", circuit_breaker=True) as provider:
@@ -260,7 +260,7 @@ def test_a_lock_that_is_held_at_the_fork_is_free_in_the_child(what):
             holder.join()
 
 
-def test_limits_and_breakers_live_on_in_a_child(server):
+def test_limits_live_on_in_child(server):
     """Limiter, tracker and breaker of a parent work in the child, whatever was held at the fork."""
     program = """
         import os, sys
@@ -281,7 +281,7 @@ def test_limits_and_breakers_live_on_in_a_child(server):
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_process_pools_carry_answers_and_errors(server, method, monkeypatch):
+def test_pools_carry_answers_and_errors(server, method, monkeypatch):
     """Responses and errors come back as they are; a provider goes over without its key and reads it there."""
     monkeypatch.setenv("GROQ_API_KEY", "gsk_test")
     with ProcessPoolExecutor(1, mp_context=get_context(method), initializer=sign_in, initargs=("gsk_test",)) as pool:
@@ -365,8 +365,8 @@ def test_there_are_values():
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_every_value_and_every_error_crosses_a_process_pool(method):
-    """There and back, raised and returned."""
+def test_all_values_cross_process_pool(method):
+    """Every value and every error crosses a process pool there and back, returned and raised."""
     values = [made(cls) for name, cls in VALUES.items() if name != "ProviderConfig"]
     errors = [getattr(e, name)("went wrong", retry_after=1.5, model="m") for name in e.__all__]
     with ProcessPoolExecutor(2, mp_context=get_context(method)) as pool:
@@ -472,7 +472,7 @@ def refused():
 """
 
 
-def test_celery_prefork(server, tmp_path, monkeypatch):
+def test_celery_prefork_serves_provider(server, tmp_path, monkeypatch):
     """A provider made at import serves the forked pool; errors of tasks come back as they are."""
     pytest.importorskip("celery")
     for name in ("queue", "results"):
@@ -538,8 +538,8 @@ def test_celery_prefork(server, tmp_path, monkeypatch):
             worker.wait(timeout=60)
 
 
-def test_gevent(server):
-    """Under monkey-patching, greenlets call at once and a cancel wakes a blocked reader."""
+def test_gevent_calls_run_concurrently(server):
+    """Under gevent's monkey-patching, greenlets call at once and a cancel wakes a blocked reader."""
     pytest.importorskip("gevent")
     program = """
         from gevent import monkey; monkey.patch_all()
@@ -601,6 +601,6 @@ LATE = """
 """
 
 
-def test_a_fork_during_the_first_call_leaves_nothing_half_imported(server):
-    """The child would wait for ever for the module that a thread of the parent had begun to import."""
+def test_fork_leaves_no_half_import(server):
+    """A fork during the first call leaves nothing half imported, which the child would await for ever."""
     assert run(LATE, server).strip() == "good"

@@ -201,10 +201,10 @@ DEVIATIONS = [
 #: Cases whose tests stand in other modules, as paths in `tests`.
 ELSEWHERE = {
     "73": [
-        "process/test_processes.py::test_forks_share_no_socket_and_no_lock",
-        "process/test_processes.py::test_closing_in_a_child_leaves_the_parents_calls_alone",
-        "process/test_processes.py::test_limits_and_breakers_live_on_in_a_child",
+        "process/test_processes.py::test_forks_share_no_socket",
+        "process/test_processes.py::test_closing_child_spares_parents_calls",
+        "process/test_processes.py::test_limits_live_on_in_child",
         "unit/test_ratelimit.py::test_a_fork_starts_anew",
     ],
-    "76": ["unit/test_ratelimit.py::test_an_interrupt_at_any_line_leaves_nothing_in_flight"],
+    "76": ["unit/test_ratelimit.py::test_interrupted_limiter_leaves_nothing"],
 }

@@ -53,15 +53,15 @@ def body_of(answer):
     return b"".join(iter(answer.read1, b""))
 
 
-def test_a_line_longer_than_allowed_comes_with_one_byte_more(pair, intake):
-    """So that whoever asked sees that it is too long, and nothing is taken beyond it."""
+def test_overlong_line_returns_one_extra(pair, intake):
+    """A line over the limit comes with one byte more, which shows that it is too long; nothing beyond is taken."""
     pair[1].sendall(b"abcdefgh\n")
     assert intake.line(5) == b"abcdef"
     assert intake.line(5) == b"gh\n"
 
 
-def test_a_line_is_put_together_and_ends_with_the_connection(pair, intake):
-    """Pieces of a line wait for its end; at the end of the connection there is what there was."""
+def test_line_ends_with_connection(pair, intake):
+    """Pieces of a line wait for its end; at the end of the connection the line is what has come."""
     intake.held = b"on"
     pair[1].sendall(b"e\ntw")
     assert intake.line() == b"one\n"
@@ -78,8 +78,8 @@ def test_a_line_is_put_together_and_ends_with_the_connection(pair, intake):
         pytest.param(CHUNKED + b"2;x=y\r\nab\r\n1\nc\r\n0\r\nTrailer: 1\r\n\r\n", id="chunked, extension and trailer"),
     ],
 )
-def test_a_marked_body_leaves_the_connection_for_the_next(answer_of, intake, data):
-    """Nothing of what follows is taken, and what follows makes the connection useless."""
+def test_marked_body_keeps_connection(answer_of, intake, data):
+    """A body with a mark leaves the connection to the next answer; bytes that follow it make it useless."""
     answer = answer_of(data)
     assert body_of(answer) == b"abc"
     assert (answer.marked, answer.over, answer.serves_again, intake.held) == (True, True, True, b"")
@@ -87,16 +87,16 @@ def test_a_marked_body_leaves_the_connection_for_the_next(answer_of, intake, dat
     assert not answer.serves_again
 
 
-def test_a_body_without_a_mark_ends_with_the_connection(answer_of):
-    """Which cannot serve again."""
+def test_unmarked_body_ends_with_connection(answer_of):
+    """A body without a mark ends with the connection, which cannot serve again."""
     answer = answer_of(b"HTTP/1.1 200 OK\r\n\r\nabc", end=True)
     assert not answer.marked
     assert body_of(answer) == b"abc"
     assert not answer.serves_again
 
 
-def test_a_body_cut_before_its_length_says_what_is_missing(answer_of):
-    """The number is for the message."""
+def test_cut_body_reports_missing_bytes(answer_of):
+    """A body cut before its length says how many bytes are missing, for the message."""
     answer = answer_of(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc", end=True)
     assert answer.read1() == b"abc"
     with pytest.raises(http.client.IncompleteRead) as caught:
@@ -105,8 +105,8 @@ def test_a_body_cut_before_its_length_says_what_is_missing(answer_of):
 
 
 @pytest.mark.parametrize("rest", [b"", b"\r", b"x\r\n", b"\r\n5", b"\r\n-1\r\n", b"\r\n0x5\r\n"])
-def test_a_chunk_without_its_end_is_no_end_of_the_body(answer_of, rest):
-    """Cut or garbled, never complete."""
+def test_chunk_needs_its_end(answer_of, rest):
+    """A chunk without its end is no end of the body: it is cut or garbled, never complete."""
     answer = answer_of(CHUNKED + b"2\r\nab" + rest, end=True)
     assert answer.read1() == b"ab"
     with pytest.raises((http.client.IncompleteRead, BadFraming)):
@@ -114,8 +114,8 @@ def test_a_chunk_without_its_end_is_no_end_of_the_body(answer_of, rest):
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 100])
-def test_a_file_gives_no_more_than_asked(answer_of, size):
-    """In whichever pieces the body came."""
+def test_file_respects_requested_size(answer_of, size):
+    """A file gives no more than asked, in whichever pieces the body came."""
     file = AnswerFile(answer_of(CHUNKED + chunk(b"hello ") + chunk(b"world") + b"0\r\n\r\n"))
     pieces = list(iter(lambda: file.read1(size), b""))
     assert b"".join(pieces) == b"hello world"
@@ -125,8 +125,8 @@ def test_a_file_gives_no_more_than_asked(answer_of, size):
 
 @pytest.mark.parametrize("end", [b"\r\n", b"\n", b"Checksum: 1\r\n\r\n", b"A: b\nC: d\n\n"], ids=repr)
 @pytest.mark.parametrize("size", [b"0\r\n", b"00;last\r\n", b"0\n"], ids=repr)
-def test_the_end_of_a_chunked_body_is_ready_when_all_of_it_has_come(pair, answer_of, size, end):
-    """Reading it waits for the empty line after the last size, and the fields before that."""
+def test_chunked_end_waits_for_trailers(pair, answer_of, size, end):
+    """The end of a chunked body is ready when the fields and the empty line after the last size have come."""
     answer = answer_of(CHUNKED + chunk(b"hello"))
     assert answer.read1() == b"hello"
     for byte in size + end[:-1]:
@@ -139,7 +139,7 @@ def test_the_end_of_a_chunked_body_is_ready_when_all_of_it_has_come(pair, answer
 
 
 @pytest.mark.parametrize("sizes", [(None,), (4, 4, 4), (3, None)])
-def test_a_file_is_read_in_whole_pieces(answer_of, sizes):
+def test_file_reads_whole_pieces(answer_of, sizes):
     """A read of a size gives fewer bytes only at the end, one without a size the rest."""
     file = AnswerFile(answer_of(CHUNKED + chunk(b"hello ") + chunk(b"world") + b"0\r\n\r\n"))
     pieces = [file.read(size) for size in sizes]
@@ -147,7 +147,7 @@ def test_a_file_is_read_in_whole_pieces(answer_of, sizes):
     assert [len(piece) for piece, size in zip(pieces[:-1], sizes, strict=False)] == list(sizes[:-1])
 
 
-def test_a_forgotten_answer_closes_its_connection(answer_of):
+def test_forgotten_answer_closes_connection(answer_of):
     """Nobody will read it to its end."""
     answer = answer_of(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc")
     connection = answer._connection
@@ -155,8 +155,8 @@ def test_a_forgotten_answer_closes_its_connection(answer_of):
     assert connection.closed
 
 
-def test_looking_takes_in_what_has_come_and_keeps_an_error_for_the_reader(pair, intake, answer_of):
-    """The system names an error once only."""
+def test_look_keeps_error_for_reader(pair, intake, answer_of):
+    """Looking takes in what has come and keeps an error for the reader: the system names it once only."""
     answer = answer_of(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n")
     assert not answer.ready(0)
     pair[1].sendall(b"a")
@@ -181,8 +181,8 @@ def test_looking_takes_in_what_has_come_and_keeps_an_error_for_the_reader(pair, 
         pair[1].close()
 
 
-def test_an_interrupt_while_looking_leaves_nothing_that_passes_for_whole(pair, intake, answer_of):
-    """What it tore out would be missing in the middle, and nobody would know."""
+def test_interrupted_look_never_passes_whole(pair, intake, answer_of):
+    """What an interrupt tears out while looking would be missing in the middle, so nothing passes for whole."""
     answer = answer_of(CHUNKED)
 
     class Interrupting(bytes):
@@ -208,8 +208,8 @@ def test_an_interrupt_while_looking_leaves_nothing_that_passes_for_whole(pair, i
         answer.read1()
 
 
-def test_looking_has_an_end_however_much_comes(pair, intake, answer_of):
-    """A size line without an end is handed to the reader, who refuses it."""
+def test_look_ends_despite_endless_input(pair, intake, answer_of):
+    """Looking ends however much comes: a size line without an end is handed to the reader, who refuses it."""
     answer = answer_of(CHUNKED)
     pair[1].sendall(b"5;" + b"a" * 20_000)
     assert answer.ready(20)
@@ -220,11 +220,11 @@ def test_looking_has_an_end_however_much_comes(pair, intake, answer_of):
 @pytest.mark.parametrize(
     ("length", "body"), [(b"3", b"abc"), (b"00000000000000000000000003", b"abc"), (b"0000000000000000000000000", b"")]
 )
-def test_zeros_in_front_of_a_length_change_nothing(answer_of, length, body):
-    """However many."""
+def test_leading_zeros_keep_length(answer_of, length, body):
+    """Zeros in front of a length change nothing, however many."""
     assert body_of(answer_of(b"HTTP/1.1 200 OK\r\nContent-Length: " + length + b"\r\n\r\n" + body)) == body
 
 
-def test_a_connection_that_changes_its_protocol_serves_no_more(answer_of):
-    """Nobody asked for that."""
+def test_protocol_change_retires_connection(answer_of):
+    """A connection that changes its protocol unasked serves no more."""
     assert not answer_of(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n").serves_again

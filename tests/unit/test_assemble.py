@@ -126,8 +126,8 @@ data: [DONE]
 """.replace("…", ENVELOPE_D).replace("USAGE", USAGE_B)
 
 
-def test_example_a_text_with_usage_three_times():
-    """Text comes in pieces, usage is that of the last place and not the sum."""
+def test_example_a_text_and_usage():
+    """Text comes in pieces with usage three times, which is that of the last place and not the sum."""
     assembler, out, response = run_text(EXAMPLE_A)
     assert out == [ResponseChunk(content="Ol"), ResponseChunk(content="á!")]
     assert response == LLMResponse(
@@ -154,7 +154,7 @@ USAGE_OF_B = Usage(
 )  # fmt: skip
 
 
-def test_example_b_reasoning_and_two_tool_calls():
+def test_example_b_reasoning_and_tools():
     """Each call comes whole, in one delta; the reasoning stays apart from the text."""
     add, multiply = (f"fc_00000000-0000-4000-8000-00000000000{i}" for i in (1, 2))
     assembler, out, response = run_text(EXAMPLE_B)
@@ -180,7 +180,7 @@ def test_example_b_reasoning_and_two_tool_calls():
     assert assembler.text_size() == len("Need both") + 2 * len('{"a":2,"b":3}')
 
 
-def test_example_c_what_came_before_a_failure():
+def test_example_c_failure_keeps_partial():
     """The error is an event of its own name; what had arrived is a partial answer without finish_reason."""
     first, error = events(EXAMPLE_C)
     assert (first.name, error.name) == ("", "error")
@@ -191,8 +191,8 @@ def test_example_c_what_came_before_a_failure():
     assert (assembler.usage, assembler.stop_error) == (None, None)
 
 
-def test_example_c_an_early_stop_in_a_usual_chunk():
-    """The text of ``x_groq.error`` is kept for whoever reads the stream, and in the answer."""
+def test_example_c_stop_error_kept():
+    """The text of ``x_groq.error`` in a usual chunk is an early stop, kept in the stream and in the answer."""
     assembler, out, response = run_text(EXAMPLE_C2)
     assert out == [ResponseChunk(content="Ab")]
     assert assembler.stop_error == "over capacity"
@@ -238,19 +238,19 @@ PLACES = {
 
 @pytest.mark.parametrize("last", PLACES)
 @pytest.mark.parametrize("first", PLACES)
-def test_usage_is_the_last_report_wherever_it_stands(first, last):
+def test_last_usage_report_wins(first, last):
     """Reports repeat each other: the last one counts and nothing is added up."""
     assembler, _, response = run(chunk({"content": "a"}), PLACES[first](3), PLACES[last](5))
     assert response.usage == assembler.usage == Usage(prompt_tokens=5, completion_tokens=5, total_tokens=10)
 
 
-def test_a_null_usage_is_no_report():
+def test_null_usage_is_no_report():
     """OpenAI's ``"usage": null`` of running chunks does not wipe one out."""
     assembler, _, _ = run(chunk(usage=report(3)), chunk({"content": "a"}, usage=None))
     assert assembler.usage == Usage(prompt_tokens=3, completion_tokens=3, total_tokens=6)
 
 
-def test_cache_figures_in_x_groq_are_not_the_usage():
+def test_cache_figures_are_not_usage():
     """``x_groq.usage`` of a plain answer's kind stays what it is."""
     assembler, _, response = run(chunk(x_groq={"usage": {"sram_cached_tokens": 5}}))
     assert assembler.usage is None
@@ -351,7 +351,7 @@ def test_tool_calls_are_put_together(case):
     assert [own[index] for index in sorted(own)] == [c.arguments for c in response.tool_calls]
 
 
-def test_broken_arguments_are_kept_and_refused_only_when_parsed():
+def test_broken_arguments_refused_when_parsed():
     """The text is the model's; whether it is JSON shows in ``parse()``."""
     _, _, response = run(*SEQUENCES["broken arguments"][0])
     with pytest.raises(ValueError, match="arguments of tool call 'add' are not JSON"):
@@ -360,7 +360,7 @@ def test_broken_arguments_are_kept_and_refused_only_when_parsed():
 
 @given(st.lists(st.text("ab{}", min_size=1, max_size=5), min_size=1, max_size=4), st.data())
 @settings(max_examples=60)
-def test_any_order_across_calls_gives_the_same_answer(texts, data):
+def test_call_order_keeps_answer_same(texts, data):
     """Fragments of different calls may come in any order, in any grouping; those of one call stay in theirs."""
     queues = {i: list(text) for i, text in enumerate(texts)}
     fragments = []
@@ -372,7 +372,7 @@ def test_any_order_across_calls_gives_the_same_answer(texts, data):
     assert [c.arguments for c in response.tool_calls] == texts
 
 
-def test_a_deprecated_call_is_put_together():
+def test_deprecated_call_is_assembled():
     """``function_call`` fragments: the name once, the arguments appended."""
     _, out, response = run(
         chunk({"function_call": {"name": "f", "arguments": ""}}),
@@ -389,7 +389,7 @@ def test_a_deprecated_call_is_put_together():
 
 
 @pytest.mark.parametrize("running", ["", None], ids=["empty", "null"])
-def test_running_chunks_have_no_finish_reason(running):
+def test_running_chunks_lack_finish_reason(running):
     """Some servers send "" where the service sends null; neither ends an answer nor wipes out its reason."""
     assembler, _, _ = run(chunk({"content": "a"}, finish=running))
     assert assembler.finish_reason is None
@@ -416,13 +416,13 @@ def test_running_chunks_have_no_finish_reason(running):
     ],
     ids=lambda quiet: json.dumps(quiet.get("choices")),
 )
-def test_what_says_nothing_is_not_handed_out(quiet):
+def test_empty_delta_is_not_emitted(quiet):
     """Only content, reasoning and tool calls are chunks for the reader."""
     assembler, out, response = run(quiet)
     assert (out, assembler.chunks, response.content, response.reasoning) == ([], 0, "", None)
 
 
-def test_text_and_reasoning_are_joined_apart():
+def test_text_and_reasoning_joined_apart():
     """Each in the order of arrival; a chunk may have both."""
     assembler, out, response = run(
         chunk({"reasoning": "hm"}), chunk({"reasoning": "m", "content": "He"}), chunk({"content": "llo"})
@@ -432,8 +432,8 @@ def test_text_and_reasoning_are_joined_apart():
     assert assembler.chunks == 3
 
 
-def test_other_answers_are_handed_out_and_not_mixed_in():
-    """With several answers in one stream the response is the first; the others' chunks bear their index."""
+def test_other_answers_stay_separate():
+    """With several answers in a stream the response is the first; the others are handed out with their index."""
     assembler, out, response = run(
         chunk({"content": "a", "tool_calls": [call("{}", index=0, id="x", name="f")]}),
         chunk({"content": "b", "reasoning": "r", "tool_calls": [call("[]", index=0, id="y", name="g")],
@@ -456,8 +456,8 @@ def test_several_answers_in_one_chunk():
     assert response.content == "a"
 
 
-def test_several_pieces_of_one_answer_in_one_chunk():
-    """Whoever joins the chunks has what the response has."""
+def test_several_pieces_in_one_chunk():
+    """Several pieces of one answer in one chunk: the joined chunks have what the response has."""
     twice = chunk()
     twice["choices"] = [
         {"index": 0, "delta": {"content": "a", "reasoning": "r"}},
@@ -469,7 +469,7 @@ def test_several_pieces_of_one_answer_in_one_chunk():
     assert response.content == "ab"
 
 
-def test_rare_parts_are_collected_over_chunks():
+def test_rare_parts_collect_over_chunks():
     """Executed tools and annotations may come one by one."""
     _, _, response = run(
         chunk({"executed_tools": [{"index": 0, "type": "search"}]}),
@@ -496,7 +496,7 @@ def test_unknown_fields_are_kept():
     assert response.x_groq == XGroq(id="req_1", extra={"color": "red"})
 
 
-def test_x_groq_grows_over_the_stream():
+def test_x_groq_grows_over_stream():
     """Later parts add to earlier ones; null does not wipe anything out."""
     _, _, response = run(
         chunk(x_groq={"id": "req_1", "seed": 5}),
@@ -518,14 +518,14 @@ def test_x_groq_grows_over_the_stream():
     ],
     ids=repr,
 )
-def test_an_early_stop_of_any_form(error, text):
+def test_early_stop_of_any_form(error, text):
     """The service writes text; anything else is shown as it is, and nothing is no stop."""
     assembler, _, response = run(chunk(x_groq={"error": error}))
     assert assembler.stop_error == text
     assert (response.x_groq.error or None) == text
 
 
-def test_the_first_chunk_names_the_answer_and_later_ones_the_rest():
+def test_first_chunk_names_answer():
     """Id and creation time are the first; model and tier may follow."""
     _, _, response = run(
         {"id": "a", "created": 1, "choices": []},
@@ -559,7 +559,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_types_are_named_and_leave_a_partial_answer(case):
+def test_wrong_types_leave_partial_answer(case):
     """The message says where; what had arrived before is still there, and can be put together."""
     data, message = WRONG[case]
     assembler = Assembler()
@@ -570,15 +570,15 @@ def test_wrong_types_are_named_and_leave_a_partial_answer(case):
     assert LLMResponse(**assembler.response_fields()).content == "before"
 
 
-def test_nothing_is_an_answer_without_anything():
+def test_empty_stream_gives_empty_answer():
     """Before the first chunk the partial answer is empty."""
     assembler = Assembler()
     assert LLMResponse(**assembler.response_fields()) == LLMResponse()
     assert (assembler.request_id, assembler.text_size(), assembler.chunks) == (None, 0, 0)
 
 
-def test_what_this_version_does_not_know_is_kept_at_its_place():
-    """Of a choice, of a tool call and its function, and the channel of a delta; also where text comes with it."""
+def test_unknown_fields_keep_their_place():
+    """Unknown fields of a choice, a tool call, its function and the delta stay in place, also beside text."""
     assembler = Assembler()
     for delta, more in (
         ({"role": "assistant", "content": ""}, {}),
@@ -629,7 +629,7 @@ def taught(*, compact=True, escaped=False):
 
 
 @pytest.mark.parametrize("compact", [True, False], ids=["compact", "spaced"])
-def test_a_chunk_like_the_one_before_is_not_decoded(compact):
+def test_repeated_chunk_is_not_decoded(compact):
     """The usual case is the short way, whatever its white space."""
     assembler = taught(compact=compact)
     for text in (" world", "!", " ünd 東京 🙂", "x" * 5000):
@@ -660,7 +660,7 @@ HEAD, TAIL = encoded("|").split(b"|")
     }.items(),
     ids=lambda item: item[0],
 )
-def test_whatever_else_is_new_is_decoded(data):
+def test_new_chunk_form_is_decoded(data):
     """The short way takes plain text and nothing else, and changes nothing when it does not take a chunk."""
     assembler = taught()
     assert assembler.again(data[1]) is None
@@ -677,7 +677,7 @@ def test_whatever_else_is_new_is_decoded(data):
     ],
     ids=["twice", "twice, spaced", "twice, escaped"],
 )
-def test_a_key_that_is_there_twice_teaches_nothing(delta):
+def test_duplicate_key_teaches_no_pattern(delta):
     """The last one counts: what stands around the first must not be taken for the pattern."""
     source = encoded("Hello").replace(b'"content":"Hello"', delta.encode())
     assembler = Assembler()
@@ -692,8 +692,8 @@ def test_a_key_that_is_there_twice_teaches_nothing(delta):
     compact=st.booleans(),
     escaped=st.booleans(),
 )
-def test_the_short_way_gives_what_decoding_gives(texts, compact, escaped):
-    """For any text, however written."""
+def test_short_path_equals_decoding(texts, compact, escaped):
+    """The short way gives what decoding gives, for any text, however written."""
     sources = []
     for text in texts:
         try:
@@ -707,7 +707,7 @@ def test_the_short_way_gives_what_decoding_gives(texts, compact, escaped):
     assert short.response_fields() == long.response_fields()
 
 
-def test_an_unknown_part_of_the_same_name_breaks_nothing():
+def test_unknown_namesake_breaks_nothing():
     """Found by the fuzz target: beside the choices a list called "choice", and in the choice a field of no known name."""
     odd = chunk({"content": "a"}, choice=[1])
     odd["choices"][0]["new"] = 2
@@ -719,8 +719,8 @@ def test_an_unknown_part_of_the_same_name_breaks_nothing():
 # --- the first chunk, whose envelope is read when there is time ------------------------------------------------------------------
 
 
-def test_the_first_text_goes_out_before_the_usual_envelope_is_read(monkeypatch):
-    """Whoever asks for what it says reads it, at the latest."""
+def test_first_text_precedes_envelope(monkeypatch):
+    """The first text goes out before the usual envelope is read; it is read at the latest when asked for."""
     read = []
     original = Assembler._read_envelope
     monkeypatch.setattr(Assembler, "_read_envelope", lambda self, data: (read.append(data), original(self, data))[1])
@@ -744,15 +744,39 @@ def test_the_first_text_goes_out_before_the_usual_envelope_is_read(monkeypatch):
         pytest.param({"id": "other", "choices": [], "service_tier": "flex"}, id="one with an id of its own"),
     ],
 )
-def test_the_envelope_of_the_first_chunk_wins_whenever_it_is_read(later):
-    """The order in which chunks came counts, not that of reading."""
+def test_first_chunk_envelope_wins(later):
+    """The envelope of the first chunk wins whenever it is read: the order of arrival counts, not that of reading."""
     assembler, _, answer = run(chunk({"role": "assistant"}), chunk({"content": "Hi"}), later)
     assert answer.id == "chatcmpl-1"
     assert assembler.response_fields()["created_at"] == datetime.fromtimestamp(1790000001, timezone.utc)
 
 
+<<<<<<< HEAD
 def test_a_stop_error_in_the_first_chunk_is_seen_at_once():
     """It ends the stream."""
+=======
+@pytest.mark.parametrize(
+    ("wrong", "place"),
+    [
+        ({"id": 1}, r"\$\.id"),
+        ({"model": []}, r"\$\.model"),
+        ({"created": "soon"}, r"\$\.created"),
+        ({"created": 10**30}, r"\$\.created"),
+        ({"system_fingerprint": 1}, r"\$\.system_fingerprint"),
+        ({"x_groq": "req_1"}, r"\$\.x_groq"),
+        ({"x_groq": {"id": 1}}, r"\$\.x_groq\.id"),
+        ({"x_groq": {"seed": "1"}}, r"\$\.x_groq\.seed"),
+    ],
+)
+def test_wrong_envelope_raises_at_once(wrong, place):
+    """Before a text is given out, so that the call can still be tried again."""
+    with pytest.raises(ResponseDecodeError, match=place):
+        Assembler().feed(chunk({"content": "Hi"}, **wrong))
+
+
+def test_first_chunk_stop_error_seen():
+    """A stop error in the first chunk is seen at once and ends the stream."""
+>>>>>>> bddcf12 (Tests: names of three to five words, the sentence in the docstring)
     assembler = Assembler()
     assembler.feed(chunk({"role": "assistant"}, x_groq={"id": "req_1", "error": "over capacity"}))
     assert assembler.stop_error == "over capacity"

@@ -26,7 +26,7 @@ def cost(tokens: int = 0, *, prompt: int = 0, output: int = 0) -> tuple[int, int
         pytest.param(HOUR, 7200, 7100, 180, 40, 0.001, id="ash-40"),
     ],
 )
-def test_waits_are_those_of_the_service(dimension, limit, used, requested, seconds, tolerance):  # noqa: PLR0917 - a table
+def test_waits_match_service(dimension, limit, used, requested, seconds, tolerance):  # noqa: PLR0917 - a table
     """The waits of published 429 texts come out of the same arithmetic."""
     bucket = Bucket(dimension, limit)
     bucket.charge(used, 0)
@@ -38,7 +38,7 @@ def test_waits_are_those_of_the_service(dimension, limit, used, requested, secon
     [(14400, 1, 6.0), (1000, 1, 86.4), (14400, 30, 179.99)],
     ids=["6s", "1m26.4s", "2m59.56s"],
 )
-def test_reset_is_the_time_until_full(limit, used, seconds):
+def test_reset_is_time_until_full(limit, used, seconds):
     """The reset headers of the day limit come out too."""
     bucket = Bucket(DIMENSIONS["rpd"], limit)
     bucket.charge(used, 0)
@@ -61,8 +61,8 @@ def test_all_or_nothing():
     assert [bucket.tat for bucket in buckets] == before
 
 
-def test_more_than_the_share_waits_for_full_and_goes_into_debt():
-    """Between share times limit and limit a request goes out once nothing is used."""
+def test_over_share_goes_into_debt():
+    """More than the share waits for a full bucket and goes into debt: it leaves once nothing is used."""
     bucket = Bucket(DIMENSIONS["tpm"], 1000, share=SHARE)
     bucket.charge(10, 0)
     assert bucket.ready_at(990) == bucket.tat == 10 * bucket.interval
@@ -70,7 +70,7 @@ def test_more_than_the_share_waits_for_full_and_goes_into_debt():
     assert bucket.remaining(10 * bucket.interval) == -20
 
 
-def test_never_fits_asks_the_limit_itself():
+def test_only_over_limit_never_fits():
     """Only a cost above the limit can never fit."""
     buckets = BucketSet({"tpm": 1000}, share=SHARE)
     assert buckets.never_fits(cost(1000)) is None
@@ -78,8 +78,8 @@ def test_never_fits_asks_the_limit_itself():
     assert buckets.fitted(cost(prompt=1001))[TOKENS] == 1000
 
 
-def test_nothing_is_free_even_in_debt():
-    """A cost of nothing never waits."""
+def test_zero_cost_is_always_free():
+    """A cost of nothing never waits, even in debt."""
     buckets = BucketSet({"otpm": 10})
     buckets.charge(cost(output=10), 0)
     buckets.charge(cost(output=10), 0)
@@ -94,8 +94,8 @@ def test_no_limits_no_wait():
     assert buckets.try_take(cost(10**9), 0)
 
 
-def test_the_cause_is_the_bucket_that_takes_longest():
-    """A wait names its limit."""
+def test_longest_wait_names_cause():
+    """A wait names the limit of the bucket that takes longest."""
     buckets = BucketSet({"rpm": 1, "rpd": 1})
     buckets.charge(cost(), 0)
     ready, cause = buckets.ready_at(cost())
@@ -120,7 +120,7 @@ def test_resize_keeps_what_is_used():
         pytest.param(1000, 0, 1000, "configured", None, id="nothing-is-no-limit"),
     ],
 )
-def test_learned_limits(configured, learned, limit, source, outcome):
+def test_learned_limits_are_believed(configured, learned, limit, source, outcome):
     """The service lowers a configured limit, and is believed where none is configured."""
     buckets = BucketSet({"tpm": configured})
     assert buckets.learn("tpm", learned, 0) == outcome
@@ -128,8 +128,8 @@ def test_learned_limits(configured, learned, limit, source, outcome):
     assert (bucket.limit, buckets.source(bucket)) == (limit, source)
 
 
-def test_a_learned_limit_follows_the_service_up_to_the_configured_one():
-    """A plan that changes back is believed too."""
+def test_learned_limit_follows_service_up():
+    """A learned limit follows the service up to the configured one: a plan that changes back is believed."""
     buckets = BucketSet({"tpm": 1000})
     buckets.learn("tpm", 500, 0)
     assert buckets.learn("tpm", 3000, 0) is None
@@ -145,21 +145,21 @@ def test_a_learned_limit_follows_the_service_up_to_the_configured_one():
         pytest.param(5, True, 10, id="not-before-now"),
     ],
 )
-def test_sync(candidate, idle, expected):
+def test_sync_tightens_before_it_loosens(candidate, idle, expected):
     """Headers tighten at once and loosen with care."""
     bucket = Bucket(DIMENSIONS["rpm"], 30, now=40)
     bucket.sync(candidate, now=10, idle=idle)
     assert bucket.tat == expected
 
 
-def test_empty_takes_the_minute_limits_only():
+def test_refusal_empties_minute_limits_only():
     """A refusal without a name says nothing about the day."""
     buckets = BucketSet({"rpm": 30, "rpd": 1000, "tpm": 1000})
     buckets.empty(0)
     assert [bucket.remaining(0) for bucket in buckets] == [0, 1000, 0]
 
 
-def test_unexplained_share_keeps_what_is_used():
+def test_unexplained_share_keeps_usage():
     """A smaller share makes less of the same."""
     buckets = BucketSet({"tpm": 1000})
     buckets.charge(cost(300), 0)
@@ -178,7 +178,7 @@ def test_repr_shows_the_state():
     name=st.sampled_from(sorted(DIMENSIONS)),
     steps=st.lists(st.tuples(st.integers(0, 90 * SECOND), st.integers(1, 10**6)), max_size=40),
 )
-def test_no_window_holds_more_than_burst_and_rate(limit, share, name, steps):
+def test_window_bounds_admission(limit, share, name, steps):
     """In any window w no more is admitted than burst + rate times w."""
     bucket = Bucket(DIMENSIONS[name], limit, share=share)
     now, admitted = 0, []
@@ -203,7 +203,7 @@ def test_no_window_holds_more_than_burst_and_rate(limit, share, name, steps):
         max_size=60,
     )
 )
-def test_level_never_above_full_and_nothing_gets_lost(operations):
+def test_level_stays_within_capacity(operations):
     """Whatever is settled or refunded, a bucket never holds more than its capacity; without time passing the sums agree."""
     timed = BucketSet({"rpm": 30, "tpm": 1000, "tpd": 20_000}, share=SHARE)
     still = BucketSet({"tpd": 10**9})
@@ -225,8 +225,8 @@ def test_level_never_above_full_and_nothing_gets_lost(operations):
 
 
 @given(units=st.integers(1, 1000), used=st.integers(0, 3000))
-def test_a_cost_fits_exactly_when_its_time_has_come(units, used):
-    """Not a nanosecond earlier."""
+def test_cost_fits_exactly_on_time(units, used):
+    """A cost fits exactly when its time has come, not a nanosecond earlier."""
     buckets = BucketSet({"tpm": 1000})
     buckets.charge(cost(used), 0)
     ready, _ = buckets.ready_at(cost(units))

@@ -86,7 +86,7 @@ def test_design_model_has_its_figures(catalogue, id, context, longest, capabilit
         ("gemma-7b-it", date(2024, 12, 18), "gemma2-9b-it", "openai/gpt-oss-20b"),
     ],
 )
-def test_design_model_is_marked_as_shut_down(catalogue, id, shutdown, replacement, live):
+def test_design_model_marked_shut_down(catalogue, id, shutdown, replacement, live):
     """The six are deprecated, with date, successor, and the successor that is live."""
     model = catalogue.get(id)
     assert (model.deprecated, model.shutdown_date, model.replacement) == (True, shutdown, replacement)
@@ -113,7 +113,7 @@ def test_family_is_in_the_metadata(catalogue, id, family):
         ("llama-3.3-70b-versatile", {"context_size": 131072, "max_tokens": 32768, "tokens_per_second": 280}),
     ],
 )
-def test_enterprise_llamas_note_the_figures_of_the_service(catalogue, id, service):
+def test_enterprise_llamas_note_service_figures(catalogue, id, service):
     """Where the service differs from the design document, both stand in the entry."""
     model = catalogue.get(id)
     assert (model.stage, model.metadata["service"], model.supports_parallel_tools) == ("enterprise", service, True)
@@ -127,7 +127,7 @@ def test_six_by_speed(catalogue):
     assert [model.id for model in six.fastest()] == order
 
 
-def test_fastest_leaves_out_models_without_a_figure(catalogue):
+def test_fastest_omits_models_without_figure(catalogue):
     """No published speed, no rank."""
     speeds = [model.performance_profile.avg_tokens_per_second for model in catalogue.fastest()]
     assert speeds == sorted(speeds, reverse=True)
@@ -135,13 +135,13 @@ def test_fastest_leaves_out_models_without_a_figure(catalogue):
     assert catalogue.fastest()[0].performance_profile.avg_tokens_per_second == 1000
 
 
-def test_six_have_exactly_the_seven_capabilities(catalogue):
-    """The union over the configured models."""
+def test_six_models_have_seven_capabilities(catalogue):
+    """The six configured models have exactly seven capabilities in their union."""
     assert catalogue.capabilities(SIX_IDS) == ALL
     assert Catalogue(catalogue.select(SIX_IDS)).capabilities() == ALL
 
 
-def test_capabilities_of_all_and_of_some(catalogue):
+def test_capabilities_of_all_and_some(catalogue):
     """Reasoning and vision are there where a model has them."""
     assert set(catalogue.capabilities()) == {*ALL, "vision", "reasoning"}
     assert catalogue.capabilities(["gemma-7b-it"]) == TEXT
@@ -152,7 +152,7 @@ def test_capabilities_of_all_and_of_some(catalogue):
 @pytest.mark.parametrize(
     ("id", "context", "longest", "speed", "price_in", "price_out"), LIVE, ids=[row[0] for row in LIVE]
 )
-def test_live_model_has_the_published_figures(catalogue, id, context, longest, speed, price_in, price_out):  # noqa: PLR0917 - one per column
+def test_live_model_has_published_figures(catalogue, id, context, longest, speed, price_in, price_out):  # noqa: PLR0917 - one per column
     """Context, longest answer, speed and prices of the models page."""
     model = catalogue.get(id)
     assert not model.deprecated
@@ -191,7 +191,7 @@ def test_live_model_features(catalogue, id, efforts, modes, vision, parallel):  
     assert model.supports_reasoning
 
 
-def test_audio_models(catalogue):
+def test_audio_model_prices_and_limits(catalogue):
     """Priced by hour or by characters, limited by seconds of audio."""
     whisper = catalogue.get("whisper-large-v3")
     assert (whisper.pricing.audio_hour, whisper.input_modalities) == (0.111, ("audio",))
@@ -241,8 +241,8 @@ def test_every_entry_is_consistent(catalogue):
         assert bool(following) == (model.deprecated and "compound" not in model.id)
 
 
-def test_replacement_of_live_and_unknown_models_is_none(catalogue):
-    """There is nothing to replace."""
+def test_live_model_needs_no_replacement(catalogue):
+    """A live or an unknown model has no replacement: there is nothing to replace."""
     assert catalogue.replacement_for(DEFAULT_MODEL) is None
     assert catalogue.replacement_for("no such model") is None
 
@@ -253,7 +253,7 @@ def test_replacement_cycle_ends():
     assert Catalogue(pair).replacement_for("a") is None
 
 
-def test_replacement_outside_of_the_catalogue_is_none():
+def test_unknown_successor_is_not_recommended():
     """A successor nobody knows is not recommended."""
     assert Catalogue([ModelInfo(id="a", deprecated=True, replacement="b")]).replacement_for("a") is None
 
@@ -266,8 +266,8 @@ def test_get_names_the_nearest(catalogue):
     assert catalogue.find("llama-3.1-8b-instnat") is None
 
 
-def test_select_keeps_order_and_passes_unknown_ids(catalogue):
-    """A model of tomorrow gets an entry of its own."""
+def test_select_keeps_order_and_unknown(catalogue):
+    """Select keeps the order and passes unknown ids: a model of tomorrow gets an entry of its own."""
     models = catalogue.select(["tomorrow/model", "gemma-7b-it"])
     assert [model.id for model in models] == ["tomorrow/model", "gemma-7b-it"]
     assert (models[0].context_size, models[0].deprecated, models[0].capabilities) == (0, False, TEXT)
@@ -284,12 +284,12 @@ def test_catalogue_is_immutable(catalogue):
     assert len(catalogue) == len(catalogue.models)
 
 
-def test_first_of_two_equal_ids_stays():
+def test_first_of_equal_ids_stays():
     """Ids are unique."""
     assert Catalogue([ModelInfo(id="a", name="one"), ModelInfo(id="a", name="two")]).get("a").name == "one"
 
 
-def test_models_pickle(catalogue):
+def test_models_survive_pickling(catalogue):
     """Entries travel to worker processes."""
     assert pickle.loads(pickle.dumps(catalogue.models)) == catalogue.models
 
@@ -317,7 +317,7 @@ OSS = {
 }
 
 
-def test_merged_agrees_with_the_recorded_answer(catalogue):
+def test_merged_agrees_with_recorded_answer(catalogue):
     """The service's own entry changes nothing but ``active`` and what this version does not know."""
     merged = catalogue.merged([OSS]).get("openai/gpt-oss-120b")
     known = catalogue.get("openai/gpt-oss-120b")
@@ -331,8 +331,8 @@ def test_merged_agrees_with_the_recorded_answer(catalogue):
     )
 
 
-def test_merged_holds_exactly_the_live_models_by_id(catalogue):
-    """Absent models are left out, the others are sorted."""
+def test_merged_holds_only_live_models(catalogue):
+    """A merged catalogue holds exactly the live models, sorted by id; absent models are left out."""
     merged = catalogue.merged([{"id": "z"}, OSS, {"id": "gemma-7b-it"}])
     assert [model.id for model in merged.models] == ["gemma-7b-it", "openai/gpt-oss-120b", "z"]
     assert merged.plans == catalogue.plans
@@ -363,8 +363,8 @@ def test_merged_knows_unknown_models(catalogue):
     assert merged.get("new/speech").capabilities == ()
 
 
-def test_merged_enterprise_model_is_not_deprecated(catalogue):
-    """The account that lists it may use it."""
+def test_merged_enterprise_model_stays_current(catalogue):
+    """A merged enterprise model is not deprecated: the account that lists it may use it."""
     merged = catalogue.merged([{"id": "llama-3.3-70b-versatile", "active": True}])
     assert not merged.get("llama-3.3-70b-versatile").deprecated
     assert catalogue.merged([{"id": "llama-3.3-70b-versatile"}]).get("llama-3.3-70b-versatile").deprecated
@@ -382,14 +382,14 @@ def test_merged_enterprise_model_is_not_deprecated(catalogue):
     ],
     ids=["kinds", "nulls", "modalities", "no price", "bad price", "absurd price"],
 )
-def test_merged_passes_over_values_of_the_wrong_type(catalogue, entry):
+def test_merged_ignores_wrong_value_types(catalogue, entry):
     """An odd value leaves the known one."""
     known = catalogue.get("openai/gpt-oss-120b")
     assert catalogue.merged([{"id": known.id, **entry}]).get(known.id) == known
 
 
 @pytest.mark.parametrize("entry", [None, "x", 1, [], {}, {"id": None}, {"id": ""}, {"id": 7}], ids=repr)
-def test_merged_passes_over_entries_without_an_id(catalogue, entry):
+def test_merged_ignores_entries_without_id(catalogue, entry):
     """They cannot be named in a request."""
     assert len(catalogue.merged([entry])) == 0
 
@@ -408,12 +408,12 @@ def test_merged_passes_over_entries_without_an_id(catalogue, entry):
         ("llama-3.2-11b-text-preview", "openai/gpt-oss-120b"),
     ],
 )
-def test_migration(old, new):
+def test_old_names_migrate_to_live(old, new):
     """Old names lead to a model of today."""
     assert MODEL_MIGRATION[old] == new
 
 
-def test_migration_leads_to_live_models_only(catalogue):
+def test_migration_ends_at_live_models(catalogue):
     """No way ends at a model that was shut down, and none starts at a live one."""
     assert len(MODEL_MIGRATION) == len(list(MODEL_MIGRATION)) > 60
     assert all(not catalogue.get(new).deprecated for new in MODEL_MIGRATION.values())
@@ -422,7 +422,7 @@ def test_migration_leads_to_live_models_only(catalogue):
     assert "today" in repr(MODEL_MIGRATION)
 
 
-def test_data_is_read_once_by_many_threads(monkeypatch):
+def test_catalogue_read_once_across_threads(monkeypatch):
     """All threads get the same catalogue."""
     monkeypatch.setattr(catalog, "_LOADED", {})
     reads = []
@@ -444,8 +444,8 @@ def test_data_is_read_once_by_many_threads(monkeypatch):
     assert len(set(map(id, found))) == 1
 
 
-def test_import_reads_no_data_and_no_optional_package():
-    """Importing opens no file of ours and needs neither requests nor a parser of configuration files."""
+def test_import_reads_no_data():
+    """Importing opens no data file and no optional package: neither requests nor a configuration parser."""
     code = (
         "import sys; import groq_provider.config, groq_provider.catalog as c; assert not c._LOADED;"
         "bad = {'requests', 'urllib3', 'yaml', 'tomllib', 'tomli', 'idna'} & set(sys.modules); assert not bad, bad"

@@ -133,7 +133,7 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("case", GOLDEN)
-def test_golden_bodies(case):
+def test_golden_request_bodies(case):
     """Byte for byte: model and messages first, then what was set in the order of the fields, ``stream`` last; nothing of ours."""
     request, expected = GOLDEN[case]
     assert codec.request_body(request, model="M", stream=False).decode("ascii") == expected
@@ -141,7 +141,7 @@ def test_golden_bodies(case):
     assert streamed == expected.removesuffix("false}") + "true}"
 
 
-def test_further_fields_win_over_what_the_request_says():
+def test_further_fields_win_over_request():
     """``provider_metadata`` of the request, over it ``extra_body`` of the call; neither is changed."""
     metadata, extra = {"top_k": 5, "seed": 1}, {"seed": 2, "model": "other", "metadata": None}
     request = LLMRequest(messages="hi", seed=0, provider_metadata=metadata)
@@ -172,8 +172,8 @@ def nested(depth):
     ],
     ids=["object", "NaN", "infinite", "bytes", "set", "deep", "huge"],
 )
-def test_what_has_no_json_form_is_refused(extra):
-    """Nothing that is no JSON goes out, and the message says so."""
+def test_unencodable_value_is_refused(extra):
+    """A value without a JSON form is refused: nothing that is no JSON goes out, and the message says so."""
     with pytest.raises(InvalidRequestError, match="the request cannot be written as JSON: "):
         codec.request_body(LLMRequest(messages="hi"), model="M", stream=False, extra_body=extra)
 
@@ -232,7 +232,7 @@ def test_json_is_read(body, expected):
         "UTF-16",
     ],
 )
-def test_what_is_not_json_is_named(body, message):
+def test_bad_json_is_one_error(body, message):
     """One error with a short message for everything that cannot be read; the interpreter survives."""
     with pytest.raises(ResponseDecodeError) as caught:
         json_text.loads(body)
@@ -242,8 +242,8 @@ def test_what_is_not_json_is_named(body, message):
 
 @given(st.binary(max_size=60) | st.text('{}[]",:0123456789.eE+-nulltrefas\\u ', max_size=60).map(str.encode))
 @settings(max_examples=300)
-def test_any_bytes_are_json_or_our_error(body):
-    """Nothing else comes out of the decoder."""
+def test_any_bytes_decode_or_fail(body):
+    """Any bytes are JSON or our error; nothing else comes out of the decoder."""
     with suppress(ResponseDecodeError):
         json_text.loads(body)
 
@@ -546,7 +546,7 @@ def test_values_survive_json(kind, data):
     assert converter.decode(type(value), json_text.loads(text)) == value
 
 
-def test_values_that_were_not_set_are_not_written():
+def test_unset_values_are_not_written():
     """The JSON form is as small as the value."""
     assert converter.encode(Usage()) == {}
     assert converter.encode(LLMResponse(content="a")) == {"content": "a"}
@@ -576,8 +576,8 @@ def test_values_that_were_not_set_are_not_written():
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_what_does_not_fit_is_named(cls, data, message):
-    """Nothing is coerced: a wrong type is an error that says where."""
+def test_misfit_names_its_place(cls, data, message):
+    """What does not fit is named: nothing is coerced, a wrong type is an error that says where."""
     with pytest.raises(ResponseDecodeError) as caught:
         converter.decode(cls, data, "$.x")
     assert str(caught.value) == message
@@ -607,7 +607,7 @@ EXAMPLE = """
 """
 
 
-def test_the_whole_example_of_the_service():
+def test_whole_service_example_decodes():
     """Every field of a plain answer is in its place, and there is nothing else."""
     response = LLMResponse(**codec.response_fields(json_text.loads(EXAMPLE.encode())))
     assert response == LLMResponse(
@@ -705,7 +705,7 @@ MESSAGE_FIELDS = {
 
 
 @pytest.mark.parametrize("case", MESSAGE_FIELDS)
-def test_every_field_of_an_answers_message(case):
+def test_every_message_field_decodes(case):
     """Whatever else the message holds or leaves out, each field finds its place."""
     message, expected = MESSAGE_FIELDS[case]
     assert LLMResponse(**codec.response_fields(answer(message))) == LLMResponse(
@@ -800,7 +800,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_types_are_named_with_their_place(case):
+def test_wrong_types_name_their_place(case):
     """The message says what was expected, what came, and where."""
     data, message = WRONG[case]
     with pytest.raises(ResponseDecodeError) as caught:
@@ -849,23 +849,31 @@ def shaped(key):
 
 @given(JSON_LIKE | shaped("message"))
 @settings(max_examples=100)
-def test_any_value_is_an_answer_or_our_error(data):
-    """Nothing but ResponseDecodeError comes out, and what comes out otherwise makes a response that can be written."""
+def test_any_value_as_answer(data):
+    """Any value is an answer that can be written again, or ResponseDecodeError; nothing else comes out."""
     with suppress(ResponseDecodeError):
         converter.encode(LLMResponse(**codec.response_fields(data)))
 
 
 @given(JSON_LIKE | OBJECT_LIKE)
 @settings(max_examples=80)
+<<<<<<< HEAD
 def test_any_value_is_usage_or_none(data):
     """Nothing is raised; numbers are numbers."""
     found = codec.usage(data)
     assert found is None or type(found.prompt_tokens) is type(found.total_tokens) is int
+=======
+def test_any_value_as_usage(data):
+    """Nothing but ResponseDecodeError comes out; numbers are numbers."""
+    with suppress(ResponseDecodeError):
+        found = codec.usage(data)
+        assert type(found.prompt_tokens) is type(found.total_tokens) is int
+>>>>>>> bddcf12 (Tests: names of three to five words, the sentence in the docstring)
 
 
 @given(st.lists(JSON_LIKE | shaped("delta"), max_size=4))
 @settings(max_examples=100)
-def test_any_values_are_chunks_or_our_error(values):
+def test_any_values_as_chunks(values):
     """A stream of anything gives chunks or ResponseDecodeError, and what had arrived can always be put together."""
     assembler = Assembler()
     for data in values:
@@ -876,7 +884,7 @@ def test_any_values_are_chunks_or_our_error(values):
     assert isinstance(assembler.request_id, (str, type(None)))
 
 
-def test_deeply_nested_values_are_our_error():
+def test_deep_nesting_is_our_error():
     """What a decoder of another depth let through does not end the interpreter."""
     deep = nested(50_000)
     fields = codec.response_fields(answer(logprobs=deep, choice={"logprobs": deep}))
@@ -894,16 +902,16 @@ def test_ids_are_uuids_in_json():
     )
 
 
-def test_a_body_that_holds_itself_is_refused():
-    """By one clear error, and not by the end of the stack."""
+def test_self_containing_body_is_refused():
+    """A body that holds itself is refused by one clear error, and not by the end of the stack."""
     circle = {}
     circle["again"] = [circle]
     with pytest.raises(InvalidRequestError, match="cannot be written as JSON"):
         json_text.dumps(circle)
 
 
-def test_a_value_written_by_many_threads_at_once_is_no_circle():
-    """The encoder is shared and remembers nothing of what others are in the middle of."""
+def test_concurrent_writes_are_no_circle():
+    """A value that many threads write at once is no circle: the shared encoder remembers nothing of others."""
     shared = {"parts": [{"text": "x" * 1000} for _ in range(200)]}
     expected = json_text.dumps(shared)
     with ThreadPoolExecutor(8) as threads:

@@ -110,8 +110,8 @@ def test_it_begins_small():
     assert MOST == 256
 
 
-def test_it_doubles_until_the_first_trouble():
-    """While all slots are in use and latency stays."""
+def test_doubles_until_first_trouble():
+    """It doubles until the first trouble, while all slots are in use and latency stays."""
     controller, seen = Controller(), set()
     for _ in range(60):
         seen.add(controller.limit)
@@ -120,8 +120,8 @@ def test_it_doubles_until_the_first_trouble():
 
 
 @pytest.mark.parametrize(("limit", "more"), [(1, 1), (4, 2), (9, 3), (63, 7), (100, 10), (250, 6), (256, 0)])
-def test_afterwards_it_grows_by_the_square_root(limit, more):
-    """One round of calls at a time, up to the bound."""
+def test_later_growth_is_square_root(limit, more):
+    """Afterwards it grows by the square root, one round of calls at a time, up to the bound."""
     controller = at(limit)
     while controller.limit == limit and controller._begun < 1000:
         rounds(controller)
@@ -131,8 +131,8 @@ def test_afterwards_it_grows_by_the_square_root(limit, more):
 @pytest.mark.parametrize(
     ("limit", "refused_at", "more"), [(15, 16, 1), (12, 16, 1), (11, 16, 3), (16, 16, 4), (17, 16, 4)]
 )
-def test_near_what_was_refused_last_it_grows_by_one(limit, refused_at, more):
-    """From three quarters of it on; beyond it the room is back."""
+def test_grows_by_one_near_refusal(limit, refused_at, more):
+    """Near the last refused limit, from three quarters of it on, it grows by one; beyond it the room is back."""
     controller = at(limit)
     controller._refused_at = refused_at
     controller._grow()
@@ -140,8 +140,8 @@ def test_near_what_was_refused_last_it_grows_by_one(limit, refused_at, more):
 
 
 @pytest.mark.parametrize("limit", [2, 3, 4, 64, 255, 256])
-def test_a_burst_of_refusals_halves_it_once(limit):
-    """However many of one round were refused; one of the next round halves it again."""
+def test_refusal_burst_halves_once(limit):
+    """A burst of refusals of one round halves it once; one of the next round halves it again."""
     controller = at(limit)
     numbers = [controller.start() for _ in range(limit)]
     for number in numbers:
@@ -154,8 +154,8 @@ def test_a_burst_of_refusals_halves_it_once(limit):
     assert controller.limit == max(limit // 4, 1)
 
 
-def test_a_call_from_before_the_last_growth_may_halve_it():
-    """Only what shrank it already covers a refusal."""
+def test_earlier_call_may_halve():
+    """A call from before the last growth may halve it: only a shrink since then already covers a refusal."""
     controller = at(9)
     old = controller.start()
     controller._grow()
@@ -174,7 +174,7 @@ def test_one_is_the_least():
     assert controller.limit == 1
 
 
-def test_halving_starts_from_what_was_in_use():
+def test_halving_starts_from_usage():
     """A limit that nobody used is no measure."""
     controller = at(200)
     numbers = [controller.start() for _ in range(20)]
@@ -187,16 +187,16 @@ def test_halving_starts_from_what_was_in_use():
     [(1.0, 110), (1.7, 110), (1.8, 44), (2.0, 40), (50.0, 40), (math.inf, 40)],
     ids=str,
 )
-def test_latency_well_above_the_floor_takes_it_back(latency, limit):
-    """To a little less than where calls begin to queue; below that margin it goes on growing."""
+def test_high_latency_shrinks_limit(latency, limit):
+    """Latency well above the floor shrinks it to just below where calls queue; under that margin it grows on."""
     controller = at(100)
     while controller.limit == 100 and controller._begun < 1000:
         rounds(controller, latency=latency)
     assert controller.limit == limit
 
 
-def test_latencies_of_an_earlier_limit_do_not_count():
-    """Calls that began before it changed, and as many after as slots were added: those open connections."""
+def test_stale_latencies_do_not_count():
+    """Latencies of an earlier limit do not count, nor those of as many calls as slots were added: those connect."""
     controller = at(100)
     old = [controller.start() for _ in range(100)]
     controller._grow()
@@ -209,8 +209,8 @@ def test_latencies_of_an_earlier_limit_do_not_count():
 
 
 @pytest.mark.parametrize(("latency", "limit"), [(0.016, 6), (0.034, 6), (0.036, 1)])
-def test_differences_too_small_to_measure_are_none(latency, limit):
-    """A coarse clock gives 0 or 16 ms."""
+def test_tiny_differences_are_none(latency, limit):
+    """Differences too small to measure are none: a coarse clock gives 0 or 16 ms."""
     controller = Controller()
     rounds(controller, 4, latency=0.001)
     assert controller.limit == 8
@@ -220,15 +220,15 @@ def test_differences_too_small_to_measure_are_none(latency, limit):
     assert controller.limit == limit
 
 
-def test_what_a_call_takes_alone_is_the_floor():
-    """Whatever it was before: with one there is nothing to shrink."""
+def test_lone_call_sets_floor():
+    """A call alone sets the floor, whatever it was before: with one there is nothing to shrink."""
     controller = at(1)
     rounds(controller, 40, latency=9.0)
     assert controller.limit > 1
 
 
-def test_a_few_calls_are_no_measure():
-    """Sixteen at least, however small the limit."""
+def test_few_calls_are_no_measure():
+    """A few calls are no measure: it takes sixteen at least, however small the limit."""
     controller = at(2)
     controller.start()
     for _ in range(15):
@@ -239,7 +239,7 @@ def test_a_few_calls_are_no_measure():
 
 
 @pytest.mark.parametrize("slow", [3, 7, 9, 13])
-def test_some_slow_calls_are_no_trend(slow):
+def test_some_slow_calls_no_trend(slow):
     """The median counts, also where some did not end in time."""
     controller = at(16)
     numbers = [controller.start() for _ in range(16)]
@@ -251,8 +251,8 @@ def test_some_slow_calls_are_no_trend(slow):
 # --- idle --------------------------------------------------------------------------------------------------------------------
 
 
-def test_it_does_not_grow_while_slots_are_empty():
-    """Three calls where four may be."""
+def test_empty_slots_stop_growth():
+    """It does not grow while slots are empty: three calls where four may be."""
     controller = Controller()
     numbers = deque(controller.start() for _ in range(3))
     for _ in range(1000):
@@ -261,22 +261,22 @@ def test_it_does_not_grow_while_slots_are_empty():
     assert controller.limit == 4
 
 
-def test_it_does_not_grow_while_callers_wait_for_the_limiter():
-    """More would only wait there."""
+def test_limiter_wait_stops_growth():
+    """It does not grow while callers wait for the limiter: more would only wait there."""
     controller = Controller()
     rounds(controller, 200, queued=True)
     assert controller.limit == 4
 
 
-def test_it_does_not_grow_on_calls_that_tell_nothing():
-    """Such as those that fail at once."""
+def test_silent_calls_stop_growth():
+    """It does not grow on calls that tell nothing, such as those that fail at once."""
     controller = Controller()
     rounds(controller, 200, latency=None)
     assert controller.limit == 4
 
 
-def test_slots_in_use_now_and_then_are_not_enough():
-    """A slow input in bursts."""
+def test_bursty_use_stops_growth():
+    """Slots that are in use now and then are not enough to grow: a slow input comes in bursts."""
     controller = Controller()
     for _ in range(200):
         numbers = [controller.start() for _ in range(4)]
@@ -290,8 +290,8 @@ def test_slots_in_use_now_and_then_are_not_enough():
 
 @pytest.mark.parametrize("spread", [0.0, 0.3, 0.6], ids="spread {}".format)
 @pytest.mark.parametrize("slots", [3, 10, 64, 140])
-def test_it_finds_the_knee_of_a_service_with_a_queue(slots, spread):
-    """Near the number it works on at once: it is kept busy, and calls do not wait long."""
+def test_finds_knee_with_queue(slots, spread):
+    """It finds the knee of a service with a queue, which is kept busy while calls do not wait long."""
     service, controller = Service(slots, spread=spread), Controller()
     service.run(controller, slots * 100)
     began = service.now
@@ -302,8 +302,8 @@ def test_it_finds_the_knee_of_a_service_with_a_queue(slots, spread):
 
 
 @pytest.mark.parametrize("slots", [10, 64, 140])
-def test_it_finds_the_knee_of_a_service_that_refuses(slots):
-    """Few calls are refused meanwhile."""
+def test_finds_knee_with_refusals(slots):
+    """It finds the knee of a service that refuses, and few calls are refused meanwhile."""
     service, controller = Service(slots, refuses=True, spread=0.3), Controller()
     service.run(controller, slots * 100)
     began, refused = service.now, service.refused
@@ -316,8 +316,8 @@ def test_it_finds_the_knee_of_a_service_that_refuses(slots):
 
 @pytest.mark.parametrize("refuses", [False, True], ids=["queues", "refuses"])
 @pytest.mark.parametrize("spread", [0.0, 0.3], ids="spread {}".format)
-def test_it_follows_the_room_there_is(refuses, spread):
-    """Down when capacity goes, up again when it returns."""
+def test_follows_available_capacity(refuses, spread):
+    """It follows the room there is: down when capacity goes, up again when it returns."""
     service, controller = Service(60, refuses=refuses, spread=spread), Controller()
     service.run(controller, 8000)
     service.slots = 10
@@ -328,23 +328,23 @@ def test_it_follows_the_room_there_is(refuses, spread):
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.6, 1.0], ids="spread {}".format)
-def test_a_service_without_a_knee_gets_all(spread):
-    """However much its latency varies."""
+def test_kneeless_service_gets_all(spread):
+    """A service without a knee gets all, however much its latency varies."""
     service, controller = Service(100_000, spread=spread), Controller()
     service.run(controller, 2000)
     assert min(service.run(controller, 20_000)) == MOST
 
 
-def test_a_few_very_long_answers_do_not_hold_it_down():
-    """One in fifty takes fifty times as long, so that half of all calls under way are such."""
+def test_long_answers_never_hold_down():
+    """A few very long answers do not hold it down: one in fifty takes fifty times as long, half of those running."""
     service, controller = Service(100_000, spread=0.3, long=0.02), Controller()
     service.run(controller, 3000)
     assert min(service.run(controller, 20_000)) == MOST
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.6], ids="spread {}".format)
-def test_calls_that_take_longer_for_another_reason_do_not_hold_it_down(spread):
-    """Longer work, another route: shrinking does not help, which shows before little is left."""
+def test_slower_work_never_holds_down(spread):
+    """Longer work or another route does not hold it down: that shrinking is no help shows before little is left."""
     service, controller = Service(100_000, spread=spread), Controller()
     service.run(controller, 5000)
     service.seconds = 3.6
@@ -353,8 +353,8 @@ def test_calls_that_take_longer_for_another_reason_do_not_hold_it_down(spread):
     assert limits[-1] >= 200
 
 
-def test_an_outage_leaves_one_and_ends():
-    """No answer in time at all; then all is well again."""
+def test_outage_leaves_one_then_recovers():
+    """An outage leaves one, with no answer in time at all, and then all is well again."""
     controller = at(64)
     rounds(controller, 60, latency=math.inf, queued=True)
     assert controller.limit == 1
@@ -392,8 +392,8 @@ def test_it_stays_within_its_bounds(most, steps):
 
 
 @given(st.lists(_ENDS, max_size=300))
-def test_it_never_grows_with_a_slot_free(ends):
-    """One fewer than allowed, whatever the calls say."""
+def test_never_grows_with_free_slot(ends):
+    """It never grows with a slot free, one fewer than allowed, whatever the calls say."""
     controller = Controller()
     for how in ends:
         before = controller.limit
@@ -407,15 +407,15 @@ def test_it_never_grows_with_a_slot_free(ends):
 
 
 @pytest.mark.parametrize("tokens", [8, 100, 5000])
-def test_length_does_not_count_where_the_service_says_what_it_worked(tokens):
-    """Half a second of network and queue, 2 ms per token."""
+def test_length_ignored_with_reported_work(tokens):
+    """Length does not count where the service reports its work: half a second of network and queue, 2 ms a token."""
     took = comparable(0.5 + 0.1 + tokens * 0.002, tokens, prompt=0.1, completion=tokens * 0.002)
     assert took == pytest.approx(0.5 + 0.2)
 
 
 @pytest.mark.parametrize("tokens", [10, 100, 5000])
-def test_length_hardly_counts_where_it_does_not(tokens):
-    """0.1 s and 2 ms per token: an answer of a hundred takes 0.3 s."""
+def test_length_barely_counts_without_report(tokens):
+    """Length hardly counts where the service reports no work: 0.1 s and 2 ms per token, a hundred take 0.3 s."""
     assert comparable(0.1 + tokens * 0.002, tokens, prompt=None, completion=None) == pytest.approx(0.3)
 
 

@@ -43,8 +43,8 @@ def load(source=None, *, environ=None, **settings):
 # --- time limits --------------------------------------------------------------------------------------------------------
 
 
-def test_timeouts_defaults():
-    """The documented ones."""
+def test_timeouts_default_as_documented():
+    """The defaults of the time limits are the documented ones."""
     assert Timeouts() == Timeouts(wait=None, connect=10.0, first_token=60.0, idle=30.0, total=None)
 
 
@@ -54,7 +54,7 @@ def test_timeouts_defaults():
     [0, -1, True, float("nan"), float("inf"), -float("inf"), "30", 1.1e9, 10**5000, [1]],
     ids=lambda v: str(type(v)),
 )
-def test_timeouts_refuses(field, value):
+def test_timeouts_refuse_bad_values(field, value):
     """The message names field, value and range."""
     with pytest.raises(
         ConfigurationError, match=rf"{field} = .*: must be a number above 0 and at most 1e\+09, or None"
@@ -77,7 +77,7 @@ def test_timeouts_refuses(field, value):
         ("2m500ms", 120.5),
     ],
 )
-def test_timeouts_of_a_number_or_duration(value, seconds):
+def test_timeouts_of_one_duration(value, seconds):
     """It bounds waiting, the first token and everything; the rest stays."""
     assert Timeouts.of(value) == Timeouts(wait=seconds, first_token=seconds, total=seconds)
 
@@ -120,8 +120,8 @@ def test_durations_round_trip(parts):
 
 
 @given(st.text())
-def test_any_duration_is_read_or_refused(text):
-    """No text raises anything else."""
+def test_any_duration_reads_or_fails(text):
+    """Any duration is read or refused; no text raises anything else."""
     with contextlib.suppress(ConfigurationError):
         assert parse_duration(text) >= 0
 
@@ -158,7 +158,7 @@ def test_retry_defaults_and_presets():
         ("hint_cap", float("inf")),
     ],
 )
-def test_retry_refuses(field, value):
+def test_retry_refuses_bad_values(field, value):
     """The message names field and value."""
     with pytest.raises(ConfigurationError, match=f"{field} = "):
         RetryPolicy(**{field: value})
@@ -234,7 +234,7 @@ def test_rate_limits_of_a_plan(plan, model, limits):
 
 
 @pytest.mark.parametrize("plan", ["gold", "", None, 1, ["free"]], ids=repr)
-def test_rate_limits_of_an_unknown_plan(plan):
+def test_rate_limits_unknown_plan_refused(plan):
     """The message names those there are."""
     with pytest.raises(ConfigurationError, match="'free', 'developer'"):
         RateLimits.plan(plan)
@@ -352,8 +352,8 @@ def test_base_url_refuses(text, words):
     assert len(str(caught.value)) < 500
 
 
-def test_base_url_must_be_a_string():
-    """Anything else is named by its type."""
+def test_base_url_must_be_string():
+    """A base URL must be a string; anything else is named by its type."""
     with pytest.raises(ConfigurationError, match="must be a string, not int"):
         normalise_base_url(8000)
 
@@ -372,7 +372,7 @@ def test_insecure_base_url_when_allowed():
         ("https://host", "https://host"),
     ],
 )
-def test_hide_credentials(url, shown):
+def test_hide_credentials_cuts_secrets(url, shown):
     """What may be a secret is cut out."""
     assert hide_credentials(url) == shown
 
@@ -445,8 +445,8 @@ def test_wrong_variable_is_named():
         (Secret("s"), "f", None, "s"),
     ],
 )
-def test_key_precedence(argument, file, environ, key):
-    """Argument, file, environment; stripped, and blank is missing."""
+def test_key_source_precedence(argument, file, environ, key):
+    """The key comes from argument, file, environment, in this order; it is stripped, and blank is missing."""
     source = {} if file is None else {"api_key": file}
     variables = {} if environ is None else {"GROQ_API_KEY": environ}
     assert ProviderConfig.load(source, environ=variables, api_key=argument).key() == key
@@ -454,8 +454,8 @@ def test_key_precedence(argument, file, environ, key):
 
 @pytest.mark.parametrize("environ", [{}, {"GROQ_API_KEY": " "}], ids=["unset", "blank"])
 @pytest.mark.parametrize("source", [None, {"api_key": ""}, {"api_key": None}, {"api_key": "${GROQ_API_KEY}"}], ids=repr)
-def test_missing_key(source, environ):
-    """The phrase of the design document, and what to do."""
+def test_missing_key_is_explained(source, environ):
+    """A missing key gives the phrase of the design document, and the remedy."""
     with pytest.raises(
         ConfigurationError, match=r"groq API key not provided: set GROQ_API_KEY or pass api_key.*console.groq.com"
     ):
@@ -479,8 +479,8 @@ def test_constructor_reads_the_environment(monkeypatch):
 
 @pytest.mark.parametrize("bad", ["a b", "a\nb", "a\x00", "é€", "a\x7f", "a\x80", "a\ud800"], ids=ascii)
 @pytest.mark.parametrize("place", ["argument", "environment"])
-def test_malformed_key_is_refused_without_showing_it(bad, place):
-    """Spaces, controls and what is not latin-1."""
+def test_malformed_key_refused_and_hidden(bad, place):
+    """A malformed key, with spaces, controls or letters beyond latin-1, is refused without showing it."""
     key = "gsk_CANARY" + bad + "CANARY"
     with pytest.raises(ConfigurationError, match=r"character 1[0-9]") as caught:
         ProviderConfig.load(
@@ -499,8 +499,8 @@ def test_malformed_key_of_the_process(monkeypatch):
     assert "CANARY" not in str(locals_of_the_library(caught.value))
 
 
-def test_key_of_the_wrong_type_is_refused():
-    """Named by its type only."""
+def test_wrong_key_type_refused():
+    """A key of the wrong type is refused and named by its type only."""
     with pytest.raises(ConfigurationError, match="api_key must be a string, not int"):
         ProviderConfig.load({"api_key": 123456}, environ={})
 
@@ -523,7 +523,7 @@ def everything(key=CANARY):
     )
 
 
-def test_key_is_in_no_repr_and_no_log(caplog):
+def test_key_stays_out_of_repr(caplog):
     """repr, str, format, log and the class behind them."""
     config = everything()
     with caplog.at_level(logging.DEBUG):
@@ -562,7 +562,7 @@ def test_key_is_in_no_pickle(monkeypatch):
     assert attrs.evolve(loaded, api_key=config.api_key) == config
 
 
-def test_pickled_key_comes_from_its_own_variable(monkeypatch):
+def test_pickled_key_reads_its_variable(monkeypatch):
     """The name of the variable travels, the value does not."""
     config = ProviderConfig.load({"api_key": "${MY_KEY}"}, environ={"MY_KEY": CANARY})
     assert config.key() == CANARY
@@ -573,8 +573,8 @@ def test_pickled_key_comes_from_its_own_variable(monkeypatch):
     assert loaded.key() == "mine"
 
 
-def test_pickled_key_of_another_server_is_not_forgotten():
-    """It does not turn into a call without a key."""
+def test_pickled_foreign_key_is_kept():
+    """The pickled key of another server is not forgotten: it does not turn into a call without a key."""
     loaded = pickle.loads(pickle.dumps(load(OTHER)))
     with pytest.raises(ConfigurationError, match="key not provided"):
         loaded.key()
@@ -589,7 +589,7 @@ def test_copies_keep_the_key():
         assert same.key() == CANARY
 
 
-def test_secret_compares():
+def test_secret_compares_by_value():
     """By value, and only with its kind."""
     assert Secret("a") == Secret("a")
     assert Secret("a") != Secret("b")
@@ -629,7 +629,7 @@ def test_key_is_in_no_traceback(bad, nested):
     assert "CANARY" not in str(caught.value)
 
 
-def test_key_as_a_name_is_not_shown():
+def test_key_as_name_stays_hidden():
     """A line in the wrong place must not show the key."""
     with pytest.raises(ConfigurationError, match="an API key as a name") as caught:
         load({CANARY: "api_key"})
@@ -639,8 +639,8 @@ def test_key_as_a_name_is_not_shown():
 # --- other settings -----------------------------------------------------------------------------------------------------
 
 
-def test_defaults():
-    """The documented ones."""
+def test_defaults_are_documented_ones():
+    """The defaults of the settings are the documented ones."""
     config = load()
     assert (config.type, config.enabled, config.models, config.default_model) == (
         "groq",
@@ -718,13 +718,13 @@ def test_typed_settings_name_every_field():
     ids=str,
 )
 @pytest.mark.parametrize("how", ["mapping", "keywords"])
-def test_settings(how, settings, field, value):
+def test_settings_from_mapping_or_keywords(how, settings, field, value):
     """Mapping and keywords take the same forms."""
     config = load(MappingProxyType(settings)) if how == "mapping" else ProviderConfig(api_key=CANARY, **settings)
     assert getattr(config, field) == value
 
 
-def test_store_and_breaker_objects_pass_through():
+def test_stores_and_breakers_pass_through():
     """Their own parts of the library read them."""
     store, breaker = object(), object()
     config = load(rate_limit_store=store, circuit_breaker=breaker)
@@ -784,14 +784,14 @@ def test_store_and_breaker_objects_pass_through():
     ],
     ids=str,
 )
-def test_settings_refused(settings, words):
+def test_bad_settings_are_named(settings, words):
     """One error naming key, value and what is allowed."""
     with pytest.raises(ConfigurationError, match=words) as caught:
         load(settings)
     assert "hunter2" not in str(caught.value)
 
 
-def test_unknown_keys_are_listed_at_once():
+def test_unknown_keys_listed_at_once():
     """Each with the nearest known name."""
     with pytest.raises(ConfigurationError) as caught:
         load({"time_out": 1, "modles": [], "qqqq": 1, 7: 2})
@@ -825,15 +825,15 @@ def test_later_layers_win():
     ],
     ids=["all", "listed", "live", "unknown", "design document"],
 )
-def test_default_model(models, default):
-    """The default if it is offered, else the first live one, else the first."""
+def test_default_model_choice(models, default):
+    """The default model is the given one if offered, else the first live one, else the first."""
     assert load(models=models).default_model == default
     assert load().with_(models=models).default_model == default
     assert load(models=models, default_model="x").with_(models=models).default_model == "x"
 
 
-def test_openai_compatible():
-    """Needs place and model, may go without a key, reads no variable of Groq."""
+def test_compatible_needs_place_and_model():
+    """An OpenAI-compatible server needs place and model, may lack a key, and reads no variable of Groq."""
     environ = {"GROQ_API_KEY": "e", "GROQ_BASE_URL": "b.example"}
     config = ProviderConfig.load(OTHER, environ=environ)
     assert (config.base_url, config.key(), config.type) == (
@@ -849,8 +849,8 @@ def test_openai_compatible():
 
 
 @pytest.mark.parametrize("name", ["Authorization", "HOST", "content-length", "Transfer-Encoding", "Connection"])
-def test_reserved_headers(name):
-    """Those are ours."""
+def test_reserved_headers_are_refused(name):
+    """Reserved headers are refused: they are the library's own."""
     with pytest.raises(ConfigurationError, match="may not be set here"):
         load(headers={name: "x"})
 
@@ -867,8 +867,8 @@ def test_header_names_and_types(headers):
 
 
 @pytest.mark.parametrize("bad", ["\r\n", "\x00", "\x7f", "\x85", "ł", "\ud800", "\t"], ids=ascii)
-def test_header_values(bad):
-    """Printable latin-1; the value is not shown."""
+def test_header_values_stay_hidden(bad):
+    """Header values must be printable latin-1; a wrong value is not shown."""
     with pytest.raises(ConfigurationError, match=r"headers\['X-Token'\]") as caught:
         load(headers={"X-Token": f"CANARY{bad}CANARY"})
     assert "CANARY" not in str(caught.value)
@@ -895,7 +895,7 @@ def test_check_headers_for_requests():
     ],
     ids=["leaf", "named", "providers", "old tree", "whole tree"],
 )
-def test_trees(tree):
+def test_settings_trees_take_leaf(tree):
     """The leaf alone or inside a tree; what stands beside it is not ours."""
     assert load(tree).prewarm == 3
 
@@ -911,7 +911,7 @@ def test_trees(tree):
         ({"groq": {}, "timeout": 5}, "timeout stands beside 'groq'"),
     ],
 )
-def test_trees_refused(tree, words):
+def test_bad_trees_name_place(tree, words):
     """The message names the place."""
     with pytest.raises(ConfigurationError, match=words):
         load(tree)
@@ -959,8 +959,8 @@ def test_design_document_configuration(tmp_path):
     assert ProviderConfig.load(str(path), environ={}, api_key="x", prewarm=2).prewarm == 2
 
 
-def test_toml_file(tmp_path):
-    """TOML, by its table."""
+def test_toml_file_by_its_table(tmp_path):
+    """A TOML file is read by its table."""
     toml_there()
     path = tmp_path / "c.toml"
     path.write_text('[groq]\ntimeout = "30s"\nmodels = ["a"]\n[groq.headers]\nX-A = "1"\n')
@@ -968,8 +968,8 @@ def test_toml_file(tmp_path):
     assert (config.timeout, config.models, config.headers) == (Timeouts.of(30), ("a",), {"X-A": "1"})
 
 
-def test_json_file_with_a_byte_order_mark(tmp_path):
-    """JSON, as some editors write it."""
+def test_json_file_with_bom(tmp_path):
+    """JSON with a byte order mark, as some editors write it."""
     path = tmp_path / "c.JSON"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps({"prewarm": 3}).encode())
     assert load(path).prewarm == 3
@@ -1020,7 +1020,7 @@ def test_json_file_with_a_byte_order_mark(tmp_path):
         "no suffix",
     ],
 )
-def test_bad_files(tmp_path, name, content, words):
+def test_bad_files_name_their_place(tmp_path, name, content, words):
     """One error naming file and place, and nothing of the content, neither in it nor behind it."""
     if "toml" in name:
         toml_there()
@@ -1047,14 +1047,14 @@ def test_bad_files(tmp_path, name, content, words):
     ],
     ids=["missing", "not a directory", "NUL", "surrogate", "long", "empty"],
 )
-def test_bad_paths(path, words):
-    """Each one clear error."""
+def test_bad_paths_give_clear_error(path, words):
+    """A bad path is one clear error."""
     with pytest.raises(ConfigurationError, match=words):
         load(path)
 
 
-def test_directory_and_device_are_no_files(tmp_path):
-    """Neither can hold settings."""
+def test_directory_and_device_refused(tmp_path):
+    """A directory or a device is no file: neither can hold settings."""
     directory = tmp_path / "c.json"
     directory.mkdir()
     with pytest.raises(ConfigurationError, match="is a directory"):
@@ -1066,8 +1066,8 @@ def test_directory_and_device_are_no_files(tmp_path):
 
 
 @pytest.mark.parametrize("source", [5, 1.5, b"c.json", ["c.json"], object()], ids=lambda value: type(value).__name__)
-def test_bad_sources(source):
-    """Named by their type."""
+def test_bad_sources_name_their_type(source):
+    """Wrong sources are named by their type."""
     with pytest.raises(ConfigurationError, match="config must be"):
         load(source)
 
@@ -1086,8 +1086,8 @@ def test_missing_package_is_named(tmp_path, monkeypatch, name, modules, extra):
         load(path)
 
 
-def test_tomli_is_taken_where_tomllib_is_not_there(tmp_path, monkeypatch):
-    """Python 3.10."""
+def test_tomli_replaces_missing_tomllib(tmp_path, monkeypatch):
+    """Python 3.10, which has no tomllib, takes tomli."""
     pytest.importorskip("tomli")
     monkeypatch.setitem(sys.modules, "tomllib", None)
     path = tmp_path / "c.toml"
@@ -1095,7 +1095,7 @@ def test_tomli_is_taken_where_tomllib_is_not_there(tmp_path, monkeypatch):
     assert load(path).prewarm == 3
 
 
-def test_variables():
+def test_variables_read_as_values():
     """Whole values anywhere, numbers and truth values read as such, no recursion."""
     environ = {"H": "${X}", "N": "30", "F": "0.5", "B": " False ", "M": "a", "T": "5s", "U": "h.example", "X": "no"}
     settings = {
@@ -1133,7 +1133,7 @@ def test_variables():
     ],
     ids=str,
 )
-def test_variables_refused(settings, words):
+def test_bad_variables_are_refused(settings, words):
     """A missing one is an error, and a value is never shown."""
     with pytest.raises(ConfigurationError, match=words) as caught:
         ProviderConfig.load(settings, environ={"SECRET": "CANARY", "SPACED": "CANARY x", "GROQ_API_KEY": "k"})
@@ -1145,7 +1145,7 @@ def test_parts_of_a_text_stay():
     assert load({"headers": {"X-A": "a${HOME}b"}}, environ={"HOME": "x"}).headers == {"X-A": "a${HOME}b"}
 
 
-def test_huge_and_endless_trees_are_refused():
+def test_huge_or_endless_trees_refused():
     """A small file may stand for a billion values, or contain itself."""
     bomb = ["x"] * 10
     for _ in range(9):
@@ -1157,7 +1157,7 @@ def test_huge_and_endless_trees_are_refused():
             load(tree)
 
 
-def test_unprintable_values_are_named_by_type():
+def test_unprintable_values_named_by_type():
     """A repr that fails does not hide the error."""
 
     class Odd:
@@ -1184,8 +1184,8 @@ _json = st.recursive(
 
 
 @given(st.one_of(_json, st.text(), st.text().map(lambda text: text + ".json")))
-def test_any_source_gives_a_configuration_or_the_one_error(source):
-    """No object and no text raises anything else."""
+def test_any_source_configures_or_fails(source):
+    """Any source gives a configuration or the one error; no object and no text raises anything else."""
     try:
         config = ProviderConfig.load(source, environ={"GROQ_API_KEY": CANARY, "X": "1"})
     except ConfigurationError as error:
@@ -1198,7 +1198,7 @@ def test_any_source_gives_a_configuration_or_the_one_error(source):
 
 @pytest.mark.parametrize("name", sorted(ProviderSettings.__annotations__))
 @given(value=_json)
-def test_any_value_of_a_setting_is_taken_or_refused(name, value):
+def test_any_setting_taken_or_refused(name, value):
     """No value of any setting raises anything else."""
     try:
         config = ProviderConfig.load({name: value}, environ={"GROQ_API_KEY": CANARY, "X": "1"})
@@ -1210,6 +1210,6 @@ def test_any_value_of_a_setting_is_taken_or_refused(name, value):
     assert "CANARY" not in shown
 
 
-def test_loading_module_offers_what_it_says():
+def test_loading_module_exports_exist():
     """Its public names exist."""
     assert all(hasattr(config_loading, name) for name in config_loading.__all__)

@@ -18,8 +18,8 @@ from groq_provider.wire.assemble import Assembler
 # --- success -----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_plain_answer_is_settled_recorded_and_complete():
-    """Once each."""
+def test_plain_answer_settled_and_recorded():
+    """A plain answer is settled, recorded and complete, once each."""
     bench = Bench(answer())
     response = bench.generate()
     assert response.content == "Fine."
@@ -33,8 +33,8 @@ def test_a_plain_answer_is_settled_recorded_and_complete():
     assert (response.provider, response.request_id, response.client_request_id) == ("groq", "req_1", str(REQUEST.id))
 
 
-def test_the_limiter_is_asked_with_the_size_of_the_request():
-    """Prompt and longest answer, with the call itself as the cancel token."""
+def test_limiter_learns_request_size():
+    """The limiter is asked with prompt and longest answer, and with the call itself as the cancel token."""
     bench = Bench(answer())
     bench.generate(batch=True)
     (asked,) = bench.limiter.asked
@@ -63,8 +63,8 @@ def test_unknown_usage_is_estimated():
 
 
 @pytest.mark.parametrize("learn", [True, False], ids=["groq", "compatible server"])
-def test_rate_limit_headers_reach_limiter_and_answer(learn):
-    """A compatible server's are shown and not learned from."""
+def test_rate_limit_headers_passed_on(learn):
+    """Rate-limit headers reach limiter and answer; a compatible server's are shown and not learned from."""
     bench = Bench(answer(**{"x-ratelimit-limit-tokens": "6000"}), learn=learn)
     response = bench.generate()
     assert response.rate_limit.limit_tokens == 6000
@@ -103,16 +103,16 @@ def attrs_free(wire):
     return FakeWire(wire.status_code, headers=dict(wire.headers), pieces=list(wire.pieces))
 
 
-def test_a_request_without_model_and_default_is_refused():
-    """Before anything is taken."""
+def test_request_without_model_is_refused():
+    """A request without a model and a default is refused before anything is taken."""
     bench = Bench(default_model=None)
     bench.fails(e.InvalidRequestError)
     assert bench.limiter.asked == []
     assert bench.engine.in_flight == 0
 
 
-def test_headers_query_and_body_of_a_call_are_sent():
-    """As given, beside our own."""
+def test_call_headers_query_body_sent():
+    """Headers, query and body of a call are sent as given, beside our own."""
     bench = Bench(answer())
     bench.generate(headers={"X-Mine": "1"}, query={"a": "b c"}, extra_body={"novel": True})
     (sent,) = bench.transport.sent
@@ -178,7 +178,7 @@ def test_what_becomes_of_the_reservation(step, ending, error):
         pytest.param([chunk("a" * 400), chunk(x_groq={"error": "over"})], False, id="56 x_groq.error"),
     ],
 )  # fmt: skip
-def test_a_failed_stream_settles_what_had_come(pieces, prompt_only):
+def test_failed_stream_settles_received(pieces, prompt_only):
     """The prompt was worked on: it counts, with what was received."""
     bench = Bench(streamed(*pieces), policy=NEVER)
     with pytest.raises(e.GroqProviderError) as caught:
@@ -195,8 +195,8 @@ def test_a_failed_stream_settles_what_had_come(pieces, prompt_only):
 # --- retries -----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_success_after_failures_lists_every_attempt():
-    """With status, cause, delay before it and whether it was sent."""
+def test_success_lists_every_attempt():
+    """A success after failures lists every attempt with status, cause, delay before it and whether it was sent."""
     bench = Bench(refusal(503), e.APIConnectionError("x", sent=False), answer())
     response = bench.generate()
     assert [(a.number, a.status_code, a.error, a.sent) for a in response.attempts] == [
@@ -213,15 +213,15 @@ def test_a_success_after_failures_lists_every_attempt():
     assert response.timing.total == pytest.approx(1.5 + sum(bench.clock.waits))
 
 
-def test_a_retry_keeps_its_place_in_the_queue():
-    """The arrival of the first reservation is passed on."""
+def test_retry_keeps_queue_place():
+    """A retry keeps its place in the queue: the arrival of the first reservation is passed on."""
     bench = Bench(refusal(500), refusal(500), answer())
     bench.generate()
     assert [asked["arrival"] for asked in bench.limiter.asked] == [None, 1, 2]
 
 
-def test_a_resend_on_a_stale_connection_is_an_attempt_of_its_own():
-    """Free, and on the list."""
+def test_stale_resend_is_own_attempt():
+    """A resend on a stale connection is an attempt of its own, free and on the list."""
 
     def stale(call):
         call.resends = 1
@@ -235,7 +235,7 @@ def test_a_resend_on_a_stale_connection_is_an_attempt_of_its_own():
     ]
 
 
-def test_the_last_error_carries_every_attempt():
+def test_last_error_carries_every_attempt():
     """After the retries are used up."""
     bench = Bench(refusal(500), refusal(500), refusal(502))
     error = bench.fails(e.ProviderUnavailableError)
@@ -244,7 +244,7 @@ def test_the_last_error_carries_every_attempt():
     assert len(bench.tracker.records) == 1
 
 
-def test_a_hint_is_waited_for_and_shown():
+def test_hint_is_waited_and_shown():
     """Never less; retry_at follows from it."""
     bench = Bench(refusal(429, headers={"retry-after": "7"}), answer())
     bench.generate()
@@ -254,8 +254,8 @@ def test_a_hint_is_waited_for_and_shown():
     assert error.retry_at is not None
 
 
-def test_calls_that_may_not_retry_do_not():
-    """As health checks."""
+def test_unretriable_calls_never_retry():
+    """Calls that may not retry, such as health checks, do not."""
     bench = Bench(refusal(500))
     bench.fails(e.ProviderUnavailableError, retry=False)
     assert bench.clock.waits == []
@@ -269,8 +269,8 @@ def test_an_empty_budget_stops_retries():
     assert attempts[-1] == 1
 
 
-def test_a_decommissioned_model_names_its_successor():
-    """Where one is known."""
+def test_decommissioned_model_names_successor():
+    """A decommissioned model names its successor where one is known."""
     bench = Bench(refusal(400, code="model_decommissioned"), replacement_for=lambda model: f"new {model}")
     assert bench.fails(e.ModelDecommissionedError).replacement == "new m"
 
@@ -286,7 +286,7 @@ def test_a_decommissioned_model_names_its_successor():
         ("", "the same host"),
     ],
 )
-def test_a_redirect_is_refused_and_shows_the_host_only(location, shown):
+def test_redirect_refusal_shows_only_host(location, shown):
     """Paths, queries and user names may hold secrets."""
     wire = FakeWire(307, b"", {"location": location})
     error = Bench(wire).fails(e.RedirectRefusedError)
@@ -300,8 +300,8 @@ def test_a_redirect_is_refused_and_shows_the_host_only(location, shown):
 # --- time limits -------------------------------------------------------------------------------------------------------------
 
 
-def test_one_total_spans_waiting_trying_and_sleeping():
-    """A retry whose sleep would cross it is not begun; no limit is restarted."""
+def test_one_total_spans_everything():
+    """One total spans waiting, trying and sleeping: no retry sleep crosses it, and no limit is restarted."""
     bench = Bench(refusal(429, headers={"retry-after": "3"}), refusal(429, headers={"retry-after": "3"}), limiter=[4.0])
     start = bench.clock.monotonic()
     error = bench.fails(e.RateLimitedError, timeouts=Timeouts(total=10))
@@ -310,8 +310,8 @@ def test_one_total_spans_waiting_trying_and_sleeping():
     assert {sent["call"].total_deadline for sent in bench.transport.sent} == {start + 10}
 
 
-def test_the_wait_limit_is_one_instant_cut_to_the_total():
-    """Passed to the limiter on every try."""
+def test_wait_limit_cut_to_total():
+    """The wait limit is one instant, cut to the total and passed to the limiter on every try."""
     bench = Bench(refusal(500), answer())
     start = bench.clock.monotonic()
     bench.generate(timeouts=Timeouts(wait=5, total=60))
@@ -322,15 +322,15 @@ def test_the_wait_limit_is_one_instant_cut_to_the_total():
 
 
 @pytest.mark.parametrize(("wait", "long_wait"), [(None, 60.0), (600, None)], ids=["without limit", "with limit"])
-def test_long_waits_are_refused_unless_a_wait_is_allowed(wait, long_wait):
-    """A wait for a daily limit beyond the cap raises at once, if nobody allowed so much."""
+def test_long_waits_need_permission(wait, long_wait):
+    """A wait for a daily limit beyond the cap raises at once, unless a wait so long is allowed."""
     bench = Bench(answer())
     bench.generate(timeouts=Timeouts(wait=wait))
     assert bench.limiter.asked[0]["long_wait"] == long_wait
 
 
-def test_a_limiter_that_refuses_leaves_no_attempt():
-    """Nothing was sent and nothing consumed."""
+def test_refusing_limiter_leaves_no_attempt():
+    """A limiter that refuses leaves no attempt: nothing was sent and nothing consumed."""
     bench = Bench(limiter=[e.RateLimitTimeoutError("x", sent=False, retry_after=9.0)])
     error = bench.fails(e.RateLimitTimeoutError)
     assert error.attempts == ()
@@ -339,16 +339,16 @@ def test_a_limiter_that_refuses_leaves_no_attempt():
     assert bench.engine.in_flight == 0
 
 
-def test_a_limiter_that_refuses_a_retry_shows_the_attempt_before():
-    """And ends no reservation twice."""
+def test_refused_retry_shows_earlier_attempt():
+    """A limiter that refuses a retry shows the attempt before and ends no reservation twice."""
     bench = Bench(refusal(500), limiter=[0, e.RateLimitTimeoutError("x", sent=False)])
     error = bench.fails(e.RateLimitTimeoutError)
     assert [attempt.status_code for attempt in error.attempts] == [500]
     assert bench.endings == ["refund tokens"]
 
 
-def test_a_slow_answer_at_the_total_is_a_deadline_and_not_a_timeout():
-    """Whatever waited when it came."""
+def test_slow_answer_at_total_expires():
+    """A slow answer at the total is a deadline and not a timeout, whatever waited when it came."""
 
     def slow(call):
         bench.clock.advance(30)
@@ -364,7 +364,7 @@ def test_a_slow_answer_at_the_total_is_a_deadline_and_not_a_timeout():
 # --- leaving -----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_cancelled_token_stops_a_call_before_it_begins():
+def test_cancelled_token_stops_call_early():
     """Nothing is taken, sent or recorded."""
     token = CancelToken()
     token.cancel()
@@ -393,8 +393,8 @@ def test_cancelling_ends_a_retry_sleep():
     assert bench.endings == ["refund tokens"]
 
 
-def test_a_call_cancelled_as_a_failure_comes_in_is_cancelled():
-    """The failure is on the attempts; it makes no difference whether the delay had begun."""
+def test_cancel_during_failure_is_cancel():
+    """A call cancelled as a failure comes in is cancelled; the failure is on the attempts, begun delay or not."""
     token = CancelToken()
 
     def cancelled(call):
@@ -407,7 +407,7 @@ def test_a_call_cancelled_as_a_failure_comes_in_is_cancelled():
     assert bench.clock.waits == []
 
 
-def test_cancelling_reaches_the_limiter_through_the_call():
+def test_cancel_reaches_limiter_through_call():
     """The limiter waits with the call as its token."""
     token = CancelToken()
 
@@ -421,8 +421,8 @@ def test_cancelling_reaches_the_limiter_through_the_call():
     assert bench.engine.in_flight == 0
 
 
-def test_the_callers_token_forgets_a_finished_call():
-    """It may live as long as the program."""
+def test_token_forgets_finished_call():
+    """The caller's token forgets a finished call: it may live as long as the program."""
     token = CancelToken()
     bench = Bench(answer(), refusal(400))
     bench.generate(cancel=token)
@@ -431,8 +431,8 @@ def test_the_callers_token_forgets_a_finished_call():
 
 
 @pytest.mark.parametrize("framing", [e.IncompleteResponseError("x"), b'{"id": "1", "cho'], ids=["broken", "short"])
-def test_a_body_cut_by_cancelling_is_no_fault_of_the_server(framing):
-    """However the framing makes it look."""
+def test_cancelled_body_is_no_fault(framing):
+    """A body cut by cancelling is no fault of the server, however the framing makes it look."""
     token = CancelToken()
 
     def cut(call):
@@ -443,8 +443,8 @@ def test_a_body_cut_by_cancelling_is_no_fault_of_the_server(framing):
     assert error.sent is True
 
 
-def test_closing_ends_a_call_under_way_with_its_own_error():
-    """You closed it, which is not: it broke."""
+def test_closing_raises_its_own_error():
+    """Closing ends a call under way with its own error: the caller closed it, which is not a broken connection."""
 
     def closed(call):
         bench.engine.close()
@@ -485,7 +485,7 @@ def test_an_interrupt_leaves_nothing_behind(where):
         assert wire.closed
 
 
-def test_an_interrupt_in_a_stream_closes_it_and_leaves_the_partial():
+def test_interrupted_stream_leaves_partial():
     """Settled by what had come."""
     wire = streamed(chunk("Hello"), KeyboardInterrupt())
     bench = Bench(wire)
@@ -507,8 +507,8 @@ def test_an_interrupt_in_a_stream_closes_it_and_leaves_the_partial():
         pytest.param(b"data: [DONE]\n\n", None, id="end"),
     ],
 )
-def test_what_comes_after_an_error_or_the_end_in_one_read_counts_for_nothing(end, error):
-    """However often the reader asks."""
+def test_nothing_counts_after_stream_end(end, error):
+    """Data after an error or the end in one read counts for nothing, however often the reader asks."""
     words = [f" {number}" for number in range(8)]
     late = [chunk(" late"), chunk(finish="stop"), b"data: [DONE]\n\n"]
     stream = Bench(streamed(b"".join([*map(chunk, words), end, *late])), require_finish_reason=False).stream()
@@ -522,8 +522,8 @@ def test_what_comes_after_an_error_or_the_end_in_one_read_counts_for_nothing(end
     assert last.content == "".join(words)
 
 
-def test_a_stream_closed_over_chunks_that_had_come_does_not_end_like_a_whole_one():
-    """Its answer is whole, what was read of it is not."""
+def test_early_close_never_looks_whole():
+    """A stream closed over chunks that had come does not end like a whole one, though its answer was whole."""
     words = [f" {number}" for number in range(8)]
     body = b"".join([*map(chunk, words), chunk(finish="stop"), b"data: [DONE]\n\n"])
     stream = Bench(streamed(body)).stream()
@@ -540,8 +540,8 @@ def test_a_stream_closed_over_chunks_that_had_come_does_not_end_like_a_whole_one
         next(read)
 
 
-def test_an_interrupt_between_taking_a_chunk_and_giving_it_out_closes_the_stream():
-    """The chunk is lost to the reader."""
+def test_interrupt_before_delivery_closes_stream():
+    """An interrupt between taking a chunk and giving it out closes the stream; the chunk is lost to the reader."""
 
     class Struck(deque):
         def popleft(self):
@@ -558,8 +558,8 @@ def test_an_interrupt_between_taking_a_chunk_and_giving_it_out_closes_the_stream
     assert bench.engine.in_flight == 0
 
 
-def test_an_interrupt_while_closing_closes_it_all_the_same(monkeypatch):
-    """Whatever had come, and was being looked at, is not read on from."""
+def test_interrupted_close_still_closes(monkeypatch):
+    """An interrupt while closing closes all the same; what had come is not read on from."""
     bench = Bench(streamed(b"".join([*map(chunk, "abcd"), chunk(finish="stop"), b"data: [DONE]\n\n"])))
     stream = bench.stream()
     next(stream)
@@ -573,8 +573,8 @@ def test_an_interrupt_while_closing_closes_it_all_the_same(monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["answered", "refused", "streamed", "left", "other"])
-def test_an_interrupt_on_the_way_out_leaves_no_call_under_way(how):
-    """Whoever is about to leave, and is interrupted, has not left. With a token, which remembers the call as long as it lives."""
+def test_interrupted_exit_leaves_no_call(how):
+    """An interrupt on the way out leaves no call under way, even with a token, which remembers the call."""
     token = CancelToken()
     bench = Bench(
         {"refused": refusal(400), "streamed": streamed(chunk("a"), chunk(finish="stop"), b"data: [DONE]\n\n")}.get(how)
@@ -606,8 +606,8 @@ def test_an_interrupt_on_the_way_out_leaves_no_call_under_way(how):
     assert "0 calls" in repr(token)
 
 
-def test_an_interrupt_while_a_stream_is_made_leaves_nothing():
-    """The answer was there, and nobody has it."""
+def test_interrupted_creation_leaves_nothing():
+    """An interrupt while a stream is made leaves nothing: the answer was there, and no caller has it."""
     wire = streamed(chunk("a"))
     bench = Bench(wire)
     bench.engine.follow = lambda stream: (_ for _ in ()).throw(KeyboardInterrupt)
@@ -620,15 +620,15 @@ def test_an_interrupt_while_a_stream_is_made_leaves_nothing():
 
 
 @pytest.mark.parametrize("kind", ["Application/JSON", "application/json; charset=utf-8", "TEXT/HTML"])
-def test_the_type_of_an_answer_is_read_whatever_its_case(kind):
-    """As the letters of header fields are."""
+def test_content_type_ignores_case(kind):
+    """The type of an answer is read whatever its case, as the letters of header fields are."""
     wire = answer()
     wire.headers["content-type"] = kind
     assert Bench(wire).stream().collect().content == "Fine."
 
 
-def test_what_an_attempt_before_could_not_decode_does_not_count():
-    """Of the answer that is given out, that is."""
+def test_earlier_decode_failure_never_counts():
+    """An attempt that could not be decoded does not count in the answer that is given out."""
     broken = b'data: {"id": "\xff", "choices": [{"index": 0, "delta": {"role": "assistant"}}]}\n\n'
     bench = Bench(
         streamed(broken, e.IncompleteResponseError("cut")),
@@ -648,16 +648,16 @@ def test_what_an_attempt_before_could_not_decode_does_not_count():
     ],
     ids=["whole", "cut", "usage"],
 )
-def test_a_last_event_without_its_blank_line_counts_if_it_is_whole(last, text):
-    """JSON shows whether it is: text that came must not be missing in an answer that is complete."""
+def test_whole_final_event_counts(last, text):
+    """A last event without its blank line counts if its JSON is whole: text that came must not be missing."""
     stream = Bench(streamed(chunk("a"), chunk(finish="stop"), last[:-1])).stream()
     response = stream.collect()
     assert response.content == text
     assert response.usage.source == ("reported" if last == chunk(usage=USAGE) else "estimated")
 
 
-def test_a_tracker_that_raises_leaves_no_call_under_way():
-    """It is the caller's own object."""
+def test_raising_tracker_leaves_no_call():
+    """A caller's tracker that raises leaves no call under way."""
     bench = Bench(answer())
     bench.tracker.record = lambda *args, **kwargs: 1 / 0
     with pytest.raises(ZeroDivisionError):
@@ -666,8 +666,8 @@ def test_a_tracker_that_raises_leaves_no_call_under_way():
     assert bench.endings == ["settle"]
 
 
-def test_what_finalizers_left_over_is_done_by_the_next_call_or_at_the_end():
-    """They may not touch a lock themselves."""
+def test_finalizer_leftovers_are_done_later():
+    """The next call, or the end, does the leftovers of finalizers, which may not touch a lock themselves."""
     bench = Bench(answer())
     done = []
     bench.engine.later(lambda: done.append(1))
@@ -682,8 +682,8 @@ def test_what_finalizers_left_over_is_done_by_the_next_call_or_at_the_end():
 # --- other endpoints ---------------------------------------------------------------------------------------------------------
 
 
-def test_other_endpoints_hold_no_place_and_leave_no_record():
-    """But retry and have time limits."""
+def test_other_endpoints_leave_no_record():
+    """Other endpoints hold no place and leave no record, but retry and have time limits."""
     bench = Bench(refusal(500), FakeWire(body=b'{"data": []}'))
     data = bench.engine.plain_request("GET", "/models", None, CallOptions(timeouts=FOREVER))
     assert data == {"data": []}
@@ -692,8 +692,8 @@ def test_other_endpoints_hold_no_place_and_leave_no_record():
     assert bench.engine.in_flight == 0
 
 
-def test_timing_of_a_stream_counts_from_the_sent_request():
-    """First token, generation speed, overall speed."""
+def test_stream_timing_starts_at_sending():
+    """Timing of a stream counts from the sent request: first token, generation speed, overall speed."""
     bench = Bench(limiter=[2.0])
 
     def later(seconds, piece):

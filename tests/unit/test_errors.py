@@ -76,7 +76,7 @@ def also(name):
     return match[1] if match else None
 
 
-def test_the_drawn_tree_is_the_real_one():
+def test_drawn_tree_is_real():
     """Each class stands in the docstring under the class it inherits from, and nothing else does."""
     real = {
         cls.__name__: next(
@@ -95,7 +95,7 @@ def test_all_lists_every_error():
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=NAMES)
-def test_builtin_bases_are_the_drawn_ones(cls):
+def test_builtin_bases_match_drawing(cls):
     """A ValueError or TimeoutError is one because the drawing says so (inherited ones need no word)."""
     builtin = {base.__name__ for base in (ValueError, TimeoutError) if base in cls.__bases__}
     drawn = also(cls.__name__)
@@ -117,8 +117,8 @@ def test_builtin_bases_are_the_drawn_ones(cls):
     ],
     ids=lambda cls: cls.__name__,
 )
-def test_code_that_knows_only_builtin_errors_catches_them(cls, builtin):
-    """Wrong values are ValueErrors and timeouts TimeoutErrors."""
+def test_builtin_errors_catch_ours(cls, builtin):
+    """Code that knows only builtin errors catches ours: wrong values are ValueErrors, timeouts TimeoutErrors."""
     with pytest.raises(builtin, match="went wrong"):
         raise full(cls)
 
@@ -131,7 +131,7 @@ def test_code_that_knows_only_builtin_errors_catches_them(cls, builtin):
         pytest.param(copy.deepcopy, id="deepcopy"),
     ],
 )
-def test_errors_travel_with_all_they_hold(travel):
+def test_errors_travel_whole(travel):
     """Pickling and copying keep class, message and every field, whichever error it is."""
     for cls in CLASSES:
         error = full(cls)
@@ -155,7 +155,7 @@ def test_every_field_is_an_attribute(cls):
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=NAMES)
-def test_everything_but_the_message_has_a_default(cls):
+def test_only_message_lacks_default(cls):
     """An error of a message alone has empty fields, and ``retryable`` is the class's own answer."""
     error = cls("went wrong")
     given = {**FIELDS, **OWN_FIELDS.get(cls, {})}
@@ -165,7 +165,7 @@ def test_everything_but_the_message_has_a_default(cls):
 
 
 @pytest.mark.parametrize("name", ["TransportError", "ProviderUnavailableError", "RateLimitedError", "CircuitOpenError"])
-def test_what_may_go_away_by_itself_is_retryable(name):
+def test_passing_trouble_is_retryable(name):
     """Passing troubles say so, and a better knowledge wins."""
     cls = getattr(errors, name)
     assert cls("x").retryable is True
@@ -188,7 +188,7 @@ def test_errors_cross_process_pools():
     assert (raised.retry_after, raised.limit_name, str(raised)) == (1.5, "TPD", "went wrong")
 
 
-def test_notes_and_representation_hold_no_more_than_the_message():
-    """A log line of an error shows its message, not the partial answer."""
+def test_notes_and_repr_hold_message():
+    """Notes and repr hold no more than the message: a log line of an error does not show the partial answer."""
     error = full(errors.StreamInterruptedError)
     assert repr(error) == "StreamInterruptedError('went wrong')"

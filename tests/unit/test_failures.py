@@ -213,7 +213,7 @@ LIMITS = {
 
 
 @pytest.mark.parametrize("name", LIMITS)
-def test_the_limit_that_is_reached_is_read_from_the_text(name):
+def test_text_names_reached_limit(name):
     """Which limit, its size, how much of it is used and when to come back, although no header says so."""
     message, kind, scope, limit, used, requested, wait = LIMITS[name]
     error = fail(429, {"error": {"message": message, "type": kind, "code": "rate_limit_exceeded"}})
@@ -231,7 +231,7 @@ def test_the_limit_that_is_reached_is_read_from_the_text(name):
     assert error.retryable is True
 
 
-def test_the_old_wording_is_read_too():
+def test_old_wording_is_read():
     """2024 wrote ``~`` before the estimate, another tail, and the limit alone."""
     message = (
         "Rate limit reached for model `X` in organization `org_01` on tokens per minute (TPM): Limit 5000, Used 0, "
@@ -241,19 +241,19 @@ def test_the_old_wording_is_read_too():
     assert (error.limit, error.used, error.requested, error.retry_after) == (5000, 0, 4251, 7.66)
 
 
-def test_the_header_wins_over_the_text():
+def test_header_wins_over_text():
     """``retry-after`` is the text's delay rounded up; what is said outright is not guessed again."""
     error = fail(429, {"error": {"message": LIMITS["OTPM"][0]}}, {"Retry-After": "12"})
     assert (error.retry_after, error.retry_at) == (12.0, NOW + timedelta(seconds=12))
 
 
 @pytest.mark.parametrize("headers", [{}, {"Retry-After": "soon"}, {"Retry-After": ""}], ids=str)
-def test_a_header_that_says_nothing_leaves_the_text(headers):
-    """A bad header is as good as none."""
+def test_useless_header_leaves_text(headers):
+    """A bad header, which is as good as none, leaves the text to decide."""
     assert fail(429, {"error": {"message": LIMITS["TPM"][0]}}, headers).retry_after == 4.77
 
 
-def test_a_limit_without_a_way_out_is_too_large():
+def test_hopeless_limit_is_too_large():
     """A limit's text without "try again in" and without ``retry-after`` can never succeed unchanged."""
     message = f"Something new for model `X` {ORG} on tokens per minute (TPM): Limit 1000, Requested 1080."
     body = {"error": {"message": message, "code": "rate_limit_exceeded"}}
@@ -272,7 +272,7 @@ def test_a_limit_without_a_way_out_is_too_large():
     ],
     ids=["tokens", "requests", "day", "no type", "empty"],
 )
-def test_a_limit_in_other_words_is_still_a_limit(body, scope):
+def test_reworded_limit_stays_limit(body, scope):
     """Any 429 is one; what is not said stays empty."""
     error = fail(429, body)
     assert type(error) is e.RateLimitedError
@@ -291,7 +291,7 @@ BY_STATUS = {
 
 
 @pytest.mark.parametrize("status", BY_STATUS)
-def test_without_a_code_the_status_decides(status):
+def test_status_decides_without_code(status):
     """An empty body still gives the right class, a message, and a word on whether a repeat may help."""
     error = fail(status)
     assert type(error) is BY_STATUS[status]
@@ -342,13 +342,13 @@ def test_phrases_of_the_design_document(status, body, phrase):
         "input too long",
     ],
 )
-def test_context_is_recognised_by_its_wording(message):
+def test_context_recognised_by_wording(message):
     """Servers that give no code give one of these texts."""
     assert type(fail(400, {"error": {"message": message}})) is e.ContextTooLongError
     assert type(fail(500, {"error": {"message": message}})) is e.ProviderUnavailableError
 
 
-def test_a_missing_model_is_recognised_by_its_wording():
+def test_missing_model_recognised_by_wording():
     """Without its code, too; other 404s are not models."""
     assert type(fail(404, {"error": {"message": "The model `X` does not exist"}})) is e.ModelNotFoundError
     assert type(fail(404, {"error": {"message": "No such file"}})) is e.NotFoundError
@@ -381,8 +381,8 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("case", SHAPES)
-def test_bodies_of_any_shape_give_an_error_with_its_words(case):
-    """What is not the service's form is shown by its beginning."""
+def test_any_body_gives_its_words(case):
+    """A body of any shape gives an error with its words; a form of another kind is shown by its beginning."""
     body, message = SHAPES[case]
     error = fail(400, body)
     assert type(error) is e.InvalidRequestError
@@ -399,7 +399,7 @@ def test_codes_of_any_type(code, expected):
     assert fail(400, {"error": {"message": "a", "code": code}}).code == expected
 
 
-def test_pages_of_gateways_are_named_by_their_title():
+def test_gateway_pages_named_by_title():
     """Not the page itself but what it says, and Cloudflare's id for its support."""
     page = (
         b"<!DOCTYPE html>\n<html><head><title class='a'>api.groq.com | 502: Bad gateway</title></head>"
@@ -423,7 +423,7 @@ def test_pages_of_gateways_are_named_by_their_title():
     ],
     ids=["no title", "by content type", "empty", "text"],
 )
-def test_what_gateways_send_instead_of_json(body, headers, shown):
+def test_gateway_answers_instead_of_json(body, headers, shown):
     """Every form of an answer that is not the service's."""
     assert shown in str(fail(403, body, headers))
 
@@ -433,7 +433,7 @@ def test_what_gateways_send_instead_of_json(body, headers, shown):
     [b"x" * 10_000_000, b'{"error":{"message":"' + b"x" * 10_000_000 + b'"}}', b"<title>" * 1_400_000],
     ids=["text", "JSON", "titles"],
 )
-def test_ten_megabytes_are_a_short_message(body):
+def test_ten_megabytes_shorten_to_message(body):
     """The body is looked at up to its cap; the message stays short."""
     error = fail(500, body)
     assert type(error) is e.ProviderUnavailableError
@@ -462,7 +462,7 @@ def test_long_messages_are_cut():
         (503, None, True),
     ],
 )
-def test_the_server_may_say_whether_to_retry(status, value, retryable):
+def test_server_may_decide_retry(status, value, retryable):
     """``x-should-retry`` wins over what the class would say; nonsense does not."""
     error = fail(status, b"", {} if value is None else {"X-Should-Retry": value})
     assert error.retryable is retryable
@@ -533,16 +533,22 @@ ECHOES = {
 
 
 @pytest.mark.parametrize("case", ECHOES)
+<<<<<<< HEAD
 def test_a_key_that_the_server_repeats_is_blanked(case):
     """In whichever field and wherever the text is cut; a part of a key is a leak, too."""
     error = fail(401, ECHOES[case], secret=KEY)
+=======
+def test_repeated_key_is_blanked(case):
+    """A key that the server repeats is blanked in every field, wherever it is cut; a part of a key leaks, too."""
+    error = fail(401, ECHOES[case], conceal=Concealer(KEY))
+>>>>>>> bddcf12 (Tests: names of three to five words, the sentence in the docstring)
     shown = repr((str(error), error.args, vars(error)))
     assert "gsk_" not in shown
     assert "canary" not in shown
     assert "*" in shown or case == "title"
 
 
-def test_without_a_key_nothing_is_blanked():
+def test_without_key_nothing_blanked():
     """Servers without a key have none to hide."""
     assert (
         str(fail(400, b'{"error":"a"}', secret=None))
@@ -573,13 +579,13 @@ def test_without_a_key_nothing_is_blanked():
     ],
     ids=str,
 )
-def test_an_error_inside_a_stream_has_its_own_status(found, cls, status):
+def test_stream_error_has_own_status(found, cls, status):
     """The event says which status it would have been; the class is the one it has without streaming."""
     error = error_from_object(found, status=None, now=NOW, request_id="req_1")
     assert (type(error), error.status_code, error.request_id) == (cls, status, "req_1")
 
 
-def test_the_status_of_the_answer_wins_over_one_in_its_body():
+def test_answer_status_wins_over_body():
     """Only an event of a stream needs a status of its own."""
     error = fail(401, {"error": {"message": "m", "status_code": 500}})
     assert (type(error), error.status_code) == (e.AuthenticationError, 401)

@@ -53,7 +53,7 @@ def test_durations_are_seconds(text, seconds):
     ],
     ids=repr,
 )  # fmt: skip
-def test_what_is_no_duration_is_none(text):
+def test_non_duration_is_none(text):
     """Nothing is guessed out of half a duration."""
     assert parse_duration(text) is None
 
@@ -100,7 +100,7 @@ RETRY_AFTER = {
 
 
 @pytest.mark.parametrize("case", RETRY_AFTER)
-def test_the_wait_a_server_asks_for(case):
+def test_server_names_wait(case):
     """In whichever form it says so; what cannot be read counts as not said."""
     headers, expected = RETRY_AFTER[case]
     assert parse_retry_after(CaseInsensitiveDict(headers), NOW) == pytest.approx(expected)
@@ -139,7 +139,7 @@ def test_answers_without_limits_have_none(headers):
 
 
 @pytest.mark.parametrize("bad", ["", "-1", "1.5", "many", "1e3", "²", "٣", "1" * 19, "1,000", "0x10"], ids=repr)
-def test_what_cannot_be_read_is_left_out(bad):
+def test_unreadable_figures_are_omitted(bad):
     """One bad figure does not spoil the others."""
     found = parse_rate_limit(
         {"x-ratelimit-limit-tokens": bad, "x-ratelimit-remaining-tokens": "5", "x-ratelimit-reset-tokens": "x"}
@@ -157,7 +157,7 @@ def test_any_one_limit_is_enough(name):
     assert found == RateLimitInfo(**{"_".join(name.split("-")): 12})
 
 
-def test_the_request_id_is_the_services():
+def test_request_id_is_services_own():
     """Taken as it is, cut when absurd, none when absent or empty."""
     assert request_id({"x-request-id": "req_01k9"}) == "req_01k9"
     assert request_id({"x-request-id": "x" * 5000}) == "x" * 200

@@ -27,7 +27,7 @@ def test_size_is_checked(size):
         LatencyTracker(size)
 
 
-def test_documented_example():
+def test_documented_percentiles_are_right():
     """Of 10, 20 … 100 ms, p50 is 55, p95 is 95.5 and p99 is 99.1 ms."""
     tracker = LatencyTracker()
     for milliseconds in range(100, 0, -10):
@@ -52,7 +52,7 @@ def test_only_the_newest_are_kept():
     assert (metrics.sample_count, metrics.success_count, metrics.min_total_latency) == (100, 101, 1.0)
 
 
-def test_a_failure_is_counted_and_nothing_else():
+def test_failure_counts_without_figures():
     """Errors do not mix with the figures."""
     tracker = LatencyTracker()
     tracker.record("m", total=1.0, first_token=0.1, tokens_per_second=50.0)
@@ -66,7 +66,7 @@ def test_a_failure_is_counted_and_nothing_else():
     )
 
 
-def test_missing_figures_are_skipped_field_by_field():
+def test_missing_figures_skipped_per_field():
     """A plain answer has no first token and does not count as one of zero seconds."""
     tracker = LatencyTracker()
     tracker.record("m", total=1.0)
@@ -81,7 +81,7 @@ def test_missing_figures_are_skipped_field_by_field():
     )
 
 
-def test_models_are_kept_apart_and_looked_at_together():
+def test_models_have_own_rings():
     """Each model has its own ring; None looks at all of them."""
     tracker = LatencyTracker(2)
     for model, total in (("a", 1.0), ("a", 2.0), ("a", 3.0), ("b", 10.0)):
@@ -96,7 +96,7 @@ def test_models_are_kept_apart_and_looked_at_together():
 
 
 @pytest.mark.parametrize("forget", [LatencyTracker.reset, LatencyTracker._after_fork_in_child], ids=["reset", "fork"])
-def test_forgetting(forget):
+def test_reset_and_fork_forget(forget):
     """A reset, and a fork, start anew."""
     tracker = LatencyTracker()
     tracker.record("m", total=1.0)

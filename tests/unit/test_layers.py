@@ -98,14 +98,14 @@ def imported(module: str) -> set[str]:
 
 
 @pytest.mark.parametrize("module", modules())
-def test_a_module_imports_from_its_own_layer_or_a_lower_one(module):
+def test_imports_stay_in_layers(module):
     """The picture of the architecture holds; a new module has a place in it."""
     above = {name for name in imported(module) if layer(name) > layer(module)}
     assert not above
 
 
-def test_the_reader_of_imports_sees_what_is_there():
-    """The check above looks at something."""
+def test_import_reader_sees_something():
+    """The reader of imports sees what is there, so that the check above looks at something."""
     assert "wire.codec" in imported("exchange")
     assert "errors" in imported("exchange")
     assert "protocols" not in imported("exchange")  # for type checkers only
@@ -123,8 +123,8 @@ def test_the_wire_layer_is_pure():
             assert not names & {"socket", "threading", "time", "requests", "urllib3", "ssl", "select", "http"}, module
 
 
-def test_the_emulator_and_the_command_line_use_only_the_public_face():
-    """Layer 7 shares no code with what it tests or shows."""
+def test_outer_layer_uses_public_face():
+    """The emulator and the command line use only the public face: layer 7 shares no code with the library."""
     for module in modules():
         if module.split(".")[0] == "testing":
             outside = {name for name in imported(module) if name.split(".")[0] != "testing"}
@@ -134,7 +134,7 @@ def test_the_emulator_and_the_command_line_use_only_the_public_face():
             assert outside <= {""}, module
 
 
-def test_every_name_exists_and_stands_in_all_three_lists():
+def test_names_agree_in_three_lists():
     """``__all__``, the table of homes and the imports for type checkers name the same things."""
     names = groq_provider.__all__  # ruff holds its order
     assert len(names) == len(set(names))
@@ -149,7 +149,7 @@ def test_every_name_exists_and_stands_in_all_three_lists():
     assert {*typed, "__version__"} == set(names)
 
 
-def test_every_public_name_says_since_when_it_exists():
+def test_public_names_say_since():
     """Public classes and functions carry ``versionadded``."""
     for name in groq_provider.__all__:
         found = getattr(groq_provider, name)
@@ -157,13 +157,13 @@ def test_every_public_name_says_since_when_it_exists():
             assert "versionadded" in (found.__doc__ or ""), name
 
 
-def test_every_module_of_errors_is_exported():
+def test_errors_modules_are_exported():
     """Whoever catches an error can import it."""
     errors = importlib.import_module("groq_provider.errors")
     assert set(errors.__all__) <= set(groq_provider.__all__)
 
 
-def test_unknown_names_are_an_attribute_error():
+def test_unknown_name_is_attribute_error():
     """The lazy package behaves like any other."""
     with pytest.raises(AttributeError, match="no attribute 'Grok'"):
         _ = groq_provider.Grok
@@ -185,7 +185,7 @@ def test_unknown_names_are_an_attribute_error():
     ],
     ids=["package", "values", "provider"],
 )
-def test_importing_loads_no_more_than_is_used(statement, absent):
+def test_import_loads_only_needed(statement, absent):
     """Heavy parts load when they are needed; nothing starts a thread."""
     program = (
         f"import sys; {statement}; import threading; assert threading.active_count() == 1; "
@@ -197,7 +197,7 @@ def test_importing_loads_no_more_than_is_used(statement, absent):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_version_is_in_one_place():
+def test_version_is_in_one_place():
     """The package, its metadata and the changelog agree."""
     from importlib.metadata import version
 

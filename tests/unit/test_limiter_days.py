@@ -75,7 +75,7 @@ def test_tokens_per_day(make_limiter, seed):
     assert 0.99 <= tokens / (194_000 * (DAYS + 1)) <= 1
 
 
-def test_a_whole_engine_for_two_days(make_limiter):
+def test_whole_engine_for_two_days(make_limiter):
     """Against a service that enforces minutes and days: nothing refused, and the day's tokens are used."""
     simulation = Simulation(1)
     run = WorkDay(make_limiter(RateLimits(**FREE), simulation), simulation, FREE, minutes=DAYS * 24 * 60, workers=4)
@@ -87,7 +87,7 @@ def test_a_whole_engine_for_two_days(make_limiter):
     assert max(run.took) < 4 * 60 + 10  # one after the other, each in its turn
 
 
-def test_the_service_knows_of_a_day_that_began_before(make_limiter):
+def test_service_knows_earlier_day(make_limiter):
     """A limiter that starts anew at noon learns from the first answer how much of the day is left."""
     simulation = Simulation(2)
     limits = {"rpd": 1000, "tpm": 8000}
@@ -98,7 +98,7 @@ def test_the_service_knows_of_a_day_that_began_before(make_limiter):
     assert run.service.refused == [], run.summary
 
 
-def test_the_wait_for_a_day_is_told_not_slept(make_limiter):
+def test_day_wait_told_not_slept(make_limiter):
     """Who would not wait that long is refused at once, with the instant to come back at; who would gets in just then."""
     simulation = Simulation(3)
     limiter = make_limiter(RateLimits(rpd=10), simulation)

@@ -103,7 +103,7 @@ def test_callers_of_different_haste(make_limiter):
     assert crowd.longest <= 0.64 + 1e-5
 
 
-def test_a_large_request_among_small_ones_gets_its_share(make_limiter):
+def test_large_request_gets_its_share(make_limiter):
     """A caller of cost 50 among 63 of cost 1: a round is 1.13 s, so 7 grants in 8 s are fair; no small one passes it."""
     crowd = Crowd(make_limiter, HUNDRED, seed=2)
     crowd.add(0, seconds=8, cost=50)
@@ -115,7 +115,7 @@ def test_a_large_request_among_small_ones_gets_its_share(make_limiter):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_requests_of_all_sizes_take_turns(make_limiter, seed):
+def test_sizes_take_equal_turns(make_limiter, seed):
     """Turns are equal, whatever a turn costs."""
     crowd = Crowd(make_limiter, RateLimits(tpm=60_000, share=1.0), seed=seed)
     for number in range(CALLERS):
@@ -151,7 +151,7 @@ def test_classes_share_four_to_one(make_limiter, bulk, think):
 
 
 @pytest.mark.parametrize("rare_is_batch", [False, True], ids=["rare-call-in-a-bulk-job", "rare-bulk-item"])
-def test_the_rare_class_is_served_soon(make_limiter, rare_is_batch):
+def test_rare_class_is_served_soon(make_limiter, rare_is_batch):
     """One that comes now and then waits for its turn, not for the queue of the other class; the others get all the rest."""
     crowd = Crowd(make_limiter, HUNDRED, seed=3)
     waits = []
@@ -195,8 +195,8 @@ def test_a_class_alone_gets_everything(make_limiter, batch):
     assert jain(crowd.shares) >= 0.99
 
 
-def test_waiters_are_served_in_order_whatever_they_do(make_limiter):
-    """Deadlines, refunds and settlements in between change nothing about who is next."""
+def test_waiters_keep_their_order(make_limiter):
+    """Waiters are served in order, whatever deadlines, refunds and settlements come in between."""
     simulation = Simulation(5)
     limiter = make_limiter(RateLimits(rpm=600, tpm=60_000), simulation)
     asked, got, lost = [], [], []

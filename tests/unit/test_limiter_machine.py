@@ -345,7 +345,7 @@ class LimiterMachine(RuleBasedStateMachine):
         assert (shown.waiting, shown.in_flight) == (0, 0)
 
 
-def test_invariants(full):
+def test_invariants_survive_any_order(full):
     """Whatever the order of commands."""
     run_state_machine_as_test(
         LimiterMachine,

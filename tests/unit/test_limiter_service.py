@@ -26,7 +26,7 @@ FIGURES = ["admission", "late admission", "end"]
 
 @pytest.mark.parametrize("figures", FIGURES)
 @pytest.mark.parametrize("seed", range(2))
-def test_the_quota_is_used_and_nothing_refused(make_limiter, figures, seed):
+def test_full_quota_without_refusals(make_limiter, figures, seed):
     """With the limits configured: at least 95 % of the quota in 30 minutes, at most one 429 per 1,000 calls, no call lost."""
     simulation = Simulation(seed)
     run = WorkDay(make_limiter(RateLimits(tpm=TPM), simulation), simulation, {"tpm": TPM}, minutes=30, figures=figures)
@@ -38,7 +38,7 @@ def test_the_quota_is_used_and_nothing_refused(make_limiter, figures, seed):
     assert run.used <= 0.97, run.summary
 
 
-def test_prompts_that_are_longer_than_they_look(make_limiter):
+def test_underestimated_prompts_are_corrected(make_limiter):
     """Estimates that are a quarter too low are corrected after the first answers: only the first minute sees refusals."""
     simulation = Simulation(0)
     limiter = make_limiter(RateLimits(tpm=TPM), simulation)
@@ -60,7 +60,7 @@ def test_headers_alone_teach_enough(make_limiter, figures):
     assert run.failed == []
 
 
-def test_another_user_of_the_same_quota(make_limiter):
+def test_foreign_quota_user_is_seen(make_limiter):
     """Somebody else takes a third of the quota: headers show it, so that refusals stay rare and all of the quota is used."""
     simulation = Simulation(3)
     limiter = make_limiter(RateLimits(tpm=TPM), simulation)

@@ -101,7 +101,7 @@ def test_requests_are_whole(make_limiter, rpm):
 @pytest.mark.parametrize(
     ("most", "binding"), [pytest.param(400, "requests", id="small"), pytest.param(3000, "tokens", id="large")]
 )
-def test_the_scarcer_limit_is_used_and_both_hold(make_limiter, most, binding):
+def test_scarcer_limit_binds(make_limiter, most, binding):
     """Requests and tokens together: neither is passed in any window, and the one that binds is used up."""
     begun, until, requests, tokens = admissions(
         make_limiter, RateLimits(rpm=60, tpm=30_000), seed=1, minutes=120, draw=lambda random: random.randint(1, most)
@@ -113,7 +113,7 @@ def test_the_scarcer_limit_is_used_and_both_hold(make_limiter, most, binding):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_pauses_save_up_no_more_than_a_bucket(make_limiter, seed):
+def test_pauses_save_one_bucket(make_limiter, seed):
     """Threads that come and go in bursts meet a full bucket, never more than one."""
     _, _, _, tokens = admissions(
         make_limiter,
@@ -127,8 +127,8 @@ def test_pauses_save_up_no_more_than_a_bucket(make_limiter, seed):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_what_is_given_back_is_used_again_and_no_more(make_limiter, seed):
-    """Settled, refunded and kept in turn: what was charged less what came back stays inside, and all of it is used."""
+def test_returned_tokens_are_reused_once(make_limiter, seed):
+    """What is given back is used again and no more: charges less returns stay inside, and all of it is used."""
 
     def end(held, cost, random):
         kind = random.randrange(3)
@@ -156,7 +156,7 @@ def test_what_is_given_back_is_used_again_and_no_more(make_limiter, seed):
     assert_all_is_used(tokens, begun, until, burst=60_000, amount=60_000)
 
 
-def test_between_share_and_limit_the_service_still_agrees(make_limiter):
+def test_service_agrees_above_share(make_limiter):
     """Costs up to the limit itself exceed our share, but never what the service allows."""
     _, _, _, tokens = admissions(
         make_limiter, RateLimits(tpm=60_000), seed=5, draw=lambda random: random.choice((60_000, 59_000, 100, 7000))
@@ -165,7 +165,7 @@ def test_between_share_and_limit_the_service_still_agrees(make_limiter):
     assert worst_window(tokens, burst=58_200, amount=58_200, period=MINUTE) > 0
 
 
-def test_the_measure_sees_one_too_many():
+def test_measure_sees_tiny_excess():
     """A single unit above the limit, or a microsecond too early, is found."""
     exact = [Admission(0, 30)] + [Admission(i * 2 * SECOND, 1) for i in range(1, 50)]
     limit = {"burst": 30, "amount": 30, "period": MINUTE}

@@ -37,18 +37,18 @@ M = "openai/gpt-oss-20b"
 #: What only a limiter of one process does, or what takes too long through a store. A store's buckets are loosened by no headers: others
 #: may have calls in flight that the service has not counted yet; its process needs no care after a fork, as the parent's calls count.
 MEMORY_ONLY = {
-    "test_while_nothing_is_known_a_few_go_first",
-    "test_who_cannot_wait_for_the_first_answer_is_told_when_his_time_is_up",
-    "test_a_limit_that_shrinks_below_a_waiter_sends_it_away",
+    "test_few_go_first_when_unknown",
+    "test_unknown_limit_wait_is_timely",
+    "test_shrunk_limit_ejects_waiter",
     "test_a_fork_starts_anew",
-    "test_an_interrupt_at_any_line_leaves_nothing_in_flight",
-    "test_an_interrupted_grant_is_finished_by_the_next_who_comes",
-    "test_conservation",
+    "test_interrupted_limiter_leaves_nothing",
+    "test_interrupted_grant_is_finished_later",
+    "test_reserved_costs_are_conserved",
     "test_headers_wake_the_queue",
-    "test_exactly_one_end_counts_among_threads",
-    "test_many_threads_get_exact_totals_in_order",
-    "test_no_window_admits_more_than_the_limits",
-    "test_threads_that_give_up_leave_a_clean_queue",
+    "test_one_end_counts_among_threads",
+    "test_threads_get_exact_ordered_totals",
+    "test_windows_never_exceed_limits",
+    "test_leaving_threads_leave_clean_queue",
 }
 
 #: A store counts microseconds, rounded up: what is left may show one less.
@@ -147,8 +147,8 @@ class Callers:
 # --- one thread ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_31st_call_at_30_rpm_waits_two_seconds():
-    """The burst is the whole limit, then one call every two seconds."""
+def test_31st_call_waits_two_seconds():
+    """The 31st call at 30 RPM waits two seconds: the burst is the whole limit, then one call every two seconds."""
     limiter, clock = make(rpm=30)
     waits = [take(limiter).wait for _ in range(32)]
     assert waits[:30] == [0.0] * 30
@@ -158,7 +158,7 @@ def test_the_31st_call_at_30_rpm_waits_two_seconds():
     assert sum(clock.waits) == pytest.approx(4.0)
 
 
-def test_tokens_are_reserved_with_the_longest_answer():
+def test_longest_answer_is_reserved():
     """Prompt plus 5 % plus max_completion_tokens, as the service counts at admission."""
     limiter, _ = make(tpm=10_000, itpm=5000, otpm=3000, share=1.0)
     take(limiter, 1000, 500)
@@ -190,8 +190,8 @@ def test_models_do_not_share_limits():
     assert repr(limiter) == "<TokenBucketRateLimiter 3 models, 0 in flight, 0 waiting>"
 
 
-def test_without_limits_nothing_is_held_up():
-    """After the first answer everything passes, and is still counted."""
+def test_no_limits_hold_nothing_up():
+    """Without limits no call is held up after the first answer, and each is still counted."""
     limiter, clock = make()
     held = [take(limiter, 10**6, 10**6)]
     held[0].feedback(None)
@@ -200,7 +200,7 @@ def test_without_limits_nothing_is_held_up():
     assert status(limiter).windows == {}
 
 
-def test_while_nothing_is_known_a_few_go_first():
+def test_few_go_first_when_unknown():
     """Until the first answer says what the limits are, four calls are out, and four more each second; any answer lets all go."""
     limiter, clock = make(manual=True)
     held = [take(limiter, 10, 10) for _ in range(4)]
@@ -218,8 +218,8 @@ def test_while_nothing_is_known_a_few_go_first():
     assert status(limiter).waiting == 0
 
 
-def test_who_cannot_wait_for_the_first_answer_is_told_when_his_time_is_up():
-    """Not before: the answer may come any moment."""
+def test_unknown_limit_wait_is_timely():
+    """A call that cannot wait for the first answer is refused when its time is up, not before."""
     limiter, clock = make(manual=True)
     held = [take(limiter, 10, 10) for _ in range(4)]
     with Callers(limiter, clock) as callers:
@@ -233,7 +233,7 @@ def test_who_cannot_wait_for_the_first_answer_is_told_when_his_time_is_up():
     assert isinstance(callers.errors["too late"], RateLimitTimeoutError)
 
 
-def test_a_limit_learned_late_gives_back_what_it_knows_of():
+def test_learned_limit_gives_back_rest():
     """What was out when a limit was adopted is in the service's own count already, prompt and all: only the rest of the answer comes back."""
     limiter, _ = make()
     first, second = take(limiter, 1000, 500), take(limiter, 1000, 500)
@@ -268,7 +268,7 @@ def test_what_an_end_gives_back(end, tokens, requests):
     assert status(limiter).in_flight == 0
 
 
-def test_a_debt_is_paid_before_the_next_call():
+def test_debt_delays_next_call():
     """Settlement never fails; it makes the next one wait."""
     limiter, _ = make(tpm=1000, share=1.0)
     take(limiter, 0, 500).settle(usage(0, 1500))
@@ -276,7 +276,7 @@ def test_a_debt_is_paid_before_the_next_call():
     assert take(limiter, 0, 100).wait == pytest.approx(36.0)
 
 
-def test_a_context_keeps_what_nobody_settled():
+def test_context_keeps_unsettled_cost():
     """Leaving a with block ends the reservation, and only if it is still open."""
     limiter, _ = make(tpm=1000, share=1.0)
     with take(limiter, 0, 100) as held:
@@ -287,7 +287,7 @@ def test_a_context_keeps_what_nobody_settled():
     assert "closed" in repr(held)
 
 
-def test_a_forgotten_reservation_is_not_in_flight():
+def test_forgotten_reservation_not_in_flight():
     """Garbage collection keeps the estimate and takes no lock."""
     limiter, _ = make(tpm=1000, share=1.0)
     held = take(limiter, 0, 100)
@@ -313,8 +313,8 @@ def test_numbers_are_checked(prompt, output):
 # --- estimates -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_answer_counts_1024_then_as_the_longest_of_late():
-    """Never the catalogue's maximum."""
+def test_unknown_answer_cost_estimate():
+    """An unknown answer counts 1,024, then as the longest of late, never as the catalogue's maximum."""
     limiter, _ = make(tpm=100_000, share=1.0)
     first = limiter.reserve(M, prompt_tokens=0)
     assert window(limiter, "tpm").remaining == 100_000 - 1024
@@ -351,7 +351,7 @@ def test_estimated_usage_teaches_nothing():
 # --- refusals ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_can_never_fit_is_refused_at_once():
+def test_impossible_cost_is_refused():
     """The message names the limit, its size and the need."""
     limiter, clock = make(rpm=30, tpm=8000)
     with pytest.raises(RequestTooLargeError) as caught:
@@ -375,8 +375,8 @@ def test_a_margin_makes_nothing_impossible():
     assert take(limiter, 0, 1).wait == pytest.approx(241 * 60 / 7760, rel=1e-3)
 
 
-def test_too_late_is_known_at_once_and_costs_nothing():
-    """The deadline is compared with the computed wait; nobody sleeps."""
+def test_certain_lateness_costs_nothing():
+    """Too late is known at once and costs nothing: the deadline is compared with the computed wait."""
     limiter, clock = make(rpm=30)
     held = [take(limiter) for _ in range(30)]
     with pytest.raises(RateLimitTimeoutError, match="rate limited") as caught:
@@ -395,7 +395,7 @@ def test_no_deadline_is_too_far():
     assert take(limiter, deadline=float("inf"), long_wait=float("inf")).wait == pytest.approx(60.0)
 
 
-def test_a_long_wait_for_the_day_is_refused_at_once():
+def test_long_day_wait_is_refused():
     """Nobody sleeps for hours; the error names the limit."""
     limiter, clock = make(rpd=10, rpm=30)
     for _ in range(10):
@@ -416,7 +416,7 @@ def test_a_long_wait_for_the_day_is_refused_at_once():
     assert take(limiter, long_wait=9000.0).wait == pytest.approx(8640.0)
 
 
-def test_a_wait_for_the_minute_is_no_long_wait():
+def test_minute_wait_is_not_long():
     """Only limits per hour and day are compared with long_wait."""
     limiter, _ = make(rpm=1, rpd=1000)
     take(limiter)
@@ -512,7 +512,7 @@ def test_headers_wake_the_queue():
     assert [callers.held[name].sequence for name in "abc"] == [2, 3, 4]
 
 
-def test_a_retry_goes_back_to_its_place():
+def test_retry_returns_to_its_place():
     """The arrival of an earlier reservation puts a retry before those that came after it."""
     limiter, clock = make(manual=True, rpm=1)
     first = take(limiter)
@@ -546,8 +546,8 @@ def test_a_retry_between_others():
     assert callers.out == ["first", "second", "new"]
 
 
-def test_bulk_items_get_one_place_in_five():
-    """Interactive callers go first, and do not starve the others."""
+def test_bulk_gets_one_in_five():
+    """Bulk items get one place in five: interactive callers go first, and do not starve the others."""
     limiter, clock = make(manual=True, rpm=1)
     take(limiter)
     with Callers(limiter, clock) as callers:
@@ -565,7 +565,7 @@ def test_bulk_items_get_one_place_in_five():
         assert own == sorted(own)
 
 
-def test_a_cancelled_waiter_leaves_at_once_and_wakes_the_next():
+def test_cancelled_waiter_wakes_next():
     """The next in line does not wait for anything of the one who left."""
     limiter, clock = make(manual=True, tpm=1000, share=1.0)
     take(limiter, 0, 900)
@@ -581,7 +581,7 @@ def test_a_cancelled_waiter_leaves_at_once_and_wakes_the_next():
     assert repr(token).endswith("0 calls>")
 
 
-def test_one_token_cancels_all_its_waiters():
+def test_one_token_cancels_all_waiters():
     """Head and tail alike."""
     limiter, clock = make(manual=True, rpm=1)
     take(limiter)
@@ -595,7 +595,7 @@ def test_one_token_cancels_all_its_waiters():
     assert status(limiter).waiting == 0
 
 
-def test_a_deadline_in_the_queue_is_kept():
+def test_queued_deadline_is_kept():
     """Who is not head wakes at its deadline and leaves; who becomes head too late gives up at once."""
     limiter, clock = make(manual=True, tpm=1000, share=1.0)
     take(limiter, 0, 1000)
@@ -618,8 +618,8 @@ def test_a_deadline_in_the_queue_is_kept():
     assert (status(limiter).waiting, status(limiter).in_flight) == (0, 2)
 
 
-def test_who_gives_up_is_told_of_those_ahead():
-    """How long it would have taken at least, not how long it would take if nobody else waited."""
+def test_refused_waiter_hears_of_queue():
+    """A waiter who gives up is told of those ahead: the least wait, not the wait with an empty queue."""
     limiter, clock = make(manual=True, tpm=600, share=1.0)
     take(limiter, 0, 600).keep()
     with Callers(limiter, clock) as callers:
@@ -632,7 +632,7 @@ def test_who_gives_up_is_told_of_those_ahead():
         callers.until_left(2)
 
 
-def test_the_queue_ahead_counts_for_the_deadline():
+def test_queue_ahead_counts_for_deadline():
     """With ten calls waiting at one a minute the eleventh knows at once that five minutes are too few."""
     limiter, clock = make(manual=True, rpm=1)
     take(limiter)
@@ -647,7 +647,7 @@ def test_the_queue_ahead_counts_for_the_deadline():
         token.cancel()
 
 
-def test_hoped_for_credit_is_no_reason_to_refuse():
+def test_hoped_credit_refuses_no_call():
     """What waits ahead counts as far as it is sure to be used: answers are mostly shorter than reserved."""
     limiter, clock = make(manual=True, tpm=1000, share=1.0)
     first = take(limiter, 0, 1000)
@@ -661,7 +661,7 @@ def test_hoped_for_credit_is_no_reason_to_refuse():
     assert callers.out == ["ahead", "behind"]
 
 
-def test_the_queue_ahead_counts_for_a_long_wait():
+def test_long_wait_includes_queue():
     """A day limit used up by those ahead is refused at once."""
     limiter, clock = make(manual=True, rpd=24)
     for _ in range(24):
@@ -675,8 +675,8 @@ def test_the_queue_ahead_counts_for_a_long_wait():
         token.cancel()
 
 
-def test_a_limit_that_shrinks_below_a_waiter_sends_it_away():
-    """A learned limit is checked for those in the queue as well."""
+def test_shrunk_limit_ejects_waiter():
+    """A learned limit that shrinks below a waiter's cost sends it away from the queue as well."""
     limiter, clock = make(manual=True, tpm=1000, share=1.0)
     first = take(limiter, 0, 1000)
     with Callers(limiter, clock) as callers:
@@ -703,7 +703,7 @@ class InterruptingClock(FakeClock):
 
 
 @pytest.mark.parametrize("granted_first", [False, True], ids=["waiting", "just-granted"])
-def test_an_interrupt_while_waiting_gives_everything_back(granted_first):
+def test_interrupted_wait_gives_back(granted_first):
     """Ctrl-C leaves the queue, refunds in full and propagates unchanged."""
     clock = InterruptingClock(granted_first=granted_first)
     limiter = TokenBucketRateLimiter(RateLimits(rpm=10, tpm=1000, share=1.0), clock=clock)
@@ -717,7 +717,7 @@ def test_an_interrupt_while_waiting_gives_everything_back(granted_first):
     assert (shown.windows["rpm"].remaining, shown.windows["tpm"].remaining) == (10, 1000)
 
 
-def test_an_interrupted_head_wakes_the_next():
+def test_interrupted_head_wakes_next():
     """Nobody is left asleep behind somebody who is gone."""
     limiter, clock = make(manual=True, tpm=1000, share=1.0)
     first = take(limiter, 0, 900)
@@ -743,7 +743,7 @@ def test_an_interrupted_head_wakes_the_next():
     first.keep()
 
 
-def test_an_interrupt_while_settling_leaves_nothing_behind():
+def test_interrupted_settlement_leaves_nothing():
     """A settlement cut short still ends the reservation."""
     limiter, _ = make(rpm=10)
     held = take(limiter)
@@ -755,8 +755,8 @@ def test_an_interrupt_while_settling_leaves_nothing_behind():
     assert status(limiter).in_flight == 0
 
 
-def test_an_interrupt_at_any_line_leaves_nothing_in_flight():
-    """Wherever in the limiter it strikes: no place is lost, nobody stays in the queue, nothing is over full."""
+def test_interrupted_limiter_leaves_nothing():
+    """An interrupt at any line of the limiter leaves nothing in flight: no place lost, no waiter left behind."""
 
     def calls(limiter):
         first = take(limiter, 10, 500)
@@ -806,8 +806,8 @@ def test_an_interrupt_at_any_line_leaves_nothing_in_flight():
     assert sum(1 for _ in itertools.takewhile(run, itertools.count())) > 300
 
 
-def test_an_interrupted_grant_is_finished_by_the_next_who_comes():
-    """If a thread that lets others out is interrupted on the way, they do not sleep for ever."""
+def test_interrupted_grant_is_finished_later():
+    """If a thread that lets others out is interrupted, the next one who comes finishes the grant."""
     limiter, clock = make(manual=True, tpm=1000, share=1.0)
     first, second = take(limiter, 0, 500), take(limiter, 0, 500)
     with Callers(limiter, clock) as callers:
@@ -845,8 +845,8 @@ def info(  # noqa: PLR0917 - the headers, in their usual order
     )
 
 
-def test_headers_are_adopted_where_nothing_is_configured(caplog):
-    """Tokens count per minute and requests per day; said once per model."""
+def test_headers_fill_unconfigured_limits(caplog):
+    """Headers are adopted where nothing is configured: tokens a minute, requests a day; said once per model."""
     limiter, _ = make()
     with caplog.at_level(logging.INFO, logger="groq_provider"):
         for _ in range(2):
@@ -865,7 +865,7 @@ def test_headers_are_adopted_where_nothing_is_configured(caplog):
     ]
 
 
-def test_remaining_serves_where_there_is_no_reset():
+def test_remaining_serves_without_reset():
     """Some gateways send only a part of the headers."""
     limiter, _ = make(tpm=1000, share=1.0)
     take(limiter).feedback(info(1000, 250))
@@ -875,14 +875,14 @@ def test_remaining_serves_where_there_is_no_reset():
 
 
 @pytest.mark.parametrize(("said", "limit"), [(500, 500), (5000, 1000)], ids=["lowers", "never-raises"])
-def test_headers_lower_a_configured_limit_and_never_raise_it(said, limit):
+def test_headers_lower_but_never_raise(said, limit):
     """The configuration is an upper bound."""
     limiter, _ = make(tpm=1000)
     take(limiter).feedback(info(said, said, 0.0))
     assert window(limiter, "tpm").limit == limit
 
 
-def test_headers_tighten_at_once_and_loosen_with_care():
+def test_headers_tighten_fast_loosen_slowly():
     """With others in flight only a tenth of the gap is given back per answer."""
     limiter, _ = make(tpm=1000, share=1.0)
     held, other = take(limiter), take(limiter)
@@ -895,7 +895,7 @@ def test_headers_tighten_at_once_and_loosen_with_care():
     assert window(limiter, "tpm").remaining == 1000
 
 
-def test_headers_do_not_know_what_left_later():
+def test_headers_miss_later_requests():
     """What was sent after the answered request, and is open, is added."""
     limiter, _ = make(tpm=1000, share=1.0)
     first, second = take(limiter, 0, 100), take(limiter, 0, 300)
@@ -928,8 +928,8 @@ def limited(retry_after=2.0, name="TPM", limit=1000, used=1000, scope="minute"):
     )
 
 
-def test_a_429_holds_everybody_and_lets_one_out_first():
-    """Nobody leaves before its time; then a probe, and the rest when that has been answered."""
+def test_429_holds_all_but_one():
+    """A 429 holds everybody: after its time one probe leaves first, and the rest when that is answered."""
     limiter, clock = make(manual=True, rpm=60)
     first = take(limiter)
     first.feedback(None, limited(2.0, "RPM", 60, 3))
@@ -952,8 +952,8 @@ def test_a_429_holds_everybody_and_lets_one_out_first():
     assert take(limiter).wait == 0.0
 
 
-def test_without_an_answer_probes_leave_at_a_distance():
-    """If the probe never comes back the next one goes at the rate of the limit."""
+def test_unanswered_probes_keep_distance():
+    """Without an answer to the probe the next one leaves at the rate of the limit."""
     limiter, clock = make(manual=True, rpm=120)
     first = take(limiter)
     first.feedback(None, limited(2.0, None, None, None))
@@ -968,8 +968,8 @@ def test_without_an_answer_probes_leave_at_a_distance():
             callers.until_left(count)
 
 
-def test_answers_to_requests_sent_before_the_429_do_not_open_the_gate():
-    """They say nothing about now."""
+def test_stale_answers_never_open_gate():
+    """Answers to requests sent before the 429 do not open the gate: they say nothing about now."""
     limiter, _ = make()
     refused, earlier = take(limiter), take(limiter)
     refused.feedback(None, limited(2.0, None, None, None))
@@ -978,7 +978,7 @@ def test_answers_to_requests_sent_before_the_429_do_not_open_the_gate():
     assert take(limiter).wait == pytest.approx(2.0)
 
 
-def test_refusals_of_one_burst_close_the_gate_once():
+def test_burst_refusals_close_gate_once():
     """The latest instant named counts; nothing adds up."""
     limiter, clock = make()
     held = [take(limiter) for _ in range(4)]
@@ -988,8 +988,8 @@ def test_refusals_of_one_burst_close_the_gate_once():
     assert clock.waits == []
 
 
-def test_without_a_hint_the_gate_closes_for_longer_each_time():
-    """A second, two, four, at most eight, until an answer comes through."""
+def test_hintless_gate_closes_ever_longer():
+    """Without a hint the gate closes for a second, two, four, at most eight, until an answer comes through."""
     limiter, _ = make()
     waits = []
     for _ in range(5):
@@ -1003,15 +1003,15 @@ def test_without_a_hint_the_gate_closes_for_longer_each_time():
     assert status(limiter).blocked_for == pytest.approx(1.0)
 
 
-def test_the_hint_may_be_in_the_headers():
+def test_hint_may_be_in_headers():
     """retry-after closes the gate where the text says nothing."""
     limiter, _ = make()
     take(limiter).feedback(info(retry_after=7.0), limited(None, None, None, None))
     assert status(limiter).blocked_for == pytest.approx(7.0)
 
 
-def test_a_429_without_a_name_empties_the_minute():
-    """Known limits per minute start again from nothing."""
+def test_nameless_429_empties_minute():
+    """A 429 without a name empties the minute: known limits per minute start again from nothing."""
     limiter, _ = make(rpm=60, tpm=1000, rpd=1000)
     take(limiter).feedback(None, limited(1.0, None, None, None, None))
     assert (window(limiter, "rpm").remaining, window(limiter, "tpm").remaining, window(limiter, "rpd").remaining) == (
@@ -1035,7 +1035,7 @@ def test_a_429_teaches_its_limit():
         take(limiter, 0, 1080)
 
 
-def test_a_429_for_the_day_is_refused_at_once_to_all():
+def test_day_429_refuses_all():
     """Nobody waits a quarter of an hour behind the gate who would not wait that long."""
     limiter, clock = make(manual=True)
     with Callers(limiter, clock) as callers:
@@ -1054,7 +1054,7 @@ def test_a_429_for_the_day_is_refused_at_once_to_all():
     assert callers.errors["waiting"].scope == "day"
 
 
-def test_an_unexplained_429_cuts_the_share_once_per_burst():
+def test_unexplained_429_cuts_share_once():
     """Others use the same quota: a tenth less, never less than half; one burst counts once."""
     limiter, clock = make(tpm=1000)
     burst = [take(limiter) for _ in range(3)]
@@ -1079,14 +1079,14 @@ def test_an_unexplained_429_cuts_the_share_once_per_burst():
         pytest.param({"tpm": 1000}, limited(1.0, "ASH", 7200, 7100, "hour"), id="not-a-limit-of-ours"),
     ],
 )
-def test_an_explained_429_leaves_the_share(configured, error):
-    """What has a better reason needs no guess."""
+def test_explained_429_leaves_share(configured, error):
+    """An explained 429 leaves the share: a better reason needs no guess."""
     limiter, _ = make(**configured)
     take(limiter).feedback(None, error)
     assert limiter._states[M]._buckets.share == 970_000
 
 
-def test_a_cut_share_recovers_in_use_only():
+def test_cut_share_recovers_in_use():
     """A hundredth a minute while at least half is used, up to the configured share."""
     limiter, clock = make(tpm=1000)
     take(limiter).feedback(None, limited(1.0))
@@ -1137,7 +1137,7 @@ def test_a_fork_starts_anew():
         max_size=50,
     )
 )
-def test_conservation(steps):
+def test_reserved_costs_are_conserved(steps):
     """reserved = settled + refunded + open, whatever the order; nothing waits while the head fits; nothing is left over."""
     limiter, clock = make(rpm=30, tpm=1000, tpd=10**9, share=1.0)
     first = limiter.reserve(M, prompt_tokens=0, max_output_tokens=0)
@@ -1172,7 +1172,7 @@ def test_conservation(steps):
 
 @settings(max_examples=50)
 @given(calls=st.lists(st.tuples(st.integers(0, 20), st.integers(1, 900)), min_size=1, max_size=60))
-def test_no_window_admits_more_than_the_limits(calls):
+def test_windows_never_exceed_limits(calls):
     """Over any stretch of time no more goes out than burst + rate times its length."""
     limiter, clock = make(rpm=30, tpm=1000, share=1.0)
     admitted = []
@@ -1191,7 +1191,7 @@ def test_no_window_admits_more_than_the_limits(calls):
 # --- real threads, real clock --------------------------------------------------------------------------------------------
 
 
-def test_many_threads_get_exact_totals_in_order():
+def test_threads_get_exact_ordered_totals():
     """24 threads at a barrier: nothing lost, nothing over, nobody starved, served in order of arrival."""
     limiter = TokenBucketRateLimiter(RateLimits(rpm=60_000, tpm=10_000_000))
     threads_count, each = 24, 50
@@ -1230,7 +1230,7 @@ def test_many_threads_get_exact_totals_in_order():
     assert (shown.in_flight, shown.waiting) == (0, 0)
 
 
-def test_threads_that_give_up_leave_a_clean_queue():
+def test_leaving_threads_leave_clean_queue():
     """Deadlines, cancels and refunds from many threads at once: nobody hangs, nothing is left over."""
     limiter = TokenBucketRateLimiter(RateLimits(rpm=30_000, tpm=3_000_000))
     token = CancelToken()
@@ -1267,7 +1267,7 @@ def test_threads_that_give_up_leave_a_clean_queue():
     assert all(w.remaining <= w.limit for w in shown.windows.values())
 
 
-def test_exactly_one_end_counts_among_threads():
+def test_one_end_counts_among_threads():
     """16 threads settle, refund and keep the same reservation; one of them wins."""
     limiter, _ = make(tpm=10**6, share=1.0)
     for _ in range(50):

@@ -84,14 +84,14 @@ def raised():
 # --- README and the tree -----------------------------------------------------------------------------------------------------
 
 
-def test_the_table_names_every_class_once():
+def test_table_names_classes_once():
     """No more and no fewer than there are."""
     names = re.findall(r"^\| `(\w+)` \|", SECTION, re.MULTILINE)
     assert sorted(names) == sorted(e.__all__)
     assert set(ROWS) == set(e.__all__)
 
 
-def test_the_tree_at_the_top_of_the_module_is_the_tree():
+def test_module_tree_is_right():
     """Each class stands one step to the right of its base."""
     found: dict[str, str | None] = {}
     above: list[tuple[int, str]] = []
@@ -109,8 +109,8 @@ def test_the_tree_at_the_top_of_the_module_is_the_tree():
 
 
 @pytest.mark.parametrize("also", [ValueError, TimeoutError])
-def test_what_else_a_class_is_stands_in_its_row(also):
-    """For those who catch what Python has."""
+def test_row_names_other_bases(also):
+    """The row of a class names what else it is, for callers who catch what Python has."""
     inherited = {name for name in e.__all__ if issubclass(getattr(e, name), also)}
     said = {name for name, (what, _) in ROWS.items() if f"also a `{also.__name__}`" in what}
     said |= {name for name in inherited for base in said if issubclass(getattr(e, name), getattr(e, base))}
@@ -119,7 +119,7 @@ def test_what_else_a_class_is_stands_in_its_row(also):
     assert said == inherited
 
 
-def test_the_rows_say_which_classes_are_not_raised_yet():
+def test_rows_mark_unraised_classes():
     """A class that nothing makes is there for later, and the table says so."""
     later = {name for name, (what, _) in ROWS.items() if "not raised in this version" in what}
     assert later & raised() == set()
@@ -127,7 +127,7 @@ def test_the_rows_say_which_classes_are_not_raised_yet():
 
 
 @pytest.mark.parametrize("name", [name for name, (what, _) in ROWS.items() if re.search(r"\d{3}|\dxx", what)])
-def test_a_status_in_the_table_gives_that_class(name):
+def test_status_gives_table_class(name):
     """As the cases of the matrix expect."""
     content, _ = tables()
     for code in re.findall(r"\b\d{3}\b", ROWS[name][0]):
@@ -141,7 +141,7 @@ def test_a_status_in_the_table_gives_that_class(name):
 # --- the matrix and the tests ------------------------------------------------------------------------------------------------
 
 
-def test_every_case_of_the_matrix_is_a_row():
+def test_every_case_has_row():
     """1 to 40 where the wire breaks, 41 to 71 with 65b for what comes over it, 72 to 80 in the process."""
     content, _ = tables()
     assert numbers(case.id for case in content) == {*(str(number) for number in range(41, 72)), "65b"}
@@ -163,16 +163,16 @@ def test_ids_are_there_once():
         assert sorted(set(ids)) == sorted(ids)
 
 
-def test_the_tables_expect_classes_of_the_readme():
-    """And none that is only a base."""
+def test_tables_expect_readme_classes():
+    """The tables expect classes of the README, and none that is only a base."""
     expected = {case.error.__name__ for cases in tables() for case in cases if case.error is not None}
     assert expected <= set(ROWS) - BASES
     assert len(expected) > 25
 
 
 @pytest.mark.parametrize("name", sorted(raised() - BASES))
-def test_every_class_that_can_be_raised_is_expected_by_a_test(name):
-    """By a row of the tables, or by name in another module."""
+def test_raisable_classes_are_expected(name):
+    """Every class that can be raised is expected by a test: by a row of the tables, or by name elsewhere."""
     if name in {case.error.__name__ for cases in tables() for case in cases if case.error is not None}:
         return
     others = [file for file in TESTS.rglob("test_*.py") if file.stem not in ("test_errors", "test_readme_matrix")]
@@ -236,8 +236,8 @@ def content_row(case):
     )
 
 
-def test_every_row_follows_the_matrix_or_says_why_not():
-    """In error, retry, connection and reservation; every reason is in use."""
+def test_rows_follow_matrix_or_explain():
+    """Every row follows the matrix in error, retry, connection and reservation, or says why not."""
     content, wire = tables()
     used, unexplained = set(), {}
     for case in [*wire, *content]:
@@ -251,8 +251,8 @@ def test_every_row_follows_the_matrix_or_says_why_not():
     assert {(found.ids, column) for found in DEVIATIONS for column in found.what} - used == set()
 
 
-def test_every_class_of_the_readme_is_in_the_matrix_or_out_of_its_reach():
-    """What is no fault of a peer: settings, closing, cancelling, limits of our own, and what comes later."""
+def test_matrix_covers_readme_classes():
+    """Every README class is in the matrix or no fault of a peer: settings, closing, cancelling, our own limits."""
     named = set().union(*(row.errors for row in MATRIX.values()))
     later = {name for name, (what, _) in ROWS.items() if "not raised in this version" in what}
     own = {"ProviderClosedError", "ProviderDisabledError", "RequestCancelledError", "CircuitOpenError", "RateLimitTimeoutError"}  # fmt: skip

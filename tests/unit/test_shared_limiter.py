@@ -59,7 +59,8 @@ def test_two_processes_have_one_burst():
     assert caught.value.retry_after == pytest.approx(2, abs=0.01)
 
 
-def test_models_and_scopes_have_limits_of_their_own():
+def test_models_and_scopes_have_limits():
+    """Each model and each scope has limits of its own."""
     clock = FakeClock()
     store = LedgerStore(clock)
     one, two = (TokenBucketRateLimiter(RateLimits(rpm=3), store=store, scope=s, clock=clock) for s in ("a", "b"))
@@ -68,7 +69,8 @@ def test_models_and_scopes_have_limits_of_their_own():
     assert sorted(store.ledgers) == ["a:another", f"a:{M}", f"b:{M}"]
 
 
-def test_what_one_gives_back_the_other_gets():
+def test_returned_share_reaches_others():
+    """What one process gives back the other gets."""
     (one, two), _, _ = processes(tpm=1000, share=1.0)
     held = take(one, output=1000)
     assert two.try_reserve(M, prompt_tokens=0, max_output_tokens=400) is None
@@ -85,7 +87,7 @@ def test_a_debt_is_everybodys():
     assert clock.monotonic() - before == pytest.approx(7, abs=0.01)
 
 
-def test_no_window_of_all_together_holds_more():
+def test_joint_window_holds_no_more():
     """Whatever two processes ask for: in no window more than a burst and its refill, by the store's clock."""
     for seed in range(20):
         (one, two), store, clock = processes(tpm=6000, share=1.0)
@@ -104,7 +106,7 @@ def test_no_window_of_all_together_holds_more():
                 assert used <= 6000 + 100 * (until - since) + 1e-3, (seed, since, until)
 
 
-def test_a_small_wait_is_reserved_ahead():
+def test_small_wait_is_reserved_ahead():
     """A place that begins soon is taken at once, so that one question does, and places between processes keep their order."""
     (one, two), store, clock = processes(rpm=1200)
     assert at_once(one) == 1200
@@ -116,8 +118,8 @@ def test_a_small_wait_is_reserved_ahead():
     assert len(store.asked) == asked + 1
 
 
-def test_a_large_call_is_not_starved_by_small_ones_elsewhere():
-    """Who could not be served has the front until it can be, whatever other processes ask for."""
+def test_large_call_is_not_starved():
+    """A large call is not starved by small ones elsewhere: it has the front until it can be served."""
     (one, two), _, clock = processes(manual=True, tpm=6000, share=1.0)
     take(two, output=6000).keep()
     served = threading.Event()
@@ -141,7 +143,8 @@ def test_a_large_call_is_not_starved_by_small_ones_elsewhere():
     assert clock.monotonic() - 1000 == pytest.approx(30, abs=1.2)
 
 
-def test_a_claim_of_a_process_that_died_expires():
+def test_dead_process_claim_expires():
+    """A claim of a process that died expires."""
     (one, two), store, clock = processes(tpm=6000, share=1.0)
     take(two, output=6000).keep()
     assert one.try_reserve(M, prompt_tokens=0, max_output_tokens=3000) is None
@@ -154,7 +157,7 @@ def test_a_claim_of_a_process_that_died_expires():
 
 
 @pytest.mark.parametrize("way", ["cancel", "interrupt"])
-def test_a_place_reserved_ahead_is_given_back(way):
+def test_place_ahead_is_given_back(way):
     """Cancelled between the reservation and its start: nothing is used, and the next one starts then."""
     (one, two), _, clock = processes(rpm=1200)
     assert at_once(one) == 1200
@@ -177,7 +180,8 @@ def test_a_place_reserved_ahead_is_given_back(way):
     assert (one.get_status()[M].in_flight, one.get_status()[M].waiting) == (0, 0)
 
 
-def test_a_429_seen_by_one_holds_all_and_an_answer_lets_them_go():
+def test_one_429_holds_all():
+    """A 429 that one process sees holds all of them, and an answer lets them go."""
     (one, two), _, clock = processes(tpm=6000, share=1.0)
     held = take(one, output=10)
     held.feedback(None, RateLimitedError("slow down", retry_after=2.0, limit_name="RPM", limit=30, scope="minute"))
@@ -191,21 +195,23 @@ def test_a_429_seen_by_one_holds_all_and_an_answer_lets_them_go():
     assert two.try_reserve(M, prompt_tokens=0, max_output_tokens=10) is not None
 
 
-def test_headers_seen_by_one_tighten_for_all():
+def test_headers_of_one_tighten_all():
+    """Headers that one process sees tighten the limit for all."""
     (one, two), _, _ = processes(tpm=6000, share=1.0)
     take(one, output=10).feedback(RateLimitInfo(limit_tokens=6000, remaining_tokens=100, reset_tokens=59.0))
     assert two.try_reserve(M, prompt_tokens=0, max_output_tokens=101) is None
     assert two.try_reserve(M, prompt_tokens=0, max_output_tokens=99) is not None
 
 
-def test_too_large_is_known_without_asking():
+def test_too_large_needs_no_question():
+    """A call that is too large is refused without asking the store."""
     (one,), store, _ = processes(1, tpm=1000)
     with pytest.raises(RequestTooLargeError, match="1,000"):
         take(one, output=1001)
     assert store.asked == []
 
 
-def test_a_store_that_forgot_starts_from_what_is_known():
+def test_forgetful_store_starts_from_known():
     """FLUSHALL, a restart, a file removed: no second burst."""
     (one, two), store, clock = processes(rpm=60)
     assert at_once(one) == 60
@@ -219,7 +225,7 @@ def test_a_store_that_forgot_starts_from_what_is_known():
 # --- away ------------------------------------------------------------------------------------------------------------------
 
 
-def test_without_the_store_each_goes_on_with_its_part(caplog):
+def test_each_survives_without_store(caplog):
     """Never an outage, never no limit, and one line in the log when it goes and one when it is back."""
     (one, two), store, clock = processes(hosts=2, rpm=60)
     assert at_once(one) == 60
@@ -241,14 +247,15 @@ def test_without_the_store_each_goes_on_with_its_part(caplog):
         assert [r.getMessage() for r in caplog.records[2:]] == ["the store of the rate limits is back"] * 2
 
 
-def test_a_store_that_is_away_from_the_start():
+def test_store_absent_from_start():
     """Nothing is known of the number of processes: four are taken."""
     (one,), store, _ = processes(1, rpm=60)
     store.reason = "connection refused"
     assert 7 <= at_once(one) <= 8
 
 
-def test_a_store_that_is_away_is_tried_once_in_a_while():
+def test_absent_store_is_tried_occasionally():
+    """A store that is away is tried once in a while, and not at each call."""
     (one,), store, clock = processes(1, rpm=60_000)
     store.reason = "timed out"
     at_once(one)
@@ -260,7 +267,8 @@ def test_a_store_that_is_away_is_tried_once_in_a_while():
     assert len(store.asked) - asked <= 5
 
 
-def test_what_was_used_meanwhile_is_a_debt():
+def test_use_meanwhile_becomes_debt():
+    """What was used while the store was away is a debt when it is back."""
     (one, two), store, clock = processes(hosts=1, tpm=6000, share=1.0)
     take(one, output=1).keep(), take(two, output=1).keep()
     store.reason = "timed out"
@@ -272,8 +280,8 @@ def test_what_was_used_meanwhile_is_a_debt():
     assert two.try_reserve(M, prompt_tokens=0, max_output_tokens=3990) is not None
 
 
-def test_waiters_go_on_when_the_store_goes_away():
-    """Who waits for the store's answer is served by the part of this process, in order."""
+def test_waiters_outlive_store():
+    """Waiters go on when the store goes away: this process serves them from its part, in order."""
     (one,), store, clock = processes(1, hosts=1, rpm=60)
     assert at_once(one) == 60
     store.reason = "timed out"
@@ -283,7 +291,8 @@ def test_waiters_go_on_when_the_store_goes_away():
     assert clock.monotonic() - before == pytest.approx(3, abs=1.1)
 
 
-def test_a_settlement_while_it_is_away_is_not_lost():
+def test_settlement_without_store_survives():
+    """A settlement made while the store is away is not lost."""
     (one, two), store, clock = processes(hosts=1, tpm=6000, share=1.0)
     held = take(one, output=6000)
     store.reason = "timed out"
@@ -303,13 +312,14 @@ def test_a_settlement_while_it_is_away_is_not_lost():
         (object(), "take, adjust and close"),
     ],
 )
-def test_what_is_no_store_is_one_clear_error(store, message):
+def test_non_store_is_clear_error(store, message):
+    """An object that is no store is refused with one clear error."""
     with pytest.raises(ConfigurationError, match=message):
         TokenBucketRateLimiter(store=store)
 
 
-def test_a_claim_of_somebody_else_is_no_reason_to_refuse_at_once():
-    """Its process may be dead: only when it still stands after two seconds is the wait taken for certain."""
+def test_foreign_claim_is_no_refusal():
+    """A claim of another process refuses no call at once: only if it stands after two seconds is it certain."""
     (one,), store, clock = processes(1, rpm=6000)
     take(one).keep()
     ledger = store.ledgers[f":{M}"]

@@ -127,7 +127,7 @@ def test_bodies_become_events(case):
     ],
     ids=["once", "after the data", "last wins", "bare", "without data", "invalid UTF-8"],
 )
-def test_events_have_the_name_of_their_own_lines(body, expected):
+def test_events_use_their_own_names(body, expected):
     """A name holds for one event only."""
     assert read(body) == expected == reference(body)[0]
 
@@ -146,7 +146,7 @@ BODIES = st.lists(
 
 @given(BODIES, st.lists(st.integers(0, 120), max_size=12))
 @settings(max_examples=400)
-def test_any_split_gives_the_same_events(body, cuts):
+def test_any_split_gives_same_events(body, cuts):
     """However the network cuts a body, the events are those of the whole, the unfinished last one too."""
     edges = sorted({0, len(body), *(cut for cut in cuts if cut < len(body))})
     pieces = [body[a:b] for a, b in pairwise(edges)]
@@ -156,8 +156,8 @@ def test_any_split_gives_the_same_events(body, cuts):
         assert (events, reader.finish()) == reference(body)
 
 
-def test_every_split_of_a_stream_in_two_and_three_gives_the_same_events():
-    """All positions, not a sample: line ends, characters of several bytes and the mark of the end are cut everywhere."""
+def test_every_split_gives_same_events():
+    """Every split of a stream in two and three gives the same events: all positions, not a sample."""
     body = BOM + 'data: {"a":"á"}\r\n\r\nevent: error\rdata: b\r\r: c\n\ndata: [DONE]\n\n'.encode()
     expected = [Event("", '{"a":"á"}'.encode()), Event("error", b"b"), Event("", DONE)]
     for i in range(len(body) + 1):
@@ -179,13 +179,13 @@ def test_nothing_complete_is_held_back(end):
     assert reader.feed(b"data: b\n\n") == [Event("", b"b")]
 
 
-def test_a_carriage_return_and_a_line_feed_apart_are_one_end_of_line():
-    """The second half of a CRLF is no blank line, even after an empty piece."""
+def test_split_crlf_is_one_end():
+    """A carriage return and a line feed apart are one end of line, even after an empty piece."""
     assert read(b"data: a\r", b"", b"\ndata: b\r", b"\n", b"\r\n") == [Event("", b"a\nb")]
 
 
-def test_what_the_end_of_the_body_leaves_is_handed_over():
-    """Whether an event without its blank line counts is for the caller to decide; then there is nothing more."""
+def test_unfinished_event_is_handed_over():
+    """An event without its blank line at the end of the body is handed over, for the caller to judge."""
     reader = Reader()
     assert reader.feed(b"data: a\n\nevent: x\ndata: b\ndata: c") == [Event("", b"a")]
     assert reader.finish() == Event("x", b"b\nc")
@@ -218,18 +218,18 @@ def test_events_have_a_largest_size(line):
         [decoder.feed(line) for _ in range(61)]
 
 
-def test_the_size_counts_anew_for_each_event():
+def test_size_counts_for_each_event():
     """The cap is one of an event, not of the stream."""
     reader = Reader(max_event=20)
     assert len(reader.feed(b"data: 1234567890\n\n" * 50)) == 50
 
 
-def test_usual_caps():
-    """1 MiB for a line and 4 MiB for an event, which no answer of the service comes near."""
+def test_line_and_event_caps():
+    """The caps are 1 MiB for a line and 4 MiB for an event, which no answer of the service comes near."""
     assert (LineSplitter().max_line, EventDecoder().max_event) == (1 << 20, 4 << 20)
 
 
-def test_a_long_line_in_many_pieces_is_copied_once():
+def test_long_line_is_copied_once():
     """The unfinished line is kept in pieces until it ends: no byte is touched again at each arrival."""
     splitter = LineSplitter()
     pieces = [b"data: "] + [b"x" * 64] * 8000
@@ -251,8 +251,8 @@ def test_json_travels_unharmed(values, step):
     assert [json.loads(event.data.decode("utf-8", "surrogatepass")) for event in events] == values
 
 
-def test_a_line_that_is_an_event_too_large_is_refused_in_a_batch_too():
-    """Where nearly every event is one line of data and an empty one."""
+def test_oversized_batch_line_is_refused():
+    """A line that is an event too large is refused in a batch too, where nearly all are a data and an empty line."""
     decoder = EventDecoder(max_event=10)
     assert [event.data for event in decoder.events([b"data: a", b"", b"data: b", b""])] == [b"a", b"b"]
     with pytest.raises(ResponseTooLargeError):

@@ -50,7 +50,7 @@ def test_is_a_store(store):
     assert isinstance(store, RateLimitStore)
 
 
-def test_a_burst_passes_and_then_the_rate(store, clock):
+def test_burst_passes_then_rate(store, clock):
     """Five at once, the sixth when a fifth of the bucket is back, not a microsecond earlier."""
     assert [store.take(KEY, ask()).reserved for _ in range(6)] == [True] * 5 + [False]
     assert store.take(KEY, ask()).wait == SECOND
@@ -78,8 +78,8 @@ def test_the_slowest_bucket_decides(store):
 
 
 @pytest.mark.parametrize("cost", [5 * SECOND, 7 * SECOND], ids=["all", "more"])
-def test_a_cost_of_all_and_more_waits_for_full_and_leaves_a_debt(store, clock, cost):
-    """Nothing is split: it waits until nothing is used."""
+def test_cost_over_burst_leaves_debt(store, clock, cost):
+    """A cost of all and more is not split: it waits until nothing is used, and leaves a debt."""
     store.take(KEY, ask())
     large = ask(want(cost))
     assert store.take(KEY, large).wait == SECOND
@@ -88,8 +88,8 @@ def test_a_cost_of_all_and_more_waits_for_full_and_leaves_a_debt(store, clock, c
     assert store.take(KEY, ask()).wait == cost - 4 * SECOND
 
 
-def test_a_cost_of_nothing_waits_for_no_bucket_and_says_how_full_it_is(store):
-    """Which is how a state is read."""
+def test_zero_cost_reads_state(store):
+    """A cost of nothing waits for no bucket and says how full it is, which is how a state is read."""
     drain(store)
     taken = store.take(KEY, ask(want(0), want(0, name="tpm", known=7)))
     assert (taken.reserved, taken.wait, taken.full) == (True, 0, (5 * SECOND, 7))
@@ -104,15 +104,15 @@ def test_a_cost_of_nothing_waits_for_no_bucket_and_says_how_full_it_is(store):
         pytest.param(2 * SECOND, SECOND - 1, False, id="too-late-for-the-caller"),
     ],
 )
-def test_places_are_reserved_ahead_up_to_both_bounds(store, clock, horizon, latest, reserved):
-    """A place in the future is taken now; one that is refused costs nothing."""
+def test_places_reserved_within_bounds(store, clock, horizon, latest, reserved):
+    """Places are reserved ahead up to both bounds; one that is refused costs nothing."""
     drain(store)
     taken = store.take(KEY, ask(horizon=horizon, latest=latest))
     assert (taken.reserved, taken.wait, taken.start) == (reserved, SECOND, clock.micros + SECOND)
     assert taken.full == (6 * SECOND if reserved else 5 * SECOND,)
 
 
-def test_nobody_overtakes(store):
+def test_no_call_overtakes(store):
     """A call that needs nothing of the empty bucket starts after the one that waits for it."""
     drain(store)
     assert store.take(KEY, ask(horizon=SECOND)).wait == SECOND
@@ -120,8 +120,8 @@ def test_nobody_overtakes(store):
     assert (other.reserved, other.wait) == (True, SECOND)
 
 
-def test_a_place_given_back_frees_the_order(store):
-    """The start and what it cost; only the newest start can be given back."""
+def test_returned_place_frees_order(store):
+    """A place given back frees the start and its cost; only the newest start can be given back."""
     drain(store)
     first = store.take(KEY, ask(horizon=9 * SECOND))
     second = store.take(KEY, ask(horizon=9 * SECOND))
@@ -132,7 +132,7 @@ def test_a_place_given_back_frees_the_order(store):
     assert store.take(KEY, ask()).wait == SECOND
 
 
-def test_the_front_is_kept_for_a_large_call(store, clock):
+def test_front_kept_for_large_call(store, clock):
     """Small calls of others do not use up what it waits for."""
     drain(store)
     large = ask(want(4 * SECOND), claimant=7)
@@ -163,8 +163,8 @@ def test_a_claim_expires(store, clock):
         pytest.param(Change(claimant=9), False, id="of-another"),
     ],
 )
-def test_a_claim_can_be_given_up(store, clock, change, reserved):
-    """By whose it is."""
+def test_claim_can_be_given_up(store, clock, change, reserved):
+    """A claim can be given up by its owner."""
     drain(store)
     store.take(KEY, ask(want(5 * SECOND), claimant=7))
     clock.micros += SECOND
@@ -180,8 +180,8 @@ def test_who_cannot_wait_claims_nothing(store, clock):
     assert store.take(KEY, ask(claimant=8)).reserved
 
 
-def test_the_gate_closes_lets_out_one_by_one_and_opens(store, clock):
-    """After a refusal of the service nobody starts, then one at a time, then everybody."""
+def test_gate_closes_probes_then_opens(store, clock):
+    """The gate closes after a refusal, so that no call starts, then lets out one at a time, then opens for all."""
     assert not store.take(KEY, ask()).gated
     store.adjust(KEY, Change(pause=3 * SECOND))
     store.adjust(KEY, Change(pause=SECOND))  # a shorter one changes nothing
@@ -195,8 +195,8 @@ def test_the_gate_closes_lets_out_one_by_one_and_opens(store, clock):
     assert (taken.gated, taken.wait) == (False, 4 * SECOND)  # after those who have a place
 
 
-def test_opened_and_paused_at_once_is_paused(store):
-    """The newer word is the refusal."""
+def test_pause_beats_simultaneous_opening(store):
+    """A gate opened and paused at once is paused: the newer word is the refusal."""
     store.adjust(KEY, Change(pause=9 * SECOND))
     store.adjust(KEY, Change(opened=True, pause=SECOND))
     assert store.take(KEY, ask()).wait == SECOND
@@ -210,7 +210,7 @@ def test_opened_and_paused_at_once_is_paused(store):
         pytest.param(-4 * SECOND, 9 * SECOND, id="debt"),
     ],
 )
-def test_settlement(store, credit, full):
+def test_settlement_credits_and_debts(store, credit, full):
     """Credit up to full; debt without bound."""
     drain(store)
     store.adjust(KEY, Change(credits={"rpm": credit}))
@@ -226,7 +226,7 @@ def test_a_debt_counts_from_now(store, clock):
     assert found.full == (SECOND, 2 * SECOND, 7)  # of a bucket nobody took from, credit means nothing
 
 
-def test_what_the_service_says_only_tightens(store):
+def test_service_figures_only_tighten(store):
     """Figures of the service lag behind ours."""
     drain(store)
     store.adjust(KEY, Change(full={"rpm": 2 * SECOND, "tpm": 3 * SECOND}))
@@ -235,12 +235,12 @@ def test_what_the_service_says_only_tightens(store):
     assert store.take(KEY, ask(want(0))).full == (8 * SECOND,)
 
 
-def test_an_unknown_bucket_starts_where_the_caller_says(store):
-    """Not full."""
+def test_unknown_bucket_starts_as_told(store):
+    """An unknown bucket starts where the caller says, not full."""
     assert store.take(KEY, ask(want(known=5 * SECOND))).wait == SECOND
 
 
-def test_a_lost_state_starts_where_the_caller_says(store):
+def test_lost_state_starts_as_told(store):
     """A version older than the caller knows: a restart, a failover, a deleted file."""
     drain(store, burst=SECOND)
     taken = store.take(KEY, ask(want(0, known=4 * SECOND), want(0, name="tpm", known=SECOND), seen=41))
@@ -255,8 +255,8 @@ def test_a_lost_state_never_loosens(store):
     assert store.take(KEY, ask(want(0, known=SECOND), seen=41)).full == (5 * SECOND,)
 
 
-def test_a_clock_that_steps_back_stands_still(store, clock):
-    """Nothing is refilled twice."""
+def test_backward_clock_stands_still(store, clock):
+    """A clock that steps back stands still: nothing is refilled twice."""
     drain(store)
     clock.micros -= 100 * SECOND
     assert store.take(KEY, ask()).wait == SECOND
@@ -272,8 +272,8 @@ def test_versions_count_the_calls(store):
 
 
 @pytest.mark.parametrize("other", ["", "key2", "Key", "ключ", "k" * 5000, "org:model\n\0"])
-def test_keys_do_not_touch_each_other(store, other):
-    """Whatever is in them."""
+def test_keys_never_touch_each_other(store, other):
+    """Keys do not touch each other, whatever is in them."""
     drain(store)
     store.adjust(KEY, Change(pause=SECOND))
     taken = store.take(other, ask())
@@ -281,7 +281,7 @@ def test_keys_do_not_touch_each_other(store, other):
     assert not store.take(KEY, ask()).reserved
 
 
-def test_many_keys(store):
+def test_many_keys_keep_their_state(store):
     """More than one would use, each with its own state."""
     for number in range(200):
         store.take(f"model {number}", ask(want(number + 1, burst=SECOND)))
@@ -337,7 +337,7 @@ _LOOK = Ask(tuple(Want(name, 0, 1, 0) for name in _NAMES), -1, NO_LIMIT, 0, 0, 9
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "ledger"])
 @given(commands=_COMMANDS)
-def test_every_store_does_what_the_model_does(kind, commands):
+def test_every_store_matches_model(kind, commands):
     """Any commands at any times, steps back included: the same answers, and the same state at the end."""
     clock = StoreClock()
     with ExitStack() as cleanup:
@@ -399,7 +399,7 @@ _BURST = 1000
         max_size=60,
     )
 )
-def test_no_window_holds_more_than_burst_and_rate(steps):
+def test_windows_stay_within_burst_rate(steps):
     """Several claimants, places ahead, credits, places given back, a clock that steps back: B + r·w at the instants of the starts."""
     ledger, now, admitted = Ledger(), 10_000, []
     for step, cost, claimant, horizon, kind, part in steps:
@@ -442,7 +442,7 @@ def test_starts_keep_their_order(steps):
     now=st.integers(10_000, 10**7),
     asks=st.lists(st.tuples(st.integers(0, 10**6), _ASKS), max_size=8),
 )
-def test_a_state_that_is_idle_says_nothing(now, asks):
+def test_idle_state_says_nothing(now, asks):
     """From ``idle_at`` on, answers are those of no state at all: a table may use its place."""
     ledger = Ledger()
     for step, each in asks:
@@ -490,7 +490,8 @@ def test_memory_is_no_store():
     assert open_store("memory") is None
 
 
-def test_a_file_url_opens_a_file(tmp_path, clock):
+def test_file_url_opens_file(tmp_path, clock):
+    """A file URL opens a file store."""
     store = open_store(f"file://{tmp_path}/limits", clock=clock)
     assert store.take(KEY, ask()).reserved
     store.close()

@@ -126,13 +126,13 @@ EXAMPLES = [
 # --- what every value class is -------------------------------------------------------------------------------------------
 
 
-def test_every_value_class_has_an_example_here():
+def test_every_value_class_has_example():
     """A new class joins the tests below."""
     assert {type(example) for example in EXAMPLES} == set(CLASSES)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: type(example).__name__)
-def test_values_are_frozen_slotted_keyword_only_and_travel(example):
+def test_values_are_frozen_and_travel(example):
     """Values cannot be changed, hold no dict, take keywords only, and survive pickling and copying."""
     cls = type(example)
     name = attrs.fields(cls)[0].name
@@ -180,7 +180,7 @@ def refusal(**fields):
 
 
 @pytest.mark.parametrize("field", NUMBERS)
-def test_numbers_are_held_to_their_range(field):
+def test_numbers_keep_their_range(field):
     """The bounds are taken, what is beyond is refused with field, value and range; so is what is no number."""
     low, high, integer = NUMBERS[field]
     for bound in (low, high):
@@ -304,20 +304,20 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_wrong_fields_are_refused_with_a_message_that_helps(case):
+def test_wrong_fields_get_helpful_message(case):
     """The message names the field, what was given and what is allowed."""
     fields, message = REFUSED[case]
     assert refusal(**fields) == message
 
 
-def test_long_values_are_cut_in_messages():
+def test_long_values_are_cut():
     """A megabyte in the wrong field does not become a megabyte of message."""
     message = refusal(service_tier="x" * 1_000_000)
     assert message.startswith("service_tier = 'xxx")
     assert len(message) < 300
 
 
-def test_what_is_not_set_is_none_and_zero_is_a_value():
+def test_unset_is_none_not_zero():
     """Fields that were not given are None; 0, 0.0 and False are kept apart from that."""
     bare = LLMRequest(messages="hi")
     ours = {"messages", "stream", "id", "provider_metadata"}
@@ -378,7 +378,7 @@ def test_any_mapping_will_do():
 @pytest.mark.parametrize(
     "choice", ["none", "auto", "required", {"type": "function", "function": {"name": "f"}}, None], ids=str
 )
-def test_tool_choice_takes_its_words_and_the_named_form(choice):
+def test_tool_choice_takes_every_form(choice):
     """Every form of the service is taken as it is."""
     assert LLMRequest(messages="hi", tool_choice=choice).tool_choice == choice
 
@@ -390,8 +390,8 @@ def test_ids_are_unique_unless_given():
 
 @given(st.text() | st.integers() | st.floats() | st.none() | st.lists(st.integers()) | st.binary())
 @settings(max_examples=60)
-def test_no_value_of_any_type_gets_past_the_checks_as_another_error(value):
-    """Whatever is put in whichever field is taken or refused; no other error comes out."""
+def test_checks_raise_only_our_errors(value):
+    """No value of any type gets past the checks as another error: it is taken or refused in every field."""
     for field in attrs.fields(LLMRequest):
         with suppress(InvalidRequestError):  # both outcomes are right; another error fails the test
             LLMRequest(**{"messages": "hi", field.name: value})
@@ -524,7 +524,7 @@ BAD_PROMPTS = {
 
 
 @pytest.mark.parametrize("case", BAD_PROMPTS)
-def test_wrong_prompts_are_refused_with_a_message_that_helps(case):
+def test_wrong_prompts_get_helpful_message(case):
     """The message says what is wrong and, where one is close, what was meant."""
     given_, message = BAD_PROMPTS[case]
     with pytest.raises(InvalidRequestError) as caught:
@@ -532,7 +532,7 @@ def test_wrong_prompts_are_refused_with_a_message_that_helps(case):
     assert str(caught.value) == message
 
 
-def test_message_helpers_make_the_four_roles():
+def test_message_helpers_make_four_roles():
     """Short forms for what everybody writes."""
     assert [
         m.role for m in (Message.system("a"), Message.user("a"), Message.assistant("a"), Message.tool("i", "a"))
@@ -559,7 +559,7 @@ OVERRIDES = {
 
 
 @pytest.mark.parametrize("case", OVERRIDES)
-def test_fields_override_those_of_a_request(case):
+def test_fields_override_request_fields(case):
     """Keyword fields win, the others stay, the request itself is not changed."""
     fields, changed = OVERRIDES[case]
     before = attrs.asdict(BASE, recurse=False)
@@ -568,13 +568,13 @@ def test_fields_override_those_of_a_request(case):
     assert attrs.asdict(BASE, recurse=False) == before
 
 
-def test_a_request_without_overrides_is_taken_as_it_is():
+def test_request_without_overrides_is_kept():
     """No copy is made where nothing changes."""
     assert LLMRequest.of(BASE) is BASE
 
 
-def test_the_old_name_of_the_length_gives_way_to_the_new_one():
-    """An override by either name replaces what the request said under the other."""
+def test_new_length_name_replaces_old():
+    """The old name of the length gives way to the new one: an override by either replaces the other."""
     old = LLMRequest(messages="hi", max_tokens=7)
     made = LLMRequest.of(old, max_completion_tokens=9)
     assert (made.max_tokens, made.max_completion_tokens, made.max_output_tokens) == (None, 9, 9)
@@ -582,7 +582,7 @@ def test_the_old_name_of_the_length_gives_way_to_the_new_one():
 
 
 @pytest.mark.parametrize("prompt", ["hi", BASE], ids=["text", "request"])
-def test_unknown_fields_are_named_with_the_nearest_known(prompt):
+def test_unknown_fields_suggest_nearest(prompt):
     """A typing mistake is found before anything is sent."""
     with pytest.raises(InvalidRequestError) as caught:
         LLMRequest.of(prompt, temprature=1, zzz=2)
@@ -598,7 +598,7 @@ def test_overrides_are_checked_like_fields():
         LLMRequest.of(BASE, temperature=3)
 
 
-def test_prompt_and_messages_exclude_each_other():
+def test_prompt_excludes_messages():
     """Two conversations at once are a mistake."""
     with pytest.raises(InvalidRequestError, match="the prompt and messages: give one of the two"):
         LLMRequest.of("hi", messages="bye")
@@ -629,14 +629,14 @@ PRIVATE = {
 
 
 @pytest.mark.parametrize("case", PRIVATE)
-def test_no_prompt_no_arguments_no_secret_in_a_representation(case):
-    """What is logged by accident holds sizes instead of texts."""
+def test_repr_hides_texts_and_secrets(case):
+    """No prompt, argument or secret is in a repr: a log made by accident holds sizes instead of texts."""
     assert CANARY not in repr(PRIVATE[case])
     assert CANARY not in str(PRIVATE[case])
 
 
-def test_representation_says_how_much_there_is():
-    """The size helps where the text may not be shown."""
+def test_repr_shows_sizes():
+    """A repr says how much there is: the size helps where the text may not be shown."""
     assert "content=<5 characters>" in repr(Message.user("hello"))
     assert "content=<2 items>" in repr(Message.user(["a", "b"]))
     assert "content=None" in repr(Message.assistant(None, tool_calls=[CALL]))
@@ -655,8 +655,8 @@ def test_representation_says_how_much_there_is():
     ],
     ids=["bytes part", "bytes content", "texts", "nested", "elsewhere", "tool", "document"],
 )
-def test_refusals_do_not_repeat_the_prompt(make):
-    """An error message is logged, too."""
+def test_refusals_never_repeat_prompt(make):
+    """A refusal does not repeat the prompt: an error message is logged, too."""
     with pytest.raises(InvalidRequestError) as caught:
         make()
     assert CANARY not in str(caught.value)
@@ -694,15 +694,15 @@ def test_arguments_are_parsed(text, expected):
     ],
     ids=["cut", "no JSON", "array", "text", "deep", "huge number"],
 )
-def test_arguments_that_are_no_object_are_a_value_error(text, message):
-    """The message names the call and where its text breaks, and repeats little of it."""
+def test_non_object_arguments_are_refused(text, message):
+    """Arguments that are no object are a ValueError that names the call and where its text breaks."""
     with pytest.raises(ValueError, match=r"^arguments of tool call 'f' are") as caught:
         ToolCall(id="a", name="f", arguments=text).parse()
     assert str(caught.value).startswith(message)
     assert len(str(caught.value)) < 300
 
 
-def test_the_position_of_a_call_does_not_make_it_another_call():
+def test_call_position_keeps_equality():
     """A call read from a stream equals the same call built by hand."""
     assert ToolCall(id="a", name="f", index=3) == ToolCall(id="a", name="f")
 
@@ -732,7 +732,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("case", ANSWERS)
-def test_an_answer_is_a_message_for_the_history(case):
+def test_answer_becomes_history_message(case):
     """``response.message`` goes back into the next request as it is, without what the service would refuse."""
     answer, expected = ANSWERS[case]
     assert answer.message == expected
@@ -742,7 +742,7 @@ def test_an_answer_is_a_message_for_the_history(case):
 @pytest.mark.parametrize(
     ("reason", "truncated"), [("length", True), ("stop", False), ("tool_calls", False), (None, False)], ids=str
 )
-def test_an_answer_knows_whether_it_was_cut(reason, truncated):
+def test_answer_knows_if_cut(reason, truncated):
     """Only ``length`` means that the limit cut it."""
     assert LLMResponse(finish_reason=reason).truncated is truncated
 
@@ -752,7 +752,7 @@ def test_processing_time_is_the_total():
     assert LLMResponse(timing=Timing(total=1.25)).processing_time == 1.25
 
 
-def test_usage_is_there_even_when_unknown():
+def test_usage_exists_even_when_unknown():
     """A response without usage says that it does not know it; a reported one says so, too."""
     assert LLMResponse().usage.source == "unknown"
     assert Usage().source == "reported"
@@ -803,25 +803,25 @@ HOMES = {
 }  # fmt: skip
 
 
-def test_every_request_field_of_the_service_exists():
+def test_every_service_request_field_exists():
     """Nothing the service takes needs ``extra_body``; ours beside it are never sent."""
     ours = {"id", "custom_id", "provider_metadata"}
     assert {a.name for a in attrs.fields(LLMRequest)} == {*REQUEST_FIELDS_OF_THE_SERVICE, *ours}
 
 
 @pytest.mark.parametrize("cls", HOMES, ids=lambda cls: cls.__name__)
-def test_every_field_of_the_service_has_a_home(cls):
+def test_every_service_field_has_home(cls):
     """Each field of the service's answers is an attribute; ``created`` is ``created_at``."""
     assert {a.name for a in attrs.fields(cls)} >= set(HOMES[cls])
 
 
-def test_keyword_types_name_the_fields_of_a_request():
+def test_keyword_types_match_request_fields():
     """What type checkers know of ``generate(**fields)`` is what it takes."""
     hints = get_type_hints(RequestFields)
     assert list(hints) == [a.name for a in attrs.fields(LLMRequest) if a.name != "messages"]
 
 
-def test_docstrings_describe_every_field_of_request_and_response():
+def test_docstrings_describe_every_field():
     """The reference is complete and in order."""
     for cls in (LLMRequest, LLMResponse, ModelInfo, LatencyMetrics, ProviderHealth):
         described = [line.split(":")[0].strip() for line in inspect.getdoc(cls).splitlines() if line.startswith("    ")]
@@ -830,7 +830,7 @@ def test_docstrings_describe_every_field_of_request_and_response():
 
 
 @pytest.mark.parametrize("name", ["LLMRequest", "LLMResponse", "Message", "ResponseChunk"])
-def test_annotations_can_be_read_in_a_fresh_interpreter(name):
+def test_annotations_read_in_fresh_interpreter(name):
     """By documentation tools and by other converters, although rarer parts are loaded late."""
     program = f"import typing, groq_provider; print(len(typing.get_type_hints(groq_provider.{name})))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)

@@ -30,7 +30,7 @@ def ours(unpacker, block):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_heads_of_a_connection_are_unpacked_alike(seed):
+def test_heads_are_unpacked_alike(seed):
     """Thirty heads, one after the other: with the table, without, never indexed, packed, plain, the table now and then another size."""
     rng = random.Random(seed)
     encoder, unpacker, decoder = hpack.Encoder(), Unpacker(1 << 20), hpack.Decoder(max_header_list_size=1 << 20)
@@ -80,14 +80,14 @@ def test_broken_heads_are_judged_alike(seed):
         "nothing more",
     ],
 )
-def test_what_is_no_head_is_refused(block):
-    """As a ValueError, whatever is wrong."""
+def test_non_head_is_refused(block):
+    """A block that is no head is refused as a ValueError, whatever is wrong."""
     with pytest.raises(ValueError):
         Unpacker(1 << 20).unpack(block)
 
 
-def test_a_head_too_large_is_refused_before_it_is_held():
-    """One entry of the table, a thousand times: a small block that would unpack to four megabytes."""
+def test_oversized_head_refused_early():
+    """A head that would unpack to four megabytes is refused before it is held: one table entry, repeated."""
     block = hpack.Encoder().encode([(b"x", b"y" * 4_000)]) + b"\xbe" * 1_000
     assert len(block) < 6_000
     with pytest.raises(ValueError, match="too large"):

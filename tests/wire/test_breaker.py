@@ -34,8 +34,8 @@ def call(breaker, outcome, **more):
     breaker.report(breaker.acquire(), outcome, **more)
 
 
-def test_it_opens_at_half_of_twenty_failing_in_turn(clock):
-    """A failure rate opens it; failures need not come in a row."""
+def test_half_of_twenty_failures_opens(clock):
+    """It opens at half of twenty failing; failures need not come in a row."""
     breaker = make(clock)
     for index in range(19):
         call(breaker, index % 2 == 0)
@@ -63,8 +63,8 @@ def test_old_calls_are_forgotten(clock):
     assert breaker.state == "closed"
 
 
-def test_calls_that_never_left_open_it_at_five_in_a_row(clock):
-    """A peer that is not there is found out quickly; a success in between begins anew."""
+def test_five_unsent_calls_open_it(clock):
+    """Five calls in a row that never left open it, so an absent peer is found quickly; a success begins anew."""
     breaker = make(clock)
     for _ in range(4):
         call(breaker, False, not_sent=True)
@@ -83,7 +83,7 @@ def opened(clock, **changes):
     return breaker
 
 
-def test_an_open_one_refuses_and_says_when(clock):
+def test_open_refuses_with_wait(clock):
     """CircuitOpenError carries the wait; nothing was sent."""
     breaker = opened(clock)
     clock.advance(2)
@@ -93,7 +93,7 @@ def test_an_open_one_refuses_and_says_when(clock):
     assert caught.value.sent is False
 
 
-def test_thirty_two_threads_get_two_probes(clock):
+def test_thirty_two_threads_two_probes(clock):
     """Few look again; the others are refused at once."""
     breaker = opened(clock)
     clock.advance(5)
@@ -120,8 +120,8 @@ def got_of_thirty_two(breaker):
     return got
 
 
-def test_a_lone_provider_sends_two_probes_of_thirty_two_calls():
-    """All others are refused without a connection, while the two are under way."""
+def test_lone_provider_sends_two_probes():
+    """Of thirty-two calls a lone provider sends two probes; the others are refused without a connection."""
     clock, arrived, go_on = FakeClock(), threading.Semaphore(0), threading.Event()
 
     def handler(sock, server):
@@ -180,8 +180,8 @@ def test_three_successes_close_it(clock):
     assert breaker.state == "closed"
 
 
-def test_a_failed_probe_opens_it_for_twice_as_long(clock):
-    """5, 10, 20, 40, then 60 seconds."""
+def test_failed_probe_doubles_open_time(clock):
+    """A failed probe opens it for twice as long: 5, 10, 20, 40, then 60 seconds."""
     breaker = opened(clock)
     for seconds in (5, 10, 20, 40, 60, 60):
         clock.advance(seconds - 0.01)
@@ -191,8 +191,8 @@ def test_a_failed_probe_opens_it_for_twice_as_long(clock):
     assert breaker.state == "open"
 
 
-def test_a_probe_without_a_verdict_makes_room_for_another(clock):
-    """A cancelled probe is given back."""
+def test_unjudged_probe_frees_its_place(clock):
+    """A probe without a verdict, such as a cancelled one, is given back and makes room for another."""
     breaker = opened(clock)
     clock.advance(5)
     call(breaker, None)
@@ -200,7 +200,7 @@ def test_a_probe_without_a_verdict_makes_room_for_another(clock):
     assert breaker.acquire().probe
 
 
-def test_outcomes_of_before_do_not_count_after(clock):
+def test_stale_outcomes_do_not_count(clock):
     """A slow call that began before it opened says nothing about the peer of now."""
     breaker = make(clock)
     slow = breaker.acquire()
@@ -226,8 +226,8 @@ def test_jitter_keeps_processes_apart(clock):
 
 
 @pytest.mark.parametrize(("drawn", "factor"), [(0.0, 0.8), (1.0, 1.2)], ids=["shortest", "longest"])
-def test_every_further_time_open_is_varied_too(clock, drawn, factor):
-    """5, 10, 20, 40, 60 and 60 seconds, a fifth less or more."""
+def test_reopening_time_varies(clock, drawn, factor):
+    """Every further time open is varied too: 5, 10, 20, 40, 60 and 60 seconds, a fifth less or more."""
     breaker = CircuitBreaker(BreakerPolicy(), clock, rng=lambda: drawn)
     for _ in range(5):
         call(breaker, False, not_sent=True)
@@ -240,21 +240,21 @@ def test_every_further_time_open_is_varied_too(clock, drawn, factor):
         call(breaker, False)
 
 
-def test_the_defaults_are_those_of_the_design():
+def test_defaults_match_design():
     """30 s, 20 calls, half of them, 5 in a row, 5 to 60 s give or take a fifth, 2 probes, 3 successes."""
     assert attrs.astuple(BreakerPolicy()) == (30.0, 20, 0.5, 5, 5.0, 60.0, 0.2, 2, 3)
 
 
-def test_less_than_half_leaves_it_closed(clock):
-    """Nine of twenty, again and again."""
+def test_under_half_stays_closed(clock):
+    """Less than half leaves it closed: nine of twenty, again and again."""
     breaker = make(clock)
     for index in range(200):
         call(breaker, index % 20 < 11)
     assert breaker.state == "closed"
 
 
-def test_a_failure_that_had_left_begins_the_count_in_a_row_anew(clock):
-    """Only peers that are not there at all are found out by the short way."""
+def test_sent_failure_resets_row_count(clock):
+    """A failure that had left begins the count in a row anew: only absent peers are found by the short way."""
     breaker = make(clock)
     for _ in range(3):
         for _ in range(4):
@@ -263,8 +263,8 @@ def test_a_failure_that_had_left_begins_the_count_in_a_row_anew(clock):
     assert breaker.state == "closed"
 
 
-def test_no_lock_is_held_during_a_call():
-    """Eight calls at once overlap."""
+def test_calls_hold_no_lock():
+    """No lock is held during a call: eight calls at once overlap."""
     from groq_provider.clock import SystemClock
 
     breaker, inside, together = make(SystemClock()), [], threading.Barrier(8, timeout=PATIENCE)
@@ -284,7 +284,7 @@ def test_no_lock_is_held_during_a_call():
 
 
 @pytest.mark.parametrize("kind", ["lone", "fallback"])
-def test_eight_calls_run_side_by_side(kind):
+def test_eight_calls_run_in_parallel(kind):
     """Each is answered when all eight have arrived: one after the other, none ever would be."""
     together = threading.Barrier(8, timeout=PATIENCE)
 
@@ -330,8 +330,8 @@ def stream_of(*contents, whole):
         ("cancelled", [1, 0]),
     ],
 )
-def test_a_stream_of_a_lone_provider_counts_at_commit_and_again_on_interruption(how, counted):
-    """Calls and failures; a stream that is left, forgotten or cancelled was a success when it began."""
+def test_lone_stream_counts_twice(how, counted):
+    """A lone provider's stream counts at commit and at interruption; left, forgotten or cancelled is a success."""
 
     def handler(sock, server):
         while server.read(sock) is not None:
@@ -385,7 +385,7 @@ def test_a_stream_of_a_lone_provider_counts_at_commit_and_again_on_interruption(
         assert breaker._slots[-1][1:] == counted
 
 
-def test_a_stream_that_is_a_probe_is_answered_by_its_first_chunk():
+def test_first_chunk_answers_stream_probe():
     """However long the rest takes; an end without a chunk gives the place back."""
     clock = FakeClock()
 
@@ -464,8 +464,8 @@ def test_settings_in_their_forms():
         BreakerPolicy.of(3)
 
 
-def test_a_lone_provider_has_one_when_asked_to():
-    """Calls to a peer that is not there are refused after a few; a probe closes it again."""
+def test_lone_provider_breaker_on_request():
+    """A lone provider has a breaker on request: calls to an absent peer are soon refused; a probe closes it."""
     clock = FakeClock()
     with Emulator(speed=0) as emulator:
         policy = BreakerPolicy(not_sent_in_a_row=2, successes=1, jitter=0.0)
@@ -489,7 +489,7 @@ def test_a_lone_provider_has_one_when_asked_to():
                 assert len(again.requests) == 2
 
 
-def test_wrong_settings_of_a_lone_provider_are_named():
-    """At construction."""
+def test_lone_provider_rejects_wrong_settings():
+    """Wrong settings of a lone provider are named at construction."""
     with pytest.raises(e.ConfigurationError, match="failures"):
         GroqProvider(api_key="k", circuit_breaker={"failures": 3})

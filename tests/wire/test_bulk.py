@@ -74,8 +74,8 @@ class Hold:
 # --- order -------------------------------------------------------------------------------------------------------------------
 
 
-def test_results_keep_the_order_of_the_input():
-    """However long each takes."""
+def test_results_keep_input_order():
+    """Results keep the order of the input, however long each takes."""
     hold = Hold()
     with bulk(list("abcd"), hold, max_workers=4) as run:
         for text in "dcba":
@@ -87,8 +87,8 @@ def test_results_keep_the_order_of_the_input():
     assert all(r.ok and r.error is None and r.request is not None for r in results)
 
 
-def test_results_may_come_as_they_finish():
-    """With ordered=False."""
+def test_results_in_order_of_finish():
+    """With ordered=False results come as they finish."""
     hold = Hold()
     with bulk(list("abc"), hold, max_workers=3, ordered=False) as run:
         seen = []
@@ -101,8 +101,8 @@ def test_results_may_come_as_they_finish():
 
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as completed"])
 @pytest.mark.parametrize("workers", [3, "auto"])
-def test_every_item_has_exactly_one_result(ordered, workers):
-    """A hundred items, few workers."""
+def test_one_result_per_item(ordered, workers):
+    """Every item has exactly one result, also with a hundred items and few workers."""
     results = list(bulk([str(i) for i in range(100)], max_workers=workers, ordered=ordered))
     assert sorted(r.index for r in results) == list(range(100))
     assert all(r.response.content == str(r.index) for r in results)
@@ -119,7 +119,7 @@ def test_an_empty_input_gives_nothing(workers):
 
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as completed"])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_an_endless_input_is_read_as_far_as_needed(ordered, workers):
+def test_endless_input_read_as_needed(ordered, workers):
     """At most twice as many items as workers ahead of the results."""
     taken = itertools.count()
     most = 0
@@ -154,16 +154,16 @@ def test_an_error_is_a_result():
 @pytest.mark.parametrize(
     "bad", [5, None, "", [], {"role": "user"}, [{"role": "robot", "content": "x"}], b"x"], ids=repr
 )
-def test_an_item_that_is_no_request_is_a_result_with_an_error(bad):
-    """It has no request."""
+def test_non_request_item_gives_error(bad):
+    """An item that is no request is a result with an error and without a request."""
     good, failed = bulk(["a", bad])
     assert good.ok
     assert isinstance(failed.error, e.InvalidRequestError)
     assert (failed.index, failed.custom_id, failed.request) == (1, "1", None)
 
 
-def test_a_bug_in_one_item_does_not_take_the_others_with_it():
-    """It is wrapped, its cause kept."""
+def test_bug_spares_other_items():
+    """A bug in one item does not take the others with it: it is wrapped, its cause kept."""
 
     def call(request, token):
         if request.messages[0].content == "b":
@@ -177,8 +177,8 @@ def test_a_bug_in_one_item_does_not_take_the_others_with_it():
     assert "ZeroDivisionError" in str(second.error)
 
 
-def test_items_may_be_text_messages_or_requests():
-    """Fields of the run override those of a request."""
+def test_items_take_several_forms():
+    """Items may be text, messages or requests; fields of the run override those of a request."""
     items = [
         "a",
         [{"role": "user", "content": "b"}],
@@ -192,7 +192,7 @@ def test_items_may_be_text_messages_or_requests():
 
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5, True, None, "2", "", "AUTO", "automatic", b"auto"], ids=repr)
-def test_the_number_of_workers_is_checked(workers):
+def test_worker_count_is_checked(workers):
     """An integer of at least 1, or "auto"."""
     with pytest.raises(e.ConfigurationError) as caught:
         bulk([], max_workers=workers)
@@ -224,15 +224,15 @@ def test_a_number_of_workers_stays():
     ],
     ids=lambda one: type(one).__name__,
 )
-def test_one_prompt_instead_of_many_is_refused(one):
-    """Its letters, keys or fields are no prompts."""
+def test_single_prompt_is_refused(one):
+    """One prompt instead of many is refused: its letters, keys or fields are no prompts."""
     with pytest.raises(e.InvalidRequestError, match="list"):
         bulk(one)
 
 
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as completed"])
-def test_an_input_that_fails_raises_after_what_was_under_way(ordered):
-    """Nothing that was paid for is lost."""
+def test_failing_input_raises_last(ordered):
+    """An input that fails raises after what was under way: nothing that was paid for is lost."""
 
     def items():
         yield from "abc"
@@ -251,8 +251,8 @@ def test_an_input_that_fails_raises_after_what_was_under_way(ordered):
 @pytest.mark.parametrize("how", ["run.cancel", "token"])
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as completed"])
 @pytest.mark.parametrize("workers", [2, "auto"])
-def test_cancelling_ends_what_is_unfinished_and_takes_no_more(how, ordered, workers):
-    """From another thread; each item under way is a result, and an endless input ends, but not as if all were done."""
+def test_cancel_ends_unfinished_items(how, ordered, workers):
+    """A cancel from another thread ends the unfinished items, each with a result, and no more input is read."""
     hold, token = Hold(), CancelToken()
     run = bulk((str(i) for i in itertools.count()), hold, ordered=ordered, cancel=token, max_workers=workers)
     canceller = threading.Thread(
@@ -278,8 +278,8 @@ def test_a_cancelled_token_begins_nothing():
 
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as completed"])
 @pytest.mark.parametrize("workers", [2, "auto"])
-def test_leaving_early_ends_what_is_unfinished(ordered, workers):
-    """And gives back the threads, before the with statement is over."""
+def test_early_exit_ends_unfinished_items(ordered, workers):
+    """Leaving early ends what is unfinished and gives back the threads before the with statement is over."""
     hold = Hold()
     hold.event("0").set()
     with bulk((str(i) for i in itertools.count()), hold, ordered=ordered, max_workers=workers) as run:
@@ -290,8 +290,8 @@ def test_leaving_early_ends_what_is_unfinished(ordered, workers):
 
 
 @pytest.mark.parametrize("workers", [2, "auto"])
-def test_a_forgotten_run_is_collected_and_ends_its_work(workers):
-    """Its threads hold nothing of it."""
+def test_forgotten_run_is_collected(workers):
+    """A forgotten run is collected and ends its work: its threads hold nothing of it."""
     hold = Hold()
     run = bulk((str(i) for i in itertools.count()), hold, max_workers=workers)
     hold.event("0").set()
@@ -305,7 +305,7 @@ def test_a_forgotten_run_is_collected_and_ends_its_work(workers):
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as completed"])
 @pytest.mark.parametrize("where", ["waiting", "reading"])
 @pytest.mark.parametrize("workers", [2, "auto"])
-def test_an_interrupt_ends_the_run_and_propagates(monkeypatch, where, ordered, workers):
+def test_interrupt_ends_run_and_propagates(monkeypatch, where, ordered, workers):
     """Nothing is left running."""
     hold = Hold()
 
@@ -334,8 +334,8 @@ def test_an_interrupt_ends_the_run_and_propagates(monkeypatch, where, ordered, w
 
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as completed"])
 @pytest.mark.parametrize("workers", [2, "auto"])
-def test_a_worker_that_is_told_to_exit_does_not_hang_the_run(ordered, workers):
-    """It propagates to the reader."""
+def test_exiting_worker_never_hangs_run(ordered, workers):
+    """A worker that is told to exit does not hang the run: the exit propagates to the reader."""
 
     def call(request, token):
         raise SystemExit(3)
@@ -424,8 +424,8 @@ class Crowd:
         return self.run
 
 
-def test_it_takes_more_workers_while_all_are_busy():
-    """As many threads as needed, and twice as many items."""
+def test_busy_run_takes_more_workers():
+    """It takes more workers while all are busy: as many threads as needed, and twice as many items."""
     crowd = Crowd()
     with crowd.start(180) as run:
         assert run.workers == 4
@@ -439,7 +439,7 @@ def test_it_takes_more_workers_while_all_are_busy():
     assert 32 <= crowd.most <= 64
 
 
-def test_it_starts_no_thread_before_it_is_needed():
+def test_threads_start_when_needed():
     """Four items, four threads at most."""
     crowd = Crowd()
     with crowd.start(400) as run:
@@ -449,8 +449,8 @@ def test_it_starts_no_thread_before_it_is_needed():
 
 
 @pytest.mark.parametrize("slots", [6, 20])
-def test_it_takes_as_many_as_a_service_works_on_at_once(slots):
-    """More of them only become slower."""
+def test_workers_match_service_concurrency(slots):
+    """It takes as many workers as the service works on at once; more of them only become slower."""
     crowd = Crowd(lambda active: max(1.0, active / slots))
     with crowd.start(slots * 100) as run:
         seen = [run.workers for _ in run][slots * 50 : -4 * slots]
@@ -458,8 +458,8 @@ def test_it_takes_as_many_as_a_service_works_on_at_once(slots):
 
 
 @pytest.mark.parametrize("kind", ["429", "498", "429, then an answer", "498, then an answer"])
-def test_a_burst_of_refusals_halves_the_workers_once(kind, caplog):
-    """An answer that a retry brought says so, too."""
+def test_refusal_burst_halves_workers_once(kind, caplog):
+    """A burst of refusals halves the workers once; an answer that a retry brought says so, too."""
     error = e.RateLimitedError if kind.startswith("429") else e.OverloadedError
 
     def answer(number, took):
@@ -479,7 +479,7 @@ def test_a_burst_of_refusals_halves_the_workers_once(kind, caplog):
 
 
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as completed"])
-def test_a_slow_input_gets_no_more_workers(ordered):
+def test_slow_input_adds_no_workers(ordered):
     """Each item comes when the one before is done."""
     done = threading.Semaphore(1)
 
@@ -496,8 +496,8 @@ def test_a_slow_input_gets_no_more_workers(ordered):
         assert {run.workers for _ in run} == {4}
 
 
-def test_waiting_in_the_limiter_brings_no_more_workers():
-    """They would only wait there, too."""
+def test_limiter_wait_adds_no_workers():
+    """Waiting in the limiter brings no more workers: they would only wait there, too."""
     crowd = Crowd(answer=lambda number, took: LLMResponse(timing=Timing(total=took + 0.2, wait=0.2)))
     with crowd.start(200) as run:
         assert {run.workers for _ in run} == {4}
@@ -518,8 +518,8 @@ def test_context_variables_reach_changing_workers():
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2])
-def test_a_system_without_further_threads_makes_do(monkeypatch, threads):
-    """With those there are; without any it is an error, as always."""
+def test_run_survives_thread_shortage(monkeypatch, threads):
+    """A system without further threads makes do with those there are; without any it is an error, as always."""
     start, left = threading.Thread.start, itertools.count(1)
 
     def scarce(self):
@@ -544,7 +544,7 @@ def test_a_system_without_further_threads_makes_do(monkeypatch, threads):
         next(run)
 
 
-def test_a_wrong_answer_does_not_hang_the_run():
+def test_wrong_answer_never_hangs_run():
     """A call that keeps to no contract raises where its result is read."""
     with pytest.raises(AttributeError):
         next(bulk(["a"], lambda request, token: "text", max_workers="auto"))
@@ -582,7 +582,7 @@ def test_a_wrong_answer_does_not_hang_the_run():
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_an_item_says_of_the_load(result, outcome):
+def test_item_reports_load(result, outcome):
     """Latency without waiting on this side, refusals wherever they were met, nothing where nothing can be said."""
     key = "error" if isinstance(result, Exception) else "response"
     assert _outcome(BulkResult(index=0, custom_id="0", **{key: result})) == pytest.approx(outcome)
@@ -627,8 +627,8 @@ def test_a_run_over_the_provider(emulator, provider):
 
 
 @pytest.mark.over_http2("bridge")
-def test_the_time_limit_is_per_item(emulator, provider):
-    """One that hangs fails alone."""
+def test_time_limit_is_per_item(emulator, provider):
+    """The time limit is per item: one that hangs fails alone."""
     from groq_provider.testing import Fault
 
     hang = Fault(stall_before_headers=True)
@@ -640,7 +640,7 @@ def test_the_time_limit_is_per_item(emulator, provider):
 
 
 @pytest.mark.over_http2("bridge")
-def test_closing_the_provider_ends_a_run(emulator, provider):
+def test_closing_provider_ends_run(emulator, provider):
     """Also one over an endless input."""
     run = provider.generate_many((str(i) for i in itertools.count()), max_workers=2)
     next(run)
@@ -652,8 +652,8 @@ def test_closing_the_provider_ends_a_run(emulator, provider):
 
 
 @pytest.mark.over_http2("bridge")
-def test_a_wrong_cancel_token_is_refused_early(provider):
-    """Before any thread is started."""
+def test_wrong_token_is_refused_early(provider):
+    """A wrong cancel token is refused early, before any thread is started."""
     with pytest.raises(e.InvalidRequestError, match="CancelToken"):
         provider.generate_many(["a"], cancel=threading.Event())
 
@@ -681,7 +681,7 @@ def test_cancelling_reaches_calls_under_way(emulator, provider):
 
 
 @pytest.mark.over_http2("bridge")
-def test_streams_and_runs_share_the_limiter(emulator, provider):
+def test_streams_and_runs_share_limiter(emulator, provider):
     """One queue for all."""
     gate = Gate()
     emulator.enqueue(Reply("x", gate=gate))
@@ -740,7 +740,7 @@ class Exhausted(TokenBucketRateLimiter):
 
 
 @pytest.mark.over_http2("bridge")
-def test_auto_does_not_grow_at_a_limit(emulator):
+def test_auto_stops_growing_at_limit(emulator):
     """Forty requests a second at most: the workers wait for them and no others come."""
     limiter = Exhausted(RateLimits(rpm=2400))
     with (

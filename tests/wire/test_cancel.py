@@ -27,8 +27,8 @@ from groq_provider.transport.call import CallState
 MODEL = "m"
 
 
-def test_a_callback_runs_once_whenever_it_was_subscribed():
-    """Before the cancel, at once after it, not after unsubscribing."""
+def test_callback_runs_exactly_once():
+    """A callback runs once: before the cancel, at once after it, not after unsubscribing."""
     token, seen = CancelToken(), []
     token.subscribe(lambda: seen.append("before"))
     gone = token.subscribe(lambda: seen.append("gone"))
@@ -40,8 +40,8 @@ def test_a_callback_runs_once_whenever_it_was_subscribed():
     assert token.cancelled
 
 
-def test_threads_that_subscribe_while_it_is_cancelled_all_hear_of_it():
-    """No callback is lost, none runs twice."""
+def test_late_subscribers_hear_of_cancel():
+    """Threads that subscribe during the cancel all hear of it: no callback is lost, none runs twice."""
     for _ in range(50):
         token, heard = CancelToken(), [0] * 8
         barrier = threading.Barrier(9)
@@ -81,8 +81,8 @@ class Interrupted(threading.local):
 
 
 @pytest.mark.parametrize("at", range(1, 40))
-def test_a_signal_handler_may_cancel_at_any_line(at):
-    """No deadlock with its own thread, and nothing is lost: whoever subscribed hears of it, who binds is told."""
+def test_signal_handler_cancels_anywhere(at):
+    """A signal handler may cancel at any line: no deadlock, and every subscriber and binder hears of it."""
     call, heard = CallState(SystemClock()), []
     one, other = socket.socketpair()
     told = False
@@ -105,7 +105,7 @@ def test_a_signal_handler_may_cancel_at_any_line(at):
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
-def test_a_real_signal_handler_does_not_deadlock():
+def test_real_signal_handler_never_deadlocks():
     """SIGALRM strikes while the main thread subscribes and unsubscribes."""
     token, before = CancelToken(), signal.getsignal(signal.SIGALRM)
     signal.signal(signal.SIGALRM, lambda *_: token.cancel())
@@ -367,8 +367,8 @@ def cancellations():
 
 @pytest.mark.over_http2("bridge", but=("connect-*", "*TLS*"))
 @pytest.mark.parametrize(("name", "how"), list(cancellations()))
-def test_a_cancel_ends_a_call_wherever_it_waits(name, how, tmp_path, monkeypatch):
-    """Soon, with its own error; its connection is gone, and the call beside it never notices."""
+def test_cancel_ends_every_wait(name, how, tmp_path, monkeypatch):
+    """A cancel ends a waiting call soon, with its own error; its connection is gone, the call beside it unharmed."""
     with staged(name, tmp_path, monkeypatch) as stage:
         raised: queue.SimpleQueue = queue.SimpleQueue()
 
@@ -407,8 +407,8 @@ def test_a_cancel_ends_a_call_wherever_it_waits(name, how, tmp_path, monkeypatch
 @pytest.mark.over_http2("bridge", but=("connect", "*TLS*"))
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals for threads")
 @pytest.mark.parametrize("name", PLACES)
-def test_ctrl_c_ends_a_call_wherever_it_waits(name, tmp_path, monkeypatch, wire):
-    """The same with KeyboardInterrupt, which goes through unchanged."""
+def test_ctrl_c_ends_every_wait(name, tmp_path, monkeypatch, wire):
+    """Ctrl-C ends a waiting call the same way; KeyboardInterrupt goes through unchanged."""
     with staged(name, tmp_path, monkeypatch) as stage:
         missed = []
 
@@ -438,7 +438,7 @@ def test_ctrl_c_ends_a_call_wherever_it_waits(name, tmp_path, monkeypatch, wire)
 @pytest.mark.over_http2("bridge", but=("TLS-*",))
 @pytest.mark.parametrize("managed", [True, False], ids=["with", "bare"])
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
-def test_a_generator_that_is_closed_leaves_nothing_behind(managed, tls, tmp_path, monkeypatch):
+def test_closed_generator_leaves_nothing(managed, tls, tmp_path, monkeypatch):
     """GeneratorExit strikes where somebody hands the chunks on; without a context manager the collector does it, and warns."""
     with staged("stream, TLS" if tls else "stream", tmp_path, monkeypatch) as stage:
 
@@ -464,8 +464,8 @@ def test_a_generator_that_is_closed_leaves_nothing_behind(managed, tls, tmp_path
 
 
 @pytest.mark.over_http2("bridge")
-def test_what_had_come_before_the_cancel_is_not_given_out_after_it():
-    """A reader with work to do for each chunk would go on for long: whole answers wait in the buffers."""
+def test_cancel_drops_buffered_chunks():
+    """What had come before the cancel is not given out after it, though whole answers wait in the buffers."""
 
     def flood(sock, server):
         server.read(sock)
@@ -489,7 +489,7 @@ def test_what_had_come_before_the_cancel_is_not_given_out_after_it():
 
 
 @pytest.mark.parametrize("end", ["close", "cancel"])
-def test_an_answer_that_had_all_arrived_is_whole(end):
+def test_fully_arrived_answer_stays_whole(end):
     """Left after the first chunk, with the rest in the buffer: it is accounted for as what it is, and its connection kept."""
     whole = (
         HEAD + b"".join(event(text) for text in "abc") + REST
@@ -512,8 +512,8 @@ def test_an_answer_that_had_all_arrived_is_whole(end):
 
 
 @pytest.mark.over_http2("bridge")
-def test_one_token_ends_calls_that_wait_at_different_places():
-    """And none that it was not given to."""
+def test_one_token_ends_mixed_waits():
+    """One token ends calls that wait at different places, and none that it was not given to."""
     release = threading.Event()
 
     def handler(sock, server):

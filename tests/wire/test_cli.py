@@ -74,8 +74,8 @@ def typed(monkeypatch):
     ],
     ids=" ".join,
 )
-def test_wrong_usage_is_said_on_stderr_and_exits_with_2(arguments, capsys):
-    """No traceback, nothing on standard output."""
+def test_wrong_usage_exits_with_two(arguments, capsys):
+    """Wrong usage is said on standard error with exit code 2: no traceback, nothing on standard output."""
     assert main(arguments) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -89,15 +89,15 @@ def test_help_is_success(command, capsys):
     assert "usage: groq-provider" in capsys.readouterr().out
 
 
-def test_the_version_is_that_of_the_package(capsys):
-    """One line."""
+def test_version_matches_package(capsys):
+    """The version is that of the package, on one line."""
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"groq-provider {g.__version__}\n"
 
 
 @pytest.mark.parametrize("command", [["chat", "hi"], ["health"], ["models", "--refresh"]], ids=lambda c: c[0])
-def test_without_a_key_it_says_where_to_get_one(command, capsys):
-    """One line that names the variable."""
+def test_missing_key_names_its_source(command, capsys):
+    """Without a key one line names the variable and says where to get a key."""
     assert main(command) == 1
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -106,8 +106,8 @@ def test_without_a_key_it_says_where_to_get_one(command, capsys):
 
 
 @pytest.mark.parametrize("command", [["demo"], ["models"]], ids=lambda c: c[0])
-def test_without_rich_it_names_the_extra(command, capsys, monkeypatch):
-    """Before anything is sent."""
+def test_missing_rich_names_extra(command, capsys, monkeypatch):
+    """Without rich the message names the extra, before anything is sent."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "rich"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "rich", None)
@@ -118,8 +118,8 @@ def test_without_rich_it_names_the_extra(command, capsys, monkeypatch):
     assert 'pip install "groq-provider[cli]"' in shown.err
 
 
-def test_chat_and_health_do_without_rich(service, capsys, monkeypatch):
-    """Only tables need it."""
+def test_chat_and_health_without_rich(service, capsys, monkeypatch):
+    """Chat and health do without rich, which only tables need."""
     monkeypatch.setitem(sys.modules, "rich", None)
     monkeypatch.setitem(sys.modules, "rich.console", None)
     assert main(["chat", "hi"]) == 0
@@ -131,7 +131,7 @@ def test_chat_and_health_do_without_rich(service, capsys, monkeypatch):
 # --- chat ------------------------------------------------------------------------------------------------------------------
 
 
-def test_chat_prints_the_answer_and_nothing_else(service, capsys):
+def test_chat_prints_answer_only(service, capsys):
     """So that its output can be used."""
     service.enqueue("Forty-two.")
     arguments = ["chat", "What is it?", "--model", "openai/gpt-oss-20b", "--system", "Be terse."]
@@ -147,7 +147,7 @@ def test_chat_prints_the_answer_and_nothing_else(service, capsys):
     )
 
 
-def test_chat_reads_the_question_from_stdin(service, typed, capsys):
+def test_chat_reads_question_from_stdin(service, typed, capsys):
     """All of it, without the last line end."""
     typed("Two\nlines\n")
     assert main(["chat", "-"]) == 0
@@ -156,7 +156,7 @@ def test_chat_reads_the_question_from_stdin(service, typed, capsys):
 
 
 @pytest.mark.parametrize("text", ["", "  "], ids=["empty", "blank"])
-def test_an_empty_question_is_wrong_usage(service, text, capsys):
+def test_empty_question_is_wrong_usage(service, text, capsys):
     """Nothing is sent."""
     assert main(["chat", text]) == 2
     assert "empty" in capsys.readouterr().err
@@ -173,8 +173,8 @@ def test_a_talk_keeps_its_history(service, typed, capsys):
     assert said == ["S", "first", "One.", "second"]
 
 
-def test_a_failed_question_does_not_end_the_talk(service, typed, capsys):
-    """It is left out of the history; the exit code is that of the last question."""
+def test_failed_question_continues_talk(service, typed, capsys):
+    """A failed question is left out of the history; the exit code is that of the last question."""
     service.enqueue(Fault(status=400), "Fine.")
     typed("bad\ngood\n")
     assert main(["chat"]) == 0
@@ -187,7 +187,7 @@ def test_a_failed_question_does_not_end_the_talk(service, typed, capsys):
     assert main(["chat"]) == 1
 
 
-def test_at_a_terminal_it_asks_line_by_line(service, capsys, monkeypatch):
+def test_terminal_asks_line_by_line(service, capsys, monkeypatch):
     """With a prompt, until Ctrl-D."""
     lines = iter(["first", "second"])
 
@@ -209,16 +209,16 @@ def test_at_a_terminal_it_asks_line_by_line(service, capsys, monkeypatch):
     assert "Ctrl-D" in shown.err
 
 
-def test_without_standard_input_a_talk_is_over_at_once(service, monkeypatch):
-    """And a question from there is empty."""
+def test_closed_stdin_ends_talk(service, monkeypatch):
+    """Without standard input a talk is over at once, and a question from there is empty."""
     monkeypatch.setattr(sys, "stdin", None)
     assert main(["chat"]) == 0
     assert main(["chat", "-"]) == 2
     assert service.requests == []
 
 
-def test_chat_as_json_is_one_line_per_answer(service, typed, capsys):
-    """With usage and timing."""
+def test_json_chat_prints_one_line(service, typed, capsys):
+    """Chat as JSON prints one line per answer, with usage and timing."""
     service.enqueue("Eins — ä.", "Zwei.")
     typed("a\nb\n")
     assert main(["chat", "--json"]) == 0
@@ -238,7 +238,7 @@ def test_chat_as_json_is_one_line_per_answer(service, typed, capsys):
         pytest.param(Fault(status=400), "Change the request", id="request"),
     ],
 )
-def test_an_error_is_a_line_and_what_to_do(service, item, says, capsys):
+def test_error_prints_line_and_advice(service, item, says, capsys):
     """On standard error, with exit code 1."""
     service.enqueue(item)
     assert main(["chat", "hi"]) == 1
@@ -250,7 +250,7 @@ def test_an_error_is_a_line_and_what_to_do(service, item, says, capsys):
     assert shown.out == "" or shown.out.endswith("\n")
 
 
-def test_an_unknown_model_leads_to_the_list_of_models(service, capsys):
+def test_unknown_model_suggests_model_list(service, capsys):
     """The service's own words, its request id, and the command to run."""
     assert main(["chat", "hi", "--model", "no-such-model"]) == 1
     first, second = capsys.readouterr().err.splitlines()
@@ -259,8 +259,8 @@ def test_an_unknown_model_leads_to_the_list_of_models(service, capsys):
     assert "groq-provider models --refresh" in second
 
 
-def test_every_error_makes_a_complaint_of_two_lines_at_most():
-    """Control characters do not reach the terminal, and a replacement is named."""
+def test_errors_take_two_lines():
+    """Errors take two lines at most; control characters never reach the terminal; a replacement is named."""
     for name in g.errors.__all__:
         text = complaint(getattr(g, name)("what\x1b[31m\nhappened", request_id="req_1", retry_after=2.0))
         assert text.count("\n") <= 1
@@ -270,7 +270,7 @@ def test_every_error_makes_a_complaint_of_two_lines_at_most():
     assert complaint(g.GroqProviderError()) == "groq-provider: GroqProviderError"
 
 
-def test_on_a_terminal_a_model_cannot_steer_it(service, capsys, monkeypatch):
+def test_model_cannot_steer_terminal(service, capsys, monkeypatch):
     """Escape sequences are left out, line feeds and tabs stay; the figures go to standard error."""
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
@@ -297,7 +297,7 @@ def test_models_needs_no_key(capsys):
     assert "shut down 2025-03-20; use " in everything
 
 
-def test_models_as_json_is_the_whole_catalogue(capsys):
+def test_json_models_hold_whole_catalogue(capsys):
     """Dates and enumerations as text."""
     assert main(["models", "--json", "--all"]) == 0
     found = {model["id"]: model for model in json.loads(capsys.readouterr().out)}
@@ -337,8 +337,8 @@ def test_health_as_json(service, capsys):
 # --- demo ------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_demo_without_a_key_runs_on_the_emulator():
-    """As a user sees it: no terminal, no colours, no warning, everything on one page."""
+def test_keyless_demo_uses_emulator():
+    """The demo without a key, as a user sees it: no terminal, no colours, no warning, everything on one page."""
     done = start("demo", "--items", "6", "--workers", "3")
     out, err = done.communicate(timeout=60)
     assert (done.returncode, err) == (0, "")
@@ -359,7 +359,7 @@ def test_the_demo_without_a_key_runs_on_the_emulator():
         assert text in out
 
 
-def test_the_demo_talks_to_the_service_when_there_is_a_key(service, capsys):
+def test_demo_with_key_uses_service(service, capsys):
     """With the model, prompt and number of items asked for."""
     arguments = ["--model", "openai/gpt-oss-20b", "--prompt", "My prompt", "--items", "3", "--workers", "2"]
     assert main(["demo", *arguments]) == 0
@@ -371,7 +371,7 @@ def test_the_demo_talks_to_the_service_when_there_is_a_key(service, capsys):
     assert len(sent) == 1 + 3 + 3
 
 
-def test_the_demo_counts_and_explains_errors(service, capsys, monkeypatch):
+def test_demo_counts_and_explains_errors(service, capsys, monkeypatch):
     """It goes on, says what failed, and exits with 1."""
     service.enqueue("First answer")
     service.reply(status=400, body={"error": {"message": "no", "type": "invalid_request_error"}}, times=2)
@@ -382,7 +382,7 @@ def test_the_demo_counts_and_explains_errors(service, capsys, monkeypatch):
     assert "2 of 2 done" in shown.split("generate_many")[1]
 
 
-def test_a_progress_line_counts_items_tokens_and_errors():
+def test_progress_counts_items_tokens_errors():
     """Also before any time has gone by."""
     counts = Progress(3)
     assert counts.text(0.0) == "0 of 3 done, 0 tokens/s, 0 errors"
@@ -392,7 +392,7 @@ def test_a_progress_line_counts_items_tokens_and_errors():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo terminals are POSIX")
 @pytest.mark.parametrize("flags", [[], ["--no-color"]], ids=["color", "no-color"])
-def test_on_a_terminal_the_demo_shows_progress(flags):
+def test_terminal_demo_shows_progress(flags):
     """A line that is redrawn; colours unless told not to."""
     out = in_terminal("demo", "--items", "4", *flags)
     assert " of 4 done" in out
@@ -433,7 +433,7 @@ def read_terminal(descriptor: int) -> bytes:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
-def test_the_emulator_serves_until_a_signal(number):
+def test_emulator_serves_until_signal(number):
     """It prints its address, answers, and ends with success."""
     with start("emulator", "--port", "0", "--speed", "0", "--plan", "free") as child:
         address = child.stdout.readline().strip()
@@ -446,8 +446,8 @@ def test_the_emulator_serves_until_a_signal(number):
     assert "Traceback" not in err
 
 
-def test_a_port_that_is_taken_is_one_line(service, capsys):
-    """Not a traceback."""
+def test_taken_port_is_one_line(service, capsys):
+    """A port that is taken is one line and not a traceback."""
     port = service.base_url.rpartition(":")[2]
     assert main(["emulator", "--port", port]) == 1
     assert f"cannot listen on 127.0.0.1 port {port}" in capsys.readouterr().err
@@ -457,7 +457,7 @@ def test_a_port_that_is_taken_is_one_line(service, capsys):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
-def test_ctrl_c_during_an_answer_ends_cleanly():
+def test_ctrl_c_ends_answer_cleanly():
     """Exit code 130, no traceback, what had come is on the screen, the connection is closed."""
     gate = Gate()
     with Emulator(speed=0) as service:
@@ -475,7 +475,7 @@ def test_ctrl_c_during_an_answer_ends_cleanly():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 @pytest.mark.parametrize("stage", ["streams", "batch"])
-def test_ctrl_c_during_the_demo_ends_cleanly(stage):
+def test_ctrl_c_ends_demo_cleanly(stage):
     """In its threads too: they are woken, not waited for."""
     with Emulator(speed=0) as service:
         held = Fault(stall_before_headers=True)
@@ -491,8 +491,8 @@ def test_ctrl_c_during_the_demo_ends_cleanly(stage):
         held.release()
 
 
-def test_ctrl_c_in_this_process_is_130(service, capsys, monkeypatch):
-    """Whatever command was running."""
+def test_ctrl_c_exits_with_130(service, capsys, monkeypatch):
+    """Ctrl-C in this process is exit code 130, whatever command was running."""
 
     def pressed(*_args, **_kwargs):
         raise KeyboardInterrupt
@@ -506,8 +506,8 @@ def test_ctrl_c_in_this_process_is_130(service, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "arguments", [["models", "--json", "--all"], ["demo", "--items", "2"], ["chat", "hi"]], ids=lambda a: a[0]
 )
-def test_a_reader_that_goes_away_causes_no_traceback(arguments):
-    """As `| head -1` does."""
+def test_broken_pipe_shows_no_traceback(arguments):
+    """A reader that goes away, as `| head -1` does, causes no traceback."""
     read, write = os.pipe()
     os.close(read)
     with Emulator(speed=0) as service:
@@ -518,8 +518,8 @@ def test_a_reader_that_goes_away_causes_no_traceback(arguments):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_one_line():
-    """And an error."""
+def test_full_disk_is_one_line():
+    """A full disk is one line and an error."""
     with Path("/dev/full").open("w") as full:
         child = start("models", "--json", stdout=full)
         _, err = child.communicate(timeout=60)
@@ -528,8 +528,8 @@ def test_a_full_disk_is_one_line():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors are POSIX")
-def test_without_any_output_it_still_works():
-    """Standard streams may be closed altogether, as under some schedulers."""
+def test_works_without_any_output():
+    """It works without any output: standard streams may be closed altogether, as under some schedulers."""
     code = "import sys; sys.stdout = sys.stderr = sys.stdin = None; from groq_provider.cli import main; sys.exit(main(['models']))"
     done = subprocess.run(
         [*PROGRAM[:5], "-c", code], env=environment(), cwd=FOLDER, capture_output=True, timeout=60, check=False
@@ -537,8 +537,8 @@ def test_without_any_output_it_still_works():
     assert done.returncode == 0
 
 
-def test_a_terminal_without_unicode_gets_something_readable(service):
-    """Not an encoding error."""
+def test_plain_terminal_gets_readable_text(service):
+    """A terminal without Unicode gets readable text and no encoding error."""
     service.enqueue("ä — ☃")
     environ = environment(service, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     command = [sys.executable, "-W", "error", "-m", "groq_provider.cli", "chat", "hi"]

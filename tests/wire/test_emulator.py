@@ -124,7 +124,7 @@ def test_same_request_same_answer(emulator):
     assert content(emulator, chat(seed=2)) != first["choices"][0]["message"]["content"]
 
 
-def test_plain_answer_has_the_shape_of_the_service(emulator):
+def test_plain_answer_has_service_shape(emulator):
     """All keys, ids and headers of a plain answer are there."""
     status, headers, data = call(emulator, chat(seed=5))
     assert status == 200
@@ -149,7 +149,7 @@ def test_plain_answer_has_the_shape_of_the_service(emulator):
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
-def test_answer_is_cut_at_the_maximum(emulator, name):
+def test_answer_cut_at_maximum(emulator, name):
     """A small budget, reasoning included, ends with `length`."""
     data = call(emulator, chat(**{name: 12}))[2]
     assert data["choices"][0]["finish_reason"] == "length"
@@ -161,7 +161,7 @@ def test_stop_text_is_not_returned(emulator):
     assert content(emulator, chat("one two three", stop=" two")) == "one"
 
 
-def test_cached_tokens_are_reported_for_a_repeated_long_prompt(emulator):
+def test_repeated_prompt_reports_cached_tokens(emulator):
     """A long prompt seen before counts as cached, in steps of 128."""
     first, second = (call(emulator, chat("word " * 2000))[2]["usage"] for _ in range(2))
     assert "prompt_tokens_details" not in first
@@ -200,7 +200,7 @@ def test_guard_model_answers_a_score(emulator):
     assert 0 <= float(content(emulator, {**chat(), "model": "meta-llama/llama-prompt-guard-2-22m"})) <= 1
 
 
-def test_assistant_prefill_and_parts_are_accepted(emulator):
+def test_prefill_and_parts_accepted(emulator):
     """Content may be parts, and the last message may be the assistant's."""
     parts = [{"type": "text", "text": "first"}, {"type": "text", "text": "second"}]
     messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": "so"}]
@@ -211,7 +211,7 @@ def test_assistant_prefill_and_parts_are_accepted(emulator):
     assert data["choices"][0]["message"]["content"].startswith("what is it ")
 
 
-def test_without_a_user_message_there_is_no_echo(emulator):
+def test_no_user_message_no_echo(emulator):
     """A system message alone is answered too."""
     assert content(emulator, chat(messages=[{"role": "system", "content": "be brief"}]))
 
@@ -257,7 +257,7 @@ def test_tools_are_not_called_otherwise(emulator, text, choice):
     assert content(emulator, chat(text, tools=[TOOL], tool_choice=choice)).startswith(text)
 
 
-def test_tool_result_is_answered_in_words(emulator):
+def test_tool_result_answered_in_words(emulator):
     """After the result the model does not call again by itself."""
     request = chat("call get_weather", tools=[TOOL])
     message = call(emulator, request)[2]["choices"][0]["message"]
@@ -292,7 +292,7 @@ def test_json_schema_gives_fitting_json(emulator):
     assert depth > 1
 
 
-def test_json_that_does_not_fit_the_budget_fails(emulator):
+def test_json_over_budget_fails(emulator):
     """JSON cut by the budget is a 400 with what there was."""
     status, _, data = call(emulator, chat("json", response_format={"type": "json_object"}, max_completion_tokens=10))
     assert status == 400
@@ -326,7 +326,7 @@ def test_example_fits_its_schema(schema, value):
 # Streams
 
 
-def test_stream_has_the_order_of_the_service(emulator):
+def test_stream_has_service_order(emulator):
     """Role chunk with seed, reasoning, content, finish with usage twice, `[DONE]`."""
     found = stream(emulator)
     assert found[-1] == b"[DONE]"
@@ -342,14 +342,14 @@ def test_stream_has_the_order_of_the_service(emulator):
     assert len({event["id"] for event in found[:-1]}) == 1
 
 
-def test_stream_says_what_the_plain_answer_says(emulator):
+def test_stream_equals_plain_answer(emulator):
     """Joined deltas are the content of the plain answer."""
     joined = "".join(event["choices"][0]["delta"].get("content", "") for event in stream(emulator)[:-1])
     assert joined == content(emulator, chat())
 
 
-def test_include_usage_adds_a_chunk_without_choices(emulator):
-    """With `stream_options.include_usage` the usage comes once more."""
+def test_include_usage_adds_empty_chunk(emulator):
+    """`stream_options.include_usage` adds a chunk without choices, so that the usage comes once more."""
     found = stream(emulator, stream_options={"include_usage": True})
     assert found[-2]["choices"] == []
     assert found[-2]["usage"] == found[-3]["usage"]
@@ -366,7 +366,7 @@ def test_streamed_tool_call_is_whole(emulator):
     assert found[-2]["choices"][0]["finish_reason"] == "tool_calls"
 
 
-def test_each_event_is_one_http_chunk(emulator):
+def test_one_http_chunk_per_event(emulator):
     """Chunk boundaries are event boundaries."""
     emulator.reply(chunks=["a", "b"])
     received, _ = raw(emulator, chat(stream=True))
@@ -456,7 +456,7 @@ def test_one_model_is_found(emulator, id):
     assert call(emulator, method="GET", path=f"{MODELS}/{id}")[2]["id"] == OSS
 
 
-def test_models_can_be_added_and_brought_back():
+def test_models_added_and_revived():
     """`models=` adds ids, changes fields and revives retired models."""
     models = {"my/model": {"tokens_per_second": 10.0}, "llama-3.3-70b-versatile": {}}
     with Emulator(speed=0, models=models) as emulator:
@@ -650,8 +650,8 @@ def test_checks_can_be_switched_off():
 
 
 @pytest.mark.parametrize("wire", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nbad line\r\n\r\n"], ids=["line", "header"])
-def test_what_is_not_http_is_a_400(emulator, wire):
-    """The connection is closed after a bare 400."""
+def test_non_http_gets_400(emulator, wire):
+    """Bytes that are not HTTP get a bare 400, and the connection is closed."""
     host, port = emulator.base_url.rpartition("/")[2].rsplit(":", 1)
     with socket.create_connection((host, int(port)), timeout=10) as sock:
         sock.sendall(wire)
@@ -667,8 +667,8 @@ def test_chunked_request_bodies_are_read(emulator):
     assert emulator.requests[0].json == chat("chunked")
 
 
-def test_http_1_0_gets_no_chunks(emulator):
-    """An old client's stream ends with the connection."""
+def test_http_1_0_without_chunks(emulator):
+    """HTTP/1.0 gets no chunks: an old client's stream ends with the connection."""
     host, port = emulator.base_url.rpartition("/")[2].rsplit(":", 1)
     data = json.dumps(chat(stream=True)).encode()
     with socket.create_connection((host, int(port)), timeout=10) as sock, sock.makefile("rb") as answer:
@@ -700,8 +700,8 @@ def clock():
     return FakeClock()
 
 
-def test_tokens_are_charged_at_admission_and_settled(clock):
-    """Headers show prompt and maximum while running, the real usage afterwards."""
+def test_tokens_charged_then_settled(clock):
+    """Tokens are charged at admission: headers show prompt and maximum, and the real usage afterwards."""
     with Emulator(speed=0, limits={"tpm": 6000, "rpd": 14400}, clock=clock) as emulator:
         _, headers, data = call(emulator, chat("x" * 400, max_completion_tokens=500))
         prompt = data["usage"]["prompt_tokens"]
@@ -718,7 +718,7 @@ def test_tokens_are_charged_at_admission_and_settled(clock):
         assert headers["x-ratelimit-remaining-tokens"] == str(6000 - prompt - 500)
 
 
-def test_request_limit_refuses_with_the_literal_text(clock):
+def test_request_limit_has_literal_text(clock):
     """The 31st request of a minute is told to wait two seconds."""
     with Emulator(speed=0, plan="free", limits={"tpm": 100_000}, clock=clock) as emulator:
         for _ in range(30):
@@ -739,8 +739,8 @@ def test_request_limit_refuses_with_the_literal_text(clock):
         assert call(emulator, {**chat(max_completion_tokens=20), "model": QWEN})[0] == 200
 
 
-def test_token_limit_says_when_to_come_back(clock):
-    """Text and `retry-after` agree, the latter rounded up, and after that time there is room."""
+def test_token_limit_names_its_wait(clock):
+    """The token limit says when to come back: text and `retry-after` agree, and after that time there is room."""
     with Emulator(speed=0, limits={"tpm": 6000}, clock=clock) as emulator:
         emulator.reply("x", usage={"prompt_tokens": 34, "completion_tokens": 5000})
         assert call(emulator, chat("x", max_completion_tokens=5000))[0] == 200
@@ -763,7 +763,7 @@ def test_day_limits_may_take_long(clock):
         assert headers["retry-after"] == "8640"
 
 
-def test_request_above_the_limit_is_a_413(emulator):
+def test_oversized_request_is_413(emulator):
     """What can never fit is refused with 413 and no `retry-after`."""
     with Emulator(speed=0, plan="free") as limited:
         status, headers, data = call(limited, chat(max_completion_tokens=32_974))
@@ -776,8 +776,8 @@ def test_request_above_the_limit_is_a_413(emulator):
     assert data["error"]["code"] == "rate_limit_exceeded"
 
 
-def test_output_above_its_limit_is_a_429_without_retry_after():
-    """OTPM refuses for ever, with 429."""
+def test_output_over_limit_is_429():
+    """Output above its limit (OTPM) is refused for ever, with 429 and without `retry-after`."""
     with Emulator(speed=0, limits={QWEN: {"otpm": 1000}}) as emulator:
         status, headers, data = call(emulator, {**chat(max_completion_tokens=1080), "model": QWEN})
         assert call(emulator, chat(max_completion_tokens=1080))[0] == 200
@@ -787,21 +787,21 @@ def test_output_above_its_limit_is_a_429_without_retry_after():
     assert "(OTPM): Limit 1000, Requested 1080." in data["error"]["message"]
 
 
-def test_assumed_completion_never_exceeds_the_limit():
+def test_assumed_completion_fits_limit():
     """Without a maximum in the request the assumption is cut to what fits."""
     with Emulator(speed=0, limits={"tpm": 300}) as emulator:
         assert call(emulator, chat())[0] == 200
 
 
-def test_flex_tier_has_ten_times_the_limit(clock):
-    """Flex requests have buckets of their own."""
+def test_flex_tier_gets_tenfold_limit(clock):
+    """The flex tier has ten times the limit, and flex requests have buckets of their own."""
     with Emulator(speed=0, limits={"rpm": 1}, clock=clock) as emulator:
         statuses = [call(emulator, chat(service_tier="flex"))[0] for _ in range(11)]
         assert call(emulator, chat())[0] == 200
     assert statuses == [200] * 10 + [429]
 
 
-def test_developer_plan_has_its_own_limits(clock):
+def test_developer_plan_limits(clock):
     """The plan chooses the table."""
     with Emulator(speed=0, plan="developer", clock=clock) as emulator:
         assert call(emulator, chat())[1]["x-ratelimit-limit-tokens"] == "250000"
@@ -829,7 +829,7 @@ def test_limits_hold_under_threads(clock):
 # Scripts
 
 
-def test_replies_come_first_in_first_out(emulator):
+def test_replies_first_in_first_out(emulator):
     """Scripted texts are used in order, then the default answer again."""
     emulator.enqueue("one", Reply("two"))
     emulator.reply("three")
@@ -838,7 +838,7 @@ def test_replies_come_first_in_first_out(emulator):
     assert content(emulator, chat()).startswith("hi ")
 
 
-def test_completions_wait_for_a_chat_request_that_passes(emulator):
+def test_completion_waits_for_passing_request(emulator):
     """A scripted text is not used up by another endpoint or by a refused request."""
     emulator.reply("text")
     assert call(emulator, method="GET", path=MODELS)[0] == 200
@@ -847,14 +847,14 @@ def test_completions_wait_for_a_chat_request_that_passes(emulator):
     assert content(emulator, chat()) == "text"
 
 
-def test_match_and_times_choose_the_request(emulator):
+def test_match_and_times_choose_request(emulator):
     """A reply answers only what it matches, as often as it says."""
     emulator.reply("b", match=lambda request: request.json["messages"][0]["content"] == "B", times=2)
     emulator.reply("rest", times=None)
     assert [content(emulator, chat(text)) for text in "ABBBA"] == ["rest", "b", "b", "rest", "rest"]
 
 
-def test_every_part_of_a_completion_can_be_scripted(emulator):
+def test_every_completion_part_is_scriptable(emulator):
     """Content, reasoning, tool calls, finish reason and usage go out as given."""
     emulator.reply(
         "text",
@@ -888,14 +888,14 @@ def test_chunks_are_sent_as_given(emulator):
     ]
 
 
-def test_plain_request_gets_scripted_chunks_joined(emulator):
-    """Chunks without stream are the content."""
+def test_plain_request_joins_scripted_chunks(emulator):
+    """A plain request gets scripted chunks joined as its content."""
     emulator.reply(chunks=["a b", {"content": "c"}, {"reasoning": "x"}, b": comment\n\n"])
     assert content(emulator, chat()) == "a bc"
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429, 498, 500, 503])
-def test_status_can_be_scripted_for_any_request(emulator, status):
+def test_status_scriptable_for_any_request(emulator, status):
     """A status alone has a fitting body, and the key does not matter."""
     emulator.reply(status=status)
     got, headers, data = call(emulator, method="GET", path="/anything", key=None)
@@ -921,7 +921,7 @@ def test_body_can_be_scripted(emulator, body, kind, data):
     assert got[2] == (data or body)
 
 
-def test_a_fault_alone_leaves_the_next_reply_alone(emulator):
+def test_fault_leaves_next_reply_alone(emulator):
     """A fault is an answer of its own."""
     emulator.enqueue(Fault(omit_usage=True), "next")
     data = call(emulator, chat())[2]
@@ -930,7 +930,7 @@ def test_a_fault_alone_leaves_the_next_reply_alone(emulator):
     assert content(emulator, chat()) == "next"
 
 
-def test_reset_forgets(emulator):
+def test_reset_forgets_everything(emulator):
     """Scripts, records and limits start anew."""
     call(emulator, chat())
     emulator.reply("never")
@@ -1070,8 +1070,8 @@ def test_stall_lasts_for_its_seconds(emulator):
     assert time.monotonic() - started >= 0.1
 
 
-def test_done_may_come_without_the_end(emulator):
-    """The body is held open after `[DONE]`."""
+def test_done_before_body_ends(emulator):
+    """`[DONE]` may come without the end: the body is held open after it."""
     fault = Fault(hold_open=True)
     emulator.enqueue(fault)
     with connect(emulator) as connection:
@@ -1084,7 +1084,7 @@ def test_done_may_come_without_the_end(emulator):
         assert response.read() == b"\n"
 
 
-def test_drip_changes_nothing_but_the_pieces(emulator):
+def test_drip_changes_only_pieces(emulator):
     """The same answer arrives in small writes."""
     emulator.enqueue(Fault(drip=7, drip_interval=0.0001))
     assert stream(emulator, max_completion_tokens=10)[-1] == b"[DONE]"
@@ -1119,7 +1119,7 @@ def test_error_event_ends_the_stream(emulator):
     assert b'event: error\ndata: {"error":{"message":"mine"}}\n\n' in call(emulator, chat(stream=True))[2]
 
 
-def test_x_groq_error_is_a_chunk(emulator):
+def test_x_groq_error_chunk(emulator):
     """The other route of an error, followed by `[DONE]`."""
     emulator.enqueue(Fault(x_groq_error="over capacity"))
     found = stream(emulator)
@@ -1137,7 +1137,7 @@ def test_x_groq_error_is_a_chunk(emulator):
     ],
     ids=["finish-reason", "finish-chunk", "done", "usage"],
 )
-def test_parts_of_a_stream_can_be_missing(emulator, fault, check):
+def test_stream_parts_can_be_missing(emulator, fault, check):
     """Whatever a client counts on can be left out."""
     emulator.enqueue(fault)
     assert check(stream(emulator))
@@ -1175,7 +1175,7 @@ def test_close_delimited_body(emulator, flag):
     assert data
 
 
-def test_headers_cut(emulator):
+def test_headers_can_be_cut(emulator):
     """The connection ends inside the headers."""
     emulator.enqueue(Fault(framing="headers-cut"))
     received, error = raw(emulator, chat())
@@ -1222,7 +1222,7 @@ def test_gzip_that_is_none(emulator):
     assert data["choices"]
 
 
-def test_status_and_body_of_a_fault(emulator):
+def test_fault_status_and_body(emulator):
     """A fault may replace the answer, alone or within a reply."""
     emulator.enqueue(
         Fault(status=503, headers={"retry-after": "7"}), Reply(fault=Fault(status=502, body="bad gateway"))
@@ -1242,7 +1242,7 @@ def test_usage_can_be_scripted_away(emulator):
     assert "usage" not in str(stream(emulator)[:-1])
 
 
-def test_empty_answers(emulator):
+def test_empty_body_or_content(emulator):
     """An empty body, and an empty content."""
     emulator.enqueue(Reply(status=204), Reply(""))
     assert call(emulator, chat())[::2] == (204, b"")
@@ -1254,7 +1254,7 @@ def test_empty_answers(emulator):
     [b"content-length: 9\r\n\r\nshort", b"content-length: x\r\n\r\n", b"transfer-encoding: chunked\r\n\r\n5\r\nab"],
     ids=["short", "no-number", "chunk"],
 )
-def test_cut_request_bodies_are_a_400(emulator, body):
+def test_cut_request_bodies_get_400(emulator, body):
     """A request that ends too early is not answered as if it were whole."""
     host, port = emulator.base_url.rpartition("/")[2].rsplit(":", 1)
     with socket.create_connection((host, int(port)), timeout=10) as sock:
@@ -1308,7 +1308,7 @@ def test_taken_port_is_an_error(emulator):
         Emulator(port=port).start()
 
 
-def test_many_threads_get_their_own_answers(emulator):
+def test_threads_get_their_own_answers(emulator):
     """64 threads on kept connections, nothing crossed."""
     barrier = threading.Barrier(64)
 
@@ -1332,7 +1332,7 @@ def test_many_threads_get_their_own_answers(emulator):
     assert emulator.errors == []
 
 
-def test_tls():
+def test_emulator_speaks_tls():
     """With a server context the emulator speaks TLS, one silent client or not."""
     trustme = pytest.importorskip("trustme")
     authority = trustme.CA()
@@ -1374,14 +1374,14 @@ def test_serve_runs_until_sigterm():
         assert process.stderr.read() == ""
 
 
-def test_fixture_points_the_environment_to_it(groq_emulator):
+def test_fixture_sets_environment(groq_emulator):
     """The plugin's fixture is a running emulator that the environment names."""
     assert os.environ["GROQ_BASE_URL"] == groq_emulator.base_url
     assert os.environ["GROQ_API_KEY"] == groq_emulator.api_key
     assert call(groq_emulator, chat(), key=f"Bearer {os.environ['GROQ_API_KEY']}")[0] == 200
 
 
-def test_emulator_shares_no_code_with_the_client():
+def test_emulator_shares_no_client_code():
     """Only `groq_provider.testing` is imported, and from outside only the standard library."""
     code = (
         "import sys, groq_provider; before = set(sys.modules); import groq_provider.testing.emulator;"
@@ -1393,7 +1393,7 @@ def test_emulator_shares_no_code_with_the_client():
     assert {name.partition(".")[0] for name in found.split()} - ours <= sys.stdlib_module_names | {"groq_provider"}
 
 
-def test_fake_clock_moves_only_when_told():
+def test_fake_clock_moves_when_told():
     """Sleep and advance move both readings; nothing else does."""
     clock = FakeClock(10.0)
     before = clock.now()
@@ -1437,14 +1437,14 @@ def test_sdk_lists_models(sdk):
     assert sdk.models.retrieve(OSS).id == OSS
 
 
-def test_sdk_generates(sdk):
+def test_both_sdks_generate(sdk):
     """Both SDKs get a typed answer."""
     answer = sdk.chat.completions.create(**chat("hello"))
     assert answer.choices[0].message.content.startswith("hello ")
     assert answer.usage.total_tokens > 0
 
 
-def test_sdk_streams(sdk):
+def test_both_sdks_stream(sdk):
     """Both SDKs get the same text streamed."""
     plain = sdk.chat.completions.create(**chat("hello"))
     with sdk.chat.completions.create(**chat("hello"), stream=True) as chunks:
@@ -1472,7 +1472,7 @@ def test_sdk_raises_its_own_errors(emulator, sdk, name, status):
     assert caught.value.status_code == status
 
 
-def test_groq_sdk_reports_an_error_in_the_stream(emulator, groq_client):
+def test_groq_sdk_reports_stream_error(emulator, groq_client):
     """The recorded error event is an `APIError` with the inner body."""
     groq = sys.modules["groq"]
     emulator.enqueue(Fault(error_event=True))
@@ -1484,7 +1484,7 @@ def test_groq_sdk_reports_an_error_in_the_stream(emulator, groq_client):
     assert caught.value.body["code"] == "tool_use_failed"
 
 
-def test_a_provider_waits_by_the_fake_clock(groq_emulator):
+def test_provider_waits_by_fake_clock(groq_emulator):
     """Retry delays and the limiter's queue take no real time."""
     from groq_provider import Clock, GroqProvider
 

@@ -67,8 +67,8 @@ def test_it_is_a_provider(pair):
     assert both.get_capabilities()
 
 
-def test_the_first_member_answers_while_it_can(pair):
-    """The backup is not asked."""
+def test_first_member_answers_while_able(pair):
+    """The first member answers while it can; the backup is not asked."""
     _, second, both = pair
     assert both.generate("Hello").provider == "groq"
     assert not second.requests
@@ -87,8 +87,8 @@ def test_the_first_member_answers_while_it_can(pair):
     ],
     ids=["500", "503", "429", "498", "reset", "half-json", "cut"],
 )
-def test_the_next_answers_when_one_cannot(pair, fault):
-    """The answer says who gave it, and lists the tries of both."""
+def test_next_member_takes_over(pair, fault):
+    """The next member answers when one cannot; the answer says who gave it and lists the tries of both."""
     first, second, both = pair
     failing(first, **fault)
     answer = both.generate("Hello")
@@ -111,8 +111,8 @@ def test_the_next_answers_when_one_cannot(pair, fault):
     ],
     ids=str,
 )
-def test_what_is_wrong_with_the_request_or_the_key_moves_nothing(pair, status, error):
-    """It would be wrong everywhere, or is for somebody to mend."""
+def test_request_or_key_fault_stays(pair, status, error):
+    """A fault of the request or the key moves nothing: it would be wrong everywhere, or needs mending."""
     first, second, both = pair
     failing(first, status=status, body={"error": {"message": "no", "type": "x"}})
     with pytest.raises(error):
@@ -120,8 +120,8 @@ def test_what_is_wrong_with_the_request_or_the_key_moves_nothing(pair, status, e
     assert not second.requests
 
 
-def test_a_decommissioned_model_moves_on_only_when_asked_to():
-    """The error names the replacement."""
+def test_decommissioned_model_moves_on_request():
+    """A decommissioned model moves on only when asked to; the error names the replacement."""
     with Emulator(speed=0) as emulator:
         provider = GroqProvider(api_key="gsk_1", base_url=emulator.base_url)
         members = [(provider, "mixtral-8x7b-32768"), (provider, SMALL)]
@@ -132,7 +132,7 @@ def test_a_decommissioned_model_moves_on_only_when_asked_to():
             assert caught.value.replacement
 
 
-def test_all_fail_and_every_try_is_on_the_error(pair):
+def test_total_failure_lists_every_try(pair):
     """The last member's error carries the attempts of all."""
     first, second, both = pair
     failing(first, status=500)
@@ -143,7 +143,7 @@ def test_all_fail_and_every_try_is_on_the_error(pair):
     assert [(attempt.number, attempt.status_code) for attempt in caught.value.attempts] == [(1, 500), (2, 502)]
 
 
-def test_an_open_breaker_is_passed_by():
+def test_open_breaker_is_passed_by():
     """A member that is not there is found out and left alone."""
     with Emulator(speed=0) as emulator:
         gone = GroqProvider(api_key="gsk_1", base_url="http://127.0.0.1:9", retry=NO_RETRY)
@@ -156,8 +156,8 @@ def test_an_open_breaker_is_passed_by():
             assert len(both.generate("Hello").attempts) == 1
 
 
-def test_a_limiter_that_needs_too_long_moves_on():
-    """The wait in a member's queue is bounded while somebody else could answer."""
+def test_slow_limiter_moves_on():
+    """A limiter that needs too long moves on: the wait in a member's queue is bounded while others could answer."""
     with Emulator(speed=0) as emulator:
         limited = GroqProvider(api_key="gsk_1", base_url=emulator.base_url, rate_limits=RateLimits(rpm=1))
         free = GroqProvider(api_key="gsk_2", base_url=emulator.base_url)
@@ -166,7 +166,7 @@ def test_a_limiter_that_needs_too_long_moves_on():
             assert both.generate("two").model == "qwen/qwen3.8-27b"
 
 
-def test_a_stream_moves_on_before_its_first_chunk_only(pair):
+def test_stream_moves_before_first_chunk(pair):
     """A refusal and a broken beginning move on; a break after a chunk is raised with what there was."""
     first, second, both = pair
     failing(first, status=503)
@@ -186,7 +186,7 @@ def test_a_stream_moves_on_before_its_first_chunk_only(pair):
     assert len(second.requests) == before
 
 
-def test_one_time_limit_covers_all_members():
+def test_one_time_limit_covers_all():
     """The second member gets what the first left; with nothing left it is not asked."""
     with Emulator(speed=0) as first, Emulator(speed=0) as second:
         primary = GroqProvider(api_key="gsk_1", base_url=first.base_url, retry=NO_RETRY)
@@ -244,7 +244,7 @@ def test_health_and_availability(pair):
         both.generate("Hello")
 
 
-def test_a_request_of_its_own_model_reaches_members_of_the_same_kind():
+def test_request_model_reaches_same_kind():
     """A bare member of the same kind is asked for the request's model."""
     with Emulator(speed=0) as first, Emulator(speed=0) as second:
         primary = GroqProvider(api_key="gsk_1", base_url=first.base_url, retry=NO_RETRY)
@@ -265,7 +265,7 @@ def test_wrong_members_are_named(members, text):
         FallbackProvider(members)
 
 
-def test_a_wrong_fallback_after_is_named(pair):
+def test_wrong_fallback_after_is_named(pair):
     """One clear error at construction."""
     with pytest.raises(e.ConfigurationError, match="fallback_after = -1"):
         FallbackProvider([pair[2]], fallback_after=-1)
@@ -406,7 +406,7 @@ def made(name, **more):
     return getattr(e, name)("made up", **more)
 
 
-def test_the_table_of_triggers_names_every_error_once():
+def test_trigger_table_names_every_error():
     """A new class is put into one of the two lists by somebody who thought of it."""
     assert set(e.__all__) == MOVES | STAYS
     assert not MOVES & STAYS
@@ -414,8 +414,8 @@ def test_the_table_of_triggers_names_every_error_once():
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 @pytest.mark.parametrize("name", e.__all__)
-def test_another_member_is_asked_on_the_listed_triggers_only(name, stream):
-    """And a stream that broke in its first chunk is no other case than a call that failed."""
+def test_only_listed_triggers_move_on(name, stream):
+    """Another member is asked on the listed triggers only; a stream broken in its first chunk is no other case."""
     step = made(name)
     first, second = Scripted("first", (step, 0) if stream else step), Scripted("second")
     both = FallbackProvider([first, second])
@@ -450,7 +450,7 @@ def test_statuses_move_on_or_not(pair, status, moves):
     assert len(second.requests) == int(moves)
 
 
-def test_all_retries_of_a_member_come_first():
+def test_member_retries_come_first():
     """Then the next one is asked, and the answer lists every try of both."""
     with Emulator(speed=0) as emulator:
         for _ in range(3):
@@ -464,8 +464,8 @@ def test_all_retries_of_a_member_come_first():
             assert [attempt.number for attempt in answer.attempts] == [1, 2, 3, 4]
 
 
-def test_a_spent_retry_budget_moves_on():
-    """At once, whatever the policy would allow."""
+def test_spent_retry_budget_moves_on():
+    """A spent retry budget moves on at once, whatever the policy would allow."""
     with Emulator(speed=0) as emulator:
         policy = RetryPolicy(max_retries=2, base_delay=0, throttle_delay=0)
         member = GroqProvider(api_key="gsk_1", base_url=emulator.base_url, retry=policy)
@@ -476,7 +476,7 @@ def test_a_spent_retry_budget_moves_on():
             assert [attempt.status_code for attempt in both.generate("Hello").attempts] == [500, 200]
 
 
-def test_a_limit_of_the_day_moves_on_without_a_wait():
+def test_day_limit_moves_without_wait():
     """The service names it; nobody waits for tomorrow."""
     clock = FakeClock()
     message = "Rate limit reached for model `m` on requests per day (RPD): Limit 1000, Used 1000, Requested 1. Please try again in 1m26.4s."
@@ -489,8 +489,8 @@ def test_a_limit_of_the_day_moves_on_without_a_wait():
         assert clock.waits == []
 
 
-def test_a_limiter_that_needs_more_than_the_time_left_moves_on():
-    """Without a *fallback_after*: the limit of the call is enough."""
+def test_limiter_over_remaining_time_moves():
+    """A limiter that needs more than the time left moves on without a *fallback_after*: the call's limit does."""
     clock = FakeClock()
     with Emulator(speed=0) as emulator:
         limited = GroqProvider(api_key="gsk_1", base_url=emulator.base_url, rate_limits=RateLimits(rpm=1), clock=clock)
@@ -501,7 +501,7 @@ def test_a_limiter_that_needs_more_than_the_time_left_moves_on():
         assert clock.waits == []
 
 
-def test_a_hint_longer_than_fallback_after_moves_on():
+def test_hint_over_fallback_after_moves():
     """The wait that a 429 asks for is a wait for the limit, too."""
     clock = FakeClock()
     with Emulator(speed=0) as emulator:
@@ -512,8 +512,8 @@ def test_a_hint_longer_than_fallback_after_moves_on():
         assert clock.waits == []
 
 
-def test_a_decommissioned_model_moves_on_in_a_stream_too():
-    """When asked to."""
+def test_decommissioned_model_moves_stream():
+    """A decommissioned model moves on in a stream too, when asked to."""
     first, second = Scripted("first", made("ModelDecommissionedError", replacement="b")), Scripted("second")
     both = FallbackProvider([(first, "a"), (second, "b")], fallback_on_decommissioned=True)
     assert both.generate_stream("Hello").collect().provider == "second"
@@ -524,7 +524,7 @@ def test_a_decommissioned_model_moves_on_in_a_stream_too():
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
-def test_each_member_gets_what_the_others_left(stream):
+def test_each_member_gets_remaining_time(stream):
     """Of the total; the other limits start anew with it."""
     clock = FakeClock()
     members = [Scripted(str(n), made("APIConnectionError"), clock=clock, took=3.0) for n in range(4)]
@@ -536,7 +536,7 @@ def test_each_member_gets_what_the_others_left(stream):
     assert {limit.idle for limit in limits} == {5}
 
 
-def test_extras_reach_whichever_member_is_asked(pair):
+def test_extras_reach_asked_member(pair):
     """Headers, body and query, as a provider takes them."""
     first, second, both = pair
     failing(first, status=503)
@@ -550,15 +550,15 @@ def test_extras_reach_whichever_member_is_asked(pair):
         assert request.query == "v=2"
 
 
-def test_a_member_that_needs_no_extras_is_given_none():
-    """So that it need not know of them."""
+def test_plain_member_gets_no_extras():
+    """A member that needs no extras is given none, so that it need not know of them."""
     member = Scripted("only")
     FallbackProvider([member]).generate("Hello")
     assert set(member.asked[0]) == {"request", "timeout", "cancel"}
 
 
-def test_the_model_of_a_pair_wins_over_the_extra_body():
-    """Else every pair would be asked for the same one."""
+def test_pair_model_wins_over_extra():
+    """The model of a pair wins over the extra body, else every pair would be asked for the same one."""
     first, second = Scripted("first", made("APIConnectionError")), Scripted("second")
     body = {"model": "x", "more": 1}
     FallbackProvider([(first, "a"), second]).generate("Hello", extra_body=body)
@@ -571,7 +571,7 @@ def test_the_model_of_a_pair_wins_over_the_extra_body():
     [{"timeout": -1}, {"cancel": "now"}, {"temperature": "hot"}, {"tempreature": 1}, {"extra_headers": {"a": 1}}],
     ids=lambda wrong: next(iter(wrong)),
 )
-def test_a_wrong_argument_is_an_invalid_request(pair, wrong):
+def test_wrong_argument_is_invalid_request(pair, wrong):
     """As of a provider; nobody is asked, and no breaker counts it."""
     first, second, both = pair
     for call in (both.generate, both.generate_stream):
@@ -583,8 +583,8 @@ def test_a_wrong_argument_is_an_invalid_request(pair, wrong):
     assert not first.requests + second.requests
 
 
-def test_a_cancel_reaches_the_member_that_is_being_tried():
-    """Also while the stream moves from one to the next."""
+def test_cancel_reaches_tried_member():
+    """A cancel reaches the member being tried, also while the stream moves from one to the next."""
     reached = threading.Event()
 
     def stuck(sock, server):
@@ -619,8 +619,8 @@ def test_a_cancel_reaches_the_member_that_is_being_tried():
                 next(stream)
 
 
-def test_the_callers_token_is_left_alone_at_the_end(pair):
-    """However it ends, nothing of a stream hangs on it."""
+def test_token_is_free_at_end(pair):
+    """The caller's token is left alone at the end, however it comes: nothing of a stream hangs on it."""
     first, _, both = pair
     token = CancelToken()
     with both.generate_stream("Hello", cancel=token) as stream:
@@ -658,8 +658,8 @@ def half_open(clock, *script):
 
 
 @pytest.mark.parametrize("how", ["closed", "forgotten", "interrupted"])
-def test_a_probe_that_teaches_nothing_makes_room_for_another(how):
-    """A stream that is left before its first chunk, with or without a word."""
+def test_uninformative_probe_makes_room(how):
+    """A probe that teaches nothing, a stream left before its first chunk, makes room for another."""
     both = half_open(FakeClock(), (KeyboardInterrupt(), 0))
     stream = both.generate_stream("Hello")
     with pytest.raises(e.CircuitOpenError):
@@ -677,8 +677,8 @@ def test_a_probe_that_teaches_nothing_makes_room_for_another(how):
     assert both.breakers == (("only", "closed"),)
 
 
-def test_a_stream_counts_at_its_first_chunk_and_again_when_it_breaks():
-    """Once each: reading on after the error tells the breaker nothing new."""
+def test_stream_counts_start_and_break():
+    """A stream counts at its first chunk and again when it breaks, once each, however often it is read on."""
     clock = FakeClock()
     policy = BreakerPolicy(min_calls=4, failure_ratio=0.5, jitter=0.0)
     member = Scripted("only", *[(made("StreamInterruptedError"), 1)] * 2)
@@ -696,8 +696,8 @@ def test_a_stream_counts_at_its_first_chunk_and_again_when_it_breaks():
     assert breaker.state == "open"
 
 
-def test_a_probe_is_answered_by_the_first_chunk():
-    """Not at the end of a long stream."""
+def test_first_chunk_answers_probe():
+    """The first chunk answers a probe, not the end of a long stream."""
     both = half_open(FakeClock())
     stream = both.generate_stream("Hello")
     assert next(stream).content
@@ -705,8 +705,8 @@ def test_a_probe_is_answered_by_the_first_chunk():
     stream.close()
 
 
-def test_a_broken_stream_lists_every_try_once():
-    """Those of the members before it, too, however often it is read."""
+def test_broken_stream_lists_tries_once():
+    """A broken stream lists every try once, those of earlier members too, however often it is read."""
     attempt = Attempt(number=1, started_at=FakeClock().now(), error="APIConnectionError")
     first = Scripted("first", (made("APIConnectionError", attempts=(attempt,)), 0))
     second = Scripted("second", (made("StreamInterruptedError", attempts=(attempt,)), 1))
@@ -741,8 +741,8 @@ def test_a_closed_stream_asks_nobody(pair):
     assert not second.requests
 
 
-def test_a_cancel_after_poll_has_met_a_failure_is_a_cancel(pair):
-    """Another member would have been asked."""
+def test_cancel_after_polled_failure_wins(pair):
+    """A cancel after poll has met a failure is a cancel, though another member would have been asked."""
     first, second, both = pair
     failing(first, **CUT)
     stream = both.generate_stream("Hello")
@@ -755,8 +755,8 @@ def test_a_cancel_after_poll_has_met_a_failure_is_a_cancel(pair):
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
-def test_a_cancel_between_two_members_is_a_cancel(stream):
-    """With the tries there were."""
+def test_cancel_between_members_wins(stream):
+    """A cancel between two members is a cancel, with the tries there were."""
     token = CancelToken()
     attempt = Attempt(number=1, started_at=FakeClock().now(), error="APIConnectionError")
     second = Scripted("second")
@@ -775,8 +775,8 @@ def test_a_cancel_between_two_members_is_a_cancel(stream):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError], ids=lambda error: error.__name__)
-def test_what_a_member_raises_while_it_is_asked_ends_the_stream(error):
-    """A bug of its own, or Ctrl-C: nobody else is asked, and the breaker before it is told once."""
+def test_member_bug_ends_stream(error):
+    """A member's own bug, or Ctrl-C, ends the stream: no other is asked; the breaker before it is told once."""
     first = Scripted("first", (made("APIConnectionError"), 0))
     second = Scripted("second", error())
     third = Scripted("third")
@@ -793,7 +793,7 @@ def test_what_a_member_raises_while_it_is_asked_ends_the_stream(error):
 
 
 @pytest.mark.parametrize("second_fails", ["at once", "after a chunk"])
-def test_what_has_arrived_lists_every_try_once(pair, second_fails):
+def test_arrived_part_lists_tries_once(pair, second_fails):
     """On the stream and on the error, as the error itself does."""
     first, second, both = pair
     failing(first, **CUT)
@@ -808,7 +808,7 @@ def test_what_has_arrived_lists_every_try_once(pair, second_fails):
         assert [attempt.number for attempt in caught.value.partial.attempts] == tries
 
 
-def test_a_stream_that_nobody_can_begin_fails_for_good():
+def test_unstartable_stream_fails_for_good():
     """With the last member's error, again and again, and nobody is asked twice."""
     first = Scripted("first", (made("APIConnectionError"), 0))
     second = Scripted("second", made("ProviderUnavailableError"))
@@ -819,8 +819,8 @@ def test_a_stream_that_nobody_can_begin_fails_for_good():
     assert len(second.asked) == 1
 
 
-def test_a_stream_does_not_pickle_and_shows_its_state(pair):
-    """It holds a connection."""
+def test_stream_shows_state_never_pickles(pair):
+    """A stream does not pickle, as it holds a connection, and shows its state."""
     _, _, both = pair
     with both.generate_stream("Hello") as stream:
         assert "Groq" in repr(stream)

@@ -53,15 +53,15 @@ def _nothing_secret_is_said(caplog, capsys):
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("case", CONTENT, ids=lambda case: case.id)
-def test_content(case):
+def test_content_case_ends_as_expected(case):
     """Cases 41 to 59: the answer, or the error with what had come; counted, settled and recorded once."""
     run(case)
 
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("newline", [b"\n", b"\r", b"\r\n"], ids=["lf", "cr", "crlf"])
-def test_45_a_complete_event_is_not_held_back(newline):
-    """It is there while the server is silent, whatever might still belong to its last line end."""
+def test_45_complete_event_goes_out(newline):
+    """A complete event is not held back while the server is silent, whatever may still belong to its line end."""
     body = (ROLE + WORDS[0]).replace(b"\n", newline)
     if newline == b"\r\n":
         body = body[:-1]  # the LF of the last CRLF never comes
@@ -71,7 +71,7 @@ def test_45_a_complete_event_is_not_held_back(newline):
 
 
 @pytest.mark.over_http2("bridge")
-def test_46_only_data_keeps_a_stream_alive():
+def test_46_only_data_keeps_alive():
     """A peer that sends comments and nothing else is silent."""
 
     def handler(sock, server):
@@ -94,14 +94,14 @@ def test_46_only_data_keeps_a_stream_alive():
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("case", STATUSES, ids=lambda case: case.id)
-def test_statuses(case):
+def test_status_case_ends_as_expected(case):
     """Cases 60 to 71: the class, tried again or not and when, the tokens given back, the connection kept."""
     run(case)
 
 
 @pytest.mark.over_http2("bridge")
-def test_63_without_hint_and_text_the_reset_headers_hold_the_retry_back():
-    """The limiter knows from them when the tokens fit again."""
+def test_63_reset_headers_delay_retry():
+    """Without hint and text the reset headers hold the retry back: they tell the limiter when tokens fit again."""
     headers = ["x-ratelimit-limit-tokens: 1000", "x-ratelimit-remaining-tokens: 0", "x-ratelimit-reset-tokens: 1m0s"]
     case = Case(
         id="63", steps=[Step(status(429, FULL, *headers), "T"), FINE], settings={"rate_limits": RateLimits(share=1.0)}
@@ -113,8 +113,8 @@ def test_63_without_hint_and_text_the_reset_headers_hold_the_retry_back():
 
 
 @pytest.mark.over_http2("bridge")
-def test_71_the_server_cannot_refill_the_budget_of_retries():
-    """However often it asks for one."""
+def test_71_server_cannot_refill_budget():
+    """The server cannot refill the budget of retries, however often it asks for one."""
     refusal = Step(status(400, None, "x-should-retry: true"), "T")
     case = Case(id="71", stream=False, steps=[refusal] * 100)
     with bench(case) as made:
@@ -127,8 +127,8 @@ def test_71_the_server_cannot_refill_the_budget_of_retries():
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
-def test_70_nothing_is_sent_to_where_a_redirect_points(code):
-    """Neither key nor body, whether host or port is another."""
+def test_70_nothing_follows_redirect(code):
+    """Nothing is sent to where a redirect points, neither key nor body, whether host or port is another."""
 
     def handler(sock, server):
         server.read(sock)

@@ -389,8 +389,8 @@ LASTS = {
 
 
 @pytest.mark.parametrize("last", LASTS.values(), ids=LASTS)
-def test_a_stream_open_at_the_end_of_the_interpreter_is_settled_once(last):
-    """With what had come; no word on standard error, and the peer sees the connection end."""
+def test_exit_settles_open_stream_once(last):
+    """A stream open at the end of the interpreter is settled once; stderr is silent, and the peer sees the end."""
     with serving(lambda sock, server: (server.read(sock), hang(ONE)(sock, server))) as server:
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(NOTES) + last, server.url],
@@ -404,7 +404,7 @@ def test_a_stream_open_at_the_end_of_the_interpreter_is_settled_once(last):
         wait_for(lambda: not server._open)
 
 
-def test_a_child_does_not_settle_for_its_parent():
+def test_child_never_settles_parents_stream():
     """Though it leaves through the exit handlers: the stream is the parent's."""
     program = textwrap.dedent(NOTES) + textwrap.dedent("""
         child = os.fork()

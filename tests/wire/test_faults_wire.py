@@ -119,7 +119,7 @@ def test_fault_has_its_outcome(case: Case, grounds: Grounds) -> None:
 
 @pytest.mark.over_http2("bridge", but=HTTP1_ONLY)
 @pytest.mark.parametrize("case", PASSING, ids=lambda case: case.id)
-def test_fault_that_passes_is_not_noticed(case: Case, grounds: Grounds) -> None:
+def test_fault_passing_once_is_unnoticed(case: Case, grounds: Grounds) -> None:
     """What strikes once and may be tried again ends in a whole answer, given out once, after two attempts."""
     with bench(case, grounds, once=True) as found:
         response = found.call()
@@ -135,7 +135,7 @@ def test_fault_that_passes_is_not_noticed(case: Case, grounds: Grounds) -> None:
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize(("limits", "error", "attempts", "within"), POOL.values(), ids=POOL)
-def test_busy_pool_is_waited_for_within_the_limits(
+def test_busy_pool_waits_within_limits(
     limits: Timeouts, error: type[e.GroqProviderError], attempts: int, within: float, grounds: Grounds
 ) -> None:
     """Nothing was sent, everything is given back, and once the connection is free the next call succeeds."""
@@ -166,7 +166,7 @@ def test_busy_pool_is_waited_for_within_the_limits(
 
 
 @pytest.mark.parametrize("url", BAD_URLS.values(), ids=BAD_URLS)
-def test_bad_base_url_is_refused_at_construction(url: str) -> None:
+def test_bad_base_url_refused_early(url: str) -> None:
     """Before anything is reserved or sent; without secrets in the message."""
     with pytest.raises(e.ConfigurationError) as caught:
         GroqProvider(api_key="gsk_other", base_url=url)
@@ -177,8 +177,8 @@ def test_bad_base_url_is_refused_at_construction(url: str) -> None:
 @pytest.mark.parametrize(
     "case", [case for case in CASES if case.error is e.ResponseTooLargeError], ids=lambda case: case.id
 )
-def test_too_large_an_answer_uses_little_memory(case: Case, grounds: Grounds) -> None:
-    """Beyond the cap at most two MiB."""
+def test_oversized_answer_uses_little_memory(case: Case, grounds: Grounds) -> None:
+    """Too large an answer uses little memory: beyond the cap at most two MiB."""
     with bench(case, grounds) as found:
         tracemalloc.start()
         try:
@@ -190,8 +190,8 @@ def test_too_large_an_answer_uses_little_memory(case: Case, grounds: Grounds) ->
         assert peak < CAP + (2 << 20)
 
 
-def test_wire_faults_never_pass_as_success(grounds: Grounds) -> None:
-    """0 of the more than 33, each tried once, all at the same time."""
+def test_wire_faults_never_look_successful(grounds: Grounds) -> None:
+    """None of the more than 33 wire faults passes as success, each tried once, all at the same time."""
     cases = [case for case in CASES if case.error is not None and case.stage is plain and not case.script]
     assert len({case.id for case in cases}) >= 33
 

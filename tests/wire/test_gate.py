@@ -76,8 +76,8 @@ def test_sixteen_threads_keep_the_pause():
         assert [request.status for request in emulator.requests] == [429] * burst + [200] * 16
 
 
-def test_calls_that_begin_during_the_pause_wait_for_it_too():
-    """The gate holds newcomers as well, and another model is not held."""
+def test_newcomers_wait_during_pause():
+    """Calls that begin during the pause wait for it too; another model is not held."""
     clock = FakeClock()
     with (
         Emulator(speed=0) as emulator,
@@ -147,8 +147,8 @@ class Refusing:
 
 @pytest.mark.parametrize("further", [0, 2], ids=["one pause", "the probe is refused twice"])
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
-def test_one_leaves_first_and_the_others_wait_for_its_answer(stream, further):
-    """A refused probe costs one 429 and closes the gate again; none of the others is tried on a service that is still full."""
+def test_one_probe_leaves_first(stream, further):
+    """One call leaves first and the others wait for its answer: a refused probe costs one 429, and no more."""
     handler, clock = Refusing(further), FakeClock(manual=True)
     with serving(handler) as server:
         policy = RetryPolicy(max_retries=4)
@@ -177,8 +177,8 @@ def test_one_leaves_first_and_the_others_wait_for_its_answer(stream, further):
     assert handler.statuses == [429] * (handler.BURST + further) + [200] * 16
 
 
-def test_a_429_without_a_hint_holds_all_threads_too():
-    """For a second at first."""
+def test_unhinted_429_holds_all_threads():
+    """A 429 without a hint holds all threads too, for a second at first."""
     clock = FakeClock(manual=True)
     with (
         Emulator(speed=0) as emulator,
@@ -197,8 +197,8 @@ def test_a_429_without_a_hint_holds_all_threads_too():
 
 
 @pytest.mark.parametrize("scope", [None, "minute", "day"])
-def test_a_pause_longer_than_a_call_would_wait_is_refused_at_once(scope):
-    """Whatever the limit: an hour named by the service is known to all, and nobody sleeps it out who would not wait that long."""
+def test_too_long_pause_is_refused(scope):
+    """A pause longer than a call would wait is refused at once, whatever the limit: an hour is known to all."""
     clock = FakeClock()
     limiter = TokenBucketRateLimiter(clock=clock)
     held = limiter.reserve("m", prompt_tokens=1, max_output_tokens=1)

@@ -156,7 +156,7 @@ def test_type_name_and_repr():
 
 
 @responses.activate
-def test_the_mock_of_the_design_document():
+def test_mock_of_design_document():
     """Path, bearer header, id, content, usage (A126)."""
     responses.post(
         CHAT,
@@ -201,7 +201,7 @@ def test_the_mock_of_the_design_document():
     ["Hi", [{"role": "user", "content": "Hi"}], [Message(role="user", content="Hi")], LLMRequest(messages="Hi"), Message(role="user", content="Hi")],
     ids=["text", "mapping", "message", "request", "one message"],
 )  # fmt: skip
-def test_a_prompt_may_have_many_forms(emulator, provider, prompt):
+def test_prompt_may_have_many_forms(emulator, provider, prompt):
     """All the same on the wire."""
     assert provider.generate(prompt).content.startswith("Hi")
     assert emulator.requests[-1].json["messages"] == [{"role": "user", "content": "Hi"}]
@@ -219,16 +219,16 @@ def test_keywords_override_a_request(emulator, provider):
 
 
 @pytest.mark.over_http2("bridge")
-def test_nothing_is_sent_that_was_not_set(emulator, provider):
-    """The service refuses what it does not know."""
+def test_unset_fields_are_not_sent(emulator, provider):
+    """Fields that were not set are not sent: the service refuses those it does not know."""
     response = provider.generate(LLMRequest(messages="Hi", custom_id="mine"))
     assert sorted(emulator.requests[-1].json) == ["messages", "model", "stream"]
     assert response.client_request_id is not None
 
 
 @pytest.mark.over_http2("bridge")
-def test_the_default_model_is_used_and_can_be_set(emulator, make):
-    """Per provider."""
+def test_default_model_can_be_set(emulator, make):
+    """The default model is used and can be set, per provider."""
     make().generate("Hi")
     assert emulator.requests[-1].json["model"] == "openai/gpt-oss-120b"
     make(default_model="openai/gpt-oss-20b").generate("Hi")
@@ -236,8 +236,8 @@ def test_the_default_model_is_used_and_can_be_set(emulator, make):
 
 
 @pytest.mark.over_http2("bridge")
-def test_extra_headers_body_and_query_are_sent(emulator, provider):
-    """The body's extras win; the key is not replaced."""
+def test_extra_parts_are_sent(emulator, provider):
+    """Extra headers, body and query are sent; the body's extras win; the key is not replaced."""
     provider.generate(
         "Hi", temperature=1.0, extra_headers={"X-Mine": "1"}, extra_body={"temperature": 0.5}, extra_query={"a": "b c"}
     )
@@ -249,7 +249,7 @@ def test_extra_headers_body_and_query_are_sent(emulator, provider):
 
 
 @pytest.mark.over_http2("bridge")
-def test_other_endpoints_are_reached_by_request(emulator, provider):
+def test_request_reaches_other_endpoints(emulator, provider):
     """Decoded JSON comes back; no limit is charged, no latency recorded."""
     assert provider.request("get", "/models/openai%2Fgpt-oss-20b")["id"] == "openai/gpt-oss-20b"
     with pytest.raises(e.NotFoundError):
@@ -300,8 +300,8 @@ def test_other_endpoints_are_reached_by_request(emulator, provider):
         pytest.param(lambda p: p.warm_up(0), e.ConfigurationError, "1 to 100", id="no connections"),
     ],
 )  # fmt: skip
-def test_a_wrong_argument_is_one_clear_error_before_anything_is_sent(emulator, provider, call, error, words):
-    """A ValueError of ours that names the field."""
+def test_wrong_argument_is_clear_error(emulator, provider, call, error, words):
+    """A wrong argument is one ValueError of ours that names the field, before anything is sent."""
     with pytest.raises(error, match=words) as caught:
         call(provider)
     assert isinstance(caught.value, ValueError)
@@ -326,22 +326,22 @@ def test_a_wrong_argument_is_one_clear_error_before_anything_is_sent(emulator, p
         pytest.param({"api_key": KEY, "latency_samples": 0}, "latency_samples", id="samples"),
     ],
 )
-def test_a_wrong_setting_is_found_at_construction(settings, words):
-    """Named, without the key."""
+def test_wrong_setting_found_at_construction(settings, words):
+    """A wrong setting is found at construction and named, without the key."""
     with pytest.raises(e.ConfigurationError, match=words) as caught:
         GroqProvider(**settings)
     assert KEY not in "".join(traceback.format_exception(caught.value))
 
 
-def test_a_configuration_file_that_is_no_yaml_is_one_clear_error(tmp_path):
-    """With the name of the file."""
+def test_bad_yaml_is_clear_error(tmp_path):
+    """A configuration file that is no YAML is one clear error with the name of the file."""
     path = tmp_path / "config.yaml"
     path.write_text("llm: [unclosed\n  - {")
     with pytest.raises(e.ConfigurationError, match=r"config\.yaml"):
         GroqProvider(path)
 
 
-def test_a_server_that_is_not_there_is_one_clear_error(make):
+def test_absent_server_is_clear_error(make):
     """Never sent; the address is named."""
     with refusing_port() as port:
         provider = make(base_url=f"http://127.0.0.1:{port}")
@@ -354,8 +354,8 @@ def test_a_server_that_is_not_there_is_one_clear_error(make):
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("status", [200, 502])
-def test_a_page_instead_of_an_answer_is_one_clear_error(emulator, provider, status):
-    """By its status if that is one of an error, else for what it is."""
+def test_page_answer_is_clear_error(emulator, provider, status):
+    """A page instead of an answer is one clear error, by its status if that is an error's, else by its content."""
     emulator.reply(
         status=status, body=b"<html><title>Bad Gateway</title></html>", headers={"content-type": "text/html"}
     )
@@ -366,7 +366,7 @@ def test_a_page_instead_of_an_answer_is_one_clear_error(emulator, provider, stat
 
 
 @pytest.mark.over_http2("bridge")
-def test_a_body_cut_in_half_is_one_clear_error(emulator, provider):
+def test_cut_body_is_clear_error(emulator, provider):
     """Not a half answer."""
     emulator.enqueue(Fault(payload="half-json"))
     with pytest.raises(e.ResponseDecodeError, match="JSON"):
@@ -378,8 +378,8 @@ def test_a_body_cut_in_half_is_one_clear_error(emulator, provider):
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("model", ["gemma2-9b-it", "no-such-model"], ids=["shut down", "unknown"])
-def test_the_length_is_checked_for_live_models_only(emulator, provider, model):
-    """Of others the service knows better."""
+def test_length_checked_for_live_models(emulator, provider, model):
+    """The length is checked for live models only; of others the service knows better."""
     with pytest.raises((e.ModelNotFoundError, e.ModelDecommissionedError)):
         provider.generate("x", model=model, max_tokens=10**6)
     assert emulator.requests[-1].json["max_tokens"] == 10**6
@@ -387,16 +387,16 @@ def test_the_length_is_checked_for_live_models_only(emulator, provider, model):
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
-def test_the_length_can_be_trimmed_instead(emulator, make, name):
-    """Under the name it was given."""
+def test_length_trimmed_on_request(emulator, make, name):
+    """The length can be trimmed instead of refused, under the name it was given."""
     make(trim_max_tokens=True).generate("x", **{name: 10**6})
     assert emulator.requests[-1].json[name] == 65536
 
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
-def test_what_the_limits_can_never_hold_is_trimmed_too(emulator, make, name):
-    """To what fits beside the prompt; a prompt that is too large by itself stays an error."""
+def test_limits_trim_length_to_fit(emulator, make, name):
+    """A length that the limits can never hold is trimmed to fit beside the prompt; a prompt alone too large fails."""
     limits = RateLimits(tpm=1000, share=1.0)
     with pytest.raises(e.RequestTooLargeError, match="1,000 tokens per minute"):
         make(rate_limits=limits).generate("x" * 350, **{name: 5000})
@@ -410,8 +410,8 @@ def test_what_the_limits_can_never_hold_is_trimmed_too(emulator, make, name):
 
 
 @pytest.mark.over_http2("bridge")
-def test_the_services_own_list_is_trusted_for_lengths(make):
-    """Once it was asked for."""
+def test_service_list_decides_lengths(make):
+    """The service's own list decides lengths once it was asked for."""
     with Emulator(speed=0, models={"new/model": {"max_completion_tokens": 99}}) as emulator:
         provider = make(base_url=emulator.base_url)
         provider.generate("x", model="new/model", max_tokens=99)
@@ -449,7 +449,7 @@ def test_the_services_own_list_is_trusted_for_lengths(make):
     ],
 )
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
-def test_a_status_is_an_error_of_its_class(emulator, provider, status, body, error, words, stream):  # noqa: PLR0917 - a table
+def test_status_gives_its_class(emulator, provider, status, body, error, words, stream):  # noqa: PLR0917 - a table
     """With status, id, model and attempts; counted once as a failure."""
     emulator.reply(status=status, body=body)
     with pytest.raises(error, match=words) as caught:
@@ -480,7 +480,7 @@ def test_a_hint_is_waited_for(emulator, make):
 
 
 @pytest.mark.over_http2("bridge")
-def test_a_hint_beyond_the_cap_is_raised_at_once(emulator, make):
+def test_hint_over_cap_raises_immediately(emulator, make):
     """With retry_after and retry_at."""
     emulator.reply(status=429, body=PLAIN_429, headers={"retry-after": "7200"})
     with pytest.raises(e.RateLimitedError) as caught:
@@ -511,8 +511,8 @@ def test_a_redirect_is_not_followed(emulator, provider):
 
 
 @pytest.mark.over_http2("bridge")
-def test_rate_limits_are_on_the_answer_and_the_provider(emulator, provider):
-    """As the headers said."""
+def test_answer_and_provider_show_limits(emulator, provider):
+    """Rate limits are on the answer and the provider, as the headers said."""
     response = provider.generate("x")
     assert response.rate_limit.limit_requests > 0
     status = provider.get_rate_limits()["openai/gpt-oss-120b"]
@@ -521,7 +521,7 @@ def test_rate_limits_are_on_the_answer_and_the_provider(emulator, provider):
 
 
 @pytest.mark.over_http2("bridge")
-def test_latency_is_recorded_exactly_once_per_call(emulator, make):
+def test_latency_recorded_once_per_call(emulator, make):
     """Retries are part of a call; failures are kept apart; streams have a first token."""
     provider = make(retry=RetryPolicy(base_delay=0.0))
     emulator.enqueue(Fault(status=500))
@@ -538,7 +538,7 @@ def test_latency_is_recorded_exactly_once_per_call(emulator, make):
 
 
 @pytest.mark.over_http2("bridge")
-def test_latency_can_be_left_out_or_bounded(make):
+def test_latency_is_optional_and_bounded(make):
     """By configuration."""
     silent = make(track_latency=False)
     silent.generate("x")
@@ -553,7 +553,7 @@ def test_latency_can_be_left_out_or_bounded(make):
 
 
 @pytest.mark.over_http2("bridge")
-def test_health_is_good_news_or_bad(emulator, provider):
+def test_health_reports_good_and_bad(emulator, provider):
     """Both are remembered; failures in a row are counted; nothing is charged or recorded."""
     health = provider.get_health()
     assert (health.status, health.model_count, health.error_count, health.message, health.error) == (
@@ -582,8 +582,8 @@ def test_health_is_good_news_or_bad(emulator, provider):
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("body", [b"<html>", b'{"data": 5}', b"[]", b""], ids=["page", "no list", "array", "empty"])
-def test_a_service_that_answers_oddly_is_degraded(emulator, provider, body):
-    """It answers: it stays available."""
+def test_odd_answers_mean_degraded(emulator, provider, body):
+    """A service that answers oddly is degraded: it answers, so it stays available."""
     emulator.reply(status=200, body=body)
     health = provider.get_health()
     assert health.status == "degraded"
@@ -592,8 +592,8 @@ def test_a_service_that_answers_oddly_is_degraded(emulator, provider, body):
 
 
 @pytest.mark.over_http2("bridge")
-def test_a_bad_health_can_be_raised(emulator, provider):
-    """And is remembered all the same."""
+def test_bad_health_can_raise(emulator, provider):
+    """A bad health can be raised, and is remembered all the same."""
     emulator.enqueue(Fault(status=503))
     with pytest.raises(e.OverloadedError):
         provider.get_health(raise_on_error=True)
@@ -601,8 +601,8 @@ def test_a_bad_health_can_be_raised(emulator, provider):
 
 
 @pytest.mark.over_http2("bridge")
-def test_a_health_check_has_a_time_limit(emulator, provider):
-    """Of its own."""
+def test_health_check_has_time_limit(emulator, provider):
+    """A health check has a time limit of its own."""
     fault = Fault(stall_before_headers=True)
     emulator.enqueue(fault)
     health = provider.get_health(timeout=0.2)
@@ -612,8 +612,8 @@ def test_a_health_check_has_a_time_limit(emulator, provider):
 
 
 @pytest.mark.over_http2("bridge")
-def test_the_chat_probe_makes_a_small_completion(emulator, provider):
-    """Of ten tokens; no record, no place in the limits."""
+def test_chat_probe_is_small(emulator, provider):
+    """The chat probe is a completion of ten tokens; no record, no place in the limits."""
     assert provider.get_health(probe="chat").status == "healthy"
     body = emulator.requests[-1].json
     assert (body["max_completion_tokens"], body["temperature"], body["model"]) == (10, 0.1, "openai/gpt-oss-120b")
@@ -622,8 +622,8 @@ def test_the_chat_probe_makes_a_small_completion(emulator, provider):
 
 
 @pytest.mark.over_http2("bridge")
-def test_bad_news_lasts_half_a_minute(emulator, make):
-    """Then it is worth a try again."""
+def test_bad_news_lasts_half_minute(emulator, make):
+    """Bad news lasts half a minute; then it is worth a try again."""
     clock = FakeClock()
     provider = make(clock=clock)
     emulator.enqueue(Fault(status=503))
@@ -659,8 +659,8 @@ def test_availability_is_cheap_and_silent(emulator, make, caplog):
 # --- models ------------------------------------------------------------------------------------------------------------------
 
 
-def test_models_are_the_configured_ones_in_order_or_the_catalogue():
-    """Values that nobody can change; unknown ids come with what is known of them."""
+def test_models_come_in_configured_order():
+    """Models are the configured ones in order, or the catalogue; values cannot change, unknown ids are kept."""
     with offline() as provider:
         assert len(provider.get_models()) >= 6
         assert isinstance(provider.get_models(), tuple)
@@ -672,7 +672,7 @@ def test_models_are_the_configured_ones_in_order_or_the_catalogue():
             models[0].max_tokens = 1
 
 
-def test_capabilities_are_the_union_over_the_models():
+def test_capabilities_are_model_union():
     """Seven of them, and none twice."""
     with offline() as provider:
         found = provider.get_capabilities()
@@ -696,7 +696,7 @@ def test_the_fastest_models_come_first():
 
 
 @pytest.mark.over_http2("bridge")
-def test_the_services_list_is_merged_over_the_catalogue(emulator, provider):
+def test_service_list_merges_over_catalogue(emulator, provider):
     """Asked once and remembered; refresh asks again."""
     entries = [
         {"id": "openai/gpt-oss-20b", "object": "model", "active": True, "context_window": 7, "owned_by": "OpenAI"},
@@ -719,8 +719,8 @@ def test_the_services_list_is_merged_over_the_catalogue(emulator, provider):
 
 
 @pytest.mark.over_http2("bridge")
-def test_a_list_that_is_none_is_an_error(emulator, provider):
-    """And not an empty list."""
+def test_broken_list_is_error(emulator, provider):
+    """A list of models that is no list is an error, and not an empty list."""
     emulator.reply(status=200, body={"models": []})
     with pytest.raises(e.ResponseDecodeError, match="data"):
         provider.list_models()
@@ -731,7 +731,7 @@ def test_a_list_that_is_none_is_an_error(emulator, provider):
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("name", CALLS)
-def test_a_closed_provider_refuses_every_call(emulator, provider, name):
+def test_closed_provider_refuses_calls(emulator, provider, name):
     """With its own error; what needs no service still answers."""
     provider.close()
     provider.close()
@@ -747,8 +747,8 @@ def test_a_closed_provider_refuses_every_call(emulator, provider, name):
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_disabled_provider_refuses_every_call(name):
-    """It can be made without a key."""
+def test_disabled_provider_refuses_calls(name):
+    """A disabled provider refuses every call and can be made without a key."""
     with GroqProvider(enabled=False) as provider:
         assert not provider.is_available()
         with pytest.raises(e.ProviderDisabledError, match="provider unavailable: disabled"):
@@ -766,8 +766,8 @@ def test_leaving_the_with_statement_closes(emulator):
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("where", ["answer", "limiter", "retry sleep"])
-def test_closing_ends_calls_of_other_threads(emulator, make, where):
-    """Wherever they wait, at once."""
+def test_closing_ends_other_threads_calls(emulator, make, where):
+    """Closing ends calls of other threads at once, wherever they wait."""
     settings = {"answer": {}, "limiter": {"rate_limits": RateLimits(rpm=1)}, "retry sleep": {"retry": RetryPolicy()}}
     provider = make(**settings[where])
     if where == "limiter":
@@ -823,8 +823,8 @@ def test_closing_ends_a_running_stream(emulator, provider):
 
 
 @pytest.mark.over_http2("bridge")
-def test_one_cancel_token_ends_a_blocked_call(emulator, provider):
-    """From another thread."""
+def test_one_token_ends_blocked_call(emulator, provider):
+    """One cancel token ends a blocked call from another thread."""
     fault = Fault(stall_before_headers=True)
     emulator.enqueue(fault)
     token = CancelToken()
@@ -836,7 +836,7 @@ def test_one_cancel_token_ends_a_blocked_call(emulator, provider):
 
 
 @pytest.mark.over_http2("bridge")
-def test_a_pickled_provider_works_in_the_other_process(emulator, make, monkeypatch):
+def test_pickled_provider_works_elsewhere(emulator, make, monkeypatch):
     """Its key is not inside; it is read from the environment again."""
     provider = make(default_model="openai/gpt-oss-20b")
     data = pickle.dumps(provider)
@@ -848,8 +848,8 @@ def test_a_pickled_provider_works_in_the_other_process(emulator, make, monkeypat
 
 
 @pytest.mark.over_http2("bridge")
-def test_a_session_of_the_callers_is_read_and_left_open(emulator):
-    """Its headers are sent; its other adapters stay."""
+def test_callers_session_is_left_open(emulator):
+    """The caller's session is read, its headers sent; its other adapters stay and it is left open."""
     with requests.Session() as session:
         session.headers["X-Mine"] = "1"
         provider = GroqProvider(api_key=emulator.api_key, base_url=emulator.base_url, session=session)
@@ -860,8 +860,8 @@ def test_a_session_of_the_callers_is_read_and_left_open(emulator):
 
 
 @pytest.mark.over_http2("bridge")
-def test_parts_may_be_passed_in_and_shared(emulator, make):
-    """Limiter, tracker, tokenizer."""
+def test_parts_may_be_shared(emulator, make):
+    """Limiter, tracker and tokenizer may be passed in and shared."""
     limiter, tracker, counted = TokenBucketRateLimiter(), LatencyTracker(), []
 
     def tokenizer(text):
@@ -876,7 +876,7 @@ def test_parts_may_be_passed_in_and_shared(emulator, make):
 
 
 @pytest.mark.over_http2("bridge")
-def test_a_compatible_server_is_taken_as_it_is(emulator, monkeypatch):
+def test_compatible_server_needs_no_groq(emulator, monkeypatch):
     """No GROQ variable is read, no key needed, no model known, no limit learned."""
     monkeypatch.setenv("GROQ_API_KEY", KEY)
     with GroqProvider(
@@ -922,8 +922,8 @@ def test_prewarming_opens_connections_at_construction(emulator, make):
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("how", ["closed", "forgotten"])
-def test_a_stream_that_was_left_does_not_keep_its_place_among_the_connections(emulator, make, how):
-    """With max_connections, the next call would wait for ever."""
+def test_left_stream_frees_its_connection(emulator, make, how):
+    """A stream that was left frees its place; else with max_connections the next call would wait for ever."""
     provider = make(max_connections=1)
     gate = Gate()
     emulator.enqueue(Reply("one two", gate=gate))
@@ -965,7 +965,7 @@ def test_a_stream_that_was_left_does_not_keep_its_place_among_the_connections(em
     ],
 )
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
-def test_neither_key_nor_prompt_is_shown_anywhere(emulator, make, caplog, fault, stream):
+def test_key_and_prompt_stay_hidden(emulator, make, caplog, fault, stream):
     """Logs at DEBUG, repr, pickles, errors and tracebacks with local variables, warnings."""
     caplog.set_level(logging.DEBUG)
     provider = make(api_key=KEY, timeout=Timeouts(first_token=0.5, idle=0.5))
@@ -1027,7 +1027,7 @@ def live():
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.live
-def test_live_latency(live):
+def test_live_latency_under_two_seconds(live):
     """A short answer within two seconds (A124)."""
     response = live.generate("Say hello", model="openai/gpt-oss-20b", max_completion_tokens=50)
     assert response.timing.total < 2.0
@@ -1035,7 +1035,7 @@ def test_live_latency(live):
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.live
-def test_live_throughput(live):
+def test_live_throughput_over_200_tokens(live):
     """More than 200 tokens a second, the first within 200 ms (A125)."""
     with live.generate_stream(
         "Write a 500 word essay about rivers.", model="openai/gpt-oss-20b", max_completion_tokens=1000, temperature=0.7
@@ -1050,16 +1050,16 @@ def test_live_throughput(live):
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("name", ["model", "messages", "stream", "max_tokens", "max_completion_tokens"])
-def test_extra_fields_cannot_replace_what_a_call_is_about(provider, name):
-    """Limits and checks would no longer hold for what is sent."""
+def test_extra_fields_cannot_replace_core(provider, name):
+    """Extra fields cannot replace what a call is about, or limits and checks would not hold for what is sent."""
     with pytest.raises(e.InvalidRequestError, match=f"extra_body holds '{name}'"):
         provider.generate("x", extra_body={name: 1})
     with pytest.raises(e.InvalidRequestError, match=f"provider_metadata holds '{name}'"):
         LLMRequest(messages="x", provider_metadata={name: 1})
 
 
-def test_a_key_in_the_wrong_place_is_not_shown():
-    """As the first argument, or as another setting."""
+def test_misplaced_key_is_not_shown():
+    """A key in the wrong place, as the first argument or another setting, is not shown."""
     for make in (lambda: GroqProvider("gsk_CANARY123456"), lambda: offline(timeout="gsk_CANARY123456")):
         with pytest.raises(e.ConfigurationError) as caught:
             make()
@@ -1067,21 +1067,21 @@ def test_a_key_in_the_wrong_place_is_not_shown():
 
 
 @pytest.mark.over_http2("bridge")
-def test_shared_fields_of_many_requests_are_checked_once(provider):
+def test_shared_fields_are_checked_once(provider):
     """Not once for every item."""
     with pytest.raises(e.InvalidRequestError, match="temperature = 9"):
         provider.generate_many(["a", "b"], temperature=9)
 
 
-def test_a_provider_with_parts_of_the_callers_does_not_pickle():
-    """It would lose them without a word."""
+def test_own_parts_forbid_pickling():
+    """A provider with parts of the caller's does not pickle: it would lose them without a word."""
     with offline(rate_limiter=TokenBucketRateLimiter()) as provider, pytest.raises(TypeError, match="rate_limiter"):
         pickle.dumps(provider)
 
 
 @pytest.mark.over_http2("bridge")
-def test_an_unpickled_provider_looks_for_its_key_on_first_use(emulator, monkeypatch):
-    """Unpickling needs none."""
+def test_unpickled_key_is_sought_lazily(emulator, monkeypatch):
+    """An unpickled provider looks for its key on first use; unpickling needs none."""
     monkeypatch.setenv("GROQ_API_KEY", "gsk_1")
     with GroqProvider(base_url=emulator.base_url) as provider:
         data = pickle.dumps(provider)
@@ -1098,7 +1098,7 @@ def test_an_unpickled_provider_looks_for_its_key_on_first_use(emulator, monkeypa
     [{"clock": 5}, {"rate_limiter": 5}, {"latency_tracker": 5}, {"tokenizer": 5}, {"prewarm": 101}],
     ids=lambda settings: next(iter(settings)),
 )
-def test_wrong_parts_are_named_at_construction(settings):
+def test_wrong_parts_named_at_construction(settings):
     """Not at the first call."""
     with pytest.raises(e.ConfigurationError, match=next(iter(settings))):
         offline(**settings)
@@ -1106,14 +1106,14 @@ def test_wrong_parts_are_named_at_construction(settings):
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("connections", ["1", 0, 101, True], ids=repr)
-def test_a_wrong_number_of_connections_to_warm_up_is_named(provider, connections):
-    """With its range."""
+def test_wrong_warm_up_count_named(provider, connections):
+    """A wrong number of connections to warm up is named with its range."""
     with pytest.raises(e.ConfigurationError, match="must be an integer from 1 to 100"):
         provider.warm_up(connections)
 
 
 @pytest.mark.over_http2("bridge")
-def test_a_query_that_cannot_be_written_is_refused(provider):
+def test_unwritable_query_is_refused(provider):
     """A lone surrogate has no UTF-8."""
     with pytest.raises(e.InvalidRequestError, match="extra_query"):
         provider.generate("x", extra_query={"a": "\ud800"})

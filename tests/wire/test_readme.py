@@ -62,15 +62,15 @@ def test_the_yaml_is_a_configuration():
     assert config.retry == RetryPolicy.web()
 
 
-def test_the_first_program_is_short_and_on_the_first_screen():
-    """A complete program of under 15 lines."""
+def test_first_program_is_short():
+    """The first program is complete, on the first screen, and of under 15 lines."""
     first = blocks("python")[0]
     assert len(first.strip().splitlines()) < 15
     assert README[: README.index(first)].count("\n") < 40
 
 
-def test_there_is_one_command_for_the_demo_and_one_for_the_tests():
-    """Both begin with nothing but Python; the second one is what `.ci/run` does."""
+def test_one_command_for_demo_tests():
+    """One command for the demo, one for the tests, both from nothing but Python; the second runs `.ci/run`."""
     demo, tests = [block.strip() for block in blocks("sh") if block.startswith("python3 -m venv")]
     assert demo.splitlines() == [demo]
     assert "'.[cli]'" in demo
@@ -84,21 +84,21 @@ def test_there_is_one_command_for_the_demo_and_one_for_the_tests():
         assert "-e '.[test]'" in continuous.read_text(encoding="utf-8")
 
 
-def test_the_table_of_errors_covers_every_public_error():
+def test_error_table_covers_public_errors():
     """None missing, none that is gone."""
     named = first_column(section("Errors: which one, and what to do"))
     assert sorted(named) == sorted(errors.__all__)
 
 
-def test_every_error_says_what_to_do():
-    """But for those that are not raised yet."""
+def test_every_error_names_remedy():
+    """Every error says how to mend it, but for those that are not raised yet."""
     for row in re.findall(r"^\| `\w+Error` \|.*$", section("Errors: which one, and what to do"), re.MULTILINE):
         what, advice = [cell.strip() for cell in row.strip("|").split("|")[1:]]
         assert what
         assert advice or "not raised in this version" in what
 
 
-def test_the_table_of_settings_covers_every_field():
+def test_settings_table_covers_fields():
     """None missing, none that is gone."""
     tables = first_column(section("Configuration"))
     assert sorted(tables) == sorted(field.name for field in attrs.fields(ProviderConfig))
@@ -109,7 +109,7 @@ def test_the_table_of_settings_covers_every_field():
     [("`Timeouts`", [Timeouts()]), ("`RetryPolicy`", [RetryPolicy(), RetryPolicy.web(), RetryPolicy.batch()])],
     ids=["timeouts", "retry"],
 )
-def test_the_tables_of_limits_show_the_defaults(heading, made):
+def test_limit_tables_show_defaults(heading, made):
     """Names and values."""
     table = README[README.index(f"| {heading} | default") :].split("\n\n")[0]
     rows = [[cell.strip(" `") for cell in row.strip("|").split("|")] for row in table.splitlines()[2:]]
@@ -117,7 +117,7 @@ def test_the_tables_of_limits_show_the_defaults(heading, made):
     assert found == {field.name: [getattr(one, field.name) for one in made] for field in attrs.fields(type(made[0]))}
 
 
-def test_the_defaults_named_in_the_table_of_settings_hold():
+def test_settings_table_defaults_hold():
     """Those that are plain values."""
     config = ProviderConfig(api_key="gsk_0123456789")
     for name, default in re.findall(r"^\| `(\w+)` \| (`[^`]+`|\d+) \|", section("Configuration"), re.MULTILINE):
@@ -126,8 +126,8 @@ def test_the_defaults_named_in_the_table_of_settings_hold():
         assert shown in (str(value), "GROQ_API_KEY", f"{type(value).__name__}()"), name
 
 
-def test_every_command_and_its_options_are_named():
-    """The table of commands follows the parser."""
+def test_commands_and_options_are_named():
+    """Every command and its options are named: the table of commands follows the parser."""
     text = section("Command line")
     commands = next(action for action in _parser()._actions if action.choices).choices
     assert len(commands) == 5
@@ -154,7 +154,7 @@ def test_the_contents_lead_to_headings():
     assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= headings
 
 
-def test_public_names_in_the_readme_exist():
+def test_public_names_exist():
     """What is imported from the package is there, and what looks like an error or a method is."""
     methods = set(re.findall(r"provider\.(\w+)\(", README))
     assert methods <= set(dir(GroqProvider))
@@ -166,7 +166,7 @@ def test_public_names_in_the_readme_exist():
     }
 
 
-def test_http2_without_its_package_names_the_extra(monkeypatch):
+def test_http2_names_missing_extra(monkeypatch):
     """At construction, and in one clear error; without the setting nobody asks for the package."""
     for name in [name for name in sys.modules if name.startswith("groq_provider.transport.http2")]:
         monkeypatch.delitem(sys.modules, name)
@@ -176,7 +176,7 @@ def test_http2_without_its_package_names_the_extra(monkeypatch):
         GroqProvider(api_key="gsk_0123456789", http2=True)
 
 
-def test_the_place_for_the_figures_is_there():
+def test_speed_figures_have_place():
     """Speed is measured in `benchmarks/` and written here."""
     assert "<!-- speed -->" in section("Speed")
 

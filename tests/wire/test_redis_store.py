@@ -95,8 +95,8 @@ def fails(call, *args):
 # --- servers that forget -------------------------------------------------------------------------------------------
 
 
-def test_it_is_a_store_and_found_by_its_url(redis_server):
-    """Through the door that the limiter uses."""
+def test_url_finds_redis_store(redis_server):
+    """It is a store, found by its URL through the door that the limiter uses."""
     store = open_store(redis_server.url)
     assert isinstance(store, RateLimitStore)
     assert store.take(KEY, ask()).reserved
@@ -134,7 +134,7 @@ def test_script_flush_is_not_noticed(redis_server, store):
 
 
 @pytest.mark.parametrize("how", ["restart", "FLUSHALL", "eviction"])
-def test_a_lost_state_starts_from_what_is_known(how):
+def test_lost_state_starts_from_known(how):
     """Nobody sees an error; the bucket begins where the caller knows it to be, not full."""
     with running() as server, stored(server.url) as store:
         for _ in range(3):
@@ -168,8 +168,8 @@ def test_a_failover_that_lost_writes(redis_server, store):
     assert again.full[0] < after.full[0] + 36 * SECOND + 1
 
 
-def test_idle_connections_that_the_server_closed_are_not_used(redis_server, store):
-    """Found out before a command is sent: no error."""
+def test_closed_idle_connections_stay_unused(redis_server, store):
+    """Idle connections that the server closed are found out before a command is sent: no error."""
     for number in range(5):
         assert store.take(KEY, ask()).version == number + 1
         redis_server.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -180,7 +180,7 @@ def test_idle_connections_that_the_server_closed_are_not_used(redis_server, stor
 
 
 @pytest.mark.parametrize("skew", [-3600.0, -2.0, 2.0, 3600.0])
-def test_the_clocks_of_the_clients_do_not_matter(redis_server, skew):
+def test_client_clocks_do_not_matter(redis_server, skew):
     """Two hosts whose clocks differ share one limit to the request."""
     with (
         stored(redis_server.url, clock=FakeClock(5000.0)) as one,
@@ -193,7 +193,7 @@ def test_the_clocks_of_the_clients_do_not_matter(redis_server, skew):
         assert abs(start - int(seconds) * SECOND - int(part)) < 20 * SECOND
 
 
-def test_a_server_clock_that_steps_back_stands_still(redis_server, store):
+def test_backward_server_clock_stands_still(redis_server, store):
     """Newest instant seen counts until the clock is there again."""
     taken = store.take(KEY, ask())
     ahead = taken.start + HOUR
@@ -202,7 +202,7 @@ def test_a_server_clock_that_steps_back_stands_still(redis_server, store):
     assert store.take(KEY, ask()).start == ahead
 
 
-def test_a_long_idle_time_counts_in_full(redis_server, store):
+def test_long_idle_time_counts_fully(redis_server, store):
     """Only the clients' time is held back, never the server's."""
     store.take(KEY, ask(want(cost=HOUR)))
     with redis_server.client() as client:
@@ -212,8 +212,8 @@ def test_a_long_idle_time_counts_in_full(redis_server, store):
     assert taken.reserved
 
 
-def test_the_clients_time_where_scripts_may_not_ask(redis_server):
-    """Followed by five seconds for each question at most, never back."""
+def test_client_time_replaces_forbidden_time(redis_server):
+    """The client's time counts where scripts may not ask: five seconds a question at most, never back."""
     clock = FakeClock()
     with stored(redis_server.url, time_source="client", clock=clock) as store:
         first = store.take(KEY, ask(want(cost=HOUR)))
@@ -224,8 +224,8 @@ def test_the_clients_time_where_scripts_may_not_ask(redis_server):
             assert full - store.take("jump", ask(want(cost=0))).full[0] == expected * SECOND
 
 
-def test_the_time_of_a_test_is_taken_as_it_is(redis_server):
-    """The hook of the common suite."""
+def test_injected_time_is_taken(redis_server):
+    """The time of a test is taken as it is: the hook of the common suite."""
     clock = FakeClock()
     with stored(redis_server.url, time_source="clock", clock=clock) as store:
         assert store.take(KEY, ask(want(cost=HOUR))).start == 1000 * SECOND
@@ -255,7 +255,7 @@ def test_a_stopped_server(redis_server):
         assert taken.version == 1
 
 
-def test_many_threads_find_out_at_once(redis_server):
+def test_many_threads_notice_at_once(redis_server):
     """Nobody waits for somebody else's time limit."""
     with stored(redis_server.url, timeout=1.0) as store:
         redis_server.pause()
@@ -267,7 +267,7 @@ def test_many_threads_find_out_at_once(redis_server):
             redis_server.resume()
 
 
-def test_a_server_that_is_not_there():
+def test_absent_server_is_tolerated():
     """No error when the store is made; it works as soon as the server does."""
     with running() as server:
         server.kill()
@@ -339,8 +339,8 @@ def test_a_slow_server(redis_server):
 
 
 @pytest.mark.parametrize("keep", [0, 1, 4, 9, 20])
-def test_an_answer_lost_after_the_script_ran_is_not_repeated(redis_server, keep):
-    """Taken once; what leaks is at most this one cost, and refilling heals it."""
+def test_lost_answer_is_not_repeated(redis_server, keep):
+    """An answer lost after the script ran is not repeated: it is taken once, and refilling heals the leak."""
     between = Between(redis_server.port)
     with serving(between) as proxy, stored(f"redis://127.0.0.1:{proxy.port}") as store:
         between.keep = keep
@@ -411,8 +411,8 @@ UNEXPECTED = {
 
 
 @pytest.mark.parametrize("said", [*ERRORS.values(), *UNEXPECTED.values()], ids=[*ERRORS, *UNEXPECTED])
-def test_whatever_else_a_server_says_is_a_store_that_is_away(said):
-    """One kind of error, a fresh connection, and it goes on when the server does."""
+def test_odd_server_replies_mean_away(said):
+    """Any other reply is a store that is away: one kind of error, a fresh connection, and it goes on later."""
     with (
         serving(speaking(LOOK, said, said, TAKEN)) as server,
         stored(f"redis://127.0.0.1:{server.port}") as store,
@@ -427,7 +427,8 @@ def test_whatever_else_a_server_says_is_a_store_that_is_away(said):
 
 
 @pytest.mark.parametrize("said", [b"+OK\r\n", b":0\r\n", b"*1\r\n:1\r\n"])
-def test_an_adjustment_that_was_not_confirmed(said):
+def test_unconfirmed_adjustment_means_away(said):
+    """An adjustment that the server does not confirm is a store that is away."""
     with (
         serving(speaking(LOOK, said)) as server,
         stored(f"redis://127.0.0.1:{server.port}") as store,
@@ -435,8 +436,8 @@ def test_an_adjustment_that_was_not_confirmed(said):
         fails(store.adjust, KEY, Change())
 
 
-def test_a_server_that_sends_one_byte_at_a_time():
-    """The limit is that of the whole, not of each byte."""
+def test_slow_bytes_end_at_limit():
+    """A server that sends one byte at a time ends at the limit of the whole, not of each byte."""
 
     def handler(sock, server):
         if sock.recv(65_536):
@@ -475,7 +476,7 @@ def test_a_busy_server():
         assert store.take(KEY, free).reserved
 
 
-def test_a_replica_refuses_and_a_new_master_serves():
+def test_replica_refuses_master_serves():
     """READONLY while the wrong one is asked, no repetition."""
     with running() as server, stored(server.url) as store:
         store.take(KEY, ask())
@@ -501,7 +502,8 @@ def test_a_full_server():
         assert store.take(KEY, ask()).version == 2
 
 
-def test_a_key_that_somebody_else_uses(redis_server, store):
+def test_foreign_key_means_away(redis_server, store):
+    """A key that another program uses with another type is left as it is; the store counts as away."""
     redis_server.do("SET", STATE, "mine")
     assert "wrong kind" in fails(store.take, KEY, ask())[0]
     assert redis_server.do("GET", STATE) == "mine"
@@ -530,21 +532,23 @@ def everything_said(error):
     [":wrong" + CANARY, "", "default:wrong" + CANARY, "nobody:" + CANARY],
     ids=["wrong", "none", "wrong by name", "wrong name"],
 )
-def test_a_wrong_password_is_found_when_the_store_is_made(locked, who, caplog):
-    """It says so, and not which."""
+def test_wrong_password_is_found_early(locked, who, caplog):
+    """A wrong password is found when the store is made; the error says so, and not which."""
     with pytest.raises(ConfigurationError, match=r"redis://127.0.0.1:\d+/0: AuthenticationError") as caught:
         RedisStore(f"redis://{who}@127.0.0.1:{locked.port}", timeout=PATIENCE)
     assert CANARY not in everything_said(caught.value)
     assert CANARY not in caplog.text
 
 
-def test_a_password_that_nobody_asked_for(redis_server):
+def test_unwanted_password_is_refused(redis_server):
+    """A password that the server does not ask for is an error of the settings, and is not shown."""
     with pytest.raises(ConfigurationError) as caught:
         RedisStore(f"redis://:{CANARY}@127.0.0.1:{redis_server.port}", timeout=PATIENCE)
     assert CANARY not in everything_said(caught.value)
 
 
-def test_a_database_that_is_not_there(redis_server):
+def test_absent_database_is_refused(redis_server):
+    """A database that the server does not have is an error of the settings; one that it has works."""
     with pytest.raises(ConfigurationError, match="out of range"):
         RedisStore(redis_server.url + "/999", timeout=PATIENCE)
     with stored(redis_server.url + "/7") as store:
@@ -570,7 +574,7 @@ def test_a_password_changed_while_running():
 RIGHTS = "+evalsha +eval +time +hgetall +hset +pexpire +zscore +zadd +zremrangebyscore +zcount"
 
 
-def test_the_rights_that_are_documented_are_enough(redis_server):
+def test_documented_rights_are_enough(redis_server):
     """A user who may do just that; one who may not run scripts or see these keys is told at once."""
     documented = " ".join((RedisStore.__doc__ or "").split())
     assert RIGHTS.replace("+", "") in documented
@@ -610,7 +614,7 @@ def test_the_password_is_nowhere(locked, caplog):
 
 
 @pytest.mark.parametrize("quotes", [b"", b"'"])
-def test_a_server_that_quotes_what_it_was_sent(quotes):
+def test_quoting_server_shows_no_command(quotes):
     """Redis does that with a command it does not know."""
     said = b"-ERR unknown command 'AUTH', with args beginning with: %s%s%s \r\n" % (quotes, CANARY.encode(), quotes)
     with (
@@ -655,7 +659,8 @@ def test_settings_that_are_wrong(redis_server):
         assert store._timeout == 0.25
 
 
-def test_the_extra_is_named_where_it_is_missing():
+def test_missing_package_names_extra():
+    """Without the redis package the error names the extra to install, and no secret."""
     program = """
         import sys
         sys.modules["redis"] = None
@@ -692,7 +697,8 @@ def tls(authority, tmp_path_factory):
         yield server
 
 
-def test_tls_with_an_authority_of_ones_own(tls):
+def test_tls_with_own_authority(tls):
+    """A store works over TLS with an authority of its own, and keeps its connection."""
     with stored(tls.url) as store:
         assert store.take(KEY, ask()).reserved
         store.adjust(KEY, Change(credits={"tpm": SECOND}))
@@ -716,7 +722,7 @@ def test_tls_nobody_vouches_for(tls, tmp_path):
         assert CANARY not in everything_said(caught.value)
 
 
-def test_tls_and_plain_do_not_meet(tls, redis_server, authority):
+def test_tls_and_plain_never_meet(tls, redis_server, authority):
     """Neither hangs; away, not misconfigured: a proxy may be starting."""
     for url in (
         f"redis://127.0.0.1:{tls.port}",
@@ -726,7 +732,9 @@ def test_tls_and_plain_do_not_meet(tls, redis_server, authority):
             assert fails(store.take, KEY, ask())[1] < 0.3 + 5
 
 
-def test_a_handshake_that_does_not_end(authority):
+def test_endless_handshake_times_out(authority):
+    """A TLS handshake that does not end is given up within the time limit."""
+
     def handler(sock, server):
         server.released.wait(PATIENCE)
 
@@ -756,8 +764,8 @@ def lifetime(server, key, begun):
     ),
     pause=st.integers(0, 1 << 40),
 )
-def test_a_key_lives_longer_than_what_it_says(redis_server, wants, pause):
-    """And always for a second."""
+def test_keys_outlive_their_state(redis_server, wants, pause):
+    """A key lives longer than the state it holds, and always for a second."""
     redis_server.do("DEL", STATE)
     with stored(redis_server.url) as store:
         begun = time.monotonic()
@@ -775,7 +783,8 @@ def test_a_key_lives_longer_than_what_it_says(redis_server, wants, pause):
         assert lifetime(redis_server, STATE, begun)[1] > max(pause // 1000 - 5000, 0)
 
 
-def test_a_model_nobody_uses_leaves_nothing_behind(redis_server, store):
+def test_unused_model_leaves_nothing(redis_server, store):
+    """A model that is not used any more leaves nothing behind at the server."""
     store.take(KEY, ask(want(cost=1000, burst=1000)))
     redis_server.do("PEXPIRE", HOSTS, 1)
     assert redis_server.do("PTTL", STATE) <= 1000
@@ -800,7 +809,7 @@ def test_a_model_needs_little(redis_server, store):
 AWKWARD = ["}", "}x", "a}b", "{x}", "%7D", "%", "ключ:модель", "a b\r\nc", "\ud800", "x" * 300, ""]
 
 
-def test_keys_are_declared_and_stay_apart(tmp_path):
+def test_keys_are_declared_and_separate(tmp_path):
     """A cluster refuses a script whose keys are in two slots, or not declared."""
     with running(cluster_enabled="yes", dir=tmp_path) as server, stored(server.url) as store:
         server.do("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
@@ -823,8 +832,8 @@ def test_a_cluster_that_serves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("said", [ERRORS["MOVED"], ERRORS["ASK"]], ids=["MOVED", "ASK"])
-def test_a_cluster_that_keeps_the_key_elsewhere(said):
-    """Not followed: this is a client of one node."""
+def test_cluster_redirect_is_not_followed(said):
+    """A cluster that keeps the key elsewhere is not followed: this is a client of one node."""
     with serving(speaking(LOOK, said)) as server, stored(f"redis://127.0.0.1:{server.port}") as store:
         assert "on another node" in fails(store.take, KEY, ask())[0]
 
@@ -879,8 +888,8 @@ WORK = """
 """
 
 
-def test_four_processes_of_sixteen_threads_take_what_there_is(redis_server):
-    """1,280 questions for 100 places: 100 are taken, each question counts once."""
+def test_processes_take_exactly_enough(redis_server):
+    """Four processes of sixteen threads ask 1,280 times for 100 places: 100 are taken, each ask counts once."""
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(WORK), redis_server.url, KEY]
     workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     try:
@@ -903,7 +912,7 @@ def test_four_processes_of_sixteen_threads_take_what_there_is(redis_server):
 
 
 @needs_fork
-def test_a_forked_child_uses_connections_of_its_own(redis_server, store):
+def test_forked_child_uses_own_connections(redis_server, store):
     """Locks held at the fork do not bind it; it counts as a process; the parent's connections serve on."""
     store.take(KEY, ask())
     store.take("parent", ask())
@@ -924,8 +933,8 @@ def test_a_forked_child_uses_connections_of_its_own(redis_server, store):
 
 
 @needs_fork
-def test_closing_in_a_child_leaves_the_parents_connection_alone(tls):
-    """No goodbye is sent over what both hold: with TLS one would end the parent's stream."""
+def test_closing_child_spares_parents_connection(tls):
+    """Closing in a child leaves the parent's connection alone: no goodbye is sent over the shared socket."""
     with stored(tls.url) as store:
         store.take(KEY, ask())
         link = store._idle[0]
@@ -940,7 +949,7 @@ def test_closing_in_a_child_leaves_the_parents_connection_alone(tls):
         assert store._idle == [link]
 
 
-def test_an_interrupt_leaves_no_half_read_answer(redis_server, store, monkeypatch):
+def test_interrupt_leaves_no_half_answer(redis_server, store, monkeypatch):
     """The connection it fell into is closed, not used again."""
     store.take(KEY, ask())
     link = store._idle[0]
@@ -952,8 +961,8 @@ def test_an_interrupt_leaves_no_half_read_answer(redis_server, store, monkeypatc
     assert store.take(KEY, ask()).version == 3
 
 
-def test_claims_live_as_long_as_the_model_says(redis_server, store):
-    """The script has its own copy of the constant."""
+def test_claims_expire_like_model(redis_server, store):
+    """Claims live as long as the model says: the script has its own copy of the constant."""
     store.take(KEY, ask(want(cost=HOUR), claimant=1))
     waiting = store.take(KEY, ask(claimant=7))
     assert not waiting.reserved

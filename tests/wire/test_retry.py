@@ -74,15 +74,26 @@ def decide(error, *, retries=0, policy=None, seed=1):
         pytest.param(e.ConfigurationError("x"), False, id="configuration"),
     ],
 )
-def test_the_class_of_an_error_decides_whether_it_is_tried_again(error, again):
-    """The table of faults.md 4.2."""
+def test_error_class_decides_retry(error, again):
+    """The class of an error decides whether it is tried again: the table of faults.md 4.2."""
     assert (decide(error) is not None) is again
 
 
+<<<<<<< HEAD
+=======
+@pytest.mark.parametrize("retries", [0, 1])
+def test_silent_stream_may_be_repeated(retries):
+    """A stream that has given nothing may be repeated after a slow answer; a plain answer may not."""
+    slow = e.ReadTimeoutError("x", sent=True)
+    assert decide(slow, retries=retries, stream=True) is not None
+    assert decide(slow, retries=retries, stream=False) is None
+
+
+>>>>>>> bddcf12 (Tests: names of three to five words, the sentence in the docstring)
 @pytest.mark.parametrize(
     "error", [e.ProtocolError("x"), e.ResponseDecodeError("x")], ids=lambda error: type(error).__name__
 )
-def test_a_broken_peer_is_tried_once_more_only(error):
+def test_broken_peer_gets_one_retry(error):
     """Repeating what is broken by construction helps nobody."""
     assert decide(error, retries=0) is not None
     assert decide(error, retries=1) is None
@@ -93,8 +104,8 @@ def test_a_broken_peer_is_tried_once_more_only(error):
     [(RetryPolicy(max_retries=0), 0), (RetryPolicy(), 2), (RetryPolicy.web(), 1), (RetryPolicy.batch(), 8)],
     ids=["none", "default", "web", "batch"],
 )
-def test_a_policy_bounds_the_number_of_retries(policy, allowed):
-    """Further tries after the first."""
+def test_policy_bounds_retry_count(policy, allowed):
+    """A policy bounds the number of retries: further tries after the first."""
     error = e.ProviderUnavailableError("x", status_code=500)
     given = [retries for retries in range(20) if decide(error, retries=retries, policy=policy) is not None]
     assert given == list(range(allowed))
@@ -102,7 +113,7 @@ def test_a_policy_bounds_the_number_of_retries(policy, allowed):
 
 @pytest.mark.parametrize("hint", [0.0, 0.01, 0.5, 2.0, 30.0, 60.0])
 @pytest.mark.parametrize("error", [e.RateLimitedError, e.OverloadedError, e.ProviderUnavailableError])
-def test_a_hint_is_never_undercut_and_little_exceeded(error, hint):
+def test_hint_is_never_undercut(error, hint):
     """At least the hint; at most 5 % or 0.1 s more."""
     for seed in range(200):
         delay = decide(error("x", retry_after=hint), seed=seed)
@@ -126,7 +137,7 @@ def test_hints_are_spread():
     ],
     ids=["at the cap", "beyond it", "no cap", "web", "batch", "beyond batch"],
 )
-def test_a_hint_beyond_the_cap_ends_the_call(policy, hint, again):
+def test_hint_over_cap_ends_call(policy, hint, again):
     """Nobody sleeps for hours unasked; the hint is on the error."""
     assert (decide(e.RateLimitedError("x", retry_after=hint), policy=policy) is not None) is again
 
@@ -143,8 +154,8 @@ def test_a_hint_beyond_the_cap_ends_the_call(policy, hint, again):
     ],
     ids=["fault", "fault again", "throttled", "overloaded again", "cut to the maximum", "no overflow"],
 )
-def test_without_a_hint_the_delay_is_full_jitter(error, retries, bound):
-    """From zero to a doubling bound."""
+def test_hintless_delay_is_full_jitter(error, retries, bound):
+    """Without a hint the delay is full jitter, from zero to a doubling bound."""
     policy = RetryPolicy(max_retries=100)
     delays = [decide(error, retries=retries, policy=policy, seed=seed) for seed in range(500)]
     assert all(0 <= delay <= bound for delay in delays)
@@ -178,8 +189,8 @@ def test_which_statuses_are_tried_again():
     assert all(decide(refused(status)) is None for status in (300, 301, 302, 303, 304, 307, 308))
 
 
-def test_which_statuses_wait_as_after_throttling():
-    """A second and more, for want of room; a quarter for what failed."""
+def test_some_statuses_wait_like_throttling():
+    """Some statuses wait as after throttling, a second and more for want of room; failures wait a quarter."""
     slow = {status for status in TIMES if throttling(refused(status))}
     assert slow == {429, 498, 503, 529}
     policy = RetryPolicy(max_retries=9)
@@ -252,16 +263,16 @@ def test_every_form_of_retry_after(headers, hint, text, status, policy):
         pytest.param(refused(503, "x-should-retry: true", "Retry-After: 61"), False, id="yes, beyond the cap"),
     ],
 )
-def test_what_the_service_says_of_trying_again(error, again):
-    """Limits of the day, what can never succeed, and ``x-should-retry``."""
+def test_service_words_decide_retry(error, again):
+    """The service's words on trying again: limits of the day, hopeless cases, and ``x-should-retry``."""
     assert (decide(error) is not None) is again
 
 
 @pytest.mark.parametrize(
     "error", [refused(503, "x-should-retry: true"), refused(400, "x-should-retry: true")], ids=["503", "400"]
 )
-def test_no_header_goes_over_the_number_of_retries(error):
-    """The caller's switch stands."""
+def test_headers_cannot_exceed_retry_count(error):
+    """No header goes over the number of retries: the caller's switch stands."""
     assert decide(error, policy=RetryPolicy(max_retries=0)) is None
     assert decide(error, retries=2) is None
 
@@ -286,8 +297,8 @@ def caused(error, cause):
         pytest.param(e.StreamProtocolError("x"), 0, id="43 after chunks"),
     ],
 )  # fmt: skip
-def test_how_often_a_fault_is_tried_again(error, times):
-    """A broken peer once more, a broken connection as often as the policy says."""
+def test_fault_kind_decides_retry_count(error, times):
+    """A fault's kind decides the tries: a broken peer once more, a broken connection as the policy says."""
     assert sum(decide(error, retries=n, policy=RetryPolicy(max_retries=5)) is not None for n in range(9)) == times
 
 
@@ -344,8 +355,8 @@ def test_batch_waits_for_the_window():
 
 
 @pytest.mark.parametrize("hint", [8.0, 30.0], ids=["leaves nothing", "beyond"])
-def test_a_hint_beyond_the_time_left_is_refused_at_once(hint):
-    """With ``retry_at``; nobody sleeps for nothing."""
+def test_hint_over_remaining_time_refused(hint):
+    """A hint beyond the time left is refused at once, with ``retry_at``: a sleep would be for nothing."""
     bench = Bench(refusal(429, headers={"retry-after": str(hint)}))
     start = bench.clock.monotonic()
     error = bench.fails(e.RateLimitedError, timeouts=Timeouts(total=8.5))
@@ -382,8 +393,8 @@ def test_what_a_retry_costs(error, cost):
     assert RetryBudget.cost(error) == cost
 
 
-def test_a_total_outage_gets_seven_retries_and_then_one_in_fourteen_seconds():
-    """For all threads together."""
+def test_total_outage_limits_retries():
+    """A total outage gets seven retries and then one in fourteen seconds, for all threads together."""
     clock = FakeClock()
     budget = RetryBudget(clock)
     assert [budget.spend(14.0) for _ in range(9)] == [True] * 7 + [False] * 2
@@ -394,8 +405,8 @@ def test_a_total_outage_gets_seven_retries_and_then_one_in_fourteen_seconds():
     assert granted == 100
 
 
-def test_a_call_that_was_never_sent_is_free_of_the_budget():
-    """However empty it is."""
+def test_unsent_call_costs_no_budget():
+    """A call that was never sent is free of the budget, however empty that is."""
     budget = RetryBudget(FakeClock())
     while budget.spend(14.0):
         pass
@@ -403,8 +414,8 @@ def test_a_call_that_was_never_sent_is_free_of_the_budget():
 
 
 @pytest.mark.parametrize(("last", "given"), [(0.0, 1), (5.0, 5), (14.0, 14)], ids=["first try", "throttled", "failed"])
-def test_a_success_gives_back_what_its_last_retry_cost(last, given):
-    """One unit for a first try."""
+def test_success_returns_last_retry_cost(last, given):
+    """A success gives back what its last retry cost; a first try gives back one unit."""
     budget = RetryBudget(FakeClock())
     assert budget.spend(100.0)
     budget.succeeded(last)
@@ -412,8 +423,8 @@ def test_a_success_gives_back_what_its_last_retry_cost(last, given):
     assert budget.spend(given)
 
 
-def test_the_budget_never_holds_more_than_a_hundred():
-    """Neither by time nor by successes."""
+def test_budget_holds_at_most_hundred():
+    """The budget never holds more than a hundred, neither by time nor by successes."""
     clock = FakeClock()
     budget = RetryBudget(clock)
     clock.advance(10_000)
@@ -423,8 +434,8 @@ def test_the_budget_never_holds_more_than_a_hundred():
     assert not budget.spend(0.1)
 
 
-def test_many_threads_spend_no_more_than_there_is():
-    """8 threads, 100 units of one."""
+def test_threads_never_overspend_budget():
+    """Many threads spend no more than there is: 8 threads, 100 units of one."""
     budget = RetryBudget(FakeClock())
     taken: list[bool] = []
     start = threading.Barrier(8)
@@ -441,7 +452,7 @@ def test_many_threads_spend_no_more_than_there_is():
     assert sum(taken) == 100
 
 
-def test_many_failures_among_successes_get_few_retries():
+def test_many_failures_get_few_retries():
     """In the long run what successes bring in: one retry in fourteen of them, one in five after throttling."""
     for cost in (14.0, 5.0):
         budget, rng = RetryBudget(FakeClock()), random.Random(1)
@@ -455,7 +466,7 @@ def test_many_failures_among_successes_get_few_retries():
         assert successes / cost - 1 <= retries <= (successes + 100) / cost
 
 
-def test_all_calls_of_a_provider_share_one_budget():
+def test_providers_calls_share_one_budget():
     """Plain ones, streams and other endpoints of twenty threads: seven retries of what failed, together."""
 
     def fail(sock, server):

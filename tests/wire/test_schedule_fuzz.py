@@ -187,7 +187,7 @@ def test_the_queue_loses_nobody(seeds):
     assert min(outcomes[kind] for kind in ("granted", "late", "cancelled")) > 0
 
 
-def test_no_window_admits_more_than_the_limit(seeds):
+def test_windows_never_exceed_limit(seeds):
     """By the bucket's own clock: never more than burst and refill together."""
     for seed in seeds:
         limiter = TokenBucketRateLimiter(RateLimits(rpm=30), clock=QuickClock())
@@ -213,7 +213,7 @@ def echo(sock, _server):
         sock.sendall(whole[-half:])
 
 
-def test_a_late_cancel_never_breaks_another_call(seeds):
+def test_late_cancel_spares_other_calls(seeds):
     """Calls end just as they are cancelled; who was not cancelled gets its own answer, at the first try."""
     outcomes: Counter = Counter()
     with serving(echo) as server:
@@ -295,7 +295,7 @@ def test_closing_leaves_no_connection(seeds):
             time.sleep(0.001)
 
 
-def test_slots_are_neither_lost_nor_doubled(seeds):
+def test_slots_neither_lost_nor_doubled(seeds):
     """Grants, time limits, cancels and finalizers at once: never more than two hold one, and in the end both are free."""
     for seed in seeds:
         slots = Slots(2)
@@ -366,7 +366,7 @@ def moody(sock, server):
             sock.sendall(b"0\r\n\r\n")
 
 
-def test_calls_end_once_however_they_end(seeds):
+def test_calls_end_exactly_once(seeds):
     """Answers, refusals, broken and left streams, cancels and a close at once: own answers only, all books closed, each call counted once."""
     outcomes: Counter = Counter()
     with serving(moody) as server:
@@ -468,7 +468,7 @@ def test_every_subscriber_is_told_once(seeds):
         assert token._callbacks == {}, seed
 
 
-def test_a_cancel_shuts_down_only_what_the_call_owns(seeds, monkeypatch):
+def test_cancel_closes_only_own_socket(seeds, monkeypatch):
     """A socket that is bound, or none: never one that was let go and belongs to another call by now."""
     wrong: list[str] = []
     owners: dict[int, CallState | None] = {}
@@ -508,7 +508,7 @@ def test_a_cancel_shuts_down_only_what_the_call_owns(seeds, monkeypatch):
         assert all(call._sock is None for call in shared), seed
 
 
-def test_real_sockets_survive_the_cancel_of_their_last_user(seeds):
+def test_sockets_survive_last_users_cancel(seeds):
     """The same with a socket: once unbound it still carries."""
     for seed in seeds:
         ours, theirs = socket.socketpair()
@@ -535,7 +535,7 @@ def test_real_sockets_survive_the_cancel_of_their_last_user(seeds):
 # --- the rest ----------------------------------------------------------------------------------------------------------------
 
 
-def test_the_breaker_lets_through_no_more_probes_than_it_may(seeds):
+def test_breaker_respects_probe_limit(seeds):
     """However outcomes and permits cross; in the end none is out."""
     states: Counter = Counter()
     for seed in seeds:
@@ -589,7 +589,7 @@ def test_every_call_is_counted(seeds):
         assert other.get_metrics().success_count <= 40
 
 
-def test_the_budget_of_retries_is_not_overdrawn(seeds):
+def test_retry_budget_is_never_overdrawn(seeds):
     """With time standing still a hundred units are seven retries, whoever takes them."""
     for seed in seeds:
         budget = RetryBudget(FakeClock())

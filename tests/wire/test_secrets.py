@@ -166,8 +166,8 @@ def failure_of(provider, *, stream, prompt=PROMPT, **fields):
     [*((name, False) for name in FAULTS), *((name, True) for name in [*FAULTS, *STREAM_FAULTS])],
     ids=lambda given: {True: "stream", False: "plain"}.get(given, given),
 )
-def test_no_failure_shows_the_key_or_the_prompt(name, stream, caplog, capsys):
-    """Nor the provider after it, nor what is logged, warned or printed on the way."""
+def test_failures_hide_key_and_prompt(name, stream, caplog, capsys):
+    """No failure shows the key or the prompt, nor does the provider after it, nor a log, warning or print."""
     with watched(caplog, capsys), serving({**FAULTS, **STREAM_FAULTS}[name]) as server:
         with provider_to(server.url, timeout=SHORT if name in SILENT else PATIENT) as provider:
             error = failure_of(provider, stream=stream)
@@ -217,8 +217,8 @@ def local_failures():
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 @pytest.mark.parametrize("name", local_failures())
-def test_no_refusal_before_sending_shows_the_key_or_the_prompt(name, stream, caplog, capsys):
-    """Nothing was sent, and nothing shows."""
+def test_refusals_hide_key_and_prompt(name, stream, caplog, capsys):
+    """No refusal before sending shows the key or the prompt."""
     settings, fields, cls = local_failures()[name]
     with watched(caplog, capsys), serving(status(500, {})) as server, provider_to(server.url, **settings) as provider:
         if name == "rate-limit-timeout":
@@ -245,8 +245,8 @@ def test_no_refusal_before_sending_shows_the_key_or_the_prompt(name, stream, cap
         pytest.param([], id="nothing"),
     ],
 )
-def test_a_prompt_that_is_none_is_not_shown(prompt, caplog, capsys):
-    """Neither by the message nor by the frames."""
+def test_invalid_prompt_is_not_shown(prompt, caplog, capsys):
+    """A prompt that is no prompt is not shown, neither by the message nor by the frames."""
     with watched(caplog, capsys), GroqProvider(api_key=KEY) as provider:
         for stream in (False, True):
             error = failure_of(provider, stream=stream, prompt=prompt)
@@ -317,8 +317,8 @@ def test_no_method_shows_its_prompt(name, more, caplog, capsys):
     ids=["refused", "path", "method"],
 )
 @pytest.mark.parametrize("odd", [False, True], ids=["", "no-json"])
-def test_a_request_of_another_endpoint_does_not_show_its_body(arguments, cls, odd, caplog, capsys):
-    """Nor what cannot be sent."""
+def test_endpoint_request_hides_body(arguments, cls, odd, caplog, capsys):
+    """A request of another endpoint does not show its body, nor a body that cannot be sent."""
     body = {"input": PROMPT, "odd": object() if odd else 1}
     with watched(caplog, capsys), serving(FAULTS["400"]) as server, provider_to(server.url) as provider:
         with pytest.raises(cls) as caught:
@@ -329,8 +329,8 @@ def test_a_request_of_another_endpoint_does_not_show_its_body(arguments, cls, od
 
 @pytest.mark.parametrize("arguments", [{"max_workers": 0}, {"timeout": "soon"}, {"cancel": 1}], ids=str)
 @pytest.mark.parametrize("prompts", [[PROMPT], PROMPT], ids=["list", "text"])
-def test_a_bulk_run_that_cannot_begin_does_not_show_its_prompts(arguments, prompts):
-    """Of a provider and of several as one."""
+def test_failed_bulk_start_hides_prompts(arguments, prompts):
+    """A bulk run that cannot begin does not show its prompts, of a provider and of several as one."""
     with GroqProvider(api_key=KEY) as provider:
         for each in (provider, FallbackProvider([provider])):
             with pytest.raises(e.GroqProviderError) as caught:
@@ -376,8 +376,8 @@ def test_an_interrupt_shows_nothing(place, monkeypatch, caplog, capsys):
         del caught
 
 
-def test_a_cancelled_and_a_closed_call_show_nothing(caplog, capsys):
-    """Nor one that is out of time."""
+def test_cancelled_closed_call_shows_nothing(caplog, capsys):
+    """A cancelled or a closed call shows nothing, nor one that is out of time."""
     with watched(caplog, capsys), serving(hanging()) as server:
         for end in ("cancel", "close", "total"):
             provider, token = provider_to(server.url, timeout=PATIENT), CancelToken()
@@ -434,7 +434,7 @@ def test_a_tls_failure_shows_nothing(caplog, capsys):
 
 @pytest.mark.parametrize("how", ["wants other credentials", "refuses", "is not there"])
 @pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
-def test_credentials_for_a_proxy_show_nowhere(how, secure, caplog, capsys):
+def test_proxy_credentials_show_nowhere(how, secure, caplog, capsys):
     """Neither in errors, nor in what the provider shows, nor in logs."""
     handler = proxy_handler("other:words") if "wants" in how else proxy_handler(refuse="502 Bad Gateway")
     scheme = "https" if secure else "http"
@@ -466,8 +466,8 @@ def fine():
 
 
 @pytest.mark.parametrize("noisy", [False, True], ids=["quiet", "http.client.debuglevel=1"])
-def test_a_call_that_succeeds_shows_nothing(fine, caplog, capsys, monkeypatch, noisy):
-    """Not even where http.client is told to print what it sends."""
+def test_successful_call_shows_nothing(fine, caplog, capsys, monkeypatch, noisy):
+    """A call that succeeds shows nothing, even where http.client is told to print all that it sends."""
     monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", int(noisy))
     with watched(caplog, capsys), provider_to(fine.url, rate_limits=RateLimits(rpm=100)) as provider:
         response = provider.generate(PROMPT)
@@ -480,8 +480,8 @@ def test_a_call_that_succeeds_shows_nothing(fine, caplog, capsys, monkeypatch, n
     assert_hidden(shown, [*KEY_PARTS, *PROMPT_PARTS, HEADER])
 
 
-def test_an_open_stream_shows_nothing_and_does_not_pickle(caplog, capsys):
-    """It says why."""
+def test_open_stream_refuses_pickling(caplog, capsys):
+    """An open stream shows nothing and does not pickle, and says why."""
     handler = hanging(f"HTTP/1.1 200 OK\r\n{SSE}\r\nTransfer-Encoding: chunked\r\n\r\n".encode() + chunk(WORD))
     with (
         watched(caplog, capsys),
@@ -527,8 +527,8 @@ def test_pickles_drop_the_key(monkeypatch):
         pytest.param({"api_key": KEY, "http2": "yes"}, id="no flag"),
     ],
 )
-def test_no_configuration_error_shows_the_key(settings, caplog, capsys):
-    """Wherever in the settings it stands."""
+def test_configuration_errors_hide_key(settings, caplog, capsys):
+    """No configuration error shows the key, wherever in the settings it stands."""
     with watched(caplog, capsys):
         with pytest.raises(e.ConfigurationError) as caught:
             GroqProvider(**settings)
@@ -556,8 +556,8 @@ def test_netrc_is_not_read(fine, tmp_path, monkeypatch, own_session):
     assert PROXY_PASSWORD not in repr(fine.requests[0].lines)
 
 
-def test_the_key_is_in_one_header_and_nowhere_else(fine):
-    """Not in the path, not in the body, not twice."""
+def test_key_is_in_one_header(fine):
+    """The key is in one header and nowhere else: not in the path, not in the body, not twice."""
     with provider_to(fine.url) as provider:
         provider.generate(PROMPT, extra_query={"a": "b"}, extra_headers={"X-Trace": "1"})
     request = fine.requests[0]
@@ -587,8 +587,8 @@ def test_the_key_is_in_one_header_and_nowhere_else(fine):
         ("file:///etc/passwd", {"allow_insecure": True}, False),
     ],
 )
-def test_the_key_goes_over_tls_or_to_this_machine(url, settings, allowed):
-    """Unless the caller says otherwise."""
+def test_key_needs_tls_or_loopback(url, settings, allowed):
+    """The key goes over TLS or to this machine, unless the caller says otherwise."""
     if allowed:
         assert ProviderConfig(api_key=KEY, base_url=url, **settings).base_url
         return
@@ -608,8 +608,8 @@ def test_verification_cannot_be_turned_off(given):
         GroqProvider(api_key=KEY, verify=given)
 
 
-def test_verification_cannot_be_turned_off_later():
-    """Not through the session that was passed in either: the TLS context decides, and was made once."""
+def test_verification_outlasts_session_changes():
+    """Verification cannot be turned off later, not through the session passed in: the context was made once."""
     with requests.Session() as session, GroqProvider(api_key=KEY, session=session) as provider:
         session.verify = False
         pool = provider._transport.adapter.pool()
@@ -619,7 +619,7 @@ def test_verification_cannot_be_turned_off_later():
         assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
 
 
-def test_what_a_server_sends_cannot_forge_log_lines(caplog):
+def test_server_text_cannot_forge_logs(caplog):
     """Names and messages are escaped where they are logged."""
     caplog.set_level(logging.DEBUG)
     headers = ["x-ratelimit-limit-tokens: 1000", "x-ratelimit-remaining-tokens: 900", "x-ratelimit-reset-tokens: 6s"]

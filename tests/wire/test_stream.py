@@ -95,7 +95,7 @@ def fails(stream, error):
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_the_chunks_are_the_answer_once(emulator, provider):
+def test_chunks_give_answer_once(emulator, provider):
     """The last one adds nothing to the text and tells how it ended."""
     emulator.reply(TEXT)
     with provider.generate_stream("x") as stream:
@@ -112,7 +112,7 @@ def test_the_chunks_are_the_answer_once(emulator, provider):
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_the_response_after_the_end_is_complete(emulator, provider):
+def test_ended_stream_has_full_response(emulator, provider):
     """As that of a plain call, with the time to the first token."""
     emulator.reply(TEXT)
     stream = provider.generate_stream("x", max_completion_tokens=100)
@@ -190,8 +190,8 @@ def _event(data):
     ],
     ids=str,
 )
-def test_what_carries_no_text_is_not_yielded(emulator, provider, empty):
-    """Neither raises nor shows."""
+def test_textless_events_are_not_yielded(emulator, provider, empty):
+    """Events without text are not yielded; they neither raise nor show."""
     emulator.enqueue(Reply(chunks=["a", empty, "b"]))
     assert [chunk.content for chunk in provider.generate_stream("x")] == ["a", "b", ""]
 
@@ -227,15 +227,15 @@ def test_reasoning_is_kept_apart(emulator, provider):
 @pytest.mark.over_http2("bridge", "nginx")
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
 @pytest.mark.parametrize("size", [1, 7, 100_000])
-def test_the_cut_of_the_bytes_does_not_matter(emulator, provider, newline, size):
-    """HTTP chunks of one byte or of everything; every line end; comments between."""
+def test_byte_cuts_do_not_matter(emulator, provider, newline, size):
+    """The cut of the bytes does not matter: HTTP chunks of any size, every line end, comments between."""
     emulator.enqueue(Reply("Grüße, 世界! 🎉", fault=Fault(chunk_bytes=size, newline=newline, comments=True)))
     assert text_of(provider.generate_stream("x")) == "Grüße, 世界! 🎉"
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_a_json_answer_to_a_stream_request_is_taken(emulator, provider):
-    """One chunk with everything, then the last one."""
+def test_json_answer_becomes_stream(emulator, provider):
+    """A JSON answer to a stream request is taken: one chunk with everything, then the last one."""
     emulator.enqueue(Reply(TEXT, fault=Fault(payload="json")))
     stream = provider.generate_stream("x")
     assert next(stream).content == TEXT == stream.partial.content
@@ -253,7 +253,7 @@ def test_a_json_answer_to_a_stream_request_is_taken(emulator, provider):
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_broken_utf8_is_replaced_and_counted(emulator, provider):
+def test_broken_utf8_replaced_and_counted(emulator, provider):
     """The JSON around it holds."""
     emulator.enqueue(Reply(chunks=["a", b'data: {"choices":[{"index":0,"delta":{"content":"\xff"}}]}\n\n', "b"]))
     stream = provider.generate_stream("x")
@@ -262,8 +262,8 @@ def test_broken_utf8_is_replaced_and_counted(emulator, provider):
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_a_server_that_never_sends_a_finish_reason_can_be_used(emulator, make):
-    """With require_finish_reason=False the end mark is the end; without it, it is none."""
+def test_missing_finish_reason_can_pass(emulator, make):
+    """A server that never sends a finish reason can be used with require_finish_reason=False; the end mark ends."""
     lenient = make(require_finish_reason=False)
     emulator.enqueue(Reply(TEXT, fault=Fault(omit_finish_reason=True)))
     response = lenient.generate_stream("x").collect()
@@ -277,7 +277,7 @@ def test_a_server_that_never_sends_a_finish_reason_can_be_used(emulator, make):
 
 
 @pytest.mark.over_http2("bridge")
-def test_the_connection_serves_again_after_the_end(emulator, provider, unhurried):
+def test_connection_serves_after_end(emulator, provider, unhurried):
     """Many streams, one connection."""
     before = emulator.connections
     for _ in range(20):
@@ -286,7 +286,7 @@ def test_the_connection_serves_again_after_the_end(emulator, provider, unhurried
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_a_body_held_open_after_the_end_mark_delays_nothing(emulator, provider):
+def test_open_body_delays_nothing(emulator, provider):
     """The end mark ends the answer; the connection is dropped."""
     fault = Fault(hold_open=True)
     emulator.enqueue(Reply(TEXT, fault=fault))
@@ -299,7 +299,7 @@ def test_a_body_held_open_after_the_end_mark_delays_nothing(emulator, provider):
 
 @pytest.mark.over_http2("bridge", "nginx")
 @pytest.mark.parametrize("framing", [None, "close-delimited"], ids=["chunked", "close-delimited"])
-def test_every_chunk_arrives_before_the_next_is_sent(emulator, provider, framing):
+def test_chunk_precedes_next_send(emulator, provider, framing):
     """The server waits for the reader after each: nothing is held back."""
     gate = Gate()
     words = ["one", " two", " three"]
@@ -317,7 +317,7 @@ def test_every_chunk_arrives_before_the_next_is_sent(emulator, provider, framing
 
 
 @pytest.mark.over_http2("bridge")
-def test_poll_says_whether_next_would_wait(emulator, provider):
+def test_poll_shows_if_next_waits(emulator, provider):
     """A chunk, the end, an error: ready; silence: not."""
     gate = Gate()
     emulator.enqueue(Reply("word", gate=gate))
@@ -335,7 +335,7 @@ def test_poll_says_whether_next_would_wait(emulator, provider):
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_poll_is_told_of_time_limits_too(emulator, make):
+def test_poll_hears_of_time_limits(emulator, make):
     """A reader that only polls does not wait for ever."""
     fault = Fault(stall_after_events=2)
     emulator.enqueue(Reply(TEXT, fault=fault))
@@ -357,8 +357,8 @@ def until_late(stream):
 @pytest.mark.over_http2("bridge", "nginx")
 @pytest.mark.parametrize("limit", ["first_token", "idle"])
 @pytest.mark.parametrize("again", [False, True], ids=["read", "polled again"])
-def test_after_a_look_in_vain_the_readers_own_absence_is_no_silence(emulator, make, limit, again, time_to_look):
-    """What has come by the time it is back is taken in, as if it had not looked."""
+def test_readers_absence_is_no_silence(emulator, make, limit, again, time_to_look):
+    """After a look in vain, absence of the reader is no silence: chunks that came by its return are taken in."""
     clock, gate = ShiftedClock(), Gate()
     emulator.enqueue(Reply(chunks=["one", " two"], gate=gate))
     gate.release(2 if limit == "idle" else 1)
@@ -376,8 +376,8 @@ def test_after_a_look_in_vain_the_readers_own_absence_is_no_silence(emulator, ma
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_after_a_look_in_vain_silence_is_silence(emulator, make):
-    """Nothing had come: the limit has run on."""
+def test_silence_after_vain_look_counts(emulator, make):
+    """After a look in vain silence is silence: nothing had come, and the limit has run on."""
     fault = Fault(stall_after_events=2)
     emulator.enqueue(Reply(TEXT, fault=fault))
     with make(timeout=Timeouts(idle=0.2)).generate_stream("x") as stream:
@@ -391,8 +391,8 @@ def test_after_a_look_in_vain_silence_is_silence(emulator, make):
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_poll_waits_for_no_other_try(emulator, make):
-    """It says that there is something to be seen to; next() does that."""
+def test_poll_waits_for_no_retry(emulator, make):
+    """Poll waits for no other try: it says that there is something to see to, and next() does that."""
     emulator.enqueue(Reply(TEXT, fault=Fault(cut_after_events=0)), Reply(TEXT))
     with make(retry=RetryPolicy(base_delay=0.0, max_retries=1)).generate_stream("x") as stream:
         assert stream.poll(PATIENCE)
@@ -410,8 +410,8 @@ def test_poll_waits_for_no_other_try(emulator, make):
 
 @pytest.mark.over_http2("bridge", "nginx")
 @pytest.mark.parametrize("timeout", [float("inf"), 1e10, 1e300], ids=str)
-def test_poll_waits_as_long_as_it_is_told(emulator, make, timeout):
-    """However long that is."""
+def test_poll_waits_as_told(emulator, make, timeout):
+    """Poll waits as long as it is told, however long that is."""
     gate = Gate()
     emulator.enqueue(Reply(TEXT, gate=gate))
     gate.release()  # the role chunk: nginx keeps a head to itself until something follows
@@ -424,8 +424,8 @@ def test_poll_waits_as_long_as_it_is_told(emulator, make, timeout):
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_poll_for_no_number_is_refused(emulator, provider):
-    """It would compare with nothing."""
+def test_poll_refuses_non_number(emulator, provider):
+    """Poll refuses a timeout that is no number: it would compare with nothing."""
     with provider.generate_stream("x") as stream:
         for wrong in (float("nan"), "1", None, True):
             with pytest.raises(e.InvalidRequestError, match="timeout = "):
@@ -436,7 +436,7 @@ def test_poll_for_no_number_is_refused(emulator, provider):
 @pytest.mark.over_http2("bridge", "nginx")
 @pytest.mark.parametrize("act", ["next", "poll", "rest"])
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_takes_nothing_of_the_parents_stream(emulator, provider, act):
+def test_forked_child_leaves_parents_stream(emulator, provider, act):
     """It would be missing in the parent, which would not notice."""
     gate = Gate()
     emulator.enqueue(Reply(chunks=["one", " two", " three"], gate=gate))
@@ -462,8 +462,8 @@ def test_a_forked_child_takes_nothing_of_the_parents_stream(emulator, provider, 
 
 @pytest.mark.over_http2("bridge", "nginx")
 @pytest.mark.parametrize("how", ["close", "break", "exception"])
-def test_leaving_early_frees_the_connection_and_settles(emulator, provider, how):
-    """Exactly once, with the first token recorded and no failure."""
+def test_early_exit_frees_and_settles(emulator, provider, how):
+    """Leaving early frees the connection and settles exactly once, with the first token and no failure."""
     gate = Gate()
     emulator.enqueue(Reply("word " * 50, gate=gate))
     gate.release(3)
@@ -494,8 +494,8 @@ def test_leaving_early_frees_the_connection_and_settles(emulator, provider, how)
 
 
 @pytest.mark.over_http2("bridge")
-def test_leaving_before_the_first_token_records_nothing(emulator, provider):
-    """There is no figure."""
+def test_exit_before_token_records_nothing(emulator, provider):
+    """Leaving before the first token records nothing: there is no figure."""
     gate = Gate()
     emulator.enqueue(Reply("word", gate=gate))
     provider.generate_stream("x").close()
@@ -505,7 +505,7 @@ def test_leaving_before_the_first_token_records_nothing(emulator, provider):
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_a_forgotten_stream_warns_and_frees_its_connection(emulator, provider):
+def test_forgotten_stream_warns_and_frees(emulator, provider):
     """The books are closed by the next call: a finalizer may not touch a lock."""
     gate = Gate()
     emulator.enqueue(Reply("word " * 50, gate=gate))
@@ -527,8 +527,8 @@ def test_a_forgotten_stream_warns_and_frees_its_connection(emulator, provider):
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_an_ended_stream_is_forgotten_silently(emulator, provider):
-    """Whether it ended well or not."""
+def test_ended_stream_is_forgotten_silently(emulator, provider):
+    """An ended stream is forgotten silently, whether it ended well or not."""
     emulator.enqueue(TEXT, Reply(TEXT, fault=Fault(cut_after_events=3)))
     provider.generate_stream("x").collect()
     with pytest.raises(e.StreamInterruptedError):
@@ -537,8 +537,8 @@ def test_an_ended_stream_is_forgotten_silently(emulator, provider):
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_reading_on_after_the_end_gives_nothing(emulator, provider):
-    """Or the same failure again."""
+def test_reading_past_end_gives_nothing(emulator, provider):
+    """Reading on after the end gives nothing, or the same failure again."""
     emulator.enqueue(TEXT, Reply(TEXT, fault=Fault(cut_after_events=3)))
     stream = provider.generate_stream("x")
     assert len(list(stream)) > 1
@@ -552,8 +552,8 @@ def test_reading_on_after_the_end_gives_nothing(emulator, provider):
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_the_response_before_the_end_is_an_error(emulator, provider):
-    """What there is so far is on partial."""
+def test_early_response_is_error(emulator, provider):
+    """The response before the end is an error; the answer so far is on partial."""
     gate = Gate()
     emulator.enqueue(Reply(chunks=["one", "two"], gate=gate))
     gate.release(2)
@@ -579,8 +579,8 @@ WORDS = ["one", " two", " three"]
 @pytest.mark.over_http2("bridge", "nginx")
 @pytest.mark.parametrize("kind", ["cut", "reset"])
 @pytest.mark.parametrize("count", range(5))
-def test_a_stream_cut_after_any_event_is_never_a_success(emulator, make, kind, count):
-    """Before the finish reason. What had come is on the error."""
+def test_cut_stream_is_never_success(emulator, make, kind, count):
+    """A stream cut after any event before the finish reason is never a success; all that had come is on the error."""
     provider = make()
     emulator.enqueue(Reply(chunks=WORDS, fault=Fault(**{f"{kind}_after_events": count})))
     try_stream = lambda: provider.generate_stream("x")  # noqa: E731
@@ -599,7 +599,7 @@ def test_a_stream_cut_after_any_event_is_never_a_success(emulator, make, kind, c
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_a_stream_cut_after_the_finish_reason_is_complete(emulator, provider):
+def test_cut_after_finish_is_complete(emulator, provider):
     """Only the end mark is missing."""
     for fault in (Fault(cut_after_events=5), Fault(omit_done=True)):
         emulator.enqueue(Reply(chunks=WORDS, fault=fault))
@@ -609,8 +609,8 @@ def test_a_stream_cut_after_the_finish_reason_is_complete(emulator, provider):
 
 @pytest.mark.over_http2("bridge", "nginx")
 @pytest.mark.parametrize("framing", [None, "close-delimited"], ids=["chunked", "close-delimited"])
-def test_a_stream_cut_at_any_byte_is_whole_or_an_error(emulator, make, framing):
-    """Success only once its finish reason has come; before, the text so far and an error."""
+def test_cut_is_whole_or_error(emulator, make, framing):
+    """A stream cut at any byte is an error with its text, or whole once its finish reason has come."""
     provider = make()
     emulator.enqueue(Reply(chunks=WORDS), Reply(chunks=WORDS))
     provider.generate_stream("x").collect()
@@ -655,8 +655,8 @@ def _raw_stream(emulator):
         pytest.param(Fault(error_event={"error": {"message": "slow down", "status_code": 429}}, after_events=3), e.RateLimitedError, id="error event 429"),
     ],
 )  # fmt: skip
-def test_a_stream_that_goes_wrong_raises_its_own_error(emulator, provider, fault, error):
-    """With the partial, never a success, settled once."""
+def test_failing_stream_raises_own_error(emulator, provider, fault, error):
+    """A stream that goes wrong raises its own error, with the partial, never a success, settled once."""
     emulator.enqueue(Reply(chunks=WORDS, fault=fault))
     stream = provider.generate_stream("x")
     if error is None:
@@ -672,8 +672,8 @@ def test_a_stream_that_goes_wrong_raises_its_own_error(emulator, provider, fault
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_a_refused_tool_call_in_the_stream_is_the_error_it_is_without(emulator, provider):
-    """With what the model had produced, and what had arrived."""
+def test_refused_tool_call_keeps_error(emulator, provider):
+    """A refused tool call in the stream is the same error as without, with all that had arrived."""
     emulator.enqueue(Reply(chunks=WORDS, fault=Fault(error_event=True, after_events=3)))
     chunks, error = fails(provider.generate_stream("x"), e.ToolUseFailedError)
     assert error.failed_generation
@@ -688,7 +688,7 @@ def test_a_refused_tool_call_in_the_stream_is_the_error_it_is_without(emulator, 
     ids=["not JSON", "not UTF-8", "no object", "wrong type", "deeply nested"],
 )  # fmt: skip
 @pytest.mark.parametrize("words", [[], ["one"]], ids=["at first", "later"])
-def test_an_unreadable_event_is_a_protocol_error(emulator, provider, bad, words):
+def test_unreadable_event_is_protocol_error(emulator, provider, bad, words):
     """Never skipped."""
     emulator.enqueue(Reply(chunks=[*words, bad, "two"]))
     _, error = fails(provider.generate_stream("x"), e.StreamProtocolError)
@@ -706,8 +706,8 @@ def test_an_oversized_line_is_refused(emulator, provider):
 
 @pytest.mark.over_http2("bridge", "nginx")
 @pytest.mark.parametrize("retries", [0, 2], ids=["without retries", "with retries"])
-def test_a_page_instead_of_a_stream_is_a_clear_error(emulator, make, retries):
-    """A gateway answered, with status 200."""
+def test_page_instead_of_stream_fails(emulator, make, retries):
+    """A page instead of a stream is a clear error: a gateway answered, with status 200."""
     provider = make(retry=RetryPolicy(max_retries=retries, base_delay=0))
     emulator.enqueue(Reply(status=200, body="<html>hi</html>", headers={"content-type": "text/html"}, times=None))
     with pytest.raises(e.StreamProtocolError, match="JSON") as caught:
@@ -719,8 +719,8 @@ def test_a_page_instead_of_a_stream_is_a_clear_error(emulator, make, retries):
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_silence_after_the_first_chunk_is_an_idle_timeout(emulator, make):
-    """With the partial."""
+def test_silence_after_chunk_times_out(emulator, make):
+    """Silence after the first chunk is an idle timeout, with the partial."""
     fault = Fault(stall_after_events=2)
     emulator.enqueue(Reply(chunks=["one two", " three"], fault=fault))
     chunks, error = fails(make(timeout=Timeouts(idle=0.1)).generate_stream("x"), e.StreamIdleTimeoutError)
@@ -730,8 +730,8 @@ def test_silence_after_the_first_chunk_is_an_idle_timeout(emulator, make):
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_comments_do_not_keep_a_stream_alive(emulator, make):
-    """Only events of data do."""
+def test_comments_never_keep_alive(emulator, make):
+    """Comments do not keep a stream alive, only events of data do."""
     pace = threading.Event()  # never set: each comment is sent a moment after the one before
     emulator.enqueue(
         Reply(chunks=["one", *[b": ping\n\n"] * 400, "two"], gate=lambda index: index > 1 and pace.wait(0.02))
@@ -741,8 +741,8 @@ def test_comments_do_not_keep_a_stream_alive(emulator, make):
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_events_without_text_keep_a_stream_alive(emulator, make):
-    """The service is at work, though there is nothing to show."""
+def test_textless_events_keep_alive(emulator, make):
+    """Events without text keep a stream alive: the service is at work, with nothing to show."""
     clock, gate = ShiftedClock(), Gate()
     quiet = [_event({"choices": []})] * 4
     emulator.enqueue(Reply(chunks=["one", *quiet, "two"], gate=gate))
@@ -761,7 +761,7 @@ def test_events_without_text_keep_a_stream_alive(emulator, make):
 
 @pytest.mark.over_http2("bridge", "nginx", but=("nginx:nothing",))
 @pytest.mark.parametrize("count", [0, 1], ids=["nothing", "only the role chunk"])
-def test_the_first_token_has_a_limit_of_its_own(emulator, make, count):
+def test_first_token_has_own_limit(emulator, make, count):
     """The role chunk neither ends it nor starts the idle limit."""
     clock, fault = ShiftedClock(), Fault(stall_after_events=count)
     emulator.enqueue(Reply(TEXT, fault=fault))
@@ -776,8 +776,8 @@ def test_the_first_token_has_a_limit_of_its_own(emulator, make, count):
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_the_total_ends_a_stream_with_its_partial(emulator, make):
-    """Whatever still comes."""
+def test_total_ends_with_partial(emulator, make):
+    """The total ends a stream with its partial, whatever still comes."""
     clock, pace = ShiftedClock(), threading.Event()
     emulator.enqueue(Reply(chunks=["word "] * 500, gate=lambda index: pace.wait(0.02)))
     stream = make(clock=clock).generate_stream("x", timeout=PATIENCE)
@@ -791,7 +791,7 @@ def test_the_total_ends_a_stream_with_its_partial(emulator, make):
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_a_dripping_stream_ends_at_the_total(emulator, make):
+def test_dripping_stream_ends_at_total(emulator, make):
     """Each read brings something; the clock counts."""
     emulator.enqueue(Reply("word " * 2000, fault=Fault(drip=20, drip_interval=0.01)))
     started = time.monotonic()
@@ -802,7 +802,7 @@ def test_a_dripping_stream_ends_at_the_total(emulator, make):
 
 @pytest.mark.over_http2("bridge", "nginx")
 @pytest.mark.parametrize("total", [None, 10 * PATIENCE])
-def test_a_slow_reader_does_not_time_out(emulator, make, total):
+def test_slow_reader_never_times_out(emulator, make, total):
     """The time spent elsewhere is not the service's silence."""
     clock, gate = ShiftedClock(), Gate()
     emulator.enqueue(Reply(chunks=["one", "two"], gate=gate))
@@ -815,7 +815,7 @@ def test_a_slow_reader_does_not_time_out(emulator, make, total):
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_a_reader_that_comes_late_for_the_first_chunk_gets_what_is_there(emulator, make, time_to_look):
+def test_late_reader_gets_first_chunk(emulator, make, time_to_look):
     """The limit for the first token has passed, but not for want of one."""
     clock = ShiftedClock()
     emulator.enqueue(Reply(TEXT))
@@ -841,8 +841,8 @@ def test_a_reader_that_comes_late_for_the_first_chunk_gets_what_is_there(emulato
         pytest.param(Fault(error_event={"error": {"message": "x", "status_code": 503}}, after_events=1), id="error event at first"),
     ],
 )  # fmt: skip
-def test_a_failure_before_the_first_chunk_is_repeated_unseen(emulator, make, fault):
-    """It is on the attempts only."""
+def test_early_failure_repeats_unseen(emulator, make, fault):
+    """A failure before the first chunk is repeated unseen: it is on the attempts only."""
     provider = make(retry=QUICK)
     emulator.enqueue(Reply(TEXT, fault=fault) if fault.status is None else fault, TEXT)
     stream = provider.generate_stream("x")
@@ -861,8 +861,8 @@ def test_a_failure_before_the_first_chunk_is_repeated_unseen(emulator, make, fau
 @pytest.mark.parametrize(
     "fault", [Fault(cut_after_events=3), Fault(error_event=True, after_events=3)], ids=["cut", "error"]
 )
-def test_nothing_is_repeated_after_the_first_chunk(emulator, make, fault):
-    """It would come twice."""
+def test_started_stream_is_not_repeated(emulator, make, fault):
+    """A stream is not repeated after the first chunk: the text would come twice."""
     provider = make(retry=QUICK)
     emulator.enqueue(Reply(chunks=WORDS, fault=fault), TEXT)
     _, error = fails(provider.generate_stream("x"), e.GroqProviderError)
@@ -871,7 +871,7 @@ def test_nothing_is_repeated_after_the_first_chunk(emulator, make, fault):
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_retries_inside_the_stream_end_too(emulator, make):
+def test_stream_retries_end_too(emulator, make):
     """Every attempt is on the error."""
     provider = make(retry=QUICK)
     for _ in range(3):
@@ -883,8 +883,8 @@ def test_retries_inside_the_stream_end_too(emulator, make):
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_a_retry_inside_the_stream_that_is_refused_raises_the_refusal(emulator, make):
-    """With both attempts."""
+def test_refused_stream_retry_raises_refusal(emulator, make):
+    """A retry inside the stream that is refused raises the refusal, with both attempts."""
     provider = make(retry=QUICK)
     emulator.enqueue(Reply(TEXT, fault=Fault(cut_after_events=1)), Fault(status=401))
     _, error = fails(provider.generate_stream("x"), e.AuthenticationError)
@@ -894,7 +894,7 @@ def test_a_retry_inside_the_stream_that_is_refused_raises_the_refusal(emulator, 
 
 @pytest.mark.over_http2("bridge", "nginx")
 @pytest.mark.parametrize("status", [400, 401, 404, 429, 500])
-def test_a_refusal_is_raised_by_the_call_itself(emulator, provider, status):
+def test_call_itself_raises_refusal(emulator, provider, status):
     """So that a web view can still choose its status."""
     emulator.enqueue(Fault(status=status))
     with pytest.raises(e.APIStatusError) as caught:
@@ -910,8 +910,8 @@ def test_a_refusal_is_raised_by_the_call_itself(emulator, provider, status):
 @pytest.mark.parametrize("framing", [None, "close-delimited"], ids=["chunked", "close-delimited"])
 @pytest.mark.parametrize("how", ["stream.cancel", "token", "provider.close"])
 @pytest.mark.parametrize("words", [0, 1], ids=["before the first chunk", "after it"])
-def test_a_blocked_reader_is_woken_from_another_thread(emulator, make, how, words, framing):
-    """At once, with what had come."""
+def test_blocked_reader_can_be_woken(emulator, make, how, words, framing):
+    """A blocked reader is woken from another thread at once, with all that had come."""
     provider = make(retry=QUICK)
     gate = Gate()
     emulator.enqueue(Reply(chunks=WORDS, gate=gate, fault=Fault(framing=framing)))
@@ -942,8 +942,8 @@ def test_a_blocked_reader_is_woken_from_another_thread(emulator, make, how, word
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_a_cancelled_token_stops_the_call_before_it_is_sent(emulator, provider):
-    """Nothing goes out."""
+def test_cancelled_token_stops_sending(emulator, provider):
+    """A cancelled token stops the call before it is sent: nothing goes out."""
     token = CancelToken()
     token.cancel()
     with pytest.raises(e.RequestCancelledError) as caught:
@@ -966,8 +966,8 @@ def test_one_token_ends_many_streams(emulator, provider):
 
 
 @pytest.mark.over_http2("bridge")
-def test_cancelling_after_the_end_changes_nothing(emulator, provider, unhurried):
-    """The answer is there; the connection serves the next call."""
+def test_late_cancel_changes_nothing(emulator, provider, unhurried):
+    """A cancel after the end changes nothing: the answer is there, and the connection serves the next call."""
     token = CancelToken()
     stream = provider.generate_stream("x", cancel=token)
     response = stream.collect()
@@ -994,7 +994,7 @@ def test_a_stream_shows_its_state(emulator, provider):
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_an_interrupt_between_two_chunks_of_a_read_closes_the_stream(emulator, provider, monkeypatch):
+def test_interrupt_between_chunks_closes_stream(emulator, provider, monkeypatch):
     """The chunk it struck at is missing: whoever reads on must not get the rest for the whole."""
     emulator.enqueue(Reply(chunks=[f"{number} " for number in range(20)]))
     stream = provider.generate_stream("x")

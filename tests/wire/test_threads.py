@@ -22,7 +22,7 @@ def emulator():
 
 
 @pytest.mark.over_http2("nginx")
-def test_sixty_four_threads_share_one_provider(emulator, wire, unhurried):
+def test_sixty_four_threads_share_provider(emulator, wire, unhurried):
     """No answer is crossed, no connection too many, nothing left in flight, every call counted once."""
     patient = Timeouts(connect=4 * PATIENCE, first_token=4 * PATIENCE, idle=4 * PATIENCE)
     provider = GroqProvider(

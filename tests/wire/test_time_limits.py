@@ -142,7 +142,7 @@ EITHER = pytest.mark.parametrize("call", [plainly, streaming], ids=["plain", "st
 
 @pytest.mark.over_http2("bridge")
 @EITHER
-def test_the_total_bounds_the_limiters_queue(scene, call):
+def test_total_bounds_limiter_queue(scene, call):
     """A turn that may come sooner than computed is waited for, and given up at the limit; nothing is sent."""
     server = scene.serve(hanging())
     provider = scene.provider(server.url, rate_limits=RateLimits(tpm=6000, share=1.0))
@@ -184,7 +184,7 @@ def first_in_the_queue(provider):
 
 @pytest.mark.over_http2("bridge")
 @EITHER
-def test_a_turn_that_comes_too_late_is_refused_at_once(scene, call):
+def test_late_turn_is_refused(scene, call):
     """Nobody waits for what is known to be in vain; the error says when to come back."""
     server = scene.serve(hanging())
     provider = scene.provider(server.url, rate_limits=RateLimits(rpm=1))
@@ -200,8 +200,8 @@ def test_a_turn_that_comes_too_late_is_refused_at_once(scene, call):
 
 @pytest.mark.over_http2("bridge")
 @EITHER
-def test_the_total_bounds_the_wait_for_a_connection(scene, call):
-    """With all of ``max_connections`` busy."""
+def test_total_bounds_connection_wait(scene, call):
+    """The total bounds the wait for a connection, with all of ``max_connections`` busy."""
     server = scene.serve(hanging())
     provider = scene.provider(server.url, max_connections=1)
     slot = provider._transport._slots.take(CallState(SystemClock()), None)
@@ -224,7 +224,7 @@ def test_the_total_bounds_connecting(scene, call):
 
 @EITHER
 @pytest.mark.parametrize("through", ["straight", "silent proxy", "proxy"])
-def test_the_total_bounds_the_tls_handshake(scene, call, through):
+def test_total_bounds_tls_handshake(scene, call, through):
     """A peer that accepts and says nothing; the tunnel of a proxy is part of it."""
 
     def silent(sock, server):
@@ -324,7 +324,7 @@ def test_the_total_bounds_a_stream(scene, handler):
 
 @pytest.mark.over_http2("bridge")
 @EITHER
-def test_the_total_bounds_the_tries_together(scene, call):
+def test_total_bounds_all_tries(scene, call):
     """Each of them is short, and there could be many."""
 
     def handler(sock, server):
@@ -343,7 +343,7 @@ def test_the_total_bounds_the_tries_together(scene, call):
 
 @pytest.mark.over_http2("bridge")
 @EITHER
-def test_no_delay_is_begun_that_would_outlast_the_total(scene, call):
+def test_no_delay_outlasts_total(scene, call):
     """The refusal is raised at once, and says when."""
     server = scene.serve(hanging(answer(b"{}", "Retry-After: 45", status="503 Busy")))
     started = time.monotonic()
@@ -357,7 +357,7 @@ def test_no_delay_is_begun_that_would_outlast_the_total(scene, call):
 
 @pytest.mark.over_http2("bridge")
 @EITHER
-def test_the_total_bounds_all_members_of_a_fallback(scene, call):
+def test_total_bounds_fallback_members(scene, call):
     """The second gets what the first has left, whatever its own limits are."""
     servers = [scene.serve(hanging()) for _ in range(2)]
     members = [scene.provider(server.url) for server in servers]
@@ -388,8 +388,8 @@ def test_the_total_bounds_all_members_of_a_fallback(scene, call):
 
 
 @pytest.mark.parametrize(("waits", "tries"), [([9.96], 0), ([0.0, 9.0], 1)], ids=["first try", "second try"])
-def test_nothing_is_sent_with_less_than_fifty_milliseconds_left(waits, tries):
-    """It would be charged, and nobody would be there for the answer."""
+def test_nothing_sent_under_fifty_milliseconds(waits, tries):
+    """Nothing is sent with less than fifty milliseconds left: it would be charged, and no reader there for it."""
     bench = Bench(*[refusal(503)] * tries, limiter=waits, policy=RetryPolicy(base_delay=1, throttle_delay=1))
     bench.engine.rng = _Highest()
     error = bench.fails(e.DeadlineExceededError, timeouts=Timeouts(first_token=None, total=10 if tries == 0 else 10.51))
@@ -401,8 +401,8 @@ def test_nothing_is_sent_with_less_than_fifty_milliseconds_left(waits, tries):
     assert len(bench.tracker.records) == 1
 
 
-def test_a_call_with_little_time_from_the_start_is_made_all_the_same():
-    """Who allows twenty milliseconds means it."""
+def test_short_call_is_made_anyway():
+    """A call with little time from the start is made all the same: twenty milliseconds were allowed."""
     bench = Bench(fine())
     assert bench.generate(timeouts=Timeouts(total=0.02)).content
 
@@ -415,7 +415,7 @@ class _Highest:
 
 
 @pytest.mark.parametrize(("total", "tries"), [(2.03, 1), (2.05, 2), (None, 2)], ids=["too short", "enough", "none"])
-def test_a_delay_leaves_time_for_the_try_after_it(total, tries):
+def test_delay_leaves_time_for_try(total, tries):
     """At least fifty milliseconds: after half a second for the first try and one and a half for the delay."""
     bench = Bench(refusal(503, headers={"retry-after": "1.39"}), fine())
     bench.engine.rng = _Highest()
@@ -427,8 +427,8 @@ def test_a_delay_leaves_time_for_the_try_after_it(total, tries):
         assert len(bench.generate(timeouts=Timeouts(total=total)).attempts) == tries
 
 
-def test_limits_of_a_try_start_with_each_and_end_with_the_total():
-    """Those for connecting and for the first token; what the wait in the queue took is not theirs."""
+def test_try_limits_start_with_each():
+    """Limits of a try start with each and end with the total: for connecting and the first token, not the queue."""
     seen = []
 
     def look(then):
@@ -501,7 +501,7 @@ def test_connect_bounds_connecting(scene, call):
     ],
     ids=["head", "last byte", "head of a stream", "first event", "comments only", "roles only"],
 )
-def test_first_token_bounds_the_answer_or_its_begin(scene, handler, stream):
+def test_first_token_bounds_answer_start(scene, handler, stream):
     """A plain answer counts to its last byte; comments and events without text are no token."""
     provider = scene.provider(scene.serve(handler).url, timeout=alone("first_token"))
     error = held_up(provider, lambda p: p.generate_stream("x").collect() if stream else p.generate("x"))
@@ -516,7 +516,7 @@ def test_first_token_bounds_the_answer_or_its_begin(scene, handler, stream):
     [b"", chunk(b": still there\n\n"), chunk(b"event: ping\n\n"), chunk(b"id: 7\nretry: 10\n\n"), chunk(b"d")],
     ids=["silence", "comments", "names of events", "other fields", "half a line"],
 )
-def test_idle_counts_events_with_data_and_nothing_else(scene, piece, polls):
+def test_idle_counts_data_events_only(scene, piece, polls):
     """A peer that sends other things is silent."""
     provider = scene.provider(scene.serve(dripping(HEAD + chunk(EVENT), piece)).url, timeout=alone("idle"))
 
@@ -532,7 +532,7 @@ def test_idle_counts_events_with_data_and_nothing_else(scene, piece, polls):
     assert error.partial.content == "a"
 
 
-def test_what_moves_the_deadline_of_a_stream():
+def test_data_moves_stream_deadline():
     """Events of data do, once the first token is there; comments, roles and names never do."""
     clock_at, deadlines = [], []
 
@@ -568,8 +568,8 @@ def test_what_moves_the_deadline_of_a_stream():
     assert clock_at == pytest.approx([1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5, 8.5, 9.5, 9.5])
 
 
-def test_time_the_reader_spends_is_not_the_services_silence():
-    """Idle starts anew when the reader comes back; the total does not."""
+def test_reader_time_is_no_silence():
+    """Time that the reader spends is not the service's silence: idle starts anew, the total does not."""
     bench = Bench()
     bench.transport.script.append(streamed(event("a"), event("b"), event(finish="stop"), b"data: [DONE]\n\n"))
     stream = bench.stream(timeouts=Timeouts(first_token=60, idle=10, total=100))
@@ -584,8 +584,8 @@ def test_time_the_reader_spends_is_not_the_services_silence():
     assert call.total_deadline - start == 100
 
 
-def test_waits_that_are_not_bounded_are_not_bounded():
-    """``None`` everywhere: no instant is set."""
+def test_unbounded_waits_stay_unbounded():
+    """Waits that are not bounded stay so: with ``None`` everywhere no instant is set."""
     seen = []
 
     def look(call):

@@ -78,7 +78,7 @@ def test_sequential_calls_share_one_connection():
         assert server.connections == 1
 
 
-def test_parallel_calls_open_no_more_connections_than_calls():
+def test_parallel_calls_need_few_connections():
     """Eight threads with twenty calls each: at most eight connections, no crossed answer."""
     with serving(echo) as server, transport_to(server.url) as transport:
 
@@ -90,7 +90,7 @@ def test_parallel_calls_open_no_more_connections_than_calls():
         assert server.connections <= 8
 
 
-def test_sixty_four_threads_get_their_own_answers():
+def test_sixty_four_threads_stay_apart():
     """64 threads x 50 requests: none crossed, at most 64 connections."""
     with serving(echo) as server, transport_to(server.url) as transport:
 
@@ -118,8 +118,8 @@ def test_a_hundred_connections_are_kept():
         assert "100 idle connections" in repr(transport)
 
 
-def test_idle_connection_is_dropped_after_ninety_seconds():
-    """89 s: used again; 91 s: replaced."""
+def test_idle_connection_dropped_after_ninety():
+    """An idle connection is dropped after ninety seconds: at 89 s it is used again, at 91 s replaced."""
     clock = StoppedClock()
     with serving(echo) as server, transport_to(server.url, clock=clock) as transport:
         fetch(transport)
@@ -131,8 +131,8 @@ def test_idle_connection_is_dropped_after_ninety_seconds():
         assert server.connections == 2
 
 
-def test_sockets_send_at_once_and_probe_dead_peers():
-    """TCP_NODELAY and SO_KEEPALIVE are set."""
+def test_sockets_use_nodelay_and_keepalive():
+    """Sockets send at once and probe dead peers: TCP_NODELAY and SO_KEEPALIVE are set."""
     with serving(echo) as server, transport_to(server.url) as transport:
         response = send(transport)
         sock = connection_of(response).sock
@@ -141,7 +141,7 @@ def test_sockets_send_at_once_and_probe_dead_peers():
         response.read_body(LIMIT)
 
 
-def test_connection_closed_while_idle_is_replaced_silently():
+def test_idle_closed_connection_is_replaced():
     """The server closes between two calls: the second goes out on a new connection, without a resend."""
     closed = threading.Event()
 
@@ -161,7 +161,7 @@ def test_connection_closed_while_idle_is_replaced_silently():
 
 
 @pytest.mark.parametrize("end", [socket.socket.close, reset], ids=["fin", "rst"])
-def test_request_on_a_stale_connection_is_sent_again_once(end):
+def test_stale_connection_resends_once(end):
     """The server closes as the second request arrives: one resend, counted."""
     with serving(closes_second(end)) as server, transport_to(server.url) as transport:
         fetch(transport)
@@ -172,7 +172,7 @@ def test_request_on_a_stale_connection_is_sent_again_once(end):
 
 
 @pytest.mark.parametrize("end", [socket.socket.close, reset], ids=["fin", "rst"])
-def test_request_on_a_fresh_connection_is_not_sent_again(end):
+def test_fresh_connection_never_resends(end):
     """A connection that breaks at its first request is the retry policy's business."""
     with serving(once(end=end)) as server, transport_to(server.url) as transport:
         call = new_call()
@@ -181,8 +181,8 @@ def test_request_on_a_fresh_connection_is_not_sent_again(end):
         assert (caught.value.sent, call.resends, server.connections) == (True, 0, 1)
 
 
-def test_request_is_not_sent_again_after_a_byte_of_the_answer():
-    """One byte came: whatever follows is an error."""
+def test_begun_answer_is_not_resent():
+    """A request is not sent again after a byte of the answer: what follows is an error."""
 
     def handler(sock, server):
         server.read(sock)
@@ -199,7 +199,7 @@ def test_request_is_not_sent_again_after_a_byte_of_the_answer():
         assert (caught.value.sent, call.resends, server.connections) == (True, 0, 1)
 
 
-def test_request_is_sent_again_only_once():
+def test_request_resends_only_once():
     """The second connection breaks too: an error, of unknown fate."""
 
     def handler(sock, server):
@@ -216,7 +216,7 @@ def test_request_is_sent_again_only_once():
         assert (call.resends, server.connections, caught.value.sent) == (1, 2, True)
 
 
-def test_failed_resend_does_not_claim_that_nothing_was_sent(monkeypatch):
+def test_failed_resend_has_unknown_fate(monkeypatch):
     """The first copy may have been read, so that sent is unknown, not False."""
     with serving(closes_second(socket.socket.close)) as server, transport_to(server.url) as transport:
         fetch(transport)
@@ -230,7 +230,7 @@ def test_failed_resend_does_not_claim_that_nothing_was_sent(monkeypatch):
         assert caught.value.sent is None
 
 
-def test_resend_has_its_own_limit_for_connecting():
+def test_resend_has_own_connect_limit():
     """The stale connection was noticed after the limit for connecting: the resend connects all the same."""
     clock = ShiftedClock()
 
@@ -251,7 +251,7 @@ def test_resend_has_its_own_limit_for_connecting():
         assert call.resends == 1
 
 
-def test_connection_of_another_process_is_not_used(monkeypatch):
+def test_foreign_process_connection_stays_unused(monkeypatch):
     """A connection stamped with another process id is let go of without a word to the peer."""
     with serving(echo) as server, transport_to(server.url) as transport:
         fetch(transport)
@@ -261,8 +261,8 @@ def test_connection_of_another_process_is_not_used(monkeypatch):
         assert server.connections == 2
 
 
-def test_connection_is_dropped_when_the_server_says_close():
-    """Connection: close."""
+def test_close_header_drops_connection():
+    """A connection is dropped when the server says Connection: close."""
     with serving(always(answer(b"{}", "Connection: close"))) as server, transport_to(server.url) as transport:
         fetch(transport)
         assert transport.adapter.pool().idle() == 0
@@ -273,7 +273,7 @@ def test_connection_is_dropped_when_the_server_says_close():
 # --- warming up ------------------------------------------------------------------------------------------------------------
 
 
-def test_warm_up_opens_connections_and_sends_nothing():
+def test_warm_up_only_opens_connections():
     """Five opened ahead, five calls at once: five connections in all."""
     gate = threading.Barrier(5)
 
@@ -292,14 +292,14 @@ def test_warm_up_opens_connections_and_sends_nothing():
         assert server.connections == 5
 
 
-def test_warm_up_counts_what_could_not_be_opened():
+def test_warm_up_counts_failed_openings():
     """Nobody listens: none is ready, no error."""
     with refusing_port() as port, transport_to(f"http://127.0.0.1:{port}") as transport:
         assert transport.warm_up(3) == 0
 
 
-def test_warm_up_ends_at_its_time_limit_whatever_the_number():
-    """One limit for all, not one for each batch of threads."""
+def test_warm_up_ends_on_time():
+    """A warm-up ends at its time limit whatever the number: one limit for all, not one for each batch."""
     with full_backlog() as port, transport_to(f"http://127.0.0.1:{port}") as transport:
         started = time.monotonic()
         assert transport.warm_up(100, timeout=0.5) == 0  # one limit for each batch would be 13 of them
@@ -307,8 +307,8 @@ def test_warm_up_ends_at_its_time_limit_whatever_the_number():
 
 
 @pytest.mark.parametrize("count", [0, 101])
-def test_warm_up_refuses_counts_the_pool_cannot_hold(count):
-    """1 to 100."""
+def test_warm_up_refuses_excessive_counts(count):
+    """A warm-up refuses counts that the pool cannot hold: 1 to 100 are allowed."""
     with transport_to("http://127.0.0.1:9") as transport, pytest.raises(ConfigurationError, match=str(count)):
         transport.warm_up(count)
 
@@ -346,7 +346,7 @@ def test_netrc_never_replaces_the_key(tmp_path, monkeypatch, entry):
 
 @pytest.mark.parametrize("name", ["Authorization", "authorization", "AUTHORIZATION"])
 @pytest.mark.parametrize("where", ["construction", "request"])
-def test_user_headers_cannot_replace_the_key(name, where):
+def test_user_headers_cannot_replace_key(name, where):
     """One Authorization header goes out, ours, whatever the spelling."""
     given = {name: "Bearer other"}
     request = sent_headers(given, api_key=KEY) if where == "request" else sent_headers(api_key=KEY, usual=given)
@@ -355,7 +355,7 @@ def test_user_headers_cannot_replace_the_key(name, where):
     ]
 
 
-def test_user_headers_replace_defaults_in_any_spelling():
+def test_user_headers_replace_defaults():
     """Given at the request beats given at construction beats ours; each goes out once."""
     with (
         serving(always(OK)) as server,
@@ -369,13 +369,13 @@ def test_user_headers_replace_defaults_in_any_spelling():
     assert len({name.lower() for name in request.names}) == len(request.names)
 
 
-def test_user_may_authorize_where_there_is_no_key():
-    """api_key=None: the user's own header goes out."""
+def test_keyless_user_may_authorize():
+    """The user may authorize where there is no key (api_key=None): the user's own header goes out."""
     assert sent_headers({"Authorization": "Basic x"}).headers["authorization"] == "Basic x"
 
 
-def test_request_without_body_has_no_content_headers():
-    """GET."""
+def test_bodyless_request_lacks_content_headers():
+    """A request without a body, such as GET, has no content headers."""
     with serving(always(OK)) as server, transport_to(server.url) as transport:
         fetch(transport, None, query="?a=1")
         request = server.requests[0]
@@ -383,8 +383,8 @@ def test_request_without_body_has_no_content_headers():
     assert not {"content-type", "content-length", "transfer-encoding"} & set(request.headers)
 
 
-def test_paths_stand_under_the_prefix_of_the_base_url():
-    """https://host/openai/v1 + /models."""
+def test_paths_stand_under_base_prefix():
+    """Paths stand under the prefix of the base URL: https://host/openai/v1 + /models."""
     with serving(always(OK)) as server, transport_to(server.url + "/openai/v1/") as transport:
         fetch(transport, path="/models")
         assert server.requests[0].target == "/openai/v1/models"
@@ -416,7 +416,7 @@ def test_redirects_are_not_followed(status):
 
 
 @pytest.mark.parametrize("value", ["a\nb", "a\r\nX: y", "\u20ac"], ids=["lf", "crlf", "not-latin-1"])
-def test_header_values_that_http_cannot_carry_are_refused_unsent(value):
+def test_bad_header_values_stay_unsent(value):
     """Refused before a byte leaves, without the value in the message."""
     with serving(always(OK)) as server, transport_to(server.url) as transport:
         with pytest.raises(ConfigurationError) as caught:
@@ -430,7 +430,7 @@ def test_header_values_that_http_cannot_carry_are_refused_unsent(value):
 
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
-def test_proxies_of_the_environment_are_used(monkeypatch, name):
+def test_environment_proxies_are_used(monkeypatch, name):
     """A plain request goes to the proxy with its whole URL."""
     with serving(echo) as server, serving(proxy_handler("me:secret")) as proxy:
         monkeypatch.setenv(name, f"http://me:secret@127.0.0.1:{proxy.port}")
@@ -459,8 +459,8 @@ def test_explicit_proxies_beat_the_environment(monkeypatch):
         assert len(proxy.requests) == 1
 
 
-def test_session_without_trust_env_ignores_the_environment(monkeypatch):
-    """session.trust_env = False is taken at its word."""
+def test_untrusting_session_ignores_environment(monkeypatch):
+    """A session without trust_env ignores the environment: session.trust_env = False is taken at its word."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     with serving(echo) as server, requests.Session() as session:
         session.trust_env = False
@@ -473,13 +473,13 @@ def test_session_without_trust_env_ignores_the_environment(monkeypatch):
     [("socks5://127.0.0.1:1", "socks5"), ("ftp://h:1", "ftp"), ("http://", "http")],
     ids=["socks", "ftp", "no-host"],
 )
-def test_proxies_that_cannot_be_used_are_refused_at_construction(url, says):
+def test_unusable_proxies_refused_at_construction(url, says):
     """Nothing is sent past a proxy that was asked for."""
     with pytest.raises(ConfigurationError, match=says):
         SessionTransport("http://127.0.0.1:1", clock=SystemClock(), proxies={"http": url})
 
 
-def test_proxy_that_cannot_be_reached_is_a_proxy_error():
+def test_unreachable_proxy_is_proxy_error():
     """Not sent; worth a retry."""
     with refusing_port() as port:
         proxies = {"http": f"http://u:pw-canary@127.0.0.1:{port}"}
@@ -514,8 +514,13 @@ def test_session_settings_are_read_once():
         assert request.target.endswith("/x")
 
 
+<<<<<<< HEAD
 def test_nothing_is_mounted_on_a_session_of_the_callers():
     """The session is as it was while the transport lives and after; its own requests go where they are sent, by its own adapters."""
+=======
+def test_session_loses_only_our_adapter():
+    """The session stays open: our adapter is mounted while the transport lives, unmounted on close."""
+>>>>>>> bddcf12 (Tests: names of three to five words, the sentence in the docstring)
     with serving(echo) as server, requests.Session() as session:
         before = dict(session.adapters)
         with transport_to(server.url, session=session) as transport:
@@ -526,6 +531,7 @@ def test_nothing_is_mounted_on_a_session_of_the_callers():
         assert session.post(server.url, data=b"still works").content == b"still works"
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("base", ["http://host.test:1888", "http://host.test", "https://host.test:1888"])
 def test_no_longer_port_is_taken_for_ours(base):
     """A URL whose port, or host, only begins as ours does is another server's: no adapter of ours may be given its requests."""
@@ -538,6 +544,20 @@ def test_no_longer_port_is_taken_for_ours(base):
 def test_requests_of_others_pass_the_adapter():
     """Our own session is an escape hatch: its calls work, time limits included."""
     with serving(once()) as server, transport_to(server.url) as transport:
+=======
+def test_session_keeps_later_adapter():
+    """Closing the first of two leaves the second's adapter mounted."""
+    with requests.Session() as session:
+        first = SessionTransport("http://127.0.0.1:9", clock=SystemClock(), session=session)
+        with transport_to("http://127.0.0.1:9", session=session) as second:
+            first.close()
+            assert session.get_adapter("http://127.0.0.1:9/") is second.adapter
+
+
+def test_session_sends_own_requests():
+    """The session is an escape hatch: its own calls work, time limits included."""
+    with serving(once()) as server, requests.Session() as session, transport_to(server.url, session=session):
+>>>>>>> bddcf12 (Tests: names of three to five words, the sentence in the docstring)
         with pytest.raises(requests.ConnectionError):
             transport.session.post(server.url + "/own", data=b"abc", timeout=PATIENCE)
     with serving(echo) as server, transport_to(server.url) as transport:
@@ -549,7 +569,7 @@ def test_requests_of_others_pass_the_adapter():
 
 
 @pytest.mark.parametrize("verify", [False, 0, ""])
-def test_session_that_checks_no_certificates_is_refused(verify):
+def test_unverified_session_is_refused(verify):
     """verify=False is not an option here."""
     with requests.Session() as session:
         session.verify = verify
@@ -557,8 +577,8 @@ def test_session_that_checks_no_certificates_is_refused(verify):
             SessionTransport("http://127.0.0.1:9", clock=SystemClock(), session=session)
 
 
-def test_something_else_is_not_a_session():
-    """A clear error instead of an AttributeError later."""
+def test_non_session_is_refused():
+    """An object that is not a session is a clear error instead of an AttributeError later."""
     with pytest.raises(ConfigurationError, match=r"requests\.Session, not dict"):
         SessionTransport("http://127.0.0.1:9", clock=SystemClock(), session={})
 
@@ -575,8 +595,8 @@ def test_something_else_is_not_a_session():
     ids=["explicit", "session", "environment", "verify-none", "default"],
 )
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_ca_bundle_comes_from_the_most_specific_place(monkeypatch, places, wanted, name):
-    """Argument, session, environment, certifi."""
+def test_most_specific_ca_bundle_wins(monkeypatch, places, wanted, name):
+    """The CA bundle comes from the most specific place: argument, session, environment, certifi."""
     explicit, session_verify, environment = places
     if environment:
         monkeypatch.setenv(name, environment)
@@ -586,8 +606,8 @@ def test_ca_bundle_comes_from_the_most_specific_place(monkeypatch, places, wante
             assert transport.adapter._ca_bundle == wanted
 
 
-def test_unreadable_ca_bundle_is_a_configuration_error():
-    """It names the file."""
+def test_unreadable_ca_bundle_is_named():
+    """An unreadable CA bundle is a configuration error that names the file."""
     with transport_to("https://127.0.0.1:9", ca_bundle="/nowhere/ca.pem") as transport:
         with pytest.raises(ConfigurationError, match=r"/nowhere/ca\.pem"):
             send(transport)
@@ -622,8 +642,8 @@ def test_mocked_json_is_returned():
 
 
 @responses.activate
-def test_mocked_answer_serves_as_requests_own():
-    """.json(), .content, .ok."""
+def test_mocked_answer_looks_like_requests():
+    """A mocked answer serves as requests' own, with .json(), .content and .ok."""
     responses.post(BASE + "/x", json={"a": 1}, status=201)
     with transport_to(BASE) as transport:
         response = send(transport)
@@ -633,7 +653,7 @@ def test_mocked_answer_serves_as_requests_own():
 
 
 @responses.activate
-def test_mocked_event_stream_is_read_by_lines():
+def test_mocked_stream_reads_by_lines():
     """Lines, the last one without its end included."""
     responses.post(BASE + "/x", body=b"data: 1\n\ndata: 2\r\n\r\ndata: [DONE]", content_type="text/event-stream")
     with transport_to(BASE) as transport:
@@ -694,7 +714,7 @@ def test_cap_and_mocks_go_together():
     [TimeoutError, PoolTimeoutError, ssl.SSLCertVerificationError],
     ids=lambda kind: kind.__name__,
 )
-def test_what_the_caller_was_handling_is_none_of_a_failure(handled):
+def test_handled_exception_stays_apart(handled):
     """A call made in an ``except`` block fails for its own reason, and leaves the other exception as it is."""
     other = handled("before")
     with serving(once()) as server, transport_to(server.url) as transport:
@@ -732,7 +752,7 @@ def test_cap_is_held():
         assert transport._slots._free == 3
 
 
-def test_waiting_for_a_connection_ends_at_the_limit():
+def test_connection_wait_ends_at_limit():
     """Not sent, worth a retry."""
     with serving(always(OK)) as server, transport_to(server.url, max_connections=1) as transport:
         held = send(transport)
@@ -744,7 +764,7 @@ def test_waiting_for_a_connection_ends_at_the_limit():
         assert transport._slots._free == 1
 
 
-def test_waiting_for_a_connection_does_not_use_up_the_limit_for_connecting():
+def test_connection_wait_spares_connect_limit():
     """The limit for connecting begins when the connection is free."""
     clock = ShiftedClock()
     with serving(always(OK)) as server, transport_to(server.url, max_connections=1, clock=clock) as transport:
@@ -782,7 +802,7 @@ def test_waiters_are_served_in_order():
     assert slots._free == 1
 
 
-def test_cancel_ends_the_wait_for_a_connection():
+def test_cancel_ends_connection_wait():
     """And the place in the queue is given up."""
     slots = Slots(1)
     held = slots.take(new_call(), None)
@@ -817,7 +837,7 @@ class GrantingClock(SystemClock):
         return self.result
 
 
-def test_slot_granted_at_the_last_moment_counts():
+def test_last_moment_slot_counts():
     """Timed out and granted at once: we have it, and only we."""
     slots = Slots(1)
     held = slots.take(new_call(), None)
@@ -829,7 +849,7 @@ def test_slot_granted_at_the_last_moment_counts():
     assert slots._free == 1
 
 
-def test_slot_granted_to_a_cancelled_waiter_goes_on():
+def test_cancelled_waiters_slot_goes_on():
     """Cancelled and granted at once: the next in the queue gets it."""
     slots = Slots(1)
     held = slots.take(new_call(), None)
@@ -841,8 +861,8 @@ def test_slot_granted_to_a_cancelled_waiter_goes_on():
 
 
 @pytest.mark.parametrize("granted", [True, False])
-def test_slot_is_not_lost_to_an_interrupt(granted):
-    """Ctrl-C while waiting."""
+def test_interrupt_loses_no_slot(granted):
+    """Ctrl-C while waiting loses no slot."""
     slots = Slots(1)
     held = slots.take(new_call(), None)
     call = new_call()
@@ -853,7 +873,7 @@ def test_slot_is_not_lost_to_an_interrupt(granted):
     assert (slots._free, len(slots._queue)) == (1, 0)
 
 
-def test_slot_given_back_inside_the_lock_is_not_lost():
+def test_slot_returned_inside_lock_survives():
     """A finalizer runs while its own thread holds the lock: no deadlock, and the next look finds the slot."""
     slots = Slots(1)
     held = slots.take(new_call(), None)
@@ -868,7 +888,7 @@ def test_slot_given_back_inside_the_lock_is_not_lost():
 
 
 @pytest.mark.parametrize("ending", ["read", "close", "abandon", "drop", "drain", "cancel", "too-large"])
-def test_slot_is_given_back_exactly_once_on_every_path(ending):
+def test_every_path_returns_slot_once(ending):
     """Whatever ends the answer, the cap is whole again."""
     whole = answer(b"x" * 100_000)
     handler = hanging(whole[:-1]) if ending == "cancel" else always(whole)
@@ -900,8 +920,8 @@ def test_slot_is_given_back_exactly_once_on_every_path(ending):
         assert transport._slots._free == 2
 
 
-def test_slot_is_given_back_when_sending_fails():
-    """Refused, cancelled before."""
+def test_failed_sending_returns_slot():
+    """A slot is given back when sending fails: refused, or cancelled before."""
     with transport_to("http://127.0.0.1:9", max_connections=1) as transport:
         with pytest.raises(APIConnectionError):
             send(transport)
@@ -949,7 +969,7 @@ def test_use_after_close_is_refused():
         assert "closed" in repr(transport)
 
 
-def test_close_before_first_use_makes_no_pool():
+def test_early_close_makes_no_pool():
     """A call that passed the check before close() finds the adapter closed."""
     transport = SessionTransport("http://127.0.0.1:9", clock=SystemClock())
     transport.close()
@@ -958,7 +978,7 @@ def test_close_before_first_use_makes_no_pool():
         send(transport)
 
 
-def test_close_during_calls_leaves_no_connection():
+def test_close_during_calls_leaves_nothing():
     """Threads send while the transport closes: each gets its answer or ProviderClosedError."""
     for _ in range(5):
         with serving(echo) as server:
@@ -987,7 +1007,7 @@ def test_close_during_calls_leaves_no_connection():
             assert set(seen) <= {b"abc", ProviderClosedError}
 
 
-def test_connection_that_comes_back_after_close_is_closed():
+def test_late_returning_connection_is_closed():
     """An answer read to its end after close() leaves no open connection."""
     with serving(always(OK)) as server, transport_to(server.url) as transport:
         response = send(transport)
@@ -997,8 +1017,8 @@ def test_connection_that_comes_back_after_close_is_closed():
         assert conn.sock is None
 
 
-def test_connection_put_back_while_the_pool_closes_is_closed():
-    """The pool was emptied between the look and the put."""
+def test_racing_put_back_is_closed():
+    """A connection put back while the pool closes is closed: the pool was emptied between the look and the put."""
     with serving(always(OK)) as server, transport_to(server.url) as transport:
         response = send(transport)
         conn, pool = connection_of(response), transport.adapter.pool()
@@ -1013,8 +1033,8 @@ def test_connection_put_back_while_the_pool_closes_is_closed():
         assert conn.sock is None
 
 
-def test_warm_up_during_close_is_refused():
-    """ClosedPoolError does not leak."""
+def test_warm_up_during_close_refused():
+    """A warm-up during a close is refused; ClosedPoolError does not leak."""
     with transport_to("http://127.0.0.1:9") as transport:
         transport.adapter.pool().close()
         with pytest.raises(ProviderClosedError):
@@ -1025,7 +1045,7 @@ def test_warm_up_during_close_is_refused():
 
 
 @needs_fork
-def test_parent_and_child_do_not_share_connections():
+def test_fork_shares_no_connection():
     """A warm pool, a fork, both send: every answer is the sender's own, and the parent's connection serves on."""
     with serving(echo) as server, transport_to(server.url) as transport:
         transport.warm_up(2)
@@ -1042,7 +1062,7 @@ def test_parent_and_child_do_not_share_connections():
 
 
 @needs_fork
-def test_child_starts_with_a_whole_cap_and_free_locks():
+def test_child_starts_with_free_cap():
     """Slots of the parent's threads, and locks they hold, do not bind the child."""
     with serving(echo) as server, transport_to(server.url, max_connections=1) as transport:
         held = send(transport, b"held")
@@ -1060,7 +1080,7 @@ def test_child_starts_with_a_whole_cap_and_free_locks():
 
 
 @needs_fork
-def test_connection_in_use_at_the_fork_is_not_used_by_the_child():
+def test_child_avoids_connection_in_use():
     """The child puts it back into its pool; its process id gives it away."""
     with serving(echo) as server, transport_to(server.url) as transport:
         held = send(transport, b"held")
@@ -1082,7 +1102,7 @@ def test_secrets_do_not_show():
     assert header == "x"
 
 
-def test_headers_of_a_call_are_its_own():
+def test_call_headers_stay_its_own():
     """Those that cannot change are merged once, those of a caller anew each time; none is left to the next call."""
     constant, own = MappingProxyType({"Accept": "text/event-stream", "X-Kind": "constant"}), {"X-Kind": "first"}
     with serving(always(OK)) as server, transport_to(server.url, headers={"X-Base": "b"}) as transport:
@@ -1115,7 +1135,7 @@ def test_headers_of_a_call_are_its_own():
         pytest.param(b"HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nmine", id="HTTP/1.0"),
     ],
 )
-def test_what_others_leave_of_a_connection_reaches_no_call_of_ours(first):
+def test_foreign_leftovers_reach_no_call(first):
     """A session's own request may end on a connection that must not serve again; urllib3 gives it back without looking."""
     answers = iter([first, answer(b"ours"), answer(b"ours")])
 
@@ -1129,6 +1149,7 @@ def test_what_others_leave_of_a_connection_reaches_no_call_of_ours(first):
         assert server.connections == 2
 
 
+<<<<<<< HEAD
 def test_headers_of_others_may_be_bytes():
     """requests allows it."""
     with (
@@ -1137,10 +1158,19 @@ def test_headers_of_others_may_be_bytes():
     ):
         transport.session.get(other.url, headers={"Host": "h", "X-A": b"abc"})
         assert other.requests[0].headers["x-a"] == "abc"
+=======
+def test_foreign_headers_may_be_bytes():
+    """Headers of others may be bytes: requests allows it."""
+    with serving(echo) as server, requests.Session() as session, transport_to(server.url, session=session):
+        echoed = serving(lambda sock, server: (server.read(sock), sock.sendall(OK)))
+        with echoed as other, transport_to(other.url, session=session):
+            session.get(other.url, headers={"Host": "h", "X-A": b"abc"})
+            assert other.requests[0].headers["x-a"] == "abc"
+>>>>>>> bddcf12 (Tests: names of three to five words, the sentence in the docstring)
 
 
-def test_a_decoded_body_is_ready_as_long_as_some_of_it_is_at_hand():
-    """What urllib3 has decoded, or not decoded yet, is nothing that the socket knows of."""
+def test_decoded_body_stays_ready():
+    """A decoded body is ready while some of it is at hand, in urllib3, of which the socket does not know."""
     text = b"".join(b"data: %d\n\n" % number for number in range(40_000))
     packed = gzip.compress(text)
     whole = CHUNKED[:-2] + b"Content-Encoding: gzip\r\n\r\n" + chunk(packed) + b"0\r\n\r\n"

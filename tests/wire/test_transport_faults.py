@@ -96,8 +96,8 @@ def flood_of_continue(sock, server):
     ],
 )
 @pytest.mark.parametrize("limit", ["total", "after_send"])
-def test_slow_answers_end_at_the_limit(handler, limit):
-    """Whatever trickles in, whichever limit it is."""
+def test_slow_answers_end_at_limit(handler, limit):
+    """A slow answer ends at the limit, whatever trickles in, whichever limit it is."""
     with serving(handler) as server, transport_to(server.url) as transport:
         started = time.monotonic()
         call = LimitFromSending(0.1) if limit == "total" else new_call(None, after_send=0.1)
@@ -110,8 +110,8 @@ def test_slow_answers_end_at_the_limit(handler, limit):
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("limit", ["total", "after_send"])
-def test_send_to_a_peer_that_does_not_read_ends_at_the_limit(limit):
-    """50 MB; also without a total limit: a peer that takes nothing for so long is dead."""
+def test_unread_send_ends_at_limit(limit):
+    """A send to a peer that does not read ends at the limit: 50 MB; also without a total limit."""
     with serving(lambda sock, server: server.released.wait(PATIENCE)) as server, transport_to(server.url) as transport:
         started = time.monotonic()
         call = LimitFromSending(0.2, first=True) if limit == "total" else new_call(None, after_send=0.2)
@@ -145,7 +145,7 @@ def resolving(monkeypatch, *ports):
 
 
 @pytest.mark.over_http2("bridge")
-def test_several_dead_addresses_share_the_limit(monkeypatch):
+def test_dead_addresses_share_limit(monkeypatch):
     """Fifty of them: the limit once, not fifty times."""
     with full_backlog() as port, transport_to("http://service.test") as transport:
         resolving(monkeypatch, *[port] * 50)
@@ -155,8 +155,8 @@ def test_several_dead_addresses_share_the_limit(monkeypatch):
         assert time.monotonic() - started < PATIENCE / 4
 
 
-def test_live_address_behind_a_dead_one_is_reached(monkeypatch):
-    """The dead one takes its share of the limit only."""
+def test_live_address_behind_dead_reached(monkeypatch):
+    """A live address behind a dead one is reached: the dead one takes its share of the limit only."""
     with full_backlog() as port, serving(echo) as server, transport_to("http://service.test") as transport:
         resolving(monkeypatch, port, *[9] * 40, server.port)
         assert fetch(transport, call=new_call(None, connect=PATIENCE / 2)) == b"{}"
@@ -186,7 +186,7 @@ def test_unknown_host_is_not_sent(monkeypatch):
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("problem", [UnicodeError("label too long"), None], ids=["bad-name", "no-address"])
-def test_host_without_address_is_not_sent(monkeypatch, problem):
+def test_host_without_address_not_sent(monkeypatch, problem):
     """Names the resolver cannot take, and empty answers."""
 
     def found(*_args, **_kwargs):
@@ -225,8 +225,8 @@ def test_cancel_wakes_a_connect():
 
 
 @pytest.mark.over_http2("bridge")
-def test_cancel_just_before_the_connect_is_not_missed(monkeypatch):
-    """There was nothing to shut down yet."""
+def test_cancel_before_connect_is_noticed(monkeypatch):
+    """A cancel just before the connect is not missed, though there was nothing to shut down yet."""
     with full_backlog() as port, transport_to(f"http://127.0.0.1:{port}") as transport:
         call = new_call(None)
         connect = socket.socket.connect
@@ -258,8 +258,8 @@ def test_cancel_wakes_a_blocked_send():
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("parts", [(), (b"HTTP/1.1 200 OK\r\n",)], ids=["nothing", "half-head"])
-def test_cancel_wakes_a_read_of_the_head(parts):
-    """Sent."""
+def test_cancel_wakes_head_read(parts):
+    """A cancel wakes a read of the head; the request was sent."""
     with serving(hanging(*parts)) as server, transport_to(server.url) as transport:
         call = new_call(None)
         assert (
@@ -280,7 +280,7 @@ def test_cancel_wakes_a_read_of_the_head(parts):
     ids=["chunked", "content-length", "close-delimited"],
 )
 @pytest.mark.parametrize("reader", ["read_body", "read_lines", "drain"])
-def test_cancel_wakes_a_read_of_the_body(head, reader):
+def test_cancel_wakes_body_read(head, reader):
     """The end that the cancel makes is not taken for the end of the answer, whatever the framing."""
     with serving(hanging(head)) as server, transport_to(server.url) as transport:
         call = new_call(None)
@@ -301,7 +301,7 @@ def test_cancel_wakes_a_read_of_the_body(head, reader):
 
 
 @pytest.mark.over_http2("bridge")
-def test_late_cancel_never_touches_the_next_user():
+def test_late_cancel_spares_next_user():
     """Two threads, one connection: the first cancels its finished calls while the second sends."""
     with serving(echo) as server, transport_to(server.url) as transport:
         finished, over = queue.SimpleQueue(), threading.Event()
@@ -324,7 +324,7 @@ def test_late_cancel_never_touches_the_next_user():
 
 
 @pytest.mark.over_http2("bridge")
-def test_cancel_at_any_moment_leaves_the_others_alone():
+def test_cancel_spares_other_calls():
     """Cancels race with the calls they are for; the calls in between always get their own answers."""
     with serving(echo) as server, transport_to(server.url) as transport:
         started, over = queue.SimpleQueue(), threading.Semaphore(0)
@@ -391,7 +391,7 @@ EVENTS = [b"data: %d\n\n" % number for number in range(6)]
     ],
     ids=["chunk-each", "one-chunk", "late-crlf", "content-length", "close-delimited"],
 )
-def test_no_line_waits_for_a_later_byte(head, parts, end, reader, ends):
+def test_line_never_awaits_later_byte(head, parts, end, reader, ends):
     """The server sends the next event only when the reader has had the one before."""
     if ends != b"\n":
         longer = len(ends) - 1
@@ -461,7 +461,7 @@ def test_lines_come_byte_by_byte():
 
 
 @pytest.mark.over_http2("bridge")
-def test_ready_waits_for_something_to_read():
+def test_ready_waits_for_content():
     """The end of a chunk, or half a size line, is nothing to read; the end of the body is."""
     go = threading.Semaphore(0)
 
@@ -495,7 +495,7 @@ def test_ready_waits_for_something_to_read():
 
 
 @pytest.mark.parametrize("head", [CHUNKED, b"HTTP/1.1 200 OK\r\n\r\n"], ids=["chunked", "close-delimited"])
-def test_ready_does_not_swallow_a_reset(head):
+def test_ready_never_swallows_reset(head):
     """The system tells of it once; whoever reads next hears of it."""
     go = threading.Event()
 
@@ -519,7 +519,7 @@ BODY = st.lists(st.sampled_from([b"a", b"data: x", b"\n", b"\r", b"\r\n", b"\n\n
 
 
 @pytest.mark.over_http2("bridge")
-def test_any_split_of_a_body_gives_the_same_lines():
+def test_any_split_gives_same_lines():
     """Cut into HTTP chunks anywhere, and into segments anywhere."""
     replayed = queue.SimpleQueue()
 
@@ -561,7 +561,7 @@ def reads_until_done(response):
 
 
 @pytest.mark.over_http2("bridge")
-def test_drained_stream_gives_its_connection_back(unhurried):
+def test_drained_stream_returns_connection(unhurried):
     """The end of the body comes a moment after [DONE]."""
 
     def handler(sock, server):
@@ -581,8 +581,8 @@ def test_drained_stream_gives_its_connection_back(unhurried):
 
 
 @pytest.mark.over_http2("bridge")
-def test_body_read_to_its_end_gives_its_connection_back():
-    """Chunked and by length, by lines and whole."""
+def test_fully_read_body_returns_connection():
+    """A body read to its end gives its connection back, chunked and by length, by lines and whole."""
 
     def handler(sock, server):
         while (request := server.read(sock)) is not None:
@@ -598,8 +598,8 @@ def test_body_read_to_its_end_gives_its_connection_back():
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("after", [b"", b": more\n" * 100_000], ids=["silence", "flood"])
-def test_drain_gives_up_when_the_body_does_not_end(after):
-    """After 50 ms or 64 KiB the connection is dropped."""
+def test_drain_abandons_endless_body(after):
+    """Draining gives up when the body does not end: after 50 ms or 64 KiB the connection is dropped."""
 
     over = threading.Event()
 
@@ -637,7 +637,7 @@ def test_unfinished_body_drops_its_connection():
 
 @pytest.mark.parametrize("together", [True, False], ids=["same-segment", "later"])
 @pytest.mark.parametrize("whole", [OK, STREAM + b"0\r\n\r\n"], ids=["content-length", "chunked"])
-def test_bytes_after_the_body_drop_the_connection(whole, together):
+def test_surplus_bytes_drop_connection(whole, together):
     """A second answer that nobody asked for never becomes the answer to the next request."""
     smuggled = answer(b"smuggled")
     sent = threading.Event()
@@ -666,8 +666,8 @@ def idle_is_readable(transport):
 
 
 @pytest.mark.parametrize("encoded", [False, True], ids=["plain", "gzip"])
-def test_both_framings_at_once_drop_the_connection(encoded):
-    """Content-Length and chunked: read as chunked, never used again."""
+def test_double_framing_drops_connection(encoded):
+    """Both framings at once drop the connection: read as chunked, never used again."""
     body = gzip.compress(b"{}") if encoded else b"{}"
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n"
     whole = head + (b"Content-Encoding: gzip\r\n" if encoded else b"") + b"\r\n" + chunk(body) + b"0\r\n\r\n"
@@ -678,8 +678,8 @@ def test_both_framings_at_once_drop_the_connection(encoded):
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
-def test_answers_without_a_body_end_at_once(status):
-    """And their connection serves again."""
+def test_bodyless_answers_end_at_once(status):
+    """Answers without a body end at once, and their connection serves again."""
     head = f"HTTP/1.1 {status}\r\n\r\n".encode()
 
     def handler(sock, server):
@@ -725,15 +725,15 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
     ],
     ids=["lengths", "lengths-in-one", "upper-case", "chunked-twice", "identity", "folded", "bare-lf", "http-1.0"],
 )
-def test_odd_but_clear_framing_is_read(whole):
+def test_odd_but_clear_framing_read(whole):
     """At once, and the connection serves again."""
     with serving(hanging(whole)) as server, transport_to(server.url) as transport:
         assert fetch(transport) == b"{}"
         assert transport.adapter.pool().idle() == 1
 
 
-def test_answer_without_a_body_by_its_status_is_not_waited_for():
-    """101 is nothing we asked for; it must not cost the time limit."""
+def test_bodyless_status_is_not_awaited():
+    """An answer without a body by its status is not waited for: 101 must not cost the time limit."""
     with serving(hanging(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")) as server:
         with transport_to(server.url) as transport:
             response = send(transport)
@@ -741,7 +741,7 @@ def test_answer_without_a_body_by_its_status_is_not_waited_for():
 
 
 @pytest.mark.over_http2("bridge")
-def test_early_refusal_of_a_large_body_is_read():
+def test_early_refusal_of_upload_read():
     """The server answers 413 and closes while the body is still being sent."""
 
     def handler(sock, server):
@@ -811,7 +811,7 @@ def test_early_refusal_of_a_large_body_is_read():
         "space-before-colon",
     ],
 )
-def test_broken_head_is_a_protocol_error(head):
+def test_broken_head_is_protocol_error(head):
     """Sent, worth a retry, the connection dropped; never a 200."""
     with serving(once(head)) as server, transport_to(server.url) as transport:
         with pytest.raises(ProtocolError) as caught:
@@ -826,8 +826,8 @@ def test_broken_head_is_a_protocol_error(head):
     [(b"", reset), (b"HTTP/1.1 2", reset), (b"HTTP/1.1 100 Continue\r\n", socket.socket.close)],
     ids=["nothing", "part", "interim-only"],
 )
-def test_connection_broken_in_the_head_is_a_connection_error(head, end):
-    """Sent, worth a retry."""
+def test_connection_broken_in_head_fails(head, end):
+    """A connection broken in the head is a connection error: sent, worth a retry."""
     with serving(once(head, end=end)) as server, transport_to(server.url) as transport:
         with pytest.raises(APIConnectionError) as caught:
             send(transport)
@@ -894,8 +894,8 @@ def test_broken_body_is_an_error(body, reader):
     [answer(b"abc")[:-1], CHUNKED + b"5\r\nab", CHUNKED + chunk(b"a"), b"HTTP/1.1 200 OK\r\n\r\nab"],
     ids=["content-length", "in-chunk", "between-chunks", "close-delimited"],
 )
-def test_reset_in_the_body_is_an_error(body):
-    """On any framing."""
+def test_body_reset_is_error(body):
+    """A reset in the body is an error, on any framing."""
     go = threading.Event()
 
     def handler(sock, server):
@@ -913,7 +913,7 @@ def test_reset_in_the_body_is_an_error(body):
         check(caught.value, sent=True, retryable=True)
 
 
-def test_wrong_length_is_not_trusted_beyond_the_body():
+def test_wrong_length_is_not_trusted():
     """A length that is no number: the body ends with the connection, which is never used again."""
     with serving(once(b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n{}")) as server:
         with transport_to(server.url) as transport:
@@ -963,7 +963,7 @@ def test_encoded_bodies_are_decoded(encoding, body, framing):
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-def test_false_encoding_is_a_decode_error(encoding, wire):
+def test_false_encoding_is_decode_error(encoding, wire):
     """Not what the header says."""
     with serving(hanging(answer(b"not compressed at all", f"Content-Encoding: {encoding}"))) as server:
         with transport_to(server.url) as transport:
@@ -975,7 +975,7 @@ def test_false_encoding_is_a_decode_error(encoding, wire):
 
 
 @pytest.mark.over_http2("bridge")
-def test_compressed_bomb_is_stopped_at_the_cap():
+def test_compressed_bomb_stops_at_cap():
     """300 MB in 300 KB: little memory is used."""
     packer = zlib.compressobj(9, wbits=31)
     bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(300)) + packer.flush()
@@ -993,8 +993,8 @@ def test_compressed_bomb_is_stopped_at_the_cap():
 
 
 @pytest.mark.over_http2("bridge")
-def test_encoded_body_that_is_cut_is_an_error():
-    """By length and by chunk."""
+def test_cut_encoded_body_is_error():
+    """An encoded body that is cut is an error, by length and by chunk."""
     body = gzip.compress(b"a" * 1000)
     header = "Content-Encoding: gzip"
     for whole in (answer(body, header)[:-5], CHUNKED[:-2] + header.encode() + b"\r\n\r\n" + chunk(body)):
@@ -1007,8 +1007,8 @@ def test_encoded_body_that_is_cut_is_an_error():
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("size", [101, 50_000, 200_000])
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
-def test_body_over_the_cap_is_refused(size, framing, wire):
-    """However small; the connection is dropped."""
+def test_body_over_cap_is_refused(size, framing, wire):
+    """A body over the cap is refused, however small; the connection is dropped."""
     body = b"x" * size
     whole = {
         "length": answer(body),
@@ -1024,7 +1024,7 @@ def test_body_over_the_cap_is_refused(size, framing, wire):
 
 
 @pytest.mark.over_http2("bridge")
-def test_body_at_the_cap_is_accepted():
+def test_body_at_cap_is_accepted():
     """To the byte."""
     with serving(hanging(answer(b"x" * 100_000))) as server, transport_to(server.url) as transport:
         assert len(send(transport).read_body(100_000)) == 100_000
@@ -1107,7 +1107,10 @@ def all_errors(*modules):
             for kind in vars(module).values()
             if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, Warning)
         ]
-    return sorted({*found, OSError, TimeoutError, ConnectionResetError, ValueError}, key=lambda kind: (kind.__qualname__, kind.__module__))
+    return sorted(
+        {*found, OSError, TimeoutError, ConnectionResetError, ValueError},
+        key=lambda kind: (kind.__qualname__, kind.__module__),
+    )
 
 
 def instance(kind):
@@ -1153,7 +1156,7 @@ def test_messages_name_the_place():
     ],
     ids=["LF", "mixed", "no fields", "folded", "twice"],
 )
-def test_a_head_ends_where_it_ends(head):
+def test_head_ends_at_its_end(head):
     """What of the body arrives with it, and looks like the end of a head, is body."""
     body = b'{"a":\r\n\r\n "b: c"}\r\n\r\n'
     with serving(once(head + body)) as server, transport_to(server.url) as transport:

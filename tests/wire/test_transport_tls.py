@@ -98,8 +98,8 @@ def test_own_ca_is_trusted(authority, context):
 
 @pytest.mark.over_http2("fallback")
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_ca_of_the_environment_is_trusted(authority, context, monkeypatch, name):
-    """Read once, at construction."""
+def test_environment_ca_is_trusted(authority, context, monkeypatch, name):
+    """The CA of the environment is trusted, read once, at construction."""
     monkeypatch.setenv(name, authority.file)
     with serving(echo, context) as server, transport_to(server.url) as transport:
         monkeypatch.delenv(name)
@@ -144,8 +144,8 @@ def test_explicit_ca_beats_the_environment(authority, context, monkeypatch, tmp_
 
 
 @pytest.mark.over_http2("fallback")
-def test_session_without_trust_env_ignores_the_ca_of_the_environment(authority, context, monkeypatch):
-    """certifi's bundle decides, and does not know the server."""
+def test_untrusting_session_ignores_environment_ca(authority, context, monkeypatch):
+    """A session without trust_env ignores the environment's CA: certifi decides, and knows no such server."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", authority.file)
     with serving(echo, context) as server, requests.Session() as session:
         session.trust_env = False
@@ -154,8 +154,8 @@ def test_session_without_trust_env_ignores_the_ca_of_the_environment(authority, 
 
 
 @pytest.mark.over_http2("fallback")
-def test_ca_and_client_certificate_of_a_session_are_used(authority, tmp_path):
-    """verify as a path and cert as a pair: mutual TLS."""
+def test_session_ca_and_certificate_used(authority, tmp_path):
+    """CA and client certificate of a session are used: verify as a path, cert as a pair, mutual TLS."""
     context = authority.context()
     context.verify_mode = ssl.CERT_REQUIRED
     authority.ca.configure_trust(context)
@@ -208,8 +208,8 @@ def test_expired_certificate_is_refused(authority):
 
 
 @pytest.mark.over_http2("fallback")
-def test_plain_http_on_the_tls_port_is_refused(authority):
-    """The answer to a handshake is text."""
+def test_plain_http_on_tls_refused(authority):
+    """Plain HTTP on the TLS port is refused: the answer to a handshake is text."""
 
     def handler(sock, server):
         sock.recv(65_536)
@@ -221,7 +221,7 @@ def test_plain_http_on_the_tls_port_is_refused(authority):
 
 @pytest.mark.over_http2("fallback")
 @pytest.mark.parametrize("end", [socket.socket.close, reset], ids=["fin", "rst"])
-def test_connection_broken_in_the_handshake_may_be_retried(authority, end):
+def test_broken_handshake_may_be_retried(authority, end):
     """It says nothing about certificates: a connection error like others, not sent."""
 
     def handler(sock, server):
@@ -269,8 +269,8 @@ def test_ca_bundle_is_loaded_once(authority, context, monkeypatch, tmp_path):
 
 
 @pytest.mark.over_http2("fallback")
-def test_folder_of_certificates_serves_as_bundle(tmp_path):
-    """As for requests."""
+def test_certificate_folder_serves_as_bundle(tmp_path):
+    """A folder of certificates serves as a bundle, as for requests."""
     with transport_to("https://localhost:1", ca_bundle=str(tmp_path)) as transport:
         assert transport.adapter.pool()
 
@@ -307,8 +307,8 @@ def test_warmed_connections_are_used(authority, context, proxied):
 
 @pytest.mark.over_http2("fallback")
 @pytest.mark.parametrize("end", [socket.socket.close, reset], ids=["fin", "rst"])
-def test_request_on_a_stale_connection_is_sent_again_once(authority, context, end):
-    """As without TLS."""
+def test_stale_connection_resends_once(authority, context, end):
+    """A request on a stale connection is sent again once, as without TLS."""
     with serving(closes_second(end), context) as server:
         with transport_to(server.url, ca_bundle=authority.file) as transport:
             fetch(transport)
@@ -317,7 +317,7 @@ def test_request_on_a_stale_connection_is_sent_again_once(authority, context, en
             assert (call.resends, server.handshakes) == (1, 2)
 
 
-def test_connection_closed_while_idle_is_replaced_silently(authority, context):
+def test_idle_closed_connection_is_replaced(authority, context):
     """Its close_notify is noticed before the next request goes out."""
     with serving(once(OK), context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
         fetch(transport)
@@ -329,7 +329,7 @@ def test_connection_closed_while_idle_is_replaced_silently(authority, context):
         assert call.resends == 0
 
 
-def test_bytes_of_after_the_body_drop_the_connection(authority, context):
+def test_surplus_bytes_drop_connection(authority, context):
     """Application data nobody asked for, on an idle TLS connection."""
 
     def handler(sock, server):
@@ -349,8 +349,8 @@ def test_bytes_of_after_the_body_drop_the_connection(authority, context):
 
 @pytest.mark.over_http2("fallback")
 @needs_fork
-def test_parent_and_child_do_not_share_connections(authority, context):
-    """Shared TLS state would garble both."""
+def test_fork_shares_no_connection(authority, context):
+    """Parent and child share no connection: shared TLS state would garble both."""
     with serving(echo, context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
         transport.warm_up(2)
         wait_for(lambda: server.handshakes == 2)  # no thread is inside of TLS when the process forks
@@ -370,7 +370,7 @@ def test_parent_and_child_do_not_share_connections(authority, context):
 
 @pytest.mark.over_http2("fallback")
 @pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
-def test_tunnels_of_the_environment_are_used(authority, context, monkeypatch, name):
+def test_environment_tunnels_are_used(authority, context, monkeypatch, name):
     """The proxy sees CONNECT with its credentials, and neither the key nor the request."""
     with serving(echo, context) as server, serving(proxy_handler("me:s3cret")) as proxy:
         monkeypatch.setenv(name, f"http://me:s3cret@127.0.0.1:{proxy.port}")
@@ -382,8 +382,8 @@ def test_tunnels_of_the_environment_are_used(authority, context, monkeypatch, na
 
 
 @pytest.mark.over_http2("fallback")
-def test_credentials_for_the_proxy_do_not_reach_the_server(authority, context):
-    """Nor does anything else of the proxy."""
+def test_proxy_credentials_stay_at_proxy(authority, context):
+    """Credentials for the proxy do not reach the server, nor does anything else of the proxy."""
     with serving(always(OK), context) as server, serving(proxy_handler("me:s3cret")) as proxy:
         proxies = {"https": f"http://me:s3cret@127.0.0.1:{proxy.port}"}
         with transport_to(server.url, ca_bundle=authority.file, proxies=proxies) as transport:
@@ -397,7 +397,7 @@ def test_credentials_for_the_proxy_do_not_reach_the_server(authority, context):
     [("407 Proxy Authentication Required", False), ("502 Bad Gateway", True)],
     ids=["407", "502"],
 )
-def test_refused_tunnel_is_a_proxy_error(authority, refuse, retryable):
+def test_refused_tunnel_is_proxy_error(authority, refuse, retryable):
     """Not sent; 407 is not retried."""
     with serving(proxy_handler(refuse=refuse)) as proxy:
         proxies = {"https": f"http://me:pw-canary@127.0.0.1:{proxy.port}"}
@@ -409,8 +409,8 @@ def test_refused_tunnel_is_a_proxy_error(authority, refuse, retryable):
 
 
 @pytest.mark.over_http2("fallback")
-def test_silent_proxy_ends_at_the_limit_for_connecting(authority):
-    """The tunnel is part of connecting."""
+def test_silent_proxy_ends_at_limit(authority):
+    """A silent proxy ends at the limit for connecting, of which the tunnel is part."""
     with serving(hanging()) as proxy:
         proxies = {"https": f"http://127.0.0.1:{proxy.port}"}
         with transport_to("https://localhost:9", ca_bundle=authority.file, proxies=proxies) as transport:
@@ -422,7 +422,7 @@ def test_silent_proxy_ends_at_the_limit_for_connecting(authority):
 
 
 @pytest.mark.over_http2("fallback")
-def test_fresh_tunnel_that_breaks_is_not_sent_again(authority, context):
+def test_fresh_broken_tunnel_never_resends(authority, context):
     """The tunnel was not idle: its first request broke."""
     with serving(once(), context) as server, serving(proxy_handler()) as proxy:
         proxies = {"https": f"http://127.0.0.1:{proxy.port}"}
@@ -434,7 +434,7 @@ def test_fresh_tunnel_that_breaks_is_not_sent_again(authority, context):
 
 
 @pytest.mark.over_http2("fallback")
-def test_stale_tunnel_is_replaced_by_a_tunnel(authority, context):
+def test_stale_tunnel_replaced_by_tunnel(authority, context):
     """A resend goes through the proxy, too."""
     with serving(closes_second(socket.socket.close), context) as server, serving(proxy_handler()) as proxy:
         proxies = {"https": f"http://127.0.0.1:{proxy.port}"}
@@ -461,8 +461,8 @@ def test_proxy_may_itself_speak_tls(authority, context, secure):
 
 
 @pytest.mark.over_http2("fallback")
-def test_stalled_handshake_ends_at_the_limit_for_connecting(authority):
-    """The peer accepts and says nothing."""
+def test_stalled_handshake_ends_at_limit(authority):
+    """A stalled handshake ends at the limit for connecting: the peer accepts and says nothing."""
     with serving(lambda sock, server: server.released.wait(PATIENCE)) as server:
         url = f"https://localhost:{server.port}"
         with transport_to(url, ca_bundle=authority.file) as transport:
@@ -484,8 +484,8 @@ def test_stalled_handshake_ends_at_the_limit_for_connecting(authority):
     ],
     ids=["silence", "half-head", "head-dripped", "body-dripped"],
 )
-def test_slow_answers_end_at_the_limit(authority, context, handler):
-    """Whatever trickles in."""
+def test_slow_answers_end_at_limit(authority, context, handler):
+    """A slow answer ends at the limit, whatever trickles in."""
     with serving(handler, context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
         started = time.monotonic()
         with pytest.raises(ReadTimeoutError) as caught:
@@ -495,8 +495,8 @@ def test_slow_answers_end_at_the_limit(authority, context, handler):
 
 
 @pytest.mark.over_http2("fallback")
-def test_send_to_a_peer_that_does_not_read_ends_at_the_limit(authority, context):
-    """50 MB."""
+def test_unread_send_ends_at_limit(authority, context):
+    """A send of 50 MB to a peer that does not read ends at the limit."""
     with serving(lambda sock, server: server.released.wait(PATIENCE), context) as server:
         with transport_to(server.url, ca_bundle=authority.file) as transport:
             started = time.monotonic()
@@ -537,8 +537,8 @@ def test_cancel_wakes_a_blocked_send(authority, context):
 
 @pytest.mark.over_http2("fallback")
 @pytest.mark.parametrize("parts", [(), (b"HTTP/1.1 200 OK\r\n",)], ids=["nothing", "half-head"])
-def test_cancel_wakes_a_read_of_the_head(authority, context, parts):
-    """Sent."""
+def test_cancel_wakes_head_read(authority, context, parts):
+    """A cancel wakes a read of the head; the request was sent."""
     with serving(hanging(*parts), context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
         call = new_call(None)
         assert (
@@ -558,7 +558,7 @@ def test_cancel_wakes_a_read_of_the_head(authority, context, parts):
     [CHUNKED + chunk(b"a"), answer(b"a" * 9)[:-8], b"HTTP/1.1 200 OK\r\n\r\na"],
     ids=["chunked", "content-length", "close-delimited"],
 )
-def test_cancel_wakes_a_read_of_the_body(authority, context, head):
+def test_cancel_wakes_body_read(authority, context, head):
     """No ciphertext is taken for the body, and its end not for the end of the answer."""
     with serving(hanging(head), context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
         call = new_call(None)
@@ -584,7 +584,7 @@ def test_cut_tls_body_is_incomplete(authority, context):
 
 
 @pytest.mark.over_http2("fallback")
-def test_ready_sees_what_is_decrypted_already(authority, context):
+def test_ready_sees_decrypted_bytes(authority, context):
     """More than one record's worth in one piece: the system does not know what TLS has taken in."""
     with serving(hanging(CHUNKED + chunk(b"a\n" * 20_000)), context) as server:
         with transport_to(server.url, ca_bundle=authority.file) as transport:
@@ -599,8 +599,8 @@ def test_ready_sees_what_is_decrypted_already(authority, context):
 
 
 @pytest.mark.over_http2("fallback")
-def test_full_backlog_is_a_limit_for_connecting_over_tls(authority):
-    """TCP itself stalls."""
+def test_full_backlog_hits_connect_limit(authority):
+    """A full backlog, in which TCP itself stalls, ends at the limit for connecting."""
     with full_backlog() as port:
         with transport_to(f"https://127.0.0.1:{port}", ca_bundle=authority.file) as transport:
             with pytest.raises(ConnectTimeoutError):
@@ -614,8 +614,8 @@ def test_context_pins_its_protocols(authority):
 
 
 @pytest.mark.over_http2("fallback")
-def test_what_follows_the_body_in_its_record_is_never_an_answer(authority, context):
-    """It is decrypted with the body and out of the system's sight."""
+def test_record_leftovers_are_no_answer(authority, context):
+    """Bytes after the body in its record are never an answer: they are decrypted out of the system's sight."""
 
     def handler(sock, server):
         while server.read(sock) is not None:
