@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import hypothesis
@@ -17,20 +18,22 @@ from support.fakes import PATIENCE
 from support.sockets import open_sockets
 
 # How long an example takes is no matter of a test here: the machine may stop for half a second in the middle of one.
-hypothesis.settings.register_profile(
-    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("unhurried")
+_UNHURRIED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("default run", max_examples=30, **_UNHURRIED)
+hypothesis.settings.register_profile("every test", max_examples=100, **_UNHURRIED)
 
 _LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--full", action="store_true", help="run soaks, fuzzing and kill tests whole")
+    parser.addoption("--all", action="store_true", help="run every test; soaks, fuzzing and kill tests shortened")
+    parser.addoption("--full", action="store_true", help="run every test; soaks, fuzzing and kill tests whole")
     parser.addoption("--live", action="store_true", help="run tests against the real service; needs GROQ_API_KEY")
 
 
 def pytest_configure(config):
+    everything = config.getoption("--full") or config.getoption("--all")
+    hypothesis.settings.load_profile("every test" if everything else "default run")
     # A shell starts its background jobs with Ctrl-C ignored, which children inherit; tests send it to theirs.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -41,17 +44,30 @@ def pytest_generate_tests(metafunc):
 
 
 def pytest_collection_modifyitems(config, items):
-    full = config.getoption("--full")
-    left_out = [item for item in items if "full" in item.keywords and not full]
-    kept = set(http2_rerun.select([item for item in items if item not in left_out], full=full))
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-    items[:] = [item for item in items if item in kept]
+    everything = config.getoption("--full") or config.getoption("--all")
+    kept = list(http2_rerun.select(items, everything=everything))
+    if not everything:
+        kept = list(_representatives(kept))
+    chosen = set(kept)
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = kept
     if config.getoption("--live"):
         return
     skip = pytest.mark.skip(reason="talks to the real service: needs --live and GROQ_API_KEY")
     for item in items:
         if "live" in item.keywords:
             item.add_marker(skip)
+
+
+def _representatives(items):
+    """Yield what runs by default: no test marked ``full``, and of one marked ``sample(count)`` its first cases."""
+    seen = Counter()
+    for item in items:
+        sample = item.get_closest_marker("sample")
+        if sample is not None:
+            seen[item.path, item.originalname] += 1
+        if "full" not in item.keywords and (sample is None or seen[item.path, item.originalname] <= sample.args[0]):
+            yield item
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ ECHO = """
 """
 
 
+@pytest.mark.full
 @pytest.mark.soak
 def test_fifty_threads_many_requests():
     """Ten thousand requests of fifty threads: no failure, no wrong answer, no second try, one connection."""
@@ -89,6 +90,7 @@ SERVERS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", SERVERS)
 def test_mixed_work_on_256_threads(kind, full):
@@ -183,6 +185,7 @@ def _mixed(provider, rounds, *, scripted):
     assert provider.generate(tag, timeout=LONG).content.startswith(tag)
 
 
+@pytest.mark.full
 def test_a_thousand_streams_at_once():
     """More than one connection may hold: further ones are opened, and everything is given out."""
     settings = {SettingCodes.MAX_CONCURRENT_STREAMS: 150}

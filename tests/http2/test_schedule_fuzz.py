@@ -34,7 +34,7 @@ pytestmark = pytest.mark.soak
 @pytest.fixture
 def seeds(full):
     """500 with --full."""
-    return range(500 if full else 20)
+    return range(500 if full else 8)
 
 
 def no_connection_left(server):

@@ -559,6 +559,7 @@ def test_slow_reader_holds_little():
         assert server.connections == 1
 
 
+@pytest.mark.full
 def test_many_slow_readers_stall_nobody():
     """Twenty streams that nobody reads: what they hold does not use up the connection's window."""
     sent: dict[str, int] = {}

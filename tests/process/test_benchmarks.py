@@ -33,6 +33,7 @@ def tiny(tmp_path_factory):
     return done.stdout, json.loads(file.read_text("utf-8"))
 
 
+@pytest.mark.full
 def test_prints_all_tables_and_budgets(tiny):
     """All tables, the server's ceiling and the budget lines are there."""
     text, _ = tiny
@@ -43,6 +44,7 @@ def test_prints_all_tables_and_budgets(tiny):
     assert "(budget 1/10)" in text
 
 
+@pytest.mark.full
 def test_json_holds_every_measure(tiny):
     """The file holds a figure of each kind, and every slice."""
     _, data = tiny
@@ -54,6 +56,7 @@ def test_json_holds_every_measure(tiny):
     assert data["imports"]["ours"]["modules_import"] > 0
 
 
+@pytest.mark.full
 @pytest.mark.skipif(importlib.util.find_spec("groq") is not None, reason="groq is installed")
 def test_missing_contender_skipped_with_note(tiny):
     """What is not installed is named and left out."""

@@ -412,7 +412,7 @@ def test_76_interrupted_line_leaves_nothing(part, call, full):
     assert struck
 
 
-@pytest.mark.over_http2("bridge")
+@pytest.mark.over_http2("bridge", full=True)
 @pytest.mark.parametrize("way", ["provider", "fallback"])
 def test_76_interrupt_never_fakes_whole(way):
     """No interrupt makes a part look whole: a reader who catches one and goes on gets all the rest, or an error."""
@@ -457,7 +457,7 @@ def test_76_interrupt_never_fakes_whole(way):
     assert given == [*words, ""]
 
 
-@pytest.mark.over_http2("bridge")
+@pytest.mark.over_http2("bridge", full=True)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # one that strikes in a finalizer
 def test_76_foreign_exceptions_leave_nothing(full):
     """Exceptions from other threads, thrown at the interpreter's own moment, leave nothing behind."""
@@ -728,6 +728,7 @@ def test_79_interpreter_ends_despite_daemons():
 # --- 80: many threads --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_80_thousand_threads_share_provider(caplog):
     """None waits for a connection, no answer is crossed, no cookie kept, no header shared, a hundred connections stay."""
     caplog.set_level(logging.WARNING)

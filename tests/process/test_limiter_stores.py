@@ -79,6 +79,7 @@ def cleanup():
         yield stack
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", ["ledger", "file", "redis"])
 @pytest.mark.parametrize("seed", range(2))
 def test_four_processes_get_exact_share(kind, seed, cleanup):
@@ -93,6 +94,7 @@ def test_four_processes_get_exact_share(kind, seed, cleanup):
     assert jain(fleet.grants) >= 0.99
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", ["ledger", "file", "redis"])
 @pytest.mark.parametrize("used", [None, 0.4], ids=["all-used", "0.4-used"])
 def test_four_processes_with_large_costs(kind, used, cleanup):
@@ -129,6 +131,7 @@ def url(request, tmp_path):
     return shared().url + "?socket_timeout=20"  # it is not away because this machine stops for a moment
 
 
+@pytest.mark.sample(1)
 def test_real_processes_share_a_limit(url):
     """Four processes with sixteen threads each, in real time: what flows in, no more, and everybody gets a part."""
     context = get_context("spawn")
@@ -163,6 +166,7 @@ def test_real_processes_share_a_limit(url):
     assert all(len(granted) >= 10 for granted, _ in found)
 
 
+@pytest.mark.sample(1)
 def test_processes_share_one_count(url):
     """From the setting to the service: what one process sends the other has less of."""
     context = get_context("spawn")

@@ -122,6 +122,7 @@ ROUNDS = """
 """
 
 
+@pytest.mark.sample(1)
 @pytest.mark.soak
 @pytest.mark.parametrize("threads", [0, 4], ids=["quiet-parent", "busy-parent"])
 def test_forks_share_no_socket(server, full, threads):
@@ -401,6 +402,7 @@ def stream(tag):
 """
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("worker", [["sync"], ["gthread", "--threads", "4"]], ids=["sync", "gthread"])
 def test_gunicorn_workers_with_preload(server, tmp_path, worker):
     """One provider made before the fork serves every worker: no crossed answer."""
@@ -472,6 +474,7 @@ def refused():
 """
 
 
+@pytest.mark.full
 def test_celery_prefork_serves_provider(server, tmp_path, monkeypatch):
     """A provider made at import serves the forked pool; errors of tasks come back as they are."""
     pytest.importorskip("celery")

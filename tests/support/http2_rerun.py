@@ -6,8 +6,8 @@ Mark a test whose outcome can differ there. Wires by name:
 - ``nginx``: the same through nginx.
 - ``fallback``: ``http2=True`` towards the test's own TLS servers, which know no ALPN, so that HTTP/1.1 is what is left.
 
-``but=`` names the parameters that make no sense over HTTP/2, as patterns of :mod:`fnmatch` (``nginx:…`` for one wire). Without ``--full``
-a test runs again with its first parameters only.
+``but=`` names the parameters that make no sense over HTTP/2, as patterns of :mod:`fnmatch` (``nginx:…`` for one wire). By default
+a test runs again with its first parameters only, and not at all where the mark says ``full=True``; ``--full`` and ``--all`` run every case.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("wire", [first, *mark.args], indirect=True)
 
 
-def select(items: list[pytest.Item], *, full: bool) -> list[pytest.Item]:
-    """Return the items without the reruns that are named in ``but=``, and, unless *full*, with one rerun a test and wire."""
+def select(items: list[pytest.Item], *, everything: bool) -> list[pytest.Item]:
+    """Return the items without the reruns that are named in ``but=``, and, unless *everything*, with one rerun a test and wire."""
     kept, begun = [], set()
     for item in items:
         wire, ids = _wire_and_ids(item)
@@ -46,7 +46,9 @@ def select(items: list[pytest.Item], *, full: bool) -> list[pytest.Item]:
             mark = item.get_closest_marker("over_http2")
             patterns = (pattern.removeprefix(wire + ":") for pattern in mark.kwargs.get("but", ()))
             place = (item.path, item.originalname, wire)
-            if any(fnmatch.fnmatchcase(ids, pattern) for pattern in patterns) or (not full and place in begun):
+            if any(fnmatch.fnmatchcase(ids, pattern) for pattern in patterns) or (
+                not everything and (place in begun or mark.kwargs.get("full"))
+            ):
                 continue
             begun.add(place)
         kept.append(item)

@@ -29,5 +29,5 @@ def test_corpus_mutations_raise_our_errors(full):
     """Mutations of the corpus raise only our errors: a few thousand executions, with --full a million."""
     seeds = [path.read_bytes() for path in CORPUS]
     dice = random.Random(20261122)
-    for _ in range(1_000_000 if full else 8_000):
+    for _ in range(1_000_000 if full else 4_000):
         target.one_input(target.mutate(dice.choice(seeds), dice, seeds))

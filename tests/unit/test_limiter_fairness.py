@@ -125,6 +125,7 @@ def test_sizes_take_equal_turns(make_limiter, seed):
     assert min(crowd.shares) >= max(crowd.shares) - 1
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("bulk", "think"),
     [(1, 0.0), (8, 0.0), (32, 0.0), (63, 0.0), (32, 0.05)],

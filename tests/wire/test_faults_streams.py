@@ -388,6 +388,7 @@ LASTS = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("last", LASTS.values(), ids=LASTS)
 def test_exit_settles_open_stream_once(last):
     """A stream open at the end of the interpreter is settled once; stderr is silent, and the peer sees the end."""

@@ -37,7 +37,7 @@ MODEL = "m"
 @pytest.fixture
 def seeds(full):
     """500 with --full."""
-    return range(500 if full else 20)
+    return range(500 if full else 8)
 
 
 pytestmark = pytest.mark.soak

@@ -78,7 +78,7 @@ def measured(emulator, work, rounds, kept=1):
         tracemalloc.stop()
 
 
-@pytest.mark.over_http2("nginx")
+@pytest.mark.over_http2("nginx", full=True)
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 def test_calls_leave_nothing_behind(emulator, provider, full, wire, unhurried):
     """Memory, sockets and threads stay flat over plain calls and streams."""

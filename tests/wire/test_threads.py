@@ -21,7 +21,7 @@ def emulator():
         yield running
 
 
-@pytest.mark.over_http2("nginx")
+@pytest.mark.over_http2("nginx", full=True)
 def test_sixty_four_threads_share_provider(emulator, wire, unhurried):
     """No answer is crossed, no connection too many, nothing left in flight, every call counted once."""
     patient = Timeouts(connect=4 * PATIENCE, first_token=4 * PATIENCE, idle=4 * PATIENCE)

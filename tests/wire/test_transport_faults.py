@@ -300,7 +300,7 @@ def test_cancel_wakes_body_read(head, reader):
         assert cancelled_while(transport, call, blocked.is_set, work) is True
 
 
-@pytest.mark.over_http2("bridge")
+@pytest.mark.over_http2("bridge", full=True)
 def test_late_cancel_spares_next_user():
     """Two threads, one connection: the first cancels its finished calls while the second sends."""
     with serving(echo) as server, transport_to(server.url) as transport:
@@ -323,7 +323,7 @@ def test_late_cancel_spares_next_user():
         assert server.connections == 1
 
 
-@pytest.mark.over_http2("bridge")
+@pytest.mark.over_http2("bridge", full=True)
 def test_cancel_spares_other_calls():
     """Cancels race with the calls they are for; the calls in between always get their own answers."""
     with serving(echo) as server, transport_to(server.url) as transport:
@@ -974,7 +974,7 @@ def test_false_encoding_is_decode_error(encoding, wire):
             assert wire.kind != "http1" or transport.adapter.pool().idle() == 0  # a stream has had its end
 
 
-@pytest.mark.over_http2("bridge")
+@pytest.mark.over_http2("bridge", full=True)
 def test_compressed_bomb_stops_at_cap():
     """300 MB in 300 KB: little memory is used."""
     packer = zlib.compressobj(9, wbits=31)
