@@ -751,32 +751,8 @@ def test_first_chunk_envelope_wins(later):
     assert assembler.response_fields()["created_at"] == datetime.fromtimestamp(1790000001, timezone.utc)
 
 
-<<<<<<< HEAD
-def test_a_stop_error_in_the_first_chunk_is_seen_at_once():
-    """It ends the stream."""
-=======
-@pytest.mark.parametrize(
-    ("wrong", "place"),
-    [
-        ({"id": 1}, r"\$\.id"),
-        ({"model": []}, r"\$\.model"),
-        ({"created": "soon"}, r"\$\.created"),
-        ({"created": 10**30}, r"\$\.created"),
-        ({"system_fingerprint": 1}, r"\$\.system_fingerprint"),
-        ({"x_groq": "req_1"}, r"\$\.x_groq"),
-        ({"x_groq": {"id": 1}}, r"\$\.x_groq\.id"),
-        ({"x_groq": {"seed": "1"}}, r"\$\.x_groq\.seed"),
-    ],
-)
-def test_wrong_envelope_raises_at_once(wrong, place):
-    """Before a text is given out, so that the call can still be tried again."""
-    with pytest.raises(ResponseDecodeError, match=place):
-        Assembler().feed(chunk({"content": "Hi"}, **wrong))
-
-
 def test_first_chunk_stop_error_seen():
     """A stop error in the first chunk is seen at once and ends the stream."""
->>>>>>> bddcf12 (Tests: names of three to five words, the sentence in the docstring)
     assembler = Assembler()
     assembler.feed(chunk({"role": "assistant"}, x_groq={"id": "req_1", "error": "over capacity"}))
     assert assembler.stop_error == "over capacity"

@@ -857,18 +857,10 @@ def test_any_value_as_answer(data):
 
 @given(JSON_LIKE | OBJECT_LIKE)
 @settings(max_examples=80)
-<<<<<<< HEAD
 def test_any_value_is_usage_or_none(data):
     """Nothing is raised; numbers are numbers."""
     found = codec.usage(data)
     assert found is None or type(found.prompt_tokens) is type(found.total_tokens) is int
-=======
-def test_any_value_as_usage(data):
-    """Nothing but ResponseDecodeError comes out; numbers are numbers."""
-    with suppress(ResponseDecodeError):
-        found = codec.usage(data)
-        assert type(found.prompt_tokens) is type(found.total_tokens) is int
->>>>>>> bddcf12 (Tests: names of three to five words, the sentence in the docstring)
 
 
 @given(st.lists(JSON_LIKE | shaped("delta"), max_size=4))

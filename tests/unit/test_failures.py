@@ -533,15 +533,9 @@ ECHOES = {
 
 
 @pytest.mark.parametrize("case", ECHOES)
-<<<<<<< HEAD
-def test_a_key_that_the_server_repeats_is_blanked(case):
-    """In whichever field and wherever the text is cut; a part of a key is a leak, too."""
-    error = fail(401, ECHOES[case], secret=KEY)
-=======
 def test_repeated_key_is_blanked(case):
     """A key that the server repeats is blanked in every field, wherever it is cut; a part of a key leaks, too."""
-    error = fail(401, ECHOES[case], conceal=Concealer(KEY))
->>>>>>> bddcf12 (Tests: names of three to five words, the sentence in the docstring)
+    error = fail(401, ECHOES[case], secret=KEY)
     shown = repr((str(error), error.args, vars(error)))
     assert "gsk_" not in shown
     assert "canary" not in shown

@@ -79,17 +79,6 @@ def test_error_class_decides_retry(error, again):
     assert (decide(error) is not None) is again
 
 
-<<<<<<< HEAD
-=======
-@pytest.mark.parametrize("retries", [0, 1])
-def test_silent_stream_may_be_repeated(retries):
-    """A stream that has given nothing may be repeated after a slow answer; a plain answer may not."""
-    slow = e.ReadTimeoutError("x", sent=True)
-    assert decide(slow, retries=retries, stream=True) is not None
-    assert decide(slow, retries=retries, stream=False) is None
-
-
->>>>>>> bddcf12 (Tests: names of three to five words, the sentence in the docstring)
 @pytest.mark.parametrize(
     "error", [e.ProtocolError("x"), e.ResponseDecodeError("x")], ids=lambda error: type(error).__name__
 )

@@ -514,13 +514,8 @@ def test_session_settings_are_read_once():
         assert request.target.endswith("/x")
 
 
-<<<<<<< HEAD
 def test_nothing_is_mounted_on_a_session_of_the_callers():
     """The session is as it was while the transport lives and after; its own requests go where they are sent, by its own adapters."""
-=======
-def test_session_loses_only_our_adapter():
-    """The session stays open: our adapter is mounted while the transport lives, unmounted on close."""
->>>>>>> bddcf12 (Tests: names of three to five words, the sentence in the docstring)
     with serving(echo) as server, requests.Session() as session:
         before = dict(session.adapters)
         with transport_to(server.url, session=session) as transport:
@@ -531,7 +526,6 @@ def test_session_loses_only_our_adapter():
         assert session.post(server.url, data=b"still works").content == b"still works"
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("base", ["http://host.test:1888", "http://host.test", "https://host.test:1888"])
 def test_no_longer_port_is_taken_for_ours(base):
     """A URL whose port, or host, only begins as ours does is another server's: no adapter of ours may be given its requests."""
@@ -544,20 +538,6 @@ def test_no_longer_port_is_taken_for_ours(base):
 def test_requests_of_others_pass_the_adapter():
     """Our own session is an escape hatch: its calls work, time limits included."""
     with serving(once()) as server, transport_to(server.url) as transport:
-=======
-def test_session_keeps_later_adapter():
-    """Closing the first of two leaves the second's adapter mounted."""
-    with requests.Session() as session:
-        first = SessionTransport("http://127.0.0.1:9", clock=SystemClock(), session=session)
-        with transport_to("http://127.0.0.1:9", session=session) as second:
-            first.close()
-            assert session.get_adapter("http://127.0.0.1:9/") is second.adapter
-
-
-def test_session_sends_own_requests():
-    """The session is an escape hatch: its own calls work, time limits included."""
-    with serving(once()) as server, requests.Session() as session, transport_to(server.url, session=session):
->>>>>>> bddcf12 (Tests: names of three to five words, the sentence in the docstring)
         with pytest.raises(requests.ConnectionError):
             transport.session.post(server.url + "/own", data=b"abc", timeout=PATIENCE)
     with serving(echo) as server, transport_to(server.url) as transport:
@@ -1149,24 +1129,14 @@ def test_foreign_leftovers_reach_no_call(first):
         assert server.connections == 2
 
 
-<<<<<<< HEAD
-def test_headers_of_others_may_be_bytes():
-    """requests allows it."""
+def test_foreign_headers_may_be_bytes():
+    """Headers of others may be bytes: requests allows it."""
     with (
         serving(lambda sock, server: (server.read(sock), sock.sendall(OK))) as other,
         transport_to(other.url) as transport,
     ):
         transport.session.get(other.url, headers={"Host": "h", "X-A": b"abc"})
         assert other.requests[0].headers["x-a"] == "abc"
-=======
-def test_foreign_headers_may_be_bytes():
-    """Headers of others may be bytes: requests allows it."""
-    with serving(echo) as server, requests.Session() as session, transport_to(server.url, session=session):
-        echoed = serving(lambda sock, server: (server.read(sock), sock.sendall(OK)))
-        with echoed as other, transport_to(other.url, session=session):
-            session.get(other.url, headers={"Host": "h", "X-A": b"abc"})
-            assert other.requests[0].headers["x-a"] == "abc"
->>>>>>> bddcf12 (Tests: names of three to five words, the sentence in the docstring)
 
 
 def test_decoded_body_stays_ready():
