@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from fakes import PATIENCE
+from support.fakes import PATIENCE
 
 from groq_provider.resources.models import Models
 

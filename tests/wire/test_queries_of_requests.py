@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from servers import always, answer, serving
+from support.servers import always, answer, serving
 
 from groq_provider import GroqProvider
 
