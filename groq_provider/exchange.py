@@ -316,7 +316,7 @@ class Exchange:
                 sent=True,
             )
         try:
-            body = response.read_body(MAX_ERROR_BODY)
+            body = response.read_body(MAX_ERROR_BODY, cut=True)
         except e.RequestCancelledError as cancelled:
             return cancelled
         except e.GroqProviderError as problem:  # never an error over the status

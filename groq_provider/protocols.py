@@ -95,8 +95,8 @@ class WireResponse(Protocol):
         """Header fields, case-insensitive."""
         ...
 
-    def read_body(self, limit: int) -> bytes:
-        """Return the whole body and give the connection back.
+    def read_body(self, limit: int, *, cut: bool = False) -> bytes:
+        """Return the whole body and give the connection back; with *cut* only the beginning of one that is larger than *limit* bytes.
 
         Raises:
             ResponseTooLargeError: More than *limit* bytes.

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Corrections"]
 
 _LOWEST_SHARE = WHOLE // 2
+#: Seconds: no limit has a longer period, so nothing holds a model back for more.
+_LONGEST_PAUSE = 86_400.0
 _RECOVERY, _RECOVERY_PERIOD = WHOLE // 100, 60 * SECOND
 
 
@@ -102,7 +104,8 @@ class Corrections:
         if reset is not None:
             full = now + int(reset * SECOND)
         elif remaining is not None and limit is not None:
-            full = bucket.service_full_at(limit - remaining, now)
+            # As part of the service's own limit, which may be more than the one configured.
+            full = bucket.service_full_at((limit - remaining) * bucket.limit // limit if limit else 0, now)
         else:
             return
         self._sync(bucket, full, sequence, now, idle=alone or adopted)
@@ -142,7 +145,7 @@ class Corrections:
             pause = info.retry_after
         self._gate.close(
             now,
-            None if pause is None else int(pause * SECOND),
+            None if pause is None else int(min(pause, _LONGEST_PAUSE) * SECOND),
             sent=newest,
             scope=error.scope,
             limit_name=error.limit_name,

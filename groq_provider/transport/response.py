@@ -151,18 +151,25 @@ class Response(requests.Response):
         if self.slot is not None:
             self.slot.give()
 
-    def read_body(self, limit: int) -> bytes:
+    def read_body(self, limit: int, *, cut: bool = False) -> bytes:
         """Return the whole body and give the connection back.
 
+        Args:
+            limit: Bytes at most; of a larger body the connection is dropped.
+            cut: Return the beginning of a larger one.
+
         Raises:
-            ResponseTooLargeError: More than *limit* bytes; the connection is dropped.
+            ResponseTooLargeError: More than *limit* bytes.
             IncompleteResponseError: Less than was announced.
         """
-        parts, size = [], 0
+        parts: list[bytes] = []
+        size = 0
         while data := self.read1():
             size += len(data)
             if size > limit:
                 self.close()
+                if cut:
+                    return b"".join([*parts, data])[:limit]
                 raise ResponseTooLargeError(f"the answer is larger than {limit:,} bytes", sent=True)
             parts.append(data)
             if self._body.complete:

@@ -321,8 +321,8 @@ class Assembler:
         reported = rest.get("usage")
         if type(reported) is dict and "completion_tokens" in reported:
             self.usage = codec.usage(rest.pop("usage")) or self.usage
-        if (breakdown := codec.usage_breakdown(rest.pop("usage_breakdown", None))) is not None:
-            self._fields["usage_breakdown"] = breakdown
+        if type(breakdown := rest.pop("usage_breakdown", None)) is dict:
+            self._fields["usage_breakdown"] = codec.usage_breakdown(breakdown)
         if rest.get("error"):
             self.stop_error = as_text(rest["error"])  # whole: a key in it is to be blanked out first
             rest["error"] = self.stop_error

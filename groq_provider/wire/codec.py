@@ -106,19 +106,25 @@ def usage(data: object) -> r.Usage | None:
     """
     if type(data) is not dict:
         return None
-    prompt, completion, total = [amount(data, key) for key in _TOKENS]
-    if not (prompt or completion or total) or (
-        (prompt is None or completion is None or total is None) and _absurd(data)
+    get = data.get
+    prompt, completion, total = get("prompt_tokens"), get("completion_tokens"), get("total_tokens")
+    # As they are in nearly every answer.
+    if not (
+        type(prompt) is type(completion) is type(total) is int
+        and 0 < prompt <= total <= MAX_TOKENS
+        and 0 <= completion <= total
     ):
-        return None
-    prompt, completion = prompt or 0, completion or 0
+        prompt, completion, total = [amount(data, key) for key in _TOKENS]
+        if not (prompt or completion or total) or _absurd(data):
+            return None
+        prompt, completion = prompt or 0, completion or 0
     cached = reasoning = None
     extra = (
         {key: item for key, item in data.items() if key not in _USAGE_KEYS} if not _USAGE_KEYS.issuperset(data) else {}
     )
-    if details := data.get("prompt_tokens_details"):
+    if details := get("prompt_tokens_details"):
         cached = _detail(details, "cached_tokens", extra, "prompt_tokens_details", most=prompt)
-    if details := data.get("completion_tokens_details"):
+    if details := get("completion_tokens_details"):
         reasoning = _detail(details, "reasoning_tokens", extra, "completion_tokens_details")
     return r.Usage(
         prompt_tokens=prompt,
@@ -142,14 +148,12 @@ def _absurd(data: dict[str, Any]) -> bool:
     return any(type(found) in (int, float) and not 0 <= found <= MAX_TOKENS for found in map(data.get, _TOKENS))  # type: ignore[operator]  # numbers
 
 
-def x_groq(data: object) -> r.XGroq | None:
+def x_groq(data: dict[str, Any]) -> r.XGroq:
     """Return the service's own part of an answer."""
-    if type(data) is not dict:
-        return None
     figures = data.get("usage")
     return r.XGroq(
         id=word(data, "id"),
-        seed=_any_integer(data.get("seed")),
+        seed=seed if type(seed := data.get("seed")) is int else amount(data, "seed"),
         usage=None
         if type(figures) is not dict
         else r.XGroqUsage(
@@ -161,12 +165,6 @@ def x_groq(data: object) -> r.XGroq | None:
         debug=data.get("debug"),
         extra={key: item for key, item in data.items() if key not in _X_GROQ_KEYS},
     )
-
-
-def _any_integer(found: object) -> int | None:
-    if type(found) is float and found.is_integer():
-        return int(found)
-    return found if type(found) is int else None
 
 
 _CACHE_KEYS = frozenset({"sram_cached_tokens", "dram_cached_tokens"})
@@ -242,13 +240,14 @@ def envelope(data: dict[str, Any]) -> dict[str, Any]:
     for key in ("id", "model", "system_fingerprint", "service_tier"):
         if (found := word(data, key)) is not None:
             fields[key] = found
-    if (created := instant(data.get("created"))) is not None:
+    get = data.get
+    if (created := instant(get("created"))) is not None:
         fields["created_at"] = created
-    if (own := x_groq(data.get("x_groq"))) is not None:
-        fields["x_groq"] = own
-    if (breakdown := usage_breakdown(data.get("usage_breakdown"))) is not None:
-        fields["usage_breakdown"] = breakdown
-    if data.get("mcp_list_tools"):
+    if type(own := get("x_groq")) is dict:
+        fields["x_groq"] = x_groq(own)
+    if type(breakdown := get("usage_breakdown")) is dict:
+        fields["usage_breakdown"] = usage_breakdown(breakdown)
+    if get("mcp_list_tools"):
         from groq_provider.types import activity  # most answers do without
 
         if tools := _readable(activity.MCPToolList, data, "mcp_list_tools"):
@@ -267,10 +266,8 @@ def _readable(cls: type[T], data: dict[str, Any], key: str) -> tuple[T, ...]:
     return tuple(found)
 
 
-def usage_breakdown(data: object) -> activity.UsageBreakdown | None:
+def usage_breakdown(data: dict[str, Any]) -> activity.UsageBreakdown:
     """Return usage by model; its parts have the nested form of ``usage``."""
-    if type(data) is not dict:
-        return None
     from groq_provider.types import activity
 
     parts = [

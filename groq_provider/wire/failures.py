@@ -1,7 +1,7 @@
 """Failures of the service: status, headers and body into the right error, by code first, then by status.
 
 Bodies and texts: ``{"error": {"message", "type", "param", "code", "failed_generation", "status_code"}}``; gateways in front of
-the service answer with HTML or plain text, so nothing about a body is taken for granted.
+the service answer with HTML, XML or plain text, so nothing about a body is taken for granted. Errors come under a good status, too.
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
 from groq_provider import errors as e
 
 from . import headers as h
+from .fields import printable
 
-__all__ = ["MAX_ERROR_BODY", "error_from_object", "error_from_response", "without_key"]
+__all__ = ["MAX_ERROR_BODY", "error_from_object", "error_from_response", "error_object", "without_key"]
 
-#: Of an error body, no more than this is read.
-MAX_ERROR_BODY = 64 * 1024
+#: Of an error body, no more than this is read: what a model wrote and the service refused may be as long as an answer.
+MAX_ERROR_BODY = 4 << 20
 _MAX_MESSAGE = 500
 #: A shorter key may be a word like any other, so that blanking it would change what a server says and hide nothing.
 _LEAST_KEY = 16
@@ -81,9 +83,11 @@ _LIMIT = (
     r" on (?P<what>[a-z ]{1,40}) \((?P<name>RPM|RPD|TPM|TPD|ASH|ASD|ITPM|OTPM)\): Limit (?P<limit>\d{1,15})"
     r"(?:, Used (?P<used>\d{1,15}))?, Requested ~?(?P<requested>\d{1,15})"
 )
-_TRY_AGAIN = r"try again in ([0-9hmsuµn.]{1,32}?)(?:[.,]?(?:\s|$))"
+_TRY_AGAIN = r"try again in "
 _SCOPES = {"ASH": "hour", "RPD": "day", "TPD": "day", "ASD": "day"}
 _FIELDS = ("message", "code", "type", "param", "failed_generation")
+#: Where servers put the status that an error would have had.
+_STATUS_FIELDS = ("status_code", "code", "status")
 _PASSING_5XX = frozenset({None, 500, 502, 504, *range(520, 525)})  # 503 and 529 have a class of their own
 _RETRYABLE_4XX = frozenset({408, 425})
 
@@ -146,15 +150,14 @@ def error_from_object(
     secret: str | None = None,
 ) -> e.APIStatusError:
     """Return the error that an error object stands for: the body of a status, or an event of a stream. Never raises."""
-    own_status = found.get("status_code")
-    if status is None and type(own_status) is int and 400 <= own_status <= 599:
-        status = own_status
+    if status is None:
+        status = next(filter(None, [_status(found.get(key)) for key in _STATUS_FIELDS]), None)
     message, code, kind, param, failed_generation = [_text(found.get(key)) for key in _FIELDS]
     message = message or ""
     # By what the server wrote, so that a key can change nothing of it.
     cls = _class(status, code, kind, message, retry_after)
-    if retry_after is None and (hint := re.search(_TRY_AGAIN, message[-_MAX_MESSAGE:])):
-        retry_after = h.parse_duration(hint[1])
+    if retry_after is None and (hint := re.search(_TRY_AGAIN, message[-_MAX_MESSAGE:], re.IGNORECASE)):
+        retry_after = h.parse_wait(message[-_MAX_MESSAGE:][hint.end() :])
     if retry_after is not None:
         retry_after = min(retry_after, h.MAX_HINT)
     limits = _limit(message, kind) if issubclass(cls, e.RateLimitedError) else {}
@@ -186,14 +189,15 @@ def error_from_object(
 def _class(
     status: int | None, code: str | None, kind: str | None, message: str, retry_after: float | None
 ) -> type[e.APIStatusError]:
-    if code == "rate_limit_exceeded" or status == 429:
+    if "rate_limit_exceeded" in (code, kind) or status == 429:
         # The service gives one code to two things. A request above the limit itself never fits, however long one waits.
         hopeless = message.startswith("Request too large") or (
             retry_after is None and re.search(_LIMIT, message) is not None and "try again in" not in message
         )
         return e.RequestTooLargeError if status == 413 or hopeless else e.RateLimitedError
-    if code is not None and code in _BY_CODE:
-        return _BY_CODE[code]
+    for name in (code, kind):  # some servers put the code of this one there
+        if name is not None and name in _BY_CODE:
+            return _BY_CODE[name]
     cls = _BY_STATUS.get(status or 0)
     if (
         cls is e.InvalidRequestError
@@ -215,14 +219,14 @@ def _class(
 
 
 def _message(cls: type[e.APIStatusError], status: int | None, message: str) -> str:
-    message = message[:_MAX_MESSAGE]
+    message = printable(message[:_MAX_MESSAGE])
     phrase = next((_PHRASES[base] for base in cls.__mro__ if base in _PHRASES), None)
     if cls is e.OverloadedError and status == 503:
         phrase = "groq service unavailable, overloaded"
     if cls is e.OverloadedError and not message:
         message = "please retry after a moment"
     if phrase is None:
-        return f"groq API error ({status}): {message or 'no message'}"
+        return f"groq API error{'' if status is None else f' ({status})'}: {message or 'no message'}"
     if not message:
         return f"{phrase} (status {status})"
     return f"{phrase}: {message}"
@@ -236,45 +240,106 @@ def _limit(message: str, kind: str | None) -> dict[str, Any]:
     return {
         "limit_name": name,
         "scope": _SCOPES.get(name, "minute"),
-        "limit": int(match["limit"]),
-        "used": int(match["used"]) if match["used"] else None,
-        "requested": int(match["requested"]),
+        "limit": _figure(match["limit"]),
+        "used": _figure(match["used"]),
+        "requested": _figure(match["requested"]),
     }
 
 
+def _figure(text: str | None) -> int | None:
+    """Return a figure that a limit can have."""
+    found = int(text) if text else None
+    return None if found is None or found > h.MAX_FIGURE else found
+
+
 def _error_object(body: bytes) -> Mapping[str, Any] | None:
-    """Find the error object of a body: ``{"error": {…}}``, ``{"error": "text"}`` or ``{"message": …}``."""
+    """Find the error object of a body, also where its end was cut off."""
     try:
         decoded = json.loads(body[:MAX_ERROR_BODY])
     except (ValueError, RecursionError):
-        return None
+        return _of_cut(body) if len(body) >= MAX_ERROR_BODY else None
+    return error_object(decoded) or (decoded if _is_message(decoded) else None)
+
+
+def error_object(decoded: object) -> Mapping[str, Any] | None:
+    """Return the error object of decoded JSON, if that reports an error.
+
+    ``{"error": {…}}``, ``{"error": "text"}`` with more beside it, OAuth's ``error_description``, ``{"object": "error", …}``; any of these
+    alone in a list.
+    """
+    if isinstance(decoded, list) and len(decoded) == 1:
+        decoded = decoded[0]
     if not isinstance(decoded, Mapping):
         return None
-    found = decoded.get("error")
+    found, description = decoded.get("error"), decoded.get("error_description")
     if isinstance(found, Mapping):
-        return found if _text(found.get("message")) or _text(found.get("code")) else None
+        return found if any(_text(found.get(key)) for key in ("message", *_STATUS_FIELDS)) else None
+    if isinstance(description, str) and description:
+        return {"code": found, **decoded, "message": description}
     if isinstance(found, str) and found:
-        return {"message": found}
-    if isinstance(decoded.get("message"), str):
+        message = decoded.get("message")
+        return {**decoded, "message": f"{found}: {message}" if isinstance(message, str) and message else found}
+    if found is True or decoded.get("object") == "error":
         return decoded
     return None
 
 
+def _is_message(decoded: object) -> bool:
+    """Say whether the body of an error status has its words at the top."""
+    return isinstance(decoded, Mapping) and isinstance(decoded.get("message"), str)
+
+
+_CUT = r'"(message|type|code|param|failed_generation|status_code)"\s{0,9}:\s{0,9}("(?:[^"\\]+|\\.)*"?|\d{1,9}\b)'
+
+
+def _of_cut(body: bytes) -> Mapping[str, Any] | None:
+    """Find what there is of an error object whose end is missing."""
+    found: dict[str, Any] = {}
+    for match in re.finditer(_CUT, body[:MAX_ERROR_BODY].decode("utf-8", "ignore"), re.DOTALL):
+        text = match[2]
+        # Of what the cut has left open, the end may be half an escape.
+        for whole in (text, *(f'{text[: len(text) - cut]}"' for cut in range(12))):
+            with suppress(ValueError):
+                found.setdefault(match[1], json.loads(whole, strict=False))
+                break
+    return found if "message" in found or "code" in found else None
+
+
 _TITLE = rb"<title[^>]{0,100}>([^<]{1,200})"
+_HTML = rb"\s*(?:<!--.{0,200}?-->\s*)?<(?:!doctype html|html|head|body|title|center|h\d|p|div|script|meta)\b"
+_KNOWN_CODINGS = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
 
 
 def _plain_message(body: bytes, headers: Mapping[str, str]) -> str:
-    """Describe a body that is not the service's: pages of gateways by their title, text by its beginning."""
+    """Describe a body that is not the service's: pages of gateways by their title, text by its beginning, XML by its words."""
     start = body[:4096].lstrip()
     ray = headers.get("cf-ray")
     suffix = f" (cf-ray {ray[:40]})" if ray else ""
     if not start:
         return f"empty body{suffix}"
-    if start[:1] == b"<" or "html" in (headers.get("content-type") or "").lower():
+    kind, coding = [(headers.get(name) or "").strip().lower() for name in ("content-type", "content-encoding")]
+    if coding not in _KNOWN_CODINGS and not "".join(start[:300].decode("utf-8", "replace").split()).isprintable():
+        return f"a body in {coding[:40]}, which was not asked for and cannot be read{suffix}"
+    if re.match(_HTML, start, re.IGNORECASE | re.DOTALL) or ("html" in kind and start[:5].lower() != b"<?xml"):
         title = re.search(_TITLE, start, re.IGNORECASE)
         named = f" titled {title[1].decode('utf-8', 'replace').strip()!r}" if title else ""
         return f"an HTML page{named} instead of JSON: a gateway answered, not the service{suffix}"
+    if start[:1] == b"<":
+        from html import unescape  # nearly never
+
+        words = unescape(re.sub(rb"<[^>]{0,1000}>?", b" ", start).decode("utf-8", "replace"))
+        return " ".join(words.split())[:300] + suffix or f"XML without words{suffix}"
     return " ".join(start[:300].decode("utf-8", "replace").split()) + suffix
+
+
+def _status(found: object) -> int | None:
+    """Return the HTTP status of an error that a field names, as a number or as text."""
+    text = _text(found)
+    return (
+        int(text)
+        if text is not None and len(text) == 3 and text.isascii() and text.isdigit() and text[0] in "45"
+        else None
+    )
 
 
 def _text(found: object) -> str | None:

@@ -6,6 +6,7 @@ What an answer cannot do without is of the type that is expected, or an error th
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timezone
 from typing import Any
 
@@ -20,6 +21,7 @@ __all__ = [
     "instant",
     "items",
     "objects",
+    "printable",
     "seconds",
     "spoken",
     "text",
@@ -67,6 +69,15 @@ def whole(found: str) -> tuple[str, str]:
     return found, half
 
 
+#: Control characters, other ends of lines, what turns the direction of text, and halves of characters.
+_CONTROLS = "[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+
+
+def printable(found: str) -> str:
+    """Return words of a server as they may stand in a message: on one line, without effect on a terminal, and to be encoded."""
+    return found if found.isprintable() else re.sub(_CONTROLS, lambda each: ascii(each[0])[1:-1], found)
+
+
 def clean(found: str) -> str:
     """Return a complete text so that it can be written as UTF-8; see :func:`whole`."""
     if found.isascii():
@@ -88,8 +99,10 @@ def count(data: dict[str, Any], key: str, path: str) -> int | None:
 def spoken(data: dict[str, Any], key: str, path: str) -> str | None:
     """Return the text under *key*, which compatible servers also give as a list of parts; of these the texts, joined."""
     found = data.get(key)
+    if found is None or type(found) is str:
+        return found
     if type(found) is not list:
-        return text(data, key, path)
+        raise wrong(f"{path}.{key}", "a string", found)
     said: list[str] = []
     for index, part in enumerate(found):
         piece = part.get("text") if type(part) is dict else part
@@ -120,9 +133,9 @@ def amount(data: dict[str, Any], key: str, most: int = MAX_TOKENS) -> int | None
 def seconds(data: dict[str, Any], key: str) -> float | None:
     """Return the number under *key*, if it is there and can be a duration."""
     found = data.get(key)
-    if type(found) is not float and type(found) is not int:
-        return None
-    return float(found) if 0 <= found <= _MAX_SECONDS else None
+    if found is None or (type(found) is float and 0.0 <= found <= _MAX_SECONDS):
+        return found
+    return float(found) if type(found) is int and 0 <= found <= _MAX_SECONDS else None
 
 
 def objects(data: dict[str, Any], key: str) -> list[dict[str, Any]]:

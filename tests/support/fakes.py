@@ -244,7 +244,7 @@ class FakeWire:
         self.closed = 0
         self.drained = 0
 
-    def read_body(self, limit):
+    def read_body(self, limit, *, cut=False):
         parts = []
         for piece in self.pieces:
             if isinstance(piece, BaseException):

@@ -430,7 +430,7 @@ class _SimulatedAnswer:
         self.headers = {"content-type": "application/json", **headers}
         self._read = read
 
-    def read_body(self, limit: int) -> bytes:
+    def read_body(self, limit: int, *, cut: bool = False) -> bytes:
         return self._read()
 
     def close(self) -> None:

@@ -93,7 +93,7 @@ RETRY_AFTER = {
     "far date": ({"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}, MAX_HINT),
     "far milliseconds": ({"Retry-After-Ms": "999999999999999"}, MAX_HINT),
     "empty": ({"Retry-After": ""}, None),
-    "two values": ({"Retry-After": "2, 3"}, None),
+    "two values": ({"Retry-After": "2, 3"}, 3.0),
     "words": ({"Retry-After": "soon"}, None),
     "absent": ({}, None),
 }

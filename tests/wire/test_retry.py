@@ -208,7 +208,7 @@ DATE = "Date: Sun, 01 Nov 2026 10:00:00 GMT"  # two hours before the time of the
         pytest.param(["Retry-After: NaN"], None, id="NaN"),
         pytest.param(["Retry-After: 1000000000"], 7 * 86_400.0, id="a thousand million"),
         pytest.param(["Retry-After: "], None, id="empty"),
-        pytest.param(["Retry-After: 2, 30"], None, id="two values"),
+        pytest.param(["Retry-After: 2, 30"], 30.0, id="two values"),
         pytest.param([], None, id="absent"),
     ],
 )
