@@ -12,6 +12,7 @@ import attrs
 from groq_provider import _checks as checks
 from groq_provider import errors as e
 from groq_provider._fork import forkable
+from groq_provider._signals import held_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -128,7 +129,9 @@ class CircuitBreaker:
         self._clock = clock
         self._name = name
         self._rng = rng
-        self._lock = threading.Lock()  # guards everything below
+        self._lock = threading.RLock()  # guards everything below; reentrant: _signals
+        self._inside = False  # whether an outcome is being counted
+        self._late: deque[tuple[Permit, bool | None, bool]] = deque()  # outcomes of handlers that struck meanwhile
         self._generation = 0  # outcomes of an earlier one no longer count
         self._slots: deque[list[float]] = deque()  # [start, calls, failures] each
         self._not_sent = 0
@@ -177,13 +180,25 @@ class CircuitBreaker:
             outcome: ``True`` success, ``False`` failure, ``None`` nothing learnt.
             not_sent: Whether the failed call never left.
         """
+        if self._inside and held_here(self._lock):
+            self._late.append((permit, outcome, not_sent))
+            return
         with self._lock:
-            if permit.generation != self._generation:
-                return
-            if permit.probe:
-                self._probed(outcome)
-            elif outcome is not None:
-                self._count(outcome, not_sent=not_sent)
+            self._inside = True
+            try:
+                self._note(permit, outcome, not_sent)
+            finally:
+                while self._late:
+                    self._note(*self._late.popleft())
+                self._inside = False
+
+    def _note(self, permit: Permit, outcome: bool | None, not_sent: bool) -> None:
+        if permit.generation != self._generation:
+            return
+        if permit.probe:
+            self._probed(outcome)
+        elif outcome is not None:
+            self._count(outcome, not_sent=not_sent)
 
     def _probed(self, outcome: bool | None) -> None:
         self._probing -= 1
@@ -230,5 +245,7 @@ class CircuitBreaker:
 
     def _after_fork_in_child(self) -> None:
         """New lock; what the parent learnt of the peer holds here, too, but for its probes under way."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._inside = False
+        self._late = deque()
         self._probing = 0

@@ -270,7 +270,8 @@ def _pricing(base: ModelPricing, given: Mapping[str, Any]) -> ModelPricing:
 
 # --- the data file -------------------------------------------------------------------------------------------------------
 
-_LOCK = threading.Lock()  # guards the one reading; after it nobody takes the lock, so a fork cannot inherit it held
+# Guards the one reading; after it nobody takes the lock, so a fork cannot inherit it held. Reentrant: _signals.
+_LOCK = threading.RLock()
 _LOADED: dict[str, tuple[Catalogue, Mapping[str, str]]] = {}
 
 

@@ -36,7 +36,7 @@ class HealthMonitor:
         self._clock = clock
         self._model_count = model_count
         self._probes = probes
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: _signals
         self._last: ProviderHealth | None = None
         self._checked_at: float | None = None
 

@@ -26,9 +26,8 @@ class _Ring:
     __slots__ = ("failed", "lock", "samples", "succeeded")
 
     def __init__(self, size: int) -> None:
-        self.lock = (
-            threading.Lock()
-        )  # guards the three below, so that a snapshot fits together; held for an append or a copy
+        # Guards the three below, so that a snapshot fits together; held for an append or a copy. Reentrant: _signals.
+        self.lock = threading.RLock()
         self.samples: deque[_Sample] = deque(maxlen=size)
         self.succeeded = 0
         self.failed = 0
@@ -62,7 +61,7 @@ class LatencyTracker:
         if not isinstance(max_samples, int) or isinstance(max_samples, bool) or max_samples < 1:
             raise ConfigurationError(f"max_samples = {max_samples!r}: must be an integer of at least 1")
         self._max_samples = max_samples
-        self._lock = threading.Lock()  # guards changes of _rings; looking up needs no lock
+        self._lock = threading.RLock()  # guards changes of _rings; looking up needs no lock
         self._rings: dict[str, _Ring] = {}
         forkable(self)
 
@@ -127,7 +126,7 @@ class LatencyTracker:
 
     def _after_fork_in_child(self) -> None:
         """Start anew in a child process: its locks may have been held by threads of the parent, the figures are the parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._rings = {}
 
 

@@ -101,13 +101,13 @@ class RetryBudget:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._lock = threading.Lock()  # guards the two below
+        self._lock = threading.RLock()  # guards the two below; reentrant: _signals
         self._units = self._CAPACITY
         self._at = clock.monotonic()
         forkable(self)
 
     def _after_fork_in_child(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     @staticmethod
     def cost(error: e.GroqProviderError) -> float:

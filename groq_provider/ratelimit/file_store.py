@@ -86,6 +86,17 @@ class _UnusableError(StoreAwayError):
     """It is there, and it is not ours to write to."""
 
 
+class _StruckError(Exception):
+    """A signal handler has used the file in the middle of what its thread was doing with it."""
+
+
+class _Descriptor(int):
+    """A number of an open file that is told from an equal one: by its owner, which is one operation."""
+
+
+_CLOSED = _Descriptor(-1)
+
+
 class FileStore:
     """Keeps limits in a file, for the threads and processes of one host.
 
@@ -116,7 +127,7 @@ class FileStore:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, clock: Clock | None = None, patience: float = 0.1) -> None:
-        self._fd = -1
+        self._fd = _CLOSED
         if fcntl is None:
             raise ConfigurationError(
                 f"rate_limit_store = file {shown(os.fspath(path))}: this system has no flock; use 'memory' for one process, or "
@@ -131,8 +142,9 @@ class FileStore:
         self._saved = 0  # monotonic instant of the header's times
         self._places: dict[str, tuple[bytes, int]] = {}  # by key its hash, and where its record was last
         self._ledger = Ledger()  # filled anew at each call
-        # Guards all of the above and the descriptor: threads share that, and with it a flock, which does not keep them apart.
-        self._lock = threading.Lock()
+        # Guards all of the above and the descriptor: threads share that, and with it a flock, which does not keep them apart. Reentrant
+        # (_signals): a signal handler that comes here leaves another descriptor object behind, and what it struck begins anew.
+        self._lock = threading.RLock()
         try:
             self._open()
             self._check(os.pread(self._fd, _HEADER.size, 0))  # without the lock: these bytes never change
@@ -215,13 +227,16 @@ class FileStore:
             return self._apply_alone(key, method, given, give_up)
 
     def _apply_alone(self, key: str, method: Callable[[Ledger, int, G], R], given: G, give_up: float) -> R:
+        replaced = 0
         try:
-            for _ in range(3):
+            while replaced < 3:
                 fd = self._fd
                 if fd < 0 or not self._is_ours(_fstat(fd)):
                     # Not closed here: a number that others closed, as daemons do, may by now be a file of theirs.
-                    self._fd = -1
+                    self._fd = _CLOSED
                     fd = self._open()
+                else:
+                    fd = self._fd = _Descriptor(fd)  # ours for this time
                 try:
                     self._wait_for_lock(fd, give_up)
                     # Deleted or replaced while we waited: what is written there now nobody would read.
@@ -231,8 +246,13 @@ class FileStore:
                         answer = method(self._ledger, now, given)
                         self._save(fd, offset, self._places[key][0])
                         return answer
+                except (_StruckError, KeyError, OSError, StoreAwayError):
+                    if fd is self._fd:
+                        raise
+                    continue  # a signal handler was in here, and has unlocked
                 finally:
-                    fcntl.flock(fd, fcntl.LOCK_UN)  # of a lock we did not get: does nothing
+                    self._unlock(fd)
+                replaced += 1
                 self._close()
         except OSError as error:
             self._close()
@@ -244,15 +264,22 @@ class FileStore:
             raise
         raise StoreAwayError(f"{self._path} is being replaced all the time")
 
+    def _unlock(self, fd: _Descriptor) -> None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_UN)  # of a lock we did not get: does nothing
+        except OSError:
+            if fd is self._fd:
+                raise  # else a signal handler has closed it, and so unlocked it
+
     def _reason(self, error: OSError) -> str:
         return f"{self._path}: {error.strerror or type(error).__name__}"
 
     # --- the file ---
 
-    def _open(self) -> int:
+    def _open(self) -> _Descriptor:
         # No symbolic links: in a folder that others write to, one could lead anywhere. Not blocking, in case it is a pipe.
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        fd = self._fd = os.open(self._path, flags, 0o600)
+        fd = self._fd = _Descriptor(os.open(self._path, flags, 0o600))
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             self._close()
@@ -262,7 +289,7 @@ class FileStore:
         return fd
 
     def _close(self) -> None:
-        fd, self._fd = self._fd, -1
+        fd, self._fd = self._fd, _CLOSED
         if fd >= 0:
             try:
                 os.close(fd)
@@ -279,7 +306,7 @@ class FileStore:
         the parent's. Closing does not unlock while the parent has it open; and it has to be closed, or the lock of a parent that dies
         would live on here.
         """
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._close()
 
     def _wait_for_lock(self, fd: int, give_up: float) -> None:
@@ -316,6 +343,8 @@ class FileStore:
         if len(data) < _HEADER.size or _HEADER.unpack(data)[-1] != crc32(data[: _HEADER.size - _CRC.size]):
             # New, or cut, or damaged: without the header the instants of the records mean nothing. Its size comes last, so that who is
             # killed in between leaves something that is made anew.
+            if fd is not self._fd:  # as in _write()
+                raise _StruckError
             os.ftruncate(fd, 0)
             self._write_header(fd, 0, monotonic, wall)
         else:
@@ -461,6 +490,8 @@ class FileStore:
     def _write(self, fd: int, data: bytes, offset: int) -> None:
         # One call, within one page of the file: a process that is killed has written all of it or nothing, as the kernel does not
         # stop halfway through a page. What a crash of the computer leaves is for the CRC to find.
+        if fd is not self._fd:  # no call between this and the next
+            raise _StruckError
         if os.pwrite(fd, data, offset) != len(data):
             raise StoreAwayError(f"{self._path}: cut short")
 

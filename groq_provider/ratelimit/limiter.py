@@ -82,7 +82,7 @@ class TokenBucketRateLimiter:
             from .shared import StoreLink
 
             self._link = StoreLink(opened, self._clock)
-        self._lock = threading.Lock()  # guards additions to _states; looking up needs no lock
+        self._lock = threading.RLock()  # guards additions to _states; looking up needs no lock; reentrant: _signals
         self._states: dict[str, ModelState] = {}
         forkable(self)
 
@@ -178,9 +178,7 @@ class TokenBucketRateLimiter:
     def _add(self, model: str) -> ModelState:
         with self._lock:
             state = self._states.get(model)
-            if state is None:
-                state = self._states[model] = self._new_state(model)
-            return state
+            return self._states.setdefault(model, self._new_state(model)) if state is None else state
 
     def _new_state(self, model: str) -> ModelState:
         sizes: dict[str, int | None] = {}
@@ -203,7 +201,7 @@ class TokenBucketRateLimiter:
 
     def _after_fork_in_child(self) -> None:
         """Start anew in a child process, whose locks may have been held by threads that exist only in the parent."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         if self._link is not None:
             self._link.after_fork()
         for state in list(self._states.values()):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NEVER", "Line", "Ticket"]
 
+_MAIN = threading.main_thread()
 #: Later than any instant, in nanoseconds.
 NEVER = 1 << 62
 
@@ -49,6 +50,7 @@ class Ticket:
         "start",
         "starts",
         "sure",
+        "thread",
         "wake",
     )
 
@@ -71,6 +73,7 @@ class Ticket:
         self.long_wait = long_wait
         self.batch = batch
         self.cancelled = False
+        self.thread = threading.get_ident()
         #: When the caller wakes by itself; nobody needs to wake it for later than that.
         self.armed = NEVER
         #: With a store: what to ask it next; when the place that was reserved begins, by this process's clock and by the store's.
@@ -118,7 +121,8 @@ class _Lane:
         if not tickets or ticket.held.arrival > tickets[-1].held.arrival:
             tickets.append(ticket)
             return
-        # A retry keeps the place of its first arrival. Retries are few and old, so their place is near the front.
+        # A retry keeps the place of its first arrival. Retries are few and old, so their place is near the front. And who comes with the
+        # arrival of another goes before it: see put_before_own().
         place = next(i for i, other in enumerate(tickets) if other.held.arrival >= ticket.held.arrival)
         tickets.insert(place, ticket)
 
@@ -173,6 +177,19 @@ class Line:
             lane.virtual = max(lane.virtual, self._now + lane.stride)
         lane.add(ticket)
 
+    def put_before_own(self, ticket: Ticket) -> None:
+        """Give a newcomer the place of one who waits in the same thread, if there is one: it is to be added right before that.
+
+        A signal handler's call, then: the one it interrupted cannot go on before the handler returns, and must not be waited for.
+        """
+        if ticket.thread != _MAIN.ident:
+            return  # signal handlers run in the main thread only
+        for lane in (self._interactive, self._batch):
+            for other in lane.tickets:
+                if other.thread == ticket.thread:
+                    ticket.held.arrival, ticket.batch = other.held.arrival, other.batch
+                    return
+
     def remove(self, ticket: Ticket) -> None:
         """Let a caller leave before its turn; no turn is counted."""
         self._lane(ticket.batch).remove(ticket)
@@ -199,7 +216,7 @@ class Line:
         lane = self._lane(ticket.batch)
         if not lane.tickets:
             return 0, 0, 0, 0
-        if ticket.held.arrival < lane.tickets[-1].held.arrival:
+        if ticket.held.arrival <= lane.tickets[-1].held.arrival:
             return None
         requests, total, prompt, output = lane.sure
         return requests, total, prompt, output

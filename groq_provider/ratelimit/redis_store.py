@@ -93,7 +93,7 @@ class RedisStore:
         self._prefix = prefix
         self._script = files("groq_provider.ratelimit").joinpath("ledger.lua").read_bytes()
         self._digest = hashlib.sha1(self._script, usedforsecurity=False).hexdigest()  # the name Redis gives a script
-        self._lock = threading.Lock()  # guards the two below
+        self._lock = threading.RLock()  # guards the two below; reentrant: groq_provider._signals
         self._idle: list[Link] = []
         self._generation = 0  # of the links to keep: rises with close() and with every failure
         self._member = secrets.token_urlsafe(6)
@@ -220,7 +220,7 @@ class RedisStore:
 
     def _after_fork_in_child(self) -> None:
         """Leave the parent's connections to it, and count as a process of one's own."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._generation += 1
         abandoned, self._idle = self._idle, []
         for link in abandoned:

@@ -11,6 +11,7 @@ import logging
 import random
 import threading
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .bucket import SECOND
@@ -71,7 +72,7 @@ class StoreLink:
     def __init__(self, store: RateLimitStore, clock: Clock) -> None:
         self.store = store
         self._monotonic = clock.monotonic
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a signal handler may come here while its own thread is in here
         self._pause = 1.0
         self._next_try = 0.0
         self.away = False
@@ -137,7 +138,7 @@ class StoreLink:
 
     def after_fork(self) -> None:
         """Start anew in a child process, whose lock may have been held."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
 
 class SharedModelState(ModelState):
@@ -208,9 +209,11 @@ class SharedModelState(ModelState):
             except IndexError:  # another thread was faster
                 return
             if not self._link.adjust(self._key, change):
-                with self._lock:
-                    for name, credit in change.credits.items():
-                        self._untold[name] = self._untold.get(name, 0) + credit
+                self._apply(partial(self._keep_for_later, change))
+
+    def _keep_for_later(self, change: Change) -> None:
+        for name, credit in change.credits.items():
+            self._untold[name] = self._untold.get(name, 0) + credit
 
     # --- taking a place ----------------------------------------------------------------------------------------------
 
@@ -236,15 +239,17 @@ class SharedModelState(ModelState):
     def _at_once(self, ticket: Ticket) -> bool:
         if ticket.ask is not None:
             self._put(ticket, ticket.ask)
-        with self._lock:
-            now = self._now()
-            if ticket in self._line:
-                if self._apart:  # since just now
-                    self._advance(now)
-                if not ticket.granted:
-                    self._line.remove(ticket)
-                    self._advance(now)
+        self._apply(lambda: self._depart(ticket))
         return ticket.granted
+
+    def _depart(self, ticket: Ticket) -> None:
+        now = self._now()
+        if ticket in self._line:
+            if self._apart:  # since just now
+                self._advance(now)
+            if not ticket.granted:
+                self._line.remove(ticket)
+                self._advance(now)
 
     def _sleep(self, ticket: Ticket, cancel: CancelToken | None) -> None:
         # Nobody waits, as a rule, and the store has room: then one question is all.
@@ -316,31 +321,38 @@ class SharedModelState(ModelState):
     def _put(self, ticket: Ticket, ask: Ask) -> bool:
         """Ask the store, and act on the answer; say whether the call may start now."""
         taken = self._link.take(self._key, ask)
-        refusal = None
-        with self._lock:
-            now = self._now()
-            self._follow(now)
-            if taken is None:
-                return False  # alone from now on
-            self._seen = max(self._seen, taken.version)
-            # In the order of the wants; one that was learned meanwhile is at the end.
-            for bucket, full in zip(self._buckets, taken.full, strict=False):
-                bucket.tat = now + full * _MICRO
-            if taken.reserved:
-                self._grant(ticket, taken, now)
-            else:
-                ticket.armed = now + min(max((taken.wait - _HORIZON) * _MICRO, _BREATH), _PATIENCE)
-                refusal = self._hopeless(ticket, now)
-                if refusal is None and now + taken.wait * _MICRO > ticket.deadline:
-                    # Not for want of room: others are before this one, or closed the gate. They may be gone, or an answer open it.
-                    ticket.doubted = ticket.doubted or now
-                    if now - ticket.doubted >= CLAIM_LIFE * _MICRO or now >= ticket.deadline:
-                        refusal = TooLate(taken.wait * _MICRO, ticket.deadline - now)
-                    ticket.armed = min(ticket.armed, ticket.deadline)
+        refusals: list[Refusal] = []
+        self._apply(lambda: self._answered(ticket, taken, refusals))
+        if taken is None:
+            return False  # alone from now on
         if self._outbox:
             self._send()
-        self._raise(refusal)
+        self._raise(refusals[0] if refusals else None)
         return taken.reserved and not taken.wait
+
+    def _answered(self, ticket: Ticket, taken: Taken | None, refusals: list[Refusal]) -> None:
+        """Act on the store's answer."""
+        now = self._now()
+        self._follow(now)
+        if taken is None:
+            return
+        self._seen = max(self._seen, taken.version)
+        # In the order of the wants; one that was learned meanwhile is at the end.
+        for bucket, full in zip(self._buckets, taken.full, strict=False):
+            bucket.tat = now + full * _MICRO
+        if taken.reserved:
+            self._grant(ticket, taken, now)
+            return
+        ticket.armed = now + min(max((taken.wait - _HORIZON) * _MICRO, _BREATH), _PATIENCE)
+        refusal = self._hopeless(ticket, now)
+        if refusal is None and now + taken.wait * _MICRO > ticket.deadline:
+            # Not for want of room: others are before this one, or closed the gate. They may be gone, or an answer open it.
+            ticket.doubted = ticket.doubted or now
+            if now - ticket.doubted >= CLAIM_LIFE * _MICRO or now >= ticket.deadline:
+                refusal = TooLate(taken.wait * _MICRO, ticket.deadline - now)
+            ticket.armed = min(ticket.armed, ticket.deadline)
+        if refusal is not None:
+            refusals.append(refusal)
 
     def _grant(self, ticket: Ticket, taken: Taken, now: int) -> None:
         ticket.start = taken.start
@@ -359,28 +371,35 @@ class SharedModelState(ModelState):
         if self._apart:
             self._spent = [spent + units for spent, units in zip(self._spent, estimate.cost, strict=True)]
 
+    def _admit(self, sequence: int, estimate: Estimate) -> None:
+        super()._admit(sequence, estimate)
+        self._give_back((0, 0, 0, 0), estimate.cost)
+
     def _leave(self, held: HeldReservation, ticket: Ticket | None) -> None:
-        with self._lock:
-            estimate = self._open.get(held.sequence)
-            if estimate is not None:
-                self._give_back(estimate.cost, (0, 0, 0, 0), start=0 if ticket is None else ticket.start)
-            elif ticket is not None and ticket is self._front:
-                self._tell(claimant=self._claimant)
         super()._leave(held, ticket)
         self._send()
         self._hurry()
 
+    def _leave_now(self, held: HeldReservation, ticket: Ticket | None) -> None:
+        estimate = self._open.get(held.sequence)
+        if estimate is not None:
+            self._give_back(estimate.cost, (0, 0, 0, 0), start=0 if ticket is None else ticket.start)
+        elif ticket is not None and ticket is self._front:
+            self._tell(claimant=self._claimant)
+        super()._leave_now(held, ticket)
+
     # --- giving it back ----------------------------------------------------------------------------------------------
 
-    def end(  # noqa: D102 - as there
-        self, held: HeldReservation, actual: Cost | None, usage: Usage | None = None
-    ) -> Estimate | None:
-        estimate = super().end(held, actual, usage)
-        if estimate is not None and actual is not None:
-            with self._lock:
-                self._give_back(self._reserved(held, estimate, actual), actual)
+    def end(self, held: HeldReservation, actual: Cost | None, usage: Usage | None = None) -> None:  # noqa: D102 - as there
+        super().end(held, actual, usage)
+        if self._outbox:
             self._send()
             self._hurry()
+
+    def _end_now(self, held: HeldReservation, actual: Cost | None, usage: Usage | None) -> Estimate | None:
+        estimate = super()._end_now(held, actual, usage)
+        if estimate is not None and actual is not None:
+            self._give_back(self._reserved(held, estimate, actual), actual)
         return estimate
 
     def _give_back(self, reserved: Cost, actual: Cost, start: int = 0) -> None:
@@ -395,13 +414,14 @@ class SharedModelState(ModelState):
 
     def _hurry(self) -> None:
         """Let the head ask now: something was given back."""
-        if not self._line:
-            return
-        with self._lock:
-            head = self._line.head
-            if head is not None and not self._apart:
-                head.armed = self._now()
-                head.rouse()
+        if self._line:
+            self._apply(self._hurry_now)
+
+    def _hurry_now(self) -> None:
+        head = self._line.head
+        if head is not None and not self._apart:
+            head.armed = self._now()
+            head.rouse()
 
     # --- what the service says ---------------------------------------------------------------------------------------
 

@@ -7,8 +7,9 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from groq_provider._signals import held_here
 from groq_provider.errors import InvalidRequestError, RequestCancelledError
 
 from .bucket import INPUT, OUTPUT, REQUESTS, SECOND, TOKENS, BucketSet
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelState"]
 
+T = TypeVar("T")
+
 _log = logging.getLogger(__name__)
 
 _NOTHING: Cost = (0, 0, 0, 0)
@@ -49,20 +52,13 @@ _FIRST_CALLS = 4
 _ONE_RUNS: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
-def _step_aside(lock: threading.Lock) -> None:
-    """Let the thread that holds *lock* go on, which lost its turn while it had it.
-
-    Waiting for the lock instead would make a convoy: whoever gets it next has to wait for the interpreter's own lock, and holds this one
-    meanwhile, so that from then on every single acquire changes threads. That halves the rate of 64 threads, or worse.
-    """
-    for _ in range(100):
-        time.sleep(0.001)
-        if not lock.locked():
-            return
-
-
 class ModelState:
     """Everything the limiter knows of one model.
+
+    A signal handler may run in the main thread between any two steps of what stands under the lock, and call all of this again: the lock
+    is reentrant, and ``_inside`` is true from the first change of such a section to its last. What the handler asks for then is answered
+    without a change: what it gives back or learned is noted in ``_late``, and applied by the section it struck when that ends; a place
+    is granted at once and charged then, since the queue stands still until the handler returns.
 
     Args:
         model: Its id.
@@ -75,8 +71,10 @@ class ModelState:
         self.model = model
         self._clock = clock
         self._monotonic = clock.monotonic
-        #: Guards all below but _dropped. Held for arithmetic only, never while waiting, logging or building errors.
-        self._lock = threading.Lock()
+        #: Guards all below but _dropped and _late. Held for arithmetic only, never while waiting, logging or building errors.
+        self._lock = threading.RLock()
+        self._inside = False
+        self._late: deque[Callable[[], object]] = deque()
         self._buckets = BucketSet(limits, share=share, now=self._now())
         self._estimator = Estimator()
         self._line = Line()
@@ -128,32 +126,39 @@ class ModelState:
         # Outside the lock what can be: the less it is held, the less often a thread loses its turn while holding it.
         estimate = None if max_output is None else self._estimator.estimate(prompt, max_output)
         try:
-            if _ONE_RUNS and self._lock.locked():
-                _step_aside(self._lock)
+            if self._inside and self._struck():
+                return self._let_pass(held, prompt, max_output) if wait else None
             with self._lock:
-                if self._dropped:
-                    self._clear_up()
-                if estimate is None:
-                    estimate = self._estimator.estimate(prompt, self._estimator.expected_output())
-                if arrival is None:
-                    arrival = self._arrivals = self._arrivals + 1
-                held.arrival = arrival
-                now = int(self._monotonic() * SECOND)
-                # Nobody overtakes: the fast path is closed while anybody waits or the gate is in use.
-                blind = self._blind and self._held_back(now)
-                if not self._line and not self._gate.active and not blind and self._take_now(estimate.cost, now):
-                    self._enter(held, estimate)
-                    return held
-                ticket = Ticket(
-                    held,
-                    estimate,
-                    sure=self._estimator.sure(estimate.cost),
-                    since=now,
-                    deadline=_nanoseconds(deadline),
-                    long_wait=_nanoseconds(long_wait),
-                    batch=batch,
-                )
-                refusal = self._queue(ticket, now, wait=wait)
+                self._inside = True
+                try:
+                    if self._dropped:
+                        self._clear_up()
+                    if estimate is None:
+                        estimate = self._estimator.estimate(prompt, self._estimator.expected_output())
+                    if arrival is None:
+                        arrival = self._arrivals = self._arrivals + 1
+                    held.arrival = arrival
+                    now = int(self._monotonic() * SECOND)
+                    # Nobody overtakes: the fast path is closed while anybody waits or the gate is in use.
+                    blind = self._blind and self._held_back(now)
+                    if not self._line and not self._gate.active and not blind and self._take_now(estimate.cost, now):
+                        self._enter(held, estimate)
+                        return held
+                    ticket = Ticket(
+                        held,
+                        estimate,
+                        sure=self._estimator.sure(estimate.cost),
+                        since=now,
+                        deadline=_nanoseconds(deadline),
+                        long_wait=_nanoseconds(long_wait),
+                        batch=batch,
+                    )
+                    self._line.put_before_own(ticket)
+                    refusal = self._queue(ticket, now, wait=wait)
+                finally:
+                    while self._late:
+                        self._late.popleft()()
+                    self._inside = False
             self._raise(refusal)
             if not ticket.granted:
                 if not wait:
@@ -163,6 +168,41 @@ class ModelState:
             self._leave(held, ticket)
             raise
         return held
+
+    def _struck(self) -> bool:
+        """Say whether this is a signal handler in the middle of a section of its own thread. Else let the one inside go on.
+
+        Waiting for the lock instead would make a convoy where one thread runs at a time: whoever gets it next has to wait for the
+        interpreter's own lock, and holds this one meanwhile, so that from then on every single acquire changes threads. That halves the
+        rate of 64 threads, or worse.
+        """
+        if held_here(self._lock):
+            return True
+        if _ONE_RUNS:
+            for _ in range(100):
+                time.sleep(0.001)
+                if not self._inside:
+                    break
+        return False
+
+    def _let_pass(self, held: HeldReservation, prompt: int, max_output: int | None) -> HeldReservation:
+        """Grant a place to a signal handler that struck in the middle of a section; it is charged when that section ends."""
+        expected = self._estimator.expected_output() if max_output is None else max_output
+        estimate = self._estimator.estimate(prompt, expected)
+        self._arrivals += 1
+        held.arrival = self._arrivals
+        self._sequence += 1
+        held.sequence = sequence = self._sequence  # no call between the two
+        self._late.append(lambda: self._admit(sequence, estimate))
+        return held
+
+    def _admit(self, sequence: int, estimate: Estimate) -> None:
+        """Charge a place that was granted before."""
+        now = self._now()
+        self._buckets.charge(estimate.cost, now)
+        self._gate.passed(now, self._buckets.spacing())
+        self._open_output += estimate.cost[OUTPUT]
+        self._open[sequence] = estimate
 
     def _cancelled(self) -> RequestCancelledError:
         return RequestCancelledError(
@@ -206,7 +246,13 @@ class ModelState:
         try:
             while True:
                 with self._lock:
-                    timeout, refusal = self._step(ticket)
+                    self._inside = True
+                    try:
+                        timeout, refusal = self._step(ticket)
+                    finally:
+                        while self._late:
+                            self._late.popleft()()
+                        self._inside = False
                 if ticket.cancelled:
                     raise self._cancelled()
                 self._raise(refusal)
@@ -246,14 +292,30 @@ class ModelState:
 
     def _leave(self, held: HeldReservation, ticket: Ticket | None) -> None:
         """Undo whatever a caller had got to when it was stopped."""
+        self._apply(lambda: self._leave_now(held, ticket))
+
+    def _leave_now(self, held: HeldReservation, ticket: Ticket | None) -> None:
+        if ticket is not None and ticket in self._line:
+            self._line.remove(ticket)
+        estimate = self._close(held)
+        now = self._now()
+        if estimate is not None:
+            self._buckets.settle(estimate.cost, _NOTHING, now)
+        self._advance(now)
+
+    def _apply(self, change: Callable[[], object]) -> None:
+        """Make a change under the lock; where a signal handler struck in the middle of another, when that one is done."""
+        if self._inside and held_here(self._lock):
+            self._late.append(change)
+            return
         with self._lock:
-            if ticket is not None and ticket in self._line:
-                self._line.remove(ticket)
-            estimate = self._close(held)
-            now = self._now()
-            if estimate is not None:
-                self._buckets.settle(estimate.cost, _NOTHING, now)
-            self._advance(now)
+            self._inside = True
+            try:
+                change()
+            finally:
+                while self._late:
+                    self._late.popleft()()
+                self._inside = False
 
     # --- whose turn, and when ----------------------------------------------------------------------------------------
 
@@ -387,36 +449,52 @@ class ModelState:
         while self._dropped:
             self._forget(self._dropped.popleft())
 
-    def end(self, held: HeldReservation, actual: Cost | None, usage: Usage | None = None) -> Estimate | None:
+    def end(self, held: HeldReservation, actual: Cost | None, usage: Usage | None = None) -> None:
         """End a reservation.
 
         Args:
             held: Ended once; a second call changes nothing.
             actual: What to count instead of what was reserved; ``None`` keeps that.
             usage: To learn from.
-
-        Returns:
-            What was reserved, if this call replaced it by something else.
         """
         try:
-            if _ONE_RUNS and self._lock.locked():
-                _step_aside(self._lock)
+            if self._inside and self._struck():
+                held.closed = True
+                self._late.append(lambda: self._end_now(held, actual, usage))
+                return
             with self._lock:
-                estimate = self._close(held)
-                if estimate is None or actual is None:
-                    return None
-                now = self._now()
-                self._buckets.settle(self._reserved(held, estimate, actual), actual, now)
-                if usage is not None and usage.source == "reported":
-                    self._estimator.learn(estimate.prompt, estimate.cost[OUTPUT], usage)
-                if self._line:
-                    self._advance(now)
-                return estimate
+                self._inside = True
+                try:
+                    self._end_now(held, actual, usage)
+                finally:
+                    while self._late:
+                        self._late.popleft()()
+                    self._inside = False
         except BaseException:  # an interrupt: nobody may stay in flight, and nobody unwoken
-            with self._lock:
-                self._close(held)  # kept, if it had not come to the settlement yet
-                self._advance(self._now())
+            self._leave_kept(held)
             raise
+
+    def _end_now(self, held: HeldReservation, actual: Cost | None, usage: Usage | None) -> Estimate | None:
+        """End a reservation; return what was reserved, if this call replaced it by something else."""
+        estimate = self._close(held)
+        if estimate is None or actual is None:
+            return None
+        now = self._now()
+        self._buckets.settle(self._reserved(held, estimate, actual), actual, now)
+        if usage is not None and usage.source == "reported":
+            self._estimator.learn(estimate.prompt, estimate.cost[OUTPUT], usage)
+        if self._line:
+            self._advance(now)
+        return estimate
+
+    def _leave_kept(self, held: HeldReservation) -> None:
+        """End a reservation as it is, if it had not come to its settlement yet."""
+
+        def change() -> None:
+            self._close(held)
+            self._advance(self._now())
+
+        self._apply(change)
 
     def _reserved(self, held: HeldReservation, estimate: Estimate, actual: Cost) -> Cost:
         """Return what a call has reserved, as far as a limit learned while it was out knows of it.
@@ -433,19 +511,30 @@ class ModelState:
 
     def feedback(self, sequence: int, info: RateLimitInfo | None, limited: RateLimitedError | None) -> None:
         """Learn from an answer."""
+        if self._inside and self._struck():
+            self._late.append(lambda: self._feedback_now(sequence, info, limited))
+            return
         with self._lock:
-            self._clear_up()
-            now = self._now()
-            self._correct(sequence, info, limited, now)
-            self._advance(now)
-            head = self._line.head
-            if head is not None:
-                head.rouse()  # it may have become clear that it waits in vain
-            learned = None if self._noted or not self._corrections.learned else dict(self._corrections.learned)
-            self._noted = self._noted or learned is not None
-        if learned:  # logging takes locks of its own and may do I/O
-            shown = ", ".join(f"{name} {limit:,}" for name, limit in learned.items())
+            self._inside = True
+            try:
+                self._feedback_now(sequence, info, limited)
+            finally:
+                while self._late:
+                    self._late.popleft()()
+                self._inside = False
+        if not self._noted and self._corrections.learned:  # logging takes locks of its own and may do I/O
+            self._noted = True
+            shown = ", ".join(f"{name} {limit:,}" for name, limit in list(self._corrections.learned.items()))
             _log.info("limits of model %.200r learned from the service: %s", self.model, shown)
+
+    def _feedback_now(self, sequence: int, info: RateLimitInfo | None, limited: RateLimitedError | None) -> None:
+        self._clear_up()
+        now = self._now()
+        self._correct(sequence, info, limited, now)
+        self._advance(now)
+        head = self._line.head
+        if head is not None:
+            head.rouse()  # it may have become clear that it waits in vain
 
     def _correct(self, sequence: int, info: RateLimitInfo | None, limited: RateLimitedError | None, now: int) -> None:
         self._blind = False
@@ -461,10 +550,21 @@ class ModelState:
 
     def largest_output(self, prompt: int) -> int | None:
         """Return the longest answer that fits beside such a prompt; ``None`` without limits of tokens."""
-        with self._lock:
+
+        def read() -> list[int]:
             counted = self._estimator.estimate(prompt, 0).cost[TOKENS]
-            room = [b.limit - (counted if b.kind == TOKENS else 0) for b in self._buckets if b.kind in {TOKENS, OUTPUT}]
+            return [b.limit - (counted if b.kind == TOKENS else 0) for b in self._buckets if b.kind in {TOKENS, OUTPUT}]
+
+        room = self._look(read)
         return max(min(room), 0) if room else None
+
+    def _look(self, read: Callable[[], T]) -> T:
+        """Return what is seen under the lock; to a signal handler that struck in the middle of a section, what there is."""
+        if self._inside and held_here(self._lock):
+            return read()
+        found: list[T] = []
+        self._apply(lambda: found.append(read()))
+        return found[0]
 
     # --- looking in --------------------------------------------------------------------------------------------------
 
@@ -472,14 +572,16 @@ class ModelState:
         """Return a snapshot."""
         from groq_provider.types.status import RateLimitStatus, RateLimitWindow  # for whoever looks
 
-        with self._lock:
-            self._clear_up()
+        def read() -> tuple[list[tuple[str, int, int, int, str]], int, int, int, RateLimitInfo | None]:
             now = self._now()
             windows = [
                 (b.name, b.limit, b.remaining(now), b.reset(now), self._buckets.source(b)) for b in self._buckets
             ]
-            waiting, in_flight, last = len(self._line), len(self._open), self._corrections.last
             blocked = max(self._gate.closed_until - now, 0)
+            return windows, len(self._line), len(self._open), blocked, self._corrections.last
+
+        self._apply(self._clear_up)
+        windows, waiting, in_flight, blocked, last = self._look(read)
         return RateLimitStatus(
             model=self.model,
             windows={
@@ -498,7 +600,9 @@ class ModelState:
         What is used stays counted. The parent goes on using the quota too, so a *careful* child takes half the share until the
         service tells it more.
         """
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._inside = False
+        self._late = deque()
         self._line = Line()
         self._open.clear()
         self._open_output = 0

@@ -181,7 +181,7 @@ def wake(lock: threading.Lock) -> None:
         pass  # awake already, by a cancel or a grant
 
 
-def tries(lock: threading.Lock) -> Iterator[bool]:
+def tries(lock: threading.Lock | threading.RLock) -> Iterator[bool]:
     """Take a lock at each step of a loop, which ends when somebody else holds it; waits for nothing.
 
     ::

@@ -10,7 +10,8 @@ import queue
 import ssl
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from urllib3.connection import _ResponseOptions
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
@@ -21,6 +22,8 @@ from .call import CallState, activate, current
 from .connection import PlainConnection, TLSConnection, urllib3_response
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from groq_provider.clock import Clock
 
 __all__ = ["MAX_IDLE", "POOL_SIZE", "PlainPool", "TLSPool", "at_fork"]
@@ -32,6 +35,8 @@ MAX_IDLE = 90.0
 
 #: How a connection fails whose other end has closed while it was sent to; the second on macOS.
 _EARLY_CLOSE = (errno.ECONNRESET, errno.EPROTOTYPE)
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 #: What starts anew in a forked child, by its method ``_after_fork_in_child``.
@@ -47,7 +52,7 @@ class _Kept:
 
     def __init__(self, maxsize: int = POOL_SIZE) -> None:
         self.maxsize = maxsize
-        self.mutex = threading.Lock()  # guards the list; held for one look at it
+        self.mutex = threading.RLock()  # guards the list; held for one look at it; reentrant: _signals
         self.queue: list[Any] = []
 
     def get(self, block: bool = False, timeout: float | None = None) -> Any:  # noqa: ARG002 - the signature of queues
@@ -220,8 +225,6 @@ class _Pool(HTTPConnectionPool):
         Returns:
             How many are ready.
         """
-        from concurrent.futures import ThreadPoolExecutor
-
         taken = [self._get_conn() for _ in range(connections)]
         deadline = self.clock.monotonic() + timeout
 
@@ -245,8 +248,7 @@ class _Pool(HTTPConnectionPool):
 
         try:
             # With a round trip between the two ends, handshakes side by side are what makes this quick.
-            with ThreadPoolExecutor(min(connections, 8), thread_name_prefix="groq-warm-up") as threads:
-                return sum(threads.map(ready, taken))
+            return sum(side_by_side(ready, taken, threads=8))
         finally:
             for conn in taken:
                 self._put_conn(conn)
@@ -271,6 +273,43 @@ class _Pool(HTTPConnectionPool):
             kept.put(None)
         for conn in inherited:
             _abandon(conn)
+
+
+def side_by_side(work: Callable[[Any], T], items: list[Any], *, threads: int) -> list[T]:
+    """Return what *work* makes of each item, in any order; in several threads, this one among them.
+
+    No ThreadPoolExecutor: a signal handler that came here while its own thread is in one would wait for that one's locks for ever.
+    """
+    todo, done = deque(items), list[T]()
+
+    def run(over: threading.Lock | None = None) -> None:
+        try:
+            while True:
+                try:
+                    item = todo.popleft()
+                except IndexError:
+                    return
+                done.append(work(item))
+        finally:
+            if over is not None:
+                over.release()
+
+    helpers: list[threading.Lock] = []
+    try:
+        for _ in range(min(len(items), threads) - 1):
+            over = threading.Lock()
+            over.acquire()
+            try:
+                threading.Thread(target=run, args=(over,), name="groq-warm-up", daemon=True).start()
+            except RuntimeError:
+                break  # no more can be started: those there are do it
+            helpers.append(over)
+        run()
+    finally:
+        todo.clear()
+        for over in helpers:
+            over.acquire()
+    return done
 
 
 def _abandon(conn: Any) -> None:

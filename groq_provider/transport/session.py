@@ -7,7 +7,7 @@ import os
 import ssl
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -178,7 +178,7 @@ class Adapter(HTTPAdapter):
         self._cert = cert
         self._pool: PlainPool | TLSPool | Http2Pool | None = None
         self._closed = False
-        self._pool_lock = Lock()  # guards the making of _pool, and its end
+        self._pool_lock = RLock()  # guards the making of _pool, and its end; reentrant: _signals
         at_fork.add(self)
         super().__init__(pool_connections=1, pool_maxsize=POOL_SIZE)
 
@@ -189,11 +189,18 @@ class Adapter(HTTPAdapter):
                 if self._closed:
                     raise ProviderClosedError("the provider was closed; make a new one", sent=False)
                 if self._pool is None:
-                    self._pool = self._make_pool()
-        return self._pool
+                    self._adopt(self._make_pool())
+        return self.pool() if self._pool is None else self._pool
+
+    def _adopt(self, made: PlainPool | TLSPool | Http2Pool) -> None:
+        """Keep a pool, unless a signal handler was here while it was made."""
+        if self._pool is None and not self._closed:
+            self._pool = made
+        else:
+            made.close()
 
     def _after_fork_in_child(self) -> None:
-        self._pool_lock = Lock()
+        self._pool_lock = RLock()
 
     def _make_pool(self) -> PlainPool | TLSPool | Http2Pool:
         parts = self._parts

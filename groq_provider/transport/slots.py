@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from threading import Lock
+from threading import Lock, RLock, get_ident, main_thread
 from typing import TYPE_CHECKING
 
+from groq_provider._signals import held_here
 from groq_provider.errors import PoolTimeoutError, RequestCancelledError
 
 from .call import tries, wake
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Slot", "Slots"]
 
+#: Seconds between two looks of a wait that others cannot end.
+_LOOK_AFTER = 0.05
+
 
 class Slot:
     """The right to have one request under way, or the wait for it; given back once, at the latest when it is garbage.
@@ -24,9 +28,10 @@ class Slot:
     It is its own from the moment it is granted, wherever an interrupt may strike from then on.
     """
 
-    __slots__ = ("_slots", "lock")
+    __slots__ = ("_slots", "lock", "thread")
 
     def __init__(self) -> None:
+        self.thread = get_ident()
         self._slots: Slots | None = None  # set by whoever grants it
         self.lock: Lock | None = None  # of a wait, which ends when it is released
 
@@ -49,7 +54,8 @@ class Slots:
         at_fork.add(self)
 
     def _start(self) -> None:
-        self._lock = Lock()
+        # Reentrant (_signals): wherever one may strike, what it finds is right, and it may change all of it.
+        self._lock = RLock()
         self._free = self._count  # guarded by _lock, like _queue
         self._queue: deque[Slot] = deque()
         #: Given back and not yet free. A finalizer may run inside any lock, this one's included, so that giving back cannot wait
@@ -74,7 +80,8 @@ class Slots:
                 else:
                     slot.lock = Lock()
                     slot.lock.acquire()
-                    self._queue.append(slot)
+                    self._queue.insert(self._place(slot), slot)
+                    self._settle()  # a handler may have given one back just now
             if self._returned:
                 self._settle()
             if slot.lock is not None:
@@ -87,8 +94,15 @@ class Slots:
 
     def _wait(self, slot: Slot, lock: Lock, call: CallState, limit: float | None) -> None:
         handle = call.subscribe(functools.partial(wake, lock))
+        # A signal handler that struck while its thread was in here: those who give back leave it to whoever holds the lock.
+        ours = held_here(self._lock)
         try:
-            call.clock.wait(lock, None if limit is None else limit - call.clock.monotonic())
+            while True:
+                left = None if limit is None else limit - call.clock.monotonic()
+                step = left if not ours else _LOOK_AFTER if left is None else min(left, _LOOK_AFTER)
+                if call.clock.wait(lock, step) or step == left:
+                    break
+                self._settle()
         finally:
             call.unsubscribe(handle)
         self._leave(slot)
@@ -99,6 +113,17 @@ class Slots:
                 f"all {self._count} connections (max_connections) were busy for too long", sent=False
             )
 
+    def _place(self, slot: Slot) -> int:
+        """Return where in the queue a newcomer stands: last, but before one that waits in the same thread.
+
+        That is a signal handler's call, and the one it interrupted cannot go on before the handler returns.
+        """
+        if slot.thread == main_thread().ident:
+            for place, other in enumerate(list(self._queue)):
+                if other.thread == slot.thread:
+                    return place
+        return len(self._queue)
+
     def _leave(self, slot: Slot) -> None:
         """Leave the queue. What was granted by then stays granted."""
         with self._lock:
@@ -106,26 +131,26 @@ class Slots:
                 self._queue.remove(slot)
             except ValueError:
                 pass  # it was granted, or never there, or is of a process that has forked meanwhile
-        if self._returned:
-            self._settle()
+        self._settle()
 
     def _settle(self) -> None:
         for _ in tries(self._lock):
             try:
                 while self._returned:
-                    # Without a call, after which an interrupt might come, before the one that wakes.
                     del self._returned[0]
-                    if self._queue:
-                        first = self._queue[0]
-                        del self._queue[0]
-                        first._slots = self
-                        if first.lock is not None:
-                            try:
-                                first.lock.release()
-                            except RuntimeError:
-                                pass  # awake already, by a cancel
-                    elif self._free < self._count:  # in a forked child, some are given back that it never took
+                    if self._free < self._count:  # in a forked child, some are given back that it never took
                         self._free += 1
+                while self._free > 0 and self._queue:
+                    # Without a call, after which an interrupt might come, before the one that wakes.
+                    first = self._queue[0]
+                    del self._queue[0]
+                    self._free -= 1
+                    first._slots = self
+                    if first.lock is not None:
+                        try:
+                            first.lock.release()
+                        except RuntimeError:
+                            pass  # awake already, by a cancel
             finally:
                 self._lock.release()
             if not self._returned:
