@@ -32,6 +32,16 @@ _LIMIT_NAMES = {
 }
 
 
+def stream_prompt(number: int) -> str:
+    """What a stream asks, numbered from 1."""
+    return f"In one short sentence: what is the number {number} known for?"
+
+
+def batch_prompt(number: int) -> str:
+    """What an item of the batch asks, numbered from 0."""
+    return f"In one short sentence: what happened in the year {1900 + number}?"
+
+
 def run(*, model: str | None, prompt: str | None, items: int, workers: int, color: bool) -> int:
     """Stream an answer, run streams and a batch over threads, print the figures; 1 if anything failed."""
     screen = Screen(color=color)
@@ -119,9 +129,10 @@ def _streams(
     cancel = CancelToken()
 
     def one(number: int) -> LLMResponse | GroqProviderError:
-        prompt = f"In one short sentence: what is the number {number} known for?"
         try:
-            with provider.generate_stream(prompt, cancel=cancel, max_completion_tokens=160, **fields) as stream:
+            with provider.generate_stream(
+                stream_prompt(number), cancel=cancel, max_completion_tokens=160, **fields
+            ) as stream:
                 return stream.collect()
         except GroqProviderError as error:
             return error
@@ -139,9 +150,8 @@ def _streams(
 def _batch(
     provider: GroqProvider, total: int, workers: int, fields: dict[str, Any]
 ) -> Iterator[LLMResponse | GroqProviderError]:
-    prompts = (f"In one short sentence: what happened in the year {1900 + number}?" for number in range(total))
     with provider.generate_many(
-        prompts, max_workers=workers, ordered=False, max_completion_tokens=160, **fields
+        map(batch_prompt, range(total)), max_workers=workers, ordered=False, max_completion_tokens=160, **fields
     ) as results:
         for result in results:
             outcome = result.response or result.error

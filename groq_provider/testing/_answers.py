@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from groq_provider.testing import _errors
+from groq_provider.testing._prompt import json_wish
 from groq_provider.testing._schema import example
+from groq_provider.testing._stock import sentences
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,38 +23,6 @@ if TYPE_CHECKING:
     from groq_provider.testing.replies import Reply
 
 _TOKEN = re.compile(r"\s?\w{1,7}|\s?[^\w\s]{1,4}|\s")  # tiles any text
-_WORDS = [
-    "silicon",
-    "lattice",
-    "river",
-    "answer",
-    "quiet",
-    "engine",
-    "copper",
-    "morning",
-    "signal",
-    "harbor",
-    "compile",
-    "window",
-    "gentle",
-    "vector",
-    "planet",
-    "narrow",
-    "island",
-    "stream",
-    "winter",
-    "circuit",
-    "paper",
-    "garden",
-    "mirror",
-    "cloud",
-    "stone",
-    "bridge",
-    "orbit",
-    "candle",
-    "meadow",
-    "thread",
-]  # a list literal would take thirty lines
 _THOUGHTS = "We need to answer the user. Keep it short and plain, check it once, and then reply with the final text."
 _EFFORT = {"low": 4, "high": 20}  # reasoning tokens; otherwise 8
 _ECHO = 400  # longest user text, in characters, that an answer repeats
@@ -169,7 +139,7 @@ def scripted(reply: Reply, model: Model, digest: bytes) -> Completion:
 
 
 def made_up(body: Mapping[str, Any], model: Model, digest: bytes) -> Completion:
-    """The default answer: the same for the same request, beginning with the last user text if that is short.
+    """The default answer, the same for the same request: plain sentences, or JSON where the request or its prompt asks for it.
 
     Raises:
         RefusedError: JSON was asked for and the budget ends inside it.
@@ -231,19 +201,27 @@ def _last_user_text(messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _text(body: Mapping[str, Any], form: str, echo: str, digest: bytes) -> str:
-    if form == "json_object":
-        return json.dumps({"echo": echo[:_ECHO], "ok": True}, ensure_ascii=False)
     if form == "json_schema":
-        schema = body["response_format"]["json_schema"].get("schema", True)
+        schema: Any = body["response_format"]["json_schema"].get("schema", True)
         return json.dumps(example(schema, text=echo[:_ECHO]), ensure_ascii=False)
-    chance = random.Random(digest)
-    words = " ".join(chance.choice(_WORDS) for _ in range(chance.randint(12, 32)))
-    text = f"{echo} {words}." if 0 < len(echo) <= _ECHO else f"{words.capitalize()}."
+    wish = json_wish([text_of(message.get("content")) for message in body["messages"]])
+    if form == "json_object" or wish is not None:
+        value = {"echo": echo[:_ECHO], "ok": True}
+        if wish is not None and wish.schema is not None:
+            value = example(wish.schema, text=_short(echo))
+        text = json.dumps(value, ensure_ascii=False)
+        return f"```json\n{text}\n```" if form == "text" and wish is not None and wish.fenced else text
+    text = sentences(echo, random.Random(digest))
     stops = body.get("stop") or ()
     for stop in [stops] if isinstance(stops, str) else stops:
         if stop:
             text = text.partition(stop)[0]
     return text
+
+
+def _short(echo: str) -> str:
+    """What free strings hold where the prompt itself holds a schema: not that schema once more."""
+    return echo if len(echo) <= 80 and "{" not in echo else "text"
 
 
 def _wanted_tool(body: Mapping[str, Any], prompt: str) -> Mapping[str, Any] | None:

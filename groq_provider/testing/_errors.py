@@ -88,6 +88,13 @@ def json_failed(generation: str) -> RefusedError:
     )
 
 
+def cannot_answer(error: Exception) -> RefusedError:
+    """The 500 of the emulator itself, with the name of what happened; the rest is in `Emulator.errors`."""
+    message = f"The emulator cannot make an answer: {type(error).__name__}"
+    error_body = {"message": message, "type": "internal_server_error"}
+    return RefusedError(500, error_body, (("x-should-retry", "false"),))  # it would be the same again
+
+
 TOOL_USE_FAILED: dict[str, Any] = {
     "error": {
         "message": "Tool call validation failed: tool call validation failed: parameters for tool get_item did not "

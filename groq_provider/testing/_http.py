@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import struct
 import time
@@ -10,7 +9,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from groq_provider.testing._wire import Part
+from groq_provider.testing._wire import Part, loads
 from groq_provider.testing.replies import Fault, RecordedRequest
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ def read_request(stream: BufferedIOBase, send: Callable[[bytes], object]) -> Rec
     parsed = None
     if body:
         with suppress(ValueError):
-            parsed = json.loads(body)
+            parsed = loads(body)
     return RecordedRequest(
         method=words[0], target=words[1], version=words[2], headers=headers, raw_headers=raw, body=body, json=parsed
     )
@@ -210,7 +209,7 @@ class Writer:
             size = {"short-content-length": size // 2, "long-content-length": size + 64}.get(framing or "", size)
             lines.append(f"content-length: {size}")
         lines.append("connection: close" if close else "connection: keep-alive")
-        data = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        data = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "backslashreplace")
         if framing == "headers-cut":
             self._send(data[: len(data) // 2])
             raise BrokenError("broken")

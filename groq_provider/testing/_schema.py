@@ -6,6 +6,9 @@ import math
 from typing import Any
 
 _DEEP = 4  # below this, optional things are left out so that recursive schemas end
+_DEEPEST = 64  # below this there is only null: what goes on and on has no value that fits
+_MOST_VALUES = 5_000
+_LONGEST_TEXT = 100_000
 _FORMATS = {
     "date": "2026-11-01",
     "date-time": "2026-11-01T12:00:00Z",
@@ -20,10 +23,11 @@ _FORMATS = {
 }
 
 
-def example(schema: Any, *, text: str = "text", root: Any = None, depth: int = 0) -> Any:
+def example(schema: Any, *, text: str = "text") -> Any:
     """A value that fits *schema*, always the same one.
 
-    Patterns are not looked at; everything else of the subset the service accepts is.
+    Patterns are not looked at; everything else of the subset the service accepts is. A schema that no value fits, or none of
+    less than thousands of parts, gets one that does not fit; what is no schema at all gets *text*.
 
     >>> example({"type": "object", "properties": {"n": {"type": "integer", "minimum": 3}}, "required": ["n"]})
     {'n': 3}
@@ -31,47 +35,115 @@ def example(schema: Any, *, text: str = "text", root: Any = None, depth: int = 0
     Args:
         schema: The schema, `True` meaning anything.
         text: What free strings hold, cut to their `maxLength`.
-        root: Schema that `$ref` points into; *schema* itself by default.
-        depth: How deep in the value this is.
     """
-    if not isinstance(schema, dict):
-        return text
-    root = schema if root is None else root
-    if "$ref" in schema:
-        return example(_resolve(root, schema["$ref"]), text=text, root=root, depth=depth + 1)
-    if "const" in schema:
-        return schema["const"]
-    if schema.get("enum"):
-        return schema["enum"][0]
-    for key in ("anyOf", "oneOf"):
-        if schema.get(key):
-            choices = schema[key]
-            if depth >= _DEEP:  # the way out of a recursion is null
-                choices = sorted(choices, key=lambda choice: choice.get("type") != "null")
-            return example(choices[0], text=text, root=root, depth=depth + 1)
-    if schema.get("allOf"):
-        merged: dict[str, Any] = {}
-        for part in schema["allOf"]:
-            merged.update(_resolve(root, part["$ref"]) if "$ref" in part else part)
-        return example(merged, text=text, root=root, depth=depth + 1)
-    kind = schema.get("type")
-    if isinstance(kind, list):
-        null = "null" in kind and depth >= _DEEP
-        kind = "null" if null else next((name for name in kind if name != "null"), "null")
-    if kind is None:
-        kind = "object" if "properties" in schema else "array" if "items" in schema else "string"
-    if kind == "object":
-        needed = schema.get("required", ())
-        return {
-            name: example(part, text=text, root=root, depth=depth + 1)
-            for name, part in schema.get("properties", {}).items()
+    return _Maker(schema, text).value(schema, 0)
+
+
+class _Maker:
+    """Makes one value, of a bounded number of parts."""
+
+    def __init__(self, root: Any, text: str) -> None:
+        self._root = root  # what `$ref` points into
+        self._text = text
+        self._left = _MOST_VALUES
+
+    def value(self, schema: Any, depth: int) -> Any:
+        self._left -= 1
+        if depth > _DEEPEST or self._left < 0:
+            return None
+        if not isinstance(schema, dict):
+            return self._text
+        if "$ref" in schema:
+            rest = {key: part for key, part in schema.items() if key != "$ref"}
+            return self.value(_merged(_resolve(self._root, schema["$ref"]), rest), depth + 1)
+        if "const" in schema:
+            return schema["const"]
+        if _list(schema, "enum"):
+            return schema["enum"][0]
+        for key in ("anyOf", "oneOf"):
+            choices = _list(schema, key)
+            if choices:
+                if depth >= _DEEP:  # the way out of a recursion is null
+                    choices = sorted(choices, key=lambda choice: not _is_null(choice))
+                rest = {name: part for name, part in schema.items() if name != key}
+                return self.value(_merged(rest, choices[0]), depth + 1)
+        if _list(schema, "allOf"):
+            merged: Any = {key: part for key, part in schema.items() if key != "allOf"}
+            for part in schema["allOf"]:
+                whole = part
+                if isinstance(part, dict) and "$ref" in part:
+                    whole = _merged(_resolve(self._root, part["$ref"]), {k: v for k, v in part.items() if k != "$ref"})
+                merged = _merged(merged, whole)
+            return self.value(merged, depth + 1)
+        kind = _kind(schema, depth)
+        if kind == "object":
+            return self._object(schema, depth)
+        if kind == "array":
+            return self._array(schema, depth)
+        return _scalar(kind, schema, self._text)
+
+    def _object(self, schema: dict[str, Any], depth: int) -> dict[str, Any]:
+        needed = _list(schema, "required")
+        parts = schema.get("properties")
+        found = {
+            name: self.value(part, depth + 1)
+            for name, part in (parts.items() if isinstance(parts, dict) else ())
             if name in needed or depth < _DEEP
         }
-    if kind == "array":
-        most = schema.get("maxItems", math.inf)
-        count = min(max(schema.get("minItems", 0), 1 if depth < _DEEP else 0), most)
-        return [example(schema.get("items", True), text=text, root=root, depth=depth + 1) for _ in range(int(count))]
-    return _scalar(kind, schema, text)
+        more = schema.get("additionalProperties", True)
+        for name in needed:
+            if isinstance(name, str) and name not in found and more is not False:
+                found[name] = self.value(more, depth + 1)
+        return found
+
+    def _array(self, schema: dict[str, Any], depth: int) -> list[Any]:
+        first = _list(schema, "prefixItems")
+        usual = 1 if depth < _DEEP and schema.get("items") is not False else 0
+        least = max(_size(schema, "minItems", 0), usual if not first else len(first))
+        count = min(least, _size(schema, "maxItems", math.inf), max(self._left, 0))
+        items = schema.get("items", True)
+        return [self.value(first[at] if at < len(first) else items, depth + 1) for at in range(int(count))]
+
+
+def _list(schema: dict[str, Any], key: str) -> list[Any]:
+    found = schema.get(key)
+    return found if isinstance(found, list) else []
+
+
+def _size(schema: dict[str, Any], key: str, default: float) -> float:
+    found: Any = schema.get(key)
+    return float(max(found, 0)) if _is_number(found) else default
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _is_null(schema: Any) -> bool:
+    return isinstance(schema, dict) and schema.get("type") == "null"
+
+
+def _kind(schema: dict[str, Any], depth: int) -> str:
+    """The type to make: of several the first that is not null, but null where a recursion has to end."""
+    kinds = schema.get("type")
+    if isinstance(kinds, list):
+        null = "null" in kinds and depth >= _DEEP
+        kinds = "null" if null else next((name for name in kinds if name != "null"), "null")
+    if isinstance(kinds, str):
+        return kinds
+    return "object" if "properties" in schema else "array" if "items" in schema or "prefixItems" in schema else "string"
+
+
+def _merged(base: Any, more: Any) -> Any:
+    """Both schemas in one: properties and required names of both, else those of *more*."""
+    if not isinstance(base, dict) or not isinstance(more, dict):
+        return more if isinstance(more, dict) and more else base
+    found = {**base, **more}
+    if isinstance(base.get("properties"), dict) and isinstance(more.get("properties"), dict):
+        found["properties"] = {**base["properties"], **more["properties"]}
+    if isinstance(base.get("required"), list) and isinstance(more.get("required"), list):
+        found["required"] = [*base["required"], *more["required"]]
+    return found
 
 
 def _scalar(kind: str, schema: dict[str, Any], text: str) -> Any:
@@ -81,36 +153,38 @@ def _scalar(kind: str, schema: dict[str, Any], text: str) -> Any:
         return True
     if kind in {"integer", "number"}:
         return _number(schema, whole=kind == "integer")
-    if schema.get("format") in _FORMATS:
-        return _FORMATS[schema["format"]]
+    form = schema.get("format")
+    if isinstance(form, str) and form in _FORMATS:
+        return _FORMATS[form]
     value = text or "text"
-    least = schema.get("minLength", 0)
-    return (value + "x" * (least - len(value)))[: schema.get("maxLength")]
+    least = int(min(_size(schema, "minLength", 0), _LONGEST_TEXT))
+    return (value + "x" * (least - len(value)))[: int(min(_size(schema, "maxLength", math.inf), _LONGEST_TEXT))]
 
 
 def _number(schema: dict[str, Any], *, whole: bool) -> float:
-    step = schema.get("multipleOf") or (1 if whole else None)
-    low = schema.get("minimum", -math.inf)
-    high = schema.get("maximum", math.inf)
-    above = schema.get("exclusiveMinimum")
-    below = schema.get("exclusiveMaximum")
+    def bound(key: str, default: float) -> float:
+        return schema[key] if _is_number(schema.get(key)) else default
+
+    step = bound("multipleOf", 0) or (1 if whole else 0)
+    low = bound("minimum", -math.inf)
+    high = bound("maximum", math.inf)
     gap = 1 if whole else 0.5
-    if isinstance(above, (int, float)):
-        low = max(low, above + gap)
-    if isinstance(below, (int, float)):
-        high = min(high, below - gap)
+    if _is_number(schema.get("exclusiveMinimum")):
+        low = max(low, schema["exclusiveMinimum"] + gap)
+    if _is_number(schema.get("exclusiveMaximum")):
+        high = min(high, schema["exclusiveMaximum"] - gap)
     value = min(max(1, low), high)
-    if step:
+    if step > 0:
         value = math.floor(value / step) * step
         if value < low:
             value += step
     return int(value) if whole or float(value).is_integer() else value
 
 
-def _resolve(root: Any, ref: str) -> Any:
+def _resolve(root: Any, ref: Any) -> Any:
     """The part of *root* that a local reference names; anything goes where there is none."""
     found = root
-    for part in ref.lstrip("#").strip("/").split("/"):
+    for part in str(ref).lstrip("#").strip("/").split("/"):
         if part:
             found = found.get(part.replace("~1", "/").replace("~0", "~"), True) if isinstance(found, dict) else True
     return found

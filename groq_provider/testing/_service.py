@@ -57,10 +57,15 @@ class Answer:
     fault: Fault = field(default_factory=Fault)
     gate: Callable[[int], object] | None = None
     settle: Callable[[], None] | None = None
+    error: Exception | None = None  # why no other answer could be made
 
     def due(self, part: Part) -> float:
         """When *part* may be sent."""
         return self.latency + part.tokens * self.seconds_per_token
+
+
+class CallbackError(Exception):
+    """A callback of the test has failed; its own error is the cause."""
 
 
 class Script:
@@ -95,7 +100,7 @@ class Script:
         with self._lock:
             for entry in self._queue:
                 reply, left = entry
-                if (reply.is_chat and not is_chat) or (reply.match is not None and not reply.match(request)):
+                if (reply.is_chat and not is_chat) or not _matches(reply, request):
                     continue
                 if reply.is_chat != admitted:
                     if admitted:
@@ -107,6 +112,13 @@ class Script:
                         self._queue.remove(entry)
                 return reply  # type: ignore[no-any-return]  # the entry is a list of two types
         return None
+
+
+def _matches(reply: Reply, request: RecordedRequest) -> bool:
+    try:
+        return reply.match is None or reply.match(request)
+    except Exception as error:
+        raise CallbackError from error
 
 
 @dataclass(kw_only=True)
@@ -123,6 +135,22 @@ class Settings:
     validate: bool
     secure: bool
     clock: Clock
+
+
+@dataclass(frozen=True)
+class _Admission:
+    """What the limits have let through, and were charged for it."""
+
+    limits: ModelLimits
+    clock: Clock
+    prompt_tokens: int
+    charged: int
+    headers: Collection[tuple[str, str]]
+
+    def settle(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """Give back what was charged above this."""
+        back = self.prompt_tokens - prompt_tokens
+        self.limits.settle(self.clock.monotonic(), back, self.charged - completion_tokens)
 
 
 class Service:
@@ -163,7 +191,11 @@ class Service:
         return key not in _REFUSED_KEYS if accepted is None else key in accepted
 
     def answer(self, request: RecordedRequest) -> Answer:
-        """What *request* gets. Errors are answers too."""
+        """What *request* gets. Errors are answers too, also those of the emulator itself.
+
+        Raises:
+            CallbackError: A callback of the test has failed.
+        """
         request_id = _wire.new_request_id()
         reply = self._script.take(request, admitted=False)
         try:
@@ -172,12 +204,13 @@ class Service:
             else:
                 answer, later = self._route(request, request_id, reply)
                 reply = later or reply
+        except CallbackError:
+            raise
         except RefusedError as error:
-            answer = Answer(
-                status=error.status,
-                headers=[("content-type", "application/json"), *error.headers],
-                parts=[Part(_wire.dumps(error.body).encode(), 0)],
-            )
+            answer = _refusal(error)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer, and the test the error
+            answer = _refusal(_errors.cannot_answer(error))
+            answer.error = error
         date = email.utils.formatdate(self._settings.clock.now().timestamp(), usegmt=True)
         answer.headers = [("date", date), *answer.headers, ("x-request-id", request_id), *self._common]
         return answer if reply is None else _scripted_transport(answer, reply)
@@ -190,7 +223,7 @@ class Service:
             model = request.json.get("model") if isinstance(request.json, dict) else None
             body = _error_body(status, str(model))
         if isinstance(body, str):
-            kind, body = "text/plain; charset=utf-8", body.encode()
+            kind, body = "text/plain; charset=utf-8", body.encode("utf-8", "backslashreplace")
         elif not isinstance(body, bytes):
             body = _wire.dumps(body).encode()
         headers = [("content-type", kind)] if body else []
@@ -253,27 +286,36 @@ class Service:
         # A fault alone is an answer of its own: it does not use up the completion scripted after it.
         reply = self._script.take(request, admitted=True) if early is None else None
         fault = (reply or early or Reply()).merged_fault()
-        digest = _answers.digest_of(body)
+        admission = _Admission(limits, clock, prompt_tokens, charged, shown)
         try:
-            completion = _answers.scripted(reply, model, digest) if reply else _answers.made_up(body, model, digest)
-        except RefusedError:
-            limits.settle(clock.monotonic(), prompt_tokens, charged)
+            return self._complete(body, model, admission, reply=reply, fault=fault, request_id=request_id), reply
+        except Exception:
+            admission.settle(0, 0)
             raise
+
+    def _complete(
+        self, body: Any, model: Model, admission: _Admission, *, reply: Reply | None, fault: Fault, request_id: str
+    ) -> Answer:
+        """The answer to a request that the limits have admitted."""
+        prompt_tokens = admission.prompt_tokens
+        digest = _answers.digest_of(body)
+        completion = _answers.scripted(reply, model, digest) if reply else _answers.made_up(body, model, digest)
         cached = self._cached(body, model, prompt_tokens)
         nominal = 1 / model.tokens_per_second
         pace = nominal if self._fast else nominal / self._settings.speed
         usage = _wire.usage_json(
             completion, prompt_tokens=prompt_tokens, cached=cached, seconds_per_token=pace, digest=digest
         )
-        spent = usage or {"prompt_tokens": prompt_tokens, "completion_tokens": completion.completion_tokens}
+        made = {"prompt_tokens": prompt_tokens, "completion_tokens": completion.completion_tokens}
+        # A scripted usage may say anything; the limits go by what is a count.
+        spent = made | {key: value for key, value in (usage or {}).items() if key in made and type(value) is int}
 
         def settle() -> None:
-            back = prompt_tokens - spent["prompt_tokens"] + cached
-            limits.settle(clock.monotonic(), back, charged - spent["completion_tokens"])
+            admission.settle(spent["prompt_tokens"] - cached, spent["completion_tokens"])
 
         envelope = _wire.Envelope(
             request_id=request_id,
-            created=int(clock.now().timestamp()),
+            created=int(self._settings.clock.now().timestamp()),
             model=model.id,
             seed=body["seed"] if body.get("seed") is not None else int.from_bytes(digest[:4], "big") >> 1,
             service_tier=body["service_tier"] if body.get("service_tier") in {"flex", "performance"} else "on_demand",
@@ -290,16 +332,15 @@ class Service:
         if latency is None:
             latency = 0.0 if self._fast else model.latency / self._settings.speed
         kind = "text/event-stream" if is_stream else "application/json"
-        answer = Answer(
+        return Answer(
             status=200,
-            headers=[("content-type", kind), *shown],
+            headers=[("content-type", kind), *admission.headers],
             parts=parts,
             is_stream=is_stream,
             latency=latency,
             seconds_per_token=0.0 if self._fast else pace,
             settle=settle,
         )
-        return answer, reply
 
     def _limits_of(self, model: Model, tier: str) -> ModelLimits:
         with self._lock:
@@ -332,12 +373,17 @@ class Service:
         return found
 
 
+def _refusal(error: RefusedError) -> Answer:
+    headers = [("content-type", "application/json"), *error.headers]
+    return Answer(status=error.status, headers=headers, parts=[Part(_wire.dumps(error.body).encode(), 0)])
+
+
 def _parse(request: RecordedRequest) -> Any:
     if request.json is None:
         if not request.body.strip():
             raise _errors.invalid("request body is empty")
         try:
-            json.loads(request.body)
+            _wire.loads(request.body)
         except ValueError as error:
             raise _errors.invalid(f"request body is not valid JSON: {error}") from error
     return request.json

@@ -159,7 +159,7 @@ def _check_messages(messages: Any) -> None:
         if not isinstance(message, dict):
             raise invalid(f"'{where}' : value must be an object")
         role = message.get("role")
-        if role not in _MESSAGE_FIELDS:
+        if not isinstance(role, str) or role not in _MESSAGE_FIELDS:
             raise invalid(f"'{where}' : discriminator property 'role' has invalid value")
         complaint = _message_complaint(message, role, where)
         if complaint:
@@ -180,19 +180,26 @@ def _message_complaint(message: dict[str, Any], role: str, where: str) -> str | 
             return f"('{where}.content' : minimum number of items is 1)"
         for index, part in enumerate(content):
             kind = part.get("type") if isinstance(part, dict) else None
-            if kind not in _PARTS or (kind != "text" and role not in {"user", "tool"}):
+            if not isinstance(kind, str) or kind not in _PARTS or (kind != "text" and role not in {"user", "tool"}):
                 return f"('{where}.content.{index}' : discriminator property 'type' has invalid value)"
             for name in part:
                 if name not in _PARTS[kind]:
                     return f"('{where}.content.{index}' : property '{name}' is unsupported)"
             if kind not in part:
                 return f"('{where}.content.{index}' : property '{kind}' is missing)"
+            if kind == "text" and not isinstance(part["text"], str):
+                return f"('{where}.content.{index}.text' : value must be a string)"
     elif not isinstance(content, str) and not (content is None and role in {"assistant", "function"}):
         return f"('{where}.content' : value must be a string)"
-    for index, call in enumerate(message.get("tool_calls") or ()):
+    calls = message.get("tool_calls") or []
+    if not isinstance(calls, list):
+        return f"('{where}.tool_calls' : value must be an array)"
+    for index, call in enumerate(calls):
         for name in ("id", "type", "function"):
             if not isinstance(call, dict) or name not in call:
                 return f"('{where}.tool_calls.{index}' : property '{name}' is missing)"
+        if not isinstance(call["function"], dict):
+            return f"('{where}.tool_calls.{index}.function' : value must be an object)"
         for name in ("name", "arguments"):
             if not isinstance(call["function"].get(name), str):
                 return f"('{where}.tool_calls.{index}.function.{name}' : value must be a string)"
@@ -201,6 +208,8 @@ def _message_complaint(message: dict[str, Any], role: str, where: str) -> str | 
 
 def _check_tools(body: dict[str, Any]) -> None:
     tools = body.get("tools") or []
+    if not isinstance(tools, list):
+        raise invalid("'tools' : value must be an array")
     if len(tools) > 128:
         raise invalid("'tools' : maximum number of items is 128")
     names = []
@@ -217,12 +226,18 @@ def _check_tools(body: dict[str, Any]) -> None:
             raise invalid(f"'tools.{index}.function' : {complaint}")
         if not isinstance(function["name"], str) or not _NAME.fullmatch(function["name"]):
             raise invalid(f"'tools.{index}.function.name' : value must match [a-zA-Z0-9_-]{{1,64}}")
+        parameters = function.get("parameters")
+        if parameters is not None:
+            _check_schema(parameters, f"tools.{index}.function.parameters")
         names.append(function["name"])
     choice = body.get("tool_choice")
     if choice == "required" and not tools:
         raise invalid("`tool_choice` is `required`, but no `tools` are given", param="tool_choice")
+    if choice is not None and not isinstance(choice, dict) and choice not in ("none", "auto", "required"):
+        raise invalid('\'tool_choice\' : value must be one of ["none", "auto", "required"], or an object')
     if isinstance(choice, dict):
-        wanted = (choice.get("function") or {}).get("name")
+        function = choice.get("function")
+        wanted = function.get("name") if isinstance(function, dict) else None
         if wanted not in names:
             raise invalid(f"tool choice '{wanted}' was not in request.tools", param="tool_choice")
 
@@ -231,15 +246,26 @@ def _check_format(wanted: Any) -> None:
     if wanted is None:
         return
     kind = wanted.get("type") if isinstance(wanted, dict) else None
-    if kind not in {"text", "json_object", "json_schema"}:
+    if kind not in ("text", "json_object", "json_schema"):
         raise invalid('\'response_format.type\' : value must be one of ["text", "json_object", "json_schema"]')
     if kind != "json_schema":
         return
     given = wanted.get("json_schema")
     if not isinstance(given, dict) or "name" not in given:
         raise invalid("'response_format.json_schema' : property 'name' is missing", param="response_format")
+    if given.get("schema") is not None:
+        _check_schema(given["schema"], "response_format.json_schema.schema")
     if given.get("strict"):
-        _check_strict(given.get("schema"), [], given["name"])
+        _check_strict(given.get("schema"), [], str(given["name"]))
+
+
+def _check_schema(schema: Any, where: str) -> None:
+    """Refuse a schema that is none at its first glance; what stands deeper is left alone."""
+    if not isinstance(schema, dict):
+        raise invalid(f"'{where}' : value must be an object")
+    for key in ("properties", "$defs"):
+        if schema.get(key) is not None and not isinstance(schema[key], dict):
+            raise invalid(f"'{where}.{key}' : value must be an object")
 
 
 def _check_strict(schema: Any, path: list[str], name: str) -> None:
@@ -252,7 +278,8 @@ def _check_strict(schema: Any, path: list[str], name: str) -> None:
     properties = schema.get("properties")
     if isinstance(properties, dict) and schema.get("type") == "object":
         problem = None
-        if sorted(schema.get("required") or ()) != sorted(properties):
+        required = schema.get("required") or []
+        if not isinstance(required, list) or sorted(map(str, required)) != sorted(properties):
             problem = ("required", "`required` must be an array including every key in properties")
         elif schema.get("additionalProperties") is not False:
             problem = ("additionalProperties", "`additionalProperties:false` must be set on every object")
@@ -266,7 +293,8 @@ def _check_strict(schema: Any, path: list[str], name: str) -> None:
                 schema_kind="object",
             )
     for key in ("properties", "$defs"):
-        for child, part in (schema.get(key) or {}).items():
+        children = schema.get(key)
+        for child, part in children.items() if isinstance(children, dict) else ():
             _check_strict(part, [*path, key, child], name)
     for key in ("items", "anyOf"):
         _check_strict(schema.get(key), [*path, key], name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import time
@@ -27,6 +28,29 @@ def dumps(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     text = text.replace("<", "\\u003c").replace(">", "\\u003e")
     return text if text.isascii() else _HALF.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
+
+
+def loads(data: bytes) -> Any:
+    """The value of JSON text.
+
+    Raises:
+        ValueError: No JSON, or NaN and infinite numbers in it, or nested too deep.
+    """
+    try:
+        return json.loads(data, parse_constant=_refuse, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return value
 
 
 def new_request_id() -> str:
@@ -84,8 +108,9 @@ def usage_json(
         usage["completion_tokens_details"] = {"reasoning_tokens": completion.reasoning_tokens}
     if isinstance(completion.usage, Mapping):
         usage |= completion.usage
-        if "total_tokens" not in completion.usage:
-            usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
+        parts = (usage["prompt_tokens"], usage["completion_tokens"])
+        if "total_tokens" not in completion.usage and all(isinstance(part, int) for part in parts):
+            usage["total_tokens"] = sum(parts)
     return usage
 
 

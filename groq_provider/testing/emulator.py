@@ -10,11 +10,11 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from groq_provider.testing import _http
+from groq_provider.testing import _http, _proxies
 from groq_provider.testing._http import BadRequestError, BrokenError, Writer
 from groq_provider.testing._models import model_table
 from groq_provider.testing._server import Server
-from groq_provider.testing._service import Clock, Script, Service, Settings
+from groq_provider.testing._service import CallbackError, Clock, Script, Service, Settings
 from groq_provider.testing.clock import FakeClock
 from groq_provider.testing.replies import Fault, Gate, RecordedRequest, Reply, as_reply
 
@@ -52,8 +52,11 @@ class Emulator:
     ...         response.status
     200
 
-    All methods may be called from any thread. The same request gets the same answer, which begins with the last user
-    text if that is short.
+    Where the environment names proxies, the emulator's host stands in `NO_PROXY` and `no_proxy` as long as it runs.
+
+    All methods may be called from any thread. The same request gets the same answer: plain sentences, which quote
+    the last user text if that is short, and begin with it if it is one word; a few questions, such as those of the demo, are answered instead. A prompt that asks
+    for JSON gets JSON, which fits the schema in the prompt if there is one. What no answer can be made for gets a 500.
 
     Args:
         host: Address to listen on.
@@ -70,6 +73,7 @@ class Emulator:
         ssl_context: Speak TLS with this server-side context.
         clock: Clock of the limits and time stamps, with `monotonic()` and `now()`; streams keep to real time.
         on_event: Called with the request and the event's index before each streamed event; may block.
+        on_answer: Called with each request once its answer is out, whole or broken, whatever its `outcome`.
         assumed_completion_tokens: Charged at admission where the request sets no maximum (cut to what the limit allows).
         validate: Refuse what the service would refuse; False lets any body with model and messages pass.
 
@@ -93,6 +97,7 @@ class Emulator:
         ssl_context: ssl.SSLContext | None = None,
         clock: Clock | None = None,
         on_event: Callable[[RecordedRequest, int], object] | None = None,
+        on_answer: Callable[[RecordedRequest], object] | None = None,
         assumed_completion_tokens: int = 1024,
         validate: bool = True,
     ) -> None:
@@ -115,8 +120,10 @@ class Emulator:
         self._service = Service(settings, self._script)
         self._service.blocked.update(blocked or {})
         self.on_event = on_event
+        self.on_answer = on_answer
         self.errors: list[BaseException] = []
-        """What callbacks of the test (`match`, `gate`, `on_event`) have raised; their connection was closed."""
+        """What callbacks of the test (`match`, `gate`, `on_event`, `on_answer`) have raised, which closed their connection; and why an
+        answer could not be made, which gave a 500."""
         self._changed = threading.Condition()  # guards everything below
         self._requests: list[RecordedRequest] = []
         self._connections = 0
@@ -125,6 +132,7 @@ class Emulator:
         self._server: Server | None = None
         self._acceptor: threading.Thread | None = None
         self._stopping = threading.Event()
+        self._bypasses_proxies = False
 
     def __repr__(self) -> str:
         where = self.base_url if self._server is not None else "stopped"
@@ -144,6 +152,7 @@ class Emulator:
         self._server = Server(self._address, self._serve_connection, self._ssl_context)
         self._acceptor = threading.Thread(target=self._server.accept_loop, name="groq-emulator", daemon=True)
         self._acceptor.start()
+        self._bypasses_proxies = _proxies.bypass(self._address[0])
         return self
 
     def stop(self) -> None:
@@ -157,6 +166,9 @@ class Emulator:
             return
         self._server = self._acceptor = None
         self._stopping.set()
+        if self._bypasses_proxies:
+            self._bypasses_proxies = False
+            _proxies.restore(self._address[0])
         server.wake()
         acceptor.join()
         server.server_close()
@@ -261,8 +273,9 @@ class Emulator:
             with suppress(OSError):
                 sock.sendall(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
         except Exception as error:  # noqa: BLE001  # a callback of the test failed: kept for it
+            cause = error.__cause__ if isinstance(error, CallbackError) else None
             with self._changed:
-                self.errors.append(error)
+                self.errors.append(cause or error)
         finally:
             self._closed(sock)
 
@@ -298,6 +311,9 @@ class Emulator:
             self._changed.notify_all()
         answer = self._service.answer(request)
         request.status = answer.status
+        if answer.error is not None:
+            with self._changed:
+                self.errors.append(answer.error)
 
         def before_event(index: int) -> None:
             if self.on_event is not None:
@@ -320,6 +336,8 @@ class Emulator:
                 answer.settle()
             with self._changed:
                 self._changed.notify_all()
+            if self.on_answer is not None:
+                self.on_answer(request)
         return again
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
@@ -180,13 +181,21 @@ class RecordedRequest:
 
     @property
     def path(self) -> str:
-        """The target without its query, percent encoding kept."""
-        return self.target.partition("?")[0]
+        """The target without its query, and without scheme and host in absolute form; percent encoding kept."""
+        return self._origin_form().partition("?")[0]
 
     @property
     def query(self) -> str:
         """The query without the question mark, `""` without one."""
-        return self.target.partition("?")[2]
+        return self._origin_form().partition("?")[2]
+
+    def _origin_form(self) -> str:
+        # RFC 9112 3.2.2: a server must accept what a client sends to a proxy.
+        found = re.match(r"https?://[^/?#]*", self.target, re.IGNORECASE)
+        if found is None:
+            return self.target
+        rest = self.target[found.end() :]
+        return rest if rest.startswith("/") else f"/{rest}"
 
 
 _CHAT_FIELDS = ("content", "tool_calls", "reasoning", "finish_reason", "usage", "chunks")

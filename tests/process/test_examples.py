@@ -15,22 +15,22 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 # What each prints with the emulator's words.
 EXPECTED = {
-    "basic.py": ["Explain Groq LPU technology. ", "Latency: ", "Tokens: ", "(reported)", "Attempts: 1"],
-    "streaming.py": ["Write code to process data streams. ", "First token: ", " tokens/sec", "Finish reason: stop"],
+    "basic.py": ["LPU stands for Language Processing Unit", "Latency: ", "Tokens: ", "(reported)", "Attempts: 1"],
+    "streaming.py": ["Read the stream piece by piece", "First token: ", " tokens/sec", "Finish reason: stop"],
     "latency_monitoring.py": [
         "P95 first token latency: ",
         "P99 first token latency: ",
         "Sample count: 10",
         "Errors: 0",
     ],
-    "chat.py": ["You: What is a mutex?", "Model: What is a mutex?", "[3 messages, ", "[7 messages, "],
+    "chat.py": ["You: What is a mutex?", "Model: A mutex is a lock", "[3 messages, ", "[7 messages, "],
     "threads.py": [
-        "Oslo: Name a river near Oslo.",
-        "Sofia: Name a dish of Sofia.",
+        "Oslo: A river near Oslo is ",
+        "Sofia: A dish of Sofia is ",
         "Atlantis: ModelNotFoundError",
         " RPD: ",
     ],
-    "migrate_from_openai.py": ["gpt-4o -> openai/gpt-oss-120b", "Why is the sky blue? ", "Limits: "],
+    "migrate_from_openai.py": ["gpt-4o -> openai/gpt-oss-120b", "Air scatters blue light", "Limits: "],
 }
 
 

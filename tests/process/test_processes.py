@@ -286,7 +286,7 @@ def test_pools_carry_answers_and_errors(server, method, monkeypatch):
     """Responses and errors come back as they are; a provider goes over without its key and reads it there."""
     monkeypatch.setenv("GROQ_API_KEY", "gsk_test")
     with ProcessPoolExecutor(1, mp_context=get_context(method), initializer=sign_in, initargs=("gsk_test",)) as pool:
-        assert pool.submit(ask, server).result(timeout=60).content.startswith("from a worker")
+        assert "from a worker" in pool.submit(ask, server).result(timeout=60).content
         with pytest.raises(e.RateLimitedError) as caught:
             pool.submit(throw, e.RateLimitedError("limited", retry_after=2.0, status_code=429)).result(timeout=60)
         assert (caught.value.retry_after, caught.value.status_code) == (2.0, 429)

@@ -152,7 +152,7 @@ def test_chat_reads_question_from_stdin(service, typed, capsys):
     typed("Two\nlines\n")
     assert main(["chat", "-"]) == 0
     assert service.requests[0].json["messages"][0]["content"] == "Two\nlines"
-    assert capsys.readouterr().out.startswith("Two\nlines ")
+    assert '"Two\nlines"' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["", "  "], ids=["empty", "blank"])
