@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from groq_provider._signals import held_here
@@ -71,9 +72,13 @@ class ModelState:
         self.model = model
         self._clock = clock
         self._monotonic = clock.monotonic
-        #: Guards all below but _dropped and _late. Held for arithmetic only, never while waiting, logging or building errors.
+        #: Guards all below but _late. Held for arithmetic only, never while waiting, logging or building errors.
         self._lock = threading.RLock()
         self._inside = False
+        #: What is left to whoever is under the lock, or comes there next: by signal handlers, as above, and by reservations that were
+        #: collected unsettled. A finalizer may run anywhere, even with the lock held by the same thread, so it only appends here.
+        #: What is left to whoever is under the lock, or comes there next: by signal handlers, as above, and by reservations that were
+        #: collected unsettled. A finalizer may run anywhere, even with the lock held by the same thread, so it only appends here.
         self._late: deque[Callable[[], object]] = deque()
         self._buckets = BucketSet(limits, share=share, now=self._now())
         self._estimator = Estimator()
@@ -92,9 +97,6 @@ class ModelState:
         self._adopted_until = 0  # newest call that was out when a limit was adopted
         #: Takes a cost at once or not at all: what the fast path asks.
         self._take_now: Callable[[Cost, int], bool] = self._buckets.try_take
-        #: Sequences of reservations that were collected unsettled. A finalizer may run anywhere, even with the lock held by the
-        #: same thread, so it only appends here (atomic by itself); whoever comes next under the lock clears up.
-        self._dropped: deque[int] = deque()
 
     # --- taking a place ----------------------------------------------------------------------------------------------
 
@@ -131,7 +133,7 @@ class ModelState:
             with self._lock:
                 self._inside = True
                 try:
-                    if self._dropped:
+                    if self._late:
                         self._clear_up()
                     if estimate is None:
                         estimate = self._estimator.estimate(prompt, self._estimator.expected_output())
@@ -443,11 +445,11 @@ class ModelState:
 
     def drop(self, sequence: int) -> None:
         """Forget a reservation that was collected unsettled; for finalizers, takes no lock."""
-        self._dropped.append(sequence)
+        self._late.append(partial(self._forget, sequence))
 
     def _clear_up(self) -> None:
-        while self._dropped:
-            self._forget(self._dropped.popleft())
+        while self._late:
+            self._late.popleft()()
 
     def end(self, held: HeldReservation, actual: Cost | None, usage: Usage | None = None) -> None:
         """End a reservation.
@@ -606,7 +608,6 @@ class ModelState:
         self._line = Line()
         self._open.clear()
         self._open_output = 0
-        self._dropped = deque()
         if careful:
             self._corrections.be_careful(self._now())
 
