@@ -209,6 +209,8 @@ class RetryPolicy:
 class RateLimits:
     """Limits of an account, applied to each model by itself. ``None``: not known, learned from the service.
 
+    A limit given here is enforced even where the service allows more; what the service says only ever lowers it.
+
     Attributes:
         rpm: Requests per minute.
         rpd: Requests per day.

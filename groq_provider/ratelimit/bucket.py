@@ -79,17 +79,23 @@ class Bucket:
         share: Millionths of *limit* to use. Applies to tokens only: requests are counted the same on both sides, tokens are
             estimates.
         now: Nanoseconds of the caller's clock. The bucket starts full.
+        bound: Whether what was charged here counts whatever the service says.
 
     .. versionadded:: 0.1.0
     """
 
-    __slots__ = ("burst", "capacity", "dimension", "interval", "kind", "limit", "name", "tat")
+    __slots__ = ("_mark", "_own", "bound", "burst", "capacity", "dimension", "interval", "kind", "limit", "name", "tat")
 
-    def __init__(self, dimension: Dimension, limit: int, *, share: int = WHOLE, now: int = 0) -> None:
+    def __init__(
+        self, dimension: Dimension, limit: int, *, share: int = WHOLE, now: int = 0, bound: bool = False
+    ) -> None:
         self.dimension = dimension
         self.name = dimension.name
         self.kind = dimension.kind
+        self.bound = bound
         self.tat = now
+        #: What of ``tat`` others have used, as far as the service told: full at _own without them when _mark was the tat. 0: nothing.
+        self._own = self._mark = 0
         self._size(limit, share, 1)
 
     def __repr__(self) -> str:
@@ -113,9 +119,9 @@ class Bucket:
             now: Nanoseconds of the caller's clock.
             parts: Among how many that is divided; one of them is used.
         """
-        used, before = max(self.tat - now, 0), self.interval
+        used, own, before = max(self.tat - now, 0), self.own(now) - now, self.interval
         self._size(limit, share, parts)
-        self.tat = now - (-used * self.interval // before)
+        self._put(now - (-used * self.interval // before), now - (-own * self.interval // before))
 
     def ready_at(self, units: int) -> int:
         """Return the instant at which *units* fit; may lie in the past.
@@ -135,9 +141,29 @@ class Bucket:
 
     def credit(self, units: int, now: int) -> None:
         """Give *units* back, not beyond full."""
-        self.tat = max(now, self.tat - units * self.interval)
+        if self._mark:
+            own = self.own(now) - units * self.interval
+            self._own = own if own > now else now  # noqa: FURB136 - as below
+            self.tat = self._mark = max(now, self.tat - units * self.interval)
+        else:
+            self.tat = max(now, self.tat - units * self.interval)
 
-    def sync(self, candidate: int, *, now: int, idle: bool) -> None:
+    def own(self, now: int) -> int:
+        """Return when the bucket would be full if only what was charged here counted, and nothing the service said of others.
+
+        Charges are kept in ``tat`` alone, which is the hot path, and read off here: at worst a little more than it was.
+        """
+        tat = self.tat
+        if self._mark:
+            tat = min(tat, max(self._own, now) + tat - self._mark)
+        return tat if tat > now else now  # noqa: FURB136 - max() costs three times as much
+
+    def _put(self, full: int, own: int) -> None:
+        """Be full at the instant *full*, of which what is missing until *own* is our own use."""
+        self.tat = full
+        self._own, self._mark = (own, full) if own < full else (0, 0)
+
+    def sync(self, candidate: int, *, now: int, idle: bool, bound: bool) -> None:
         """Take over what the service says.
 
         Tightens at once. Loosens at once only when nothing is in flight, else by a tenth of the gap: what is in flight may
@@ -147,15 +173,35 @@ class Bucket:
             candidate: Instant at which the service's bucket is full.
             now: Nanoseconds of the caller's clock.
             idle: Whether no other request is in flight.
+            bound: Whether our own use counts, as it does where the limit is :attr:`bound`.
         """
-        if candidate >= self.tat or idle:
-            self.tat = max(candidate, now)
-        else:
-            self.tat -= (self.tat - max(candidate, now)) // 10
+        tat = self.tat
+        own = self.own(now)
+        if candidate < own and (bound or self.bound):
+            candidate = own
+        candidate = max(candidate, now)
+        if candidate < tat and not idle:
+            candidate = tat - (tat - candidate) // 10
+        self.tat = candidate
+        if own < candidate:
+            self._own = own
+            self._mark = candidate
+        elif self._mark:
+            self._mark = 0
 
-    def service_full_at(self, used: int, now: int) -> int:
-        """Return when the service's own bucket is full again if *used* is charged there now: at its rate, not at our share."""
+    def service_full_at(self, used: int, limit: int, now: int) -> int:
+        """Return the ``tat`` that stands for *used* of the service's own *limit*.
+
+        Of a limit as large as ours that is when the service's bucket is full again: at its rate, not at our share. Of a larger one only
+        so much counts that no more is left here than there.
+        """
+        if limit > self.limit:
+            return now + max(self.capacity - max(limit - used, 0), 0) * self.interval
         return now - (-used * self.dimension.period // self.limit)
+
+    def empty(self, now: int) -> None:
+        """Take whatever is left, though nobody here used it."""
+        self._put(max(self.tat, now + self.burst), self.own(now))
 
     def remaining(self, now: int) -> int:
         """Return what is left for this process, the margin of the share held back; negative while in debt."""
@@ -188,7 +234,7 @@ class BucketSet:
         self._parts = 1
         self._configured = {name: limit for name, limit in limits.items() if limit}
         self._buckets = [
-            Bucket(DIMENSIONS[name], size, share=share, now=now) for name, size in self._configured.items()
+            Bucket(DIMENSIONS[name], size, share=share, now=now, bound=True) for name, size in self._configured.items()
         ]
 
     def __iter__(self) -> Iterator[Bucket]:
@@ -306,4 +352,4 @@ class BucketSet:
         """Take whatever the limits per minute still hold: the service refused and did not say why."""
         for bucket in self._buckets:
             if bucket.dimension.scope == "minute":
-                bucket.tat = max(bucket.tat, now + bucket.burst)
+                bucket.empty(now)

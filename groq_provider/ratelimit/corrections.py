@@ -41,7 +41,6 @@ class Corrections:
     """
 
     __slots__ = (
-        "_ahead",
         "_base",
         "_buckets",
         "_careful",
@@ -63,7 +62,6 @@ class Corrections:
         self._cut = 0  # newest request out at the last cut: one burst of refusals cuts once
         self._careful = False
         self._synced = 0  # request whose headers were applied last
-        self._ahead: dict[str, int] = {}  # by how much the service's figures fill a bucket later than what we used
         self.last: RateLimitInfo | None = None
         self.learned: dict[str, int] = {}
 
@@ -99,13 +97,17 @@ class Corrections:
         if limit is not None and (bucket is None or bucket.limit != limit):
             adopted = self._learn(name, limit, now) == "adopted"
             bucket = self._buckets.get(name)
+            if bucket is not None and bucket.limit < limit and reset is not None:
+                # Only units can be compared with a lower limit of ours, not the time until they are back.
+                if remaining is None:
+                    remaining = limit - int(reset * SECOND) * limit // bucket.dimension.period
+                reset = None
         if bucket is None:
             return
         if reset is not None:
             full = now + int(reset * SECOND)
         elif remaining is not None and limit is not None:
-            # As part of the service's own limit, which may be more than the one configured.
-            full = bucket.service_full_at((limit - remaining) * bucket.limit // limit if limit else 0, now)
+            full = bucket.service_full_at(limit - remaining, limit, now)
         else:
             return
         self._sync(bucket, full, sequence, now, idle=alone or adopted)
@@ -128,7 +130,7 @@ class Corrections:
             explained = self._learn(name, error.limit, now) is not None
             bucket = self._buckets.get(name)
             if bucket is not None and error.used is not None:
-                self._sync(bucket, bucket.service_full_at(error.used, now), sequence, now, idle=False)
+                self._sync(bucket, bucket.service_full_at(error.used, error.limit, now), sequence, now, idle=False)
         of_tokens = DIMENSIONS[name].kind != REQUESTS if name in DIMENSIONS else not name
         if of_tokens and not explained and sequence > self._cut:
             # Our figures said that it fits: others use the same quota, or the service counts otherwise.
@@ -136,10 +138,7 @@ class Corrections:
             self._cut = newest
         unexplained = not name and not self._shown(sequence, info)
         if not name and (info is None or info.remaining_tokens is None):
-            own = {bucket.name: self._own(bucket, now) for bucket in self._buckets}
             self._buckets.empty(now)  # nothing says where we stand
-            for bucket in self._buckets:
-                self._ahead[bucket.name] = bucket.tat - own[bucket.name]
         pause = error.retry_after
         if pause is None and info is not None:
             pause = info.retry_after
@@ -190,17 +189,9 @@ class Corrections:
             if other <= sequence:
                 break
             full += self._open[other].cost[bucket.kind] * bucket.interval
-        own = self._own(bucket, now)
-        if bucket.kind != REQUESTS and self._buckets.share < WHOLE:
-            # With less than the whole rate in use the service's bucket is soon fuller than ours. That is the margin, not credit: only
-            # what earlier figures have taken is given back.
-            full = max(full, own)
-        bucket.sync(full, now=now, idle=idle)
-        self._ahead[bucket.name] = max(bucket.tat - own, 0)
-
-    def _own(self, bucket: Bucket, now: int) -> int:
-        """Return when a bucket would be full if only what we used counted."""
-        return max(bucket.tat, now) - min(self._ahead.get(bucket.name, 0), bucket.reset(now))
+        # With less than the whole rate in use the service's bucket is soon fuller than ours. That is the margin, not credit: only what
+        # earlier figures have taken is given back.
+        bucket.sync(full, now=now, idle=idle, bound=bucket.kind != REQUESTS and self._buckets.share < WHOLE)
 
     def _set_share(self, share: int, now: int) -> None:
         share = min(max(share, min(_LOWEST_SHARE, self._base)), self._base)

@@ -148,7 +148,7 @@ def test_learned_limit_follows_service_up():
 def test_sync_tightens_before_it_loosens(candidate, idle, expected):
     """Headers tighten at once and loosen with care."""
     bucket = Bucket(DIMENSIONS["rpm"], 30, now=40)
-    bucket.sync(candidate, now=10, idle=idle)
+    bucket.sync(candidate, now=10, idle=idle, bound=False)
     assert bucket.tat == expected
 
 

@@ -499,8 +499,9 @@ def test_credit_wakes_the_queue(give_back):
 
 
 def test_headers_wake_the_queue():
-    """What the service says is left, when nothing else is in flight, is there for those who wait."""
-    limiter, clock = make(manual=True, tpm=1000, share=1.0)
+    """What the service says is left of its own limit, when nothing else is in flight, is there for those who wait."""
+    limiter, clock = make(manual=True, share=1.0)
+    take(limiter).feedback(RateLimitInfo(limit_tokens=1000, remaining_tokens=1000, reset_tokens=0.0))
     first = take(limiter, 0, 1000)
     with Callers(limiter, clock) as callers:
         for name in ("a", "b", "c"):
@@ -509,7 +510,7 @@ def test_headers_wake_the_queue():
         callers.until_left(2)
         clock.advance(12)
         callers.until_left(3)
-    assert [callers.held[name].sequence for name in "abc"] == [2, 3, 4]
+    assert [callers.held[name].sequence for name in "abc"] == [3, 4, 5]
 
 
 def test_retry_returns_to_its_place():
@@ -677,7 +678,8 @@ def test_long_wait_includes_queue():
 
 def test_shrunk_limit_ejects_waiter():
     """A learned limit that shrinks below a waiter's cost sends it away from the queue as well."""
-    limiter, clock = make(manual=True, tpm=1000, share=1.0)
+    limiter, clock = make(manual=True, share=1.0)
+    take(limiter).feedback(RateLimitInfo(limit_tokens=1000, remaining_tokens=1000, reset_tokens=0.0))
     first = take(limiter, 0, 1000)
     with Callers(limiter, clock) as callers:
         callers.queue("large", output=900)
@@ -1118,7 +1120,7 @@ def test_a_fork_starts_anew():
     held.settle(usage(0, 0))
     assert window(limiter, "tpm").remaining == 400
     take(limiter).feedback(info(1000, 1000, 0.0))
-    assert window(limiter, "tpm").remaining == 1000
+    assert window(limiter, "tpm").remaining == 900  # what is used stays counted
 
 
 # --- invariants ----------------------------------------------------------------------------------------------------------
