@@ -122,7 +122,7 @@ class _Answer:
         self.headers = {"content-type": "application/json", **headers}
         self._body = json.dumps(body).encode()
 
-    def read_body(self, limit: int) -> bytes:
+    def read_body(self, limit: int, *, cut: bool = False) -> bytes:
         return self._body
 
     def close(self) -> None:
