@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ import hypothesis
 import pytest
 from support import http2_rerun
 from support.fakes import PATIENCE
+from support.leaks import assert_hidden
 from support.sockets import open_sockets
 
 # How long an example takes is no matter of a test here: the machine may stop for half a second in the middle of one.
@@ -125,6 +127,15 @@ def wire(request, monkeypatch, _nothing_left_behind, _no_other_host):
     assert wire.used, "no transport was made: this test makes no connection: it should not be marked"
 
 
+@pytest.fixture
+def nothing_secret_is_said(caplog, capsys, request):
+    """Fail a test that leaves one of its ``secrets`` (a mark) in a log, DEBUG included, or on a standard stream."""
+    caplog.set_level(logging.DEBUG)
+    yield
+    said = [logging.Formatter().format(record) + repr(record.args) for record in caplog.records]
+    assert_hidden([*said, *capsys.readouterr()], request.node.get_closest_marker("secrets").args)
+
+
 @pytest.fixture(autouse=True)
 def _no_other_host(monkeypatch, request):
     """Fail a test that talks to anything but this machine."""
@@ -158,3 +169,36 @@ def _nothing_left_behind():
         if time.monotonic() > deadline:
             pytest.fail(f"left behind: threads {left}, {extra} sockets")
         time.sleep(0.01)
+
+
+@pytest.fixture
+def emulator():
+    """An emulator of the test's own that answers at once."""
+    from groq_provider.testing import Emulator
+
+    with Emulator(speed=0) as running:
+        yield running
+
+
+@pytest.fixture
+def make(emulator, request):
+    """Build providers on the emulator that use the module's ``MODEL``. At the end they are closed, and nothing of them is left there."""
+    from groq_provider import GroqProvider, RetryPolicy, Timeouts
+
+    made = []
+    common = {
+        "retry": RetryPolicy(max_retries=0),
+        "timeout": Timeouts(connect=PATIENCE, first_token=PATIENCE, idle=PATIENCE),
+        "default_model": request.module.MODEL,
+    }
+
+    def build(**settings):
+        settings = {**common, **settings}
+        made.append(GroqProvider(api_key=emulator.api_key, base_url=emulator.base_url, **settings))
+        return made[-1]
+
+    yield build
+    for provider in made:
+        provider.close()
+    assert emulator.wait_until(lambda emulator: not emulator.open_connections, PATIENCE)
+    assert emulator.errors == []

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("h2", reason="speaks HTTP/2")
 
+from support import schedules
 from support.http2_scene import answer, attempt, prompt_of, provider_on
 from support.http2_servers import Http2Server, SettingCodes
 from support.schedules import PACKAGE, run
@@ -28,13 +29,9 @@ FILES = {
     )
 }
 
+seeds = schedules.seeds
+
 pytestmark = pytest.mark.soak
-
-
-@pytest.fixture
-def seeds(full):
-    """500 with --full."""
-    return range(500 if full else 8)
 
 
 def no_connection_left(server):

@@ -35,7 +35,7 @@ from groq_provider import errors as e
 from groq_provider.breaker import CircuitBreaker
 from groq_provider.ratelimit.estimate import estimate_text_tokens
 from groq_provider.ratelimit.limiter import TokenBucketRateLimiter
-from groq_provider.testing import Emulator, Gate, Reply
+from groq_provider.testing import Gate, Reply
 
 MODEL = "openai/gpt-oss-20b"
 KEY = "gsk_PROCESScanaryOfLettersOnly"
@@ -51,35 +51,6 @@ def test_cases_held_elsewhere_are_there(case):
     for place in ELSEWHERE[case]:
         module, _, name = place.partition("::")
         assert f"\ndef {name}(" in (TESTS / module).read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def shared():
-    with Emulator(speed=0) as running:
-        yield running
-
-
-@pytest.fixture
-def emulator(shared):
-    shared.reset()
-    return shared
-
-
-@pytest.fixture
-def make(emulator):
-    """Build providers on the emulator; closed at the end."""
-    made = []
-
-    def build(**settings):
-        settings = {"retry": NO_RETRY, "timeout": PATIENT, "default_model": MODEL, **settings}
-        made.append(GroqProvider(api_key=emulator.api_key, base_url=emulator.base_url, **settings))
-        return made[-1]
-
-    yield build
-    for provider in made:
-        provider.close()
-    assert emulator.wait_until(lambda emulator: not emulator.open_connections, PATIENCE)
-    assert emulator.errors == []
 
 
 def counts(provider):

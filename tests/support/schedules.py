@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 from support.fakes import PATIENCE
 
 import groq_provider
@@ -77,3 +78,9 @@ def run(seed, *works, files=FILES):
     if problems:
         raise AssertionError(f"seed {seed}: {problems[0]!r}") from problems[0]
     return results
+
+
+@pytest.fixture
+def seeds(full):
+    """Seeds of schedules: 500 with --full."""
+    return range(500 if full else 20)

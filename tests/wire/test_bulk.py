@@ -592,12 +592,6 @@ def test_item_reports_load(result, outcome):
 
 
 @pytest.fixture
-def emulator():
-    with Emulator(speed=0) as running:
-        yield running
-
-
-@pytest.fixture
 def provider(emulator):
     with GroqProvider(
         api_key=emulator.api_key, base_url=emulator.base_url, retry=RetryPolicy(max_retries=0)

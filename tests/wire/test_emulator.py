@@ -30,12 +30,6 @@ QWEN = "qwen/qwen3.8-27b"
 KEY = "Bearer gsk_test"
 
 
-@pytest.fixture
-def emulator():
-    with Emulator(speed=0) as running:
-        yield running
-
-
 @contextmanager
 def connect(emulator, timeout=10):
     host, port = emulator.base_url.rpartition("/")[2].rsplit(":", 1)

@@ -16,12 +16,6 @@ PROXIES = ["HTTP_PROXY", "http_proxy", "https_proxy", "ALL_PROXY"]
 
 
 @pytest.fixture
-def emulator():
-    with Emulator(speed=0) as running:
-        yield running
-
-
-@pytest.fixture
 def connection(emulator):
     found = http.client.HTTPConnection(*emulator.base_url[7:].split(":"), timeout=10)
     yield found

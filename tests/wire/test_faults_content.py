@@ -6,8 +6,6 @@ that what the limiter counts and how long it waits are exact.
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 from support.content_faults import (
     CONTENT,
@@ -30,22 +28,14 @@ from support.content_faults import (
     status,
 )
 from support.fakes import PATIENCE
-from support.leaks import assert_hidden
 from support.servers import chunk, serving
 
 from groq_provider import GroqProvider, RateLimits, Timeouts
 from groq_provider import errors as e
 
+pytestmark = [pytest.mark.usefixtures("nothing_secret_is_said"), pytest.mark.secrets(*SECRETS)]
+
 # --- a case ------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def _nothing_secret_is_said(caplog, capsys):
-    """Neither in logs at DEBUG nor on the standard streams; warnings are errors."""
-    caplog.set_level(logging.DEBUG)
-    yield
-    said = [logging.Formatter().format(record) + repr(record.args) for record in caplog.records]
-    assert_hidden([*said, *capsys.readouterr()], SECRETS)
 
 
 # --- 41 to 59: event streams and JSON ----------------------------------------------------------------------------------------

@@ -6,10 +6,8 @@ must succeed, which shows what became of the connection. The limiter's clock sta
 
 from __future__ import annotations
 
-import logging
 import time
 import tracemalloc
-from typing import TYPE_CHECKING
 
 import pytest
 from support.fakes import wait_for
@@ -47,8 +45,7 @@ from groq_provider import errors as e
 from groq_provider import exchange as exchange_module
 from groq_provider import stream as stream_module
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+pytestmark = [pytest.mark.usefixtures("nothing_secret_is_said"), pytest.mark.secrets(*SECRETS)]
 
 # --- running one -----------------------------------------------------------------------------------------------------------
 
@@ -65,15 +62,6 @@ def grounds(certificates: Grounds, monkeypatch: pytest.MonkeyPatch) -> Grounds:
     monkeypatch.setattr(stream_module, "MAX_STREAM", CAP)
     certificates.patch = monkeypatch
     return certificates
-
-
-@pytest.fixture(autouse=True)
-def _nothing_secret_is_said(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """Neither in logs at DEBUG nor on the standard streams; warnings are errors."""
-    caplog.set_level(logging.DEBUG)
-    yield
-    said = [logging.Formatter().format(record) + repr(record.args) for record in caplog.records]
-    assert_hidden([*said, *capsys.readouterr()], SECRETS)
 
 
 @pytest.mark.over_http2("bridge", but=HTTP1_ONLY)

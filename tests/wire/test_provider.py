@@ -67,18 +67,6 @@ CALLS = {
 }
 
 
-@pytest.fixture(scope="module")
-def shared():
-    with Emulator(speed=0) as running:
-        yield running
-
-
-@pytest.fixture
-def emulator(shared):
-    shared.reset()
-    return shared
-
-
 @pytest.fixture
 def make(emulator):
     """Build providers on the emulator; closed at the end."""

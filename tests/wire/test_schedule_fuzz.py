@@ -13,6 +13,7 @@ import time
 from collections import Counter
 
 import pytest
+from support import schedules
 from support.fakes import PATIENCE, FakeClock
 from support.schedules import FILES, PACKAGE, run
 from support.servers import CHUNKED, answer, chunk, read_request, serving
@@ -34,11 +35,7 @@ from groq_provider.types.status import RateLimitInfo
 MODEL = "m"
 
 
-@pytest.fixture
-def seeds(full):
-    """500 with --full."""
-    return range(500 if full else 8)
-
+seeds = schedules.seeds
 
 pytestmark = pytest.mark.soak
 

@@ -14,17 +14,11 @@ import pytest
 from support.fakes import PATIENCE
 
 from groq_provider import GroqProvider, RetryPolicy
-from groq_provider.testing import Emulator, Gate, Reply
+from groq_provider.testing import Gate, Reply
 
 pytestmark = pytest.mark.soak
 
 MODEL = "openai/gpt-oss-20b"
-
-
-@pytest.fixture
-def emulator():
-    with Emulator(speed=0) as running:
-        yield running
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import pytest
 from support.fakes import PATIENCE, ShiftedClock
 from support.transports import fork, join
 
-from groq_provider import CancelToken, GroqProvider, RetryPolicy, Timeouts
+from groq_provider import CancelToken, RetryPolicy, Timeouts
 from groq_provider import errors as e
-from groq_provider.testing import Emulator, Fault, Gate, Reply
+from groq_provider.testing import Fault, Gate, Reply
 from groq_provider.wire.assemble import Assembler
 
 pytestmark = pytest.mark.warm_http2
@@ -28,35 +28,6 @@ KEYS = {"first_token_latency_ms", "total_latency_ms", "tokens_per_second"}
 MODEL = "qwen/qwen3.8-27b"
 #: Long enough that a loaded machine does not run into it, where no limit is to be hit.
 PATIENT = Timeouts(connect=PATIENCE, first_token=PATIENCE, idle=PATIENCE)
-
-
-@pytest.fixture(scope="module")
-def shared():
-    with Emulator(speed=0) as running:
-        yield running
-
-
-@pytest.fixture
-def emulator(shared):
-    shared.reset()
-    return shared
-
-
-@pytest.fixture
-def make(emulator):
-    """Build providers on the emulator; closed at the end."""
-    made = []
-
-    def build(**settings):
-        settings = {"retry": NO_RETRY, "timeout": PATIENT, "default_model": MODEL, **settings}
-        made.append(GroqProvider(api_key=emulator.api_key, base_url=emulator.base_url, **settings))
-        return made[-1]
-
-    yield build
-    for provider in made:
-        provider.close()
-    assert emulator.wait_until(lambda emulator: not emulator.open_connections, PATIENCE)
-    assert emulator.errors == []
 
 
 @pytest.fixture

@@ -9,16 +9,9 @@ import pytest
 from support.fakes import PATIENCE
 
 from groq_provider import GroqProvider, ModelNotFoundError, RetryPolicy, Timeouts
-from groq_provider.testing import Emulator
 
 THREADS, CALLS = 64, 50
 MODEL = "openai/gpt-oss-20b"
-
-
-@pytest.fixture
-def emulator():
-    with Emulator(speed=0) as running:
-        yield running
 
 
 @pytest.mark.over_http2("nginx", full=True)
