@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 
 __all__ = ["LatencyTracker", "NullLatencyTracker"]
 
+#: Models kept, and how many of these may be ones of which no call succeeded. Beyond that the one that was not used for longest is forgotten.
+_MOST_MODELS, _MOST_STRANGERS = 256, 16
+
 _Sample = tuple["float | None", "float | None", "float | None"]
 
 
 class _Ring:
     """The newest samples of one model, and what was counted since the start."""
 
-    __slots__ = ("failed", "lock", "samples", "succeeded")
+    __slots__ = ("failed", "lock", "samples", "seen", "succeeded")
 
     def __init__(self, size: int) -> None:
         # Guards the three below, so that a snapshot fits together; held for an append or a copy. Reentrant: _signals.
@@ -31,6 +34,7 @@ class _Ring:
         self.samples: deque[_Sample] = deque(maxlen=size)
         self.succeeded = 0
         self.failed = 0
+        self.seen = 1  # of the calls counted, when room was made last
 
 
 class LatencyTracker:
@@ -63,6 +67,7 @@ class LatencyTracker:
         self._max_samples = max_samples
         self._lock = threading.RLock()  # guards changes of _rings; looking up needs no lock
         self._rings: dict[str, _Ring] = {}
+        self._gone = _Ring(1)  # the counts of those that are forgotten
         forkable(self)
 
     def __repr__(self) -> str:
@@ -102,7 +107,7 @@ class LatencyTracker:
         """
         if model is None:
             with self._lock:
-                rings = list(self._rings.values())
+                rings = [*self._rings.values(), self._gone]
         else:
             ring = self._rings.get(model)
             rings = [] if ring is None else [ring]
@@ -119,15 +124,45 @@ class LatencyTracker:
         """Forget everything. A call that is being recorded at the same moment may be forgotten with it."""
         with self._lock:
             self._rings = {}
+            self._gone = _Ring(1)
 
     def _add(self, model: str) -> _Ring:
         with self._lock:
-            return self._rings.setdefault(model, _Ring(self._max_samples))
+            ring = self._rings.get(model)
+            if ring is None:
+                self._make_room()
+                ring = self._rings.setdefault(model, _Ring(self._max_samples))
+            return ring
+
+    def _make_room(self) -> None:
+        """Forget the figures of models, as :data:`_MOST_MODELS` says; their counts stay in those of all."""
+        strangers = [model for model, ring in list(self._rings.items()) if not ring.succeeded]
+        for model in strangers[: len(strangers) - _MOST_STRANGERS + 1]:
+            self._forget(model)
+        if len(self._rings) < _MOST_MODELS:
+            return
+        for model, ring in list(self._rings.items()):
+            if ring.succeeded + ring.failed > ring.seen:  # used since the last time: these go last
+                ring.seen = ring.succeeded + ring.failed
+                if self._rings.pop(model, None) is ring:
+                    self._rings[model] = ring
+        for model in list(self._rings)[: len(self._rings) - _MOST_MODELS + 1]:
+            self._forget(model)
+
+    def _forget(self, model: str) -> None:
+        ring = self._rings.pop(model, None)
+        if ring is None:
+            return  # a signal handler was here
+        with ring.lock:
+            self._gone.succeeded += ring.succeeded
+            self._gone.failed += ring.failed
+            ring.samples.clear()
 
     def _after_fork_in_child(self) -> None:
         """Start anew in a child process: its locks may have been held by threads of the parent, the figures are the parent's."""
         self._lock = threading.RLock()
         self._rings = {}
+        self._gone = _Ring(1)
 
 
 class NullLatencyTracker:

@@ -10,7 +10,7 @@ from groq_provider.clock import SystemClock
 from groq_provider.errors import ConfigurationError
 
 from .bucket import DIMENSIONS, WHOLE
-from .state import ModelState
+from .state import ModelState, RetiredError
 from .stores import RateLimitStore, open_store
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from .shared import StoreLink
 
 __all__ = ["TokenBucketRateLimiter"]
+
+#: Models kept. Of more the one that was not used for longest is forgotten, with what is used of its limits; never one with a call in
+#: flight or in the queue.
+_MOST_MODELS = 256
 
 
 class TokenBucketRateLimiter:
@@ -128,18 +132,23 @@ class TokenBucketRateLimiter:
             RequestCancelledError: *cancel* was used.
             InvalidRequestError: A negative number of tokens.
         """
-        state = self._states.get(model) or self._add(model)
-        held = state.acquire(
-            prompt_tokens,
-            max_output_tokens,
-            deadline=deadline,
-            long_wait=long_wait,
-            cancel=cancel,
-            batch=batch,
-            arrival=arrival,
-        )
-        assert held is not None  # noqa: S101 - for mypy: only without wait is there nothing
-        return held
+        while True:
+            state = self._states.get(model) or self._add(model)
+            try:
+                held = state.acquire(
+                    prompt_tokens,
+                    max_output_tokens,
+                    deadline=deadline,
+                    long_wait=long_wait,
+                    cancel=cancel,
+                    batch=batch,
+                    arrival=arrival,
+                )
+            except RetiredError:
+                self._forget(state)
+                continue
+            assert held is not None  # noqa: S101 - for mypy: only without wait is there nothing
+            return held
 
     def try_reserve(
         self, model: str, *, prompt_tokens: int, max_output_tokens: int | None = None, batch: bool = False
@@ -155,8 +164,12 @@ class TokenBucketRateLimiter:
             RequestTooLargeError: The request is larger than a whole limit.
             InvalidRequestError: A negative number of tokens.
         """
-        state = self._states.get(model) or self._add(model)
-        return state.acquire(prompt_tokens, max_output_tokens, batch=batch, wait=False)
+        while True:
+            state = self._states.get(model) or self._add(model)
+            try:
+                return state.acquire(prompt_tokens, max_output_tokens, batch=batch, wait=False)
+            except RetiredError:
+                self._forget(state)
 
     def largest_output(self, model: str, *, prompt_tokens: int) -> int | None:
         """Return the longest answer that fits the limits beside such a prompt, as they are known now; may be 0.
@@ -178,7 +191,33 @@ class TokenBucketRateLimiter:
     def _add(self, model: str) -> ModelState:
         with self._lock:
             state = self._states.get(model)
-            return self._states.setdefault(model, self._new_state(model)) if state is None else state
+            if state is None:
+                self._make_room()
+                state = self._states.setdefault(model, self._new_state(model))
+            return state
+
+    def _make_room(self) -> None:
+        """Forget models of which no answer was ever good and nothing is known; and, of too many, those that were not used for longest."""
+        for state in list(self._states.values()):
+            if not state.proven and state.retire(used=False):
+                self._forget(state)
+        if len(self._states) < _MOST_MODELS:
+            return
+        for state in list(self._states.values()):
+            if state.uses > state.seen:  # since the last time: these go last
+                state.seen = state.uses
+                if self._states.pop(state.model, None) is state:
+                    self._states[state.model] = state
+        for state in list(self._states.values()):
+            if len(self._states) < _MOST_MODELS:
+                break
+            if state.retire(used=True):
+                self._forget(state)
+
+    def _forget(self, state: ModelState) -> None:
+        with self._lock:
+            if self._states.get(state.model) is state:
+                del self._states[state.model]
 
     def _new_state(self, model: str) -> ModelState:
         sizes: dict[str, int | None] = {}
@@ -195,9 +234,9 @@ class TokenBucketRateLimiter:
         return SharedModelState(model, sizes, share=share, clock=self._clock, link=self._link, key=key)
 
     def close(self) -> None:
-        """Give back what a store opened by its URL holds; a later call opens it again."""
-        if self._own_store is not None:
-            self._own_store.close()
+        """Give back what a store opened by its URL holds; a later call opens it again, for as long as it takes."""
+        if self._own_store is not None and self._link is not None:
+            self._link.close()
 
     def _after_fork_in_child(self) -> None:
         """Start anew in a child process, whose locks may have been held by threads that exist only in the parent."""

@@ -77,6 +77,12 @@ class StoreLink:
         self._next_try = 0.0
         self.away = False
         self.hosts = _EXPECTED_HOSTS
+        self._over = False
+
+    def close(self) -> None:
+        """Have the store give back what it holds open, now and after whatever it is still asked for by calls under way."""
+        self._over = True
+        self.store.close()
 
     def due_in(self) -> float:
         """Return the seconds until a store that is away should be tried again; 0 for now."""
@@ -94,6 +100,8 @@ class StoreLink:
             self._lost(error)
         else:
             self._found()
+        finally:
+            self._ended()
 
     def take(self, key: str, ask: Ask) -> Taken | None:
         """Ask for a place; ``None`` if the store is away."""
@@ -102,6 +110,8 @@ class StoreLink:
         except StoreAwayError as error:
             self._lost(error)
             return None
+        finally:
+            self._ended()
         if taken.hosts:
             self.hosts = taken.hosts
         return taken
@@ -115,7 +125,13 @@ class StoreLink:
         except StoreAwayError as error:
             self._lost(error)
             return False
+        finally:
+            self._ended()
         return True
+
+    def _ended(self) -> None:
+        if self._over:
+            self.store.close()
 
     def _lost(self, error: StoreAwayError) -> None:
         with self._lock:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from .bucket import Bucket, Cost
 
-__all__ = ["ModelState"]
+__all__ = ["ModelState", "RetiredError"]
 
 T = TypeVar("T")
 
@@ -51,6 +51,10 @@ _FIRST_CALLS = 4
 
 #: Whether one thread runs at a time, as with a global interpreter lock.
 _ONE_RUNS: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+class RetiredError(Exception):
+    """The limiter has forgotten this state between the look for it and its use: there is, or will be, another. Never reaches a caller."""
 
 
 class ModelState:
@@ -90,6 +94,9 @@ class ModelState:
         self._arrivals = 0
         self._sequence = 0
         self._corrections = Corrections(self._buckets, self._gate, self._open)
+        #: Whether an answer of this model was ever good; what the limiter looks at when it has too many.
+        self.proven = False
+        self.seen = 1
         self._noted = False  # whether the adoption of limits was logged
         #: No limit is known, and no answer came that could have named one.
         self._blind = not len(self._buckets)
@@ -483,8 +490,10 @@ class ModelState:
             return None
         now = self._now()
         self._buckets.settle(self._reserved(held, estimate, actual), actual, now)
-        if usage is not None and usage.source == "reported":
-            self._estimator.learn(estimate.prompt, estimate.cost[OUTPUT], usage)
+        if usage is not None:
+            self.proven = True
+            if usage.source == "reported":
+                self._estimator.learn(estimate.prompt, estimate.cost[OUTPUT], usage)
         if self._line:
             self._advance(now)
         return estimate
@@ -567,6 +576,32 @@ class ModelState:
         found: list[T] = []
         self._apply(lambda: found.append(read()))
         return found[0]
+
+    # --- being forgotten ----------------------------------------------------------------------------------------------
+
+    @property
+    def uses(self) -> int:
+        """How often somebody came."""
+        return self._arrivals
+
+    def retire(self, *, used: bool) -> bool:
+        """Refuse further calls, unless one is in flight or waits, or, if not even *used*, what is kept here still says something."""
+        self._apply(lambda: self._retire_now(used=used))
+        return self._take_now == self._refuse
+
+    def _retire_now(self, *, used: bool) -> None:
+        self._clear_up()
+        if self._open or self._line:
+            return
+        now = self._now()
+        if not used and (self._gate.active or any(bucket.tat > now for bucket in self._buckets)):
+            return
+        # The way past these leads to the first.
+        self._take_now = self._refuse
+        self._blind = self._gate.active = False
+
+    def _refuse(self, _cost: Cost, _now: int) -> bool:
+        raise RetiredError
 
     # --- looking in --------------------------------------------------------------------------------------------------
 

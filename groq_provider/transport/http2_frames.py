@@ -48,6 +48,8 @@ __all__ = ["CONNECTION_WINDOW", "FIRST_STREAMS", "MAX_STREAMS", "Frames"]
 CONNECTION_WINDOW = 1 << 24
 #: The largest frame taken: what every peer must take, too, and the least that may be set.
 MAX_FRAME = 16_384
+#: Bytes of a table of header fields, as the protocol has it.
+_TABLE = 4_096
 #: Streams a connection has open before the peer has said how many, and at most whatever it says. A peer may not count them before
 #: (RFC 9113, 3.4), but some do, servers on the h2 library among them, and end the connection if there are too many.
 FIRST_STREAMS, MAX_STREAMS = 1, 256
@@ -502,6 +504,14 @@ class Frames:
         self.settled = True
         self._settle()
         self.limit = min(MAX_STREAMS, self._h2.remote_settings.max_concurrent_streams)
+        # What the peer offers to remember of our heads is memory of ours as well: no more than the protocol begins with. And what the
+        # encoder is to say of it in its next head, the smallest size and the last, does not grow with the number of offers.
+        encoder = self._h2.encoder
+        if encoder.header_table_size > _TABLE:  # noqa: PLR1730 - to set what it has makes hpack forget that it changed
+            encoder.header_table_size = _TABLE
+        if sizes := encoder.table_size_changes:
+            sizes[:] = [min(sizes), sizes[-1]]
+            encoder.header_table.resized = True
 
     def _on_pong(self, _event: h2.events.PingAckReceived) -> None:
         self.pong = True
