@@ -6,7 +6,8 @@ import math
 import sys
 import warnings
 from collections import deque
-from threading import get_ident
+from itertools import repeat
+from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
@@ -44,13 +45,18 @@ class ResponseStream:
     Reading on after :meth:`close`, or after an interrupt has struck within ``next()``, raises :class:`RuntimeError` unless every chunk
     had been given out; so does reading in a forked child.
 
-    Thread safety: it belongs to one reading thread; :meth:`cancel` may be called from any.
+    Thread safety: it belongs to one reading thread at a time; a second one that reads at the same moment gets a :class:`RuntimeError`,
+    and the first one's words are whole. :meth:`cancel` and :meth:`close` may be called from any.
 
     .. versionadded:: 0.1.0
     """
 
     def __init__(self, exchange: Exchange, wire: WireResponse) -> None:
         self._exchange = exchange
+        self._call, self._idle = exchange.call, exchange.options.timeouts.idle
+        lock = Lock()  # held by who reads or closes, for that moment; guards all that follows
+        # Each step of this iterator tries to take the lock. In a loop, for the reason that transport.call.tries() gives.
+        self._turns, self._release = map(lock.acquire, repeat(False)), lock.release
         self._pending: deque[ResponseChunk] = deque()
         self._reader = get_ident()
         self._given = False  # whether a chunk was handed out: from there nothing is tried again
@@ -112,28 +118,46 @@ class ResponseStream:
         return self
 
     def __next__(self) -> ResponseChunk:
-        pending, events = self._pending, self._events
-        if self._exchange.call.cancelled and not self._ended and not self._absorb():
+        for mine in self._turns:
+            if mine:
+                try:  # mine only in here
+                    events = self._events
+                    if events is None or self._pending or self._call._cancelled:  # noqa: SLF001 - the property takes longer than the rest of this
+                        return self._next()
+                    # The short way for nearly every chunk: one like those before, of a read that is not used up.
+                    event = chunk = None
+                    try:  # still mine
+                        for event in events:
+                            if not event[0] and (chunk := self._assembler.again(event[1])) is not None:
+                                return chunk
+                            self._pump(event)
+                            break
+                    except e.GroqProviderError as error:
+                        self._broken(error)
+                    except BaseException:  # KeyboardInterrupt and the like
+                        self._torn()
+                        raise
+                    finally:
+                        event = None  # an error may be raised from here, and what came before it is nobody's business
+                    return self._next()
+                finally:
+                    self._release()  # no longer mine
+            break
+        raise self._busy()
+
+    def _busy(self) -> RuntimeError:
+        """Return the error for who comes while another reads: waiting would give each of them a part of the words."""
+        if self.foreign:
+            self._refuse()
+        return RuntimeError("another thread is reading this stream just now; it belongs to one reader at a time")
+
+    def _next(self) -> ResponseChunk:
+        """Return the next chunk, however long it takes."""
+        pending = self._pending
+        if self._call._cancelled and not self._ended and not self._absorb():  # noqa: SLF001 - as above
             # At once, not when all that has arrived is read. What was not given out is on the partial answer.
             self._broken(e.RequestCancelledError("the call was cancelled", sent=True))
             pending.clear()
-        elif events is not None and not pending and self._given:
-            # The short way for nearly every chunk: one like those before, of a read that is not used up.
-            event = chunk = None
-            try:
-                for event in events:
-                    self._alive = self._away = True
-                    if not event[0] and (chunk := self._assembler.again(event[1])) is not None:
-                        return chunk
-                    self._pump(event)
-                    break
-            except e.GroqProviderError as error:
-                self._broken(error)
-            except BaseException:  # KeyboardInterrupt and the like
-                self._torn()
-                raise
-            finally:
-                event = None  # an error may be raised from here, and what came before it is nobody's business
         while not pending:
             if self._ended:
                 if self._error is not None:
@@ -167,9 +191,19 @@ class ResponseStream:
         """
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or math.isnan(timeout):
             raise e.InvalidRequestError(f"timeout = {timeout!r}: must be a number of seconds")
-        call = self._exchange.call
+        until = self._call.clock.monotonic() + min(timeout, _LONGEST_POLL)
+        for mine in self._turns:
+            if mine:
+                try:  # mine only in here
+                    return self._poll(until)
+                finally:
+                    self._release()  # no longer mine
+            break
+        raise self._busy()
+
+    def _poll(self, until: float) -> bool:
+        call = self._call
         clock = call.clock
-        until = clock.monotonic() + min(timeout, _LONGEST_POLL)
         self._reader = get_ident()
         while not self._pending and not self._ended and self._problem is None:
             if self._events is not None:
@@ -200,9 +234,9 @@ class ResponseStream:
     def _back(self) -> None:
         """Start the limit for the next event anew: the time the reader spent elsewhere is not the service's silence."""
         self._away = False
-        call, limits = self._exchange.call, self._exchange.options.timeouts
+        call = self._call
         if self._first_token_at is not None:
-            call.deadline = call.earlier(limits.idle)
+            call.deadline = call.earlier(self._idle)
         elif call.deadline is not None and call.deadline - call.clock.monotonic() < _GRACE:
             call.deadline = call.earlier(_GRACE)  # enough to take in what has arrived meanwhile
 
@@ -238,8 +272,8 @@ class ResponseStream:
                 raise e.ResponseTooLargeError(f"the stream is larger than {MAX_STREAM:,} bytes", sent=True)
             if self._alive and self._first_token_at is not None:
                 # Only events of data keep a stream alive: comments reset nothing. Until the first token its own limit runs.
-                call = self._exchange.call
-                call.deadline = call.earlier(self._exchange.options.timeouts.idle)
+                call = self._call
+                call.deadline = call.earlier(self._idle)
         except e.GroqProviderError as error:
             if polling and not self._begun:
                 self._problem = error
@@ -506,13 +540,25 @@ class ResponseStream:
 
     def cancel(self) -> None:
         """End the stream now, from any thread: the reader gets :class:`~groq_provider.RequestCancelledError`."""
-        self._exchange.call.cancel()
+        self._call.cancel()
 
     def close(self) -> None:
-        """Stop reading and free the connection. Idempotent; after the end without effect.
+        """Stop reading and free the connection, from any thread. Idempotent; after the end without effect.
 
-        If all had arrived, ``response`` has it, whatever of it was read.
+        If all had arrived, ``response`` has it, whatever of it was read. A thread that is in ``next()`` meanwhile gets
+        :class:`~groq_provider.RequestCancelledError` at once, as by :meth:`cancel`.
         """
+        for mine in self._turns:
+            if mine:
+                try:  # mine only in here
+                    self._close()
+                    return
+                finally:
+                    self._release()  # no longer mine
+            break
+        self.cancel()  # whoever reads sees to the rest
+
+    def _close(self) -> None:
         if not self._ended:
             ended = False
             try:

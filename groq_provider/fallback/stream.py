@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from itertools import repeat
+from threading import Lock
 from typing import TYPE_CHECKING, NoReturn
 
 from groq_provider import errors as e
@@ -28,13 +30,15 @@ class FallbackStream:
 
     Until the first chunk another member may take over inside ``next()``; from there it is one member's stream.
 
-    Thread safety: it belongs to one reading thread; :meth:`cancel` may be called from any.
+    Thread safety: as of :class:`~groq_provider.ResponseStream`.
 
     .. versionadded:: 0.1.0
     """
 
     def __init__(self, search: Search) -> None:
         self._search = search
+        lock = Lock()  # as in ResponseStream
+        self._turns, self._release = map(lock.acquire, repeat(False)), lock.release
         self._error: e.GroqProviderError | None = None
         self._committed = False
         # One token for whichever member is being asked, so that a cancel reaches it also between two of them.
@@ -74,6 +78,20 @@ class FallbackStream:
         return self
 
     def __next__(self) -> ResponseChunk:
+        for mine in self._turns:
+            if mine:
+                try:  # mine only in here
+                    return self._next()
+                finally:
+                    self._release()  # no longer mine
+            break
+        raise self._busy()
+
+    @staticmethod
+    def _busy() -> RuntimeError:
+        return RuntimeError("another thread is reading this stream just now; it belongs to one reader at a time")
+
+    def _next(self) -> ResponseChunk:
         while True:
             if self._error is not None:
                 raise self._error
@@ -89,7 +107,7 @@ class FallbackStream:
             except e.GroqProviderError as error:
                 self._move_on(error)
             except BaseException:  # KeyboardInterrupt and the like
-                self.close()
+                self._close()
                 raise
 
     def _move_on(self, error: e.GroqProviderError) -> None:
@@ -108,7 +126,7 @@ class FallbackStream:
         except e.GroqProviderError as problem:  # of the last member that was asked
             final = problem
         except BaseException:
-            self.close()
+            self._close()
             raise
         self._error = final
         self._end()
@@ -132,7 +150,14 @@ class FallbackStream:
 
         After an error before the first chunk ``next()`` asks the next member, and so may wait.
         """
-        return self._error is not None or self._stream.poll(timeout)
+        for mine in self._turns:
+            if mine:
+                try:  # mine only in here
+                    return self._error is not None or self._stream.poll(timeout)
+                finally:
+                    self._release()  # no longer mine
+            break
+        raise self._busy()
 
     def collect(self) -> LLMResponse:
         """Read to the end and return the whole answer."""
@@ -167,7 +192,18 @@ class FallbackStream:
         self._token.cancel()
 
     def close(self) -> None:
-        """Stop reading and free the connection. Idempotent."""
+        """Stop reading and free the connection, from any thread. Idempotent; see :meth:`ResponseStream.close`."""
+        for mine in self._turns:
+            if mine:
+                try:  # mine only in here
+                    self._close()
+                    return
+                finally:
+                    self._release()  # no longer mine
+            break
+        self.cancel()  # whoever reads sees to the rest
+
+    def _close(self) -> None:
         if self._over:
             return
         self._end()
