@@ -18,9 +18,10 @@ from groq_provider.retry import retry_delay, timed
 from groq_provider.transport.call import CallState
 from groq_provider.types.response import Attempt, LLMResponse, Timing, Usage
 from groq_provider.wire import codec, json_text
-from groq_provider.wire.failures import MAX_ERROR_BODY, error_from_response
+from groq_provider.wire.failures import MAX_ERROR_BODY, error_from_object, error_from_response, reported_error
 from groq_provider.wire.headers import parse_rate_limit
 from groq_provider.wire.headers import request_id as header_request_id
+from groq_provider.wire.sse import is_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -346,13 +347,79 @@ class Exchange:
     def fetch(self) -> LLMResponse:
         """Send once and return the whole answer."""
         data = self._read_json()
-        fields = codec.response_fields(data)
+        fields = self.answer(data)
         fields["raw"] = data
         return self.succeeded(fields)
+
+    def answer(self, data: Any) -> dict[str, Any]:
+        """Return the fields of a whole answer.
+
+        Raises:
+            APIStatusError: It is an error in spite of its status.
+            IncompleteResponseError: It ended with an error.
+            ResponseDecodeError: It is no answer.
+        """
+        if type(data) is not dict or "error" in data or not data.get("choices"):
+            found = reported_error(data)
+            if found is not None:
+                raise self.reported(found, made=False)
+        fields = codec.response_fields(data)
+        if fields["finish_reason"] == "error":
+            error = self.ended_badly(data["choices"][0])
+            error.partial = self.partial(fields, output_size=len(fields["content"]))
+            raise error
+        return fields
+
+    def reported(self, found: Mapping[str, Any], *, made: bool, request_id: str | None = None) -> e.APIStatusError:
+        """Return the error that an error object under a good status stands for: of the class that its code or status gives.
+
+        Args:
+            found: The error object.
+            made: Whether something of an answer may have been made; else no tokens are charged, as with an error status.
+            request_id: Of the service, where a chunk named it.
+        """
+        engine = self.engine
+        error = error_from_object(
+            found,
+            status=None,
+            now=engine.clock.now(),
+            request_id=request_id or self.request_id,
+            model=self.model,
+            provider=engine.provider,
+            secret=engine.secret,
+        )
+        if isinstance(error, e.ModelDecommissionedError):
+            error.replacement = engine.replacement_for(self.model or "")
+        error.sent = True
+        if isinstance(error, e.RateLimitedError):
+            self._feedback(error)
+        if not made:
+            self.nothing_made()
+        return error
+
+    def nothing_made(self) -> None:
+        """Note that the service made nothing of an answer, so that no tokens are charged."""
+        self._rejected = True
+
+    def ended_badly(self, choice: Mapping[str, Any]) -> e.GroqProviderError:
+        """Return the error for an answer that ended with ``finish_reason: "error"``; some gateways say in the choice why."""
+        found = reported_error(choice)
+        if found is not None:
+            return self.reported(found, made=True)
+        return e.IncompleteResponseError("the server ended the answer with finish_reason 'error'", sent=True)
 
     def fetch_json(self) -> Any:
         """Send once and return the decoded body, whatever it is."""
         data = self._read_json()
+        if (
+            type(data) is dict
+            and ("error" in data or data.get("object") == "error")
+            and not ("id" in data or data.get("data"))
+        ):
+            # Not one of the service's own objects, which may have an error among their fields.
+            found = reported_error(data)
+            if found is not None:
+                raise self.reported(found, made=False)
         self._leave()
         self._over = True
         self.engine.budget.succeeded(self._last_cost)
@@ -363,7 +430,7 @@ class Exchange:
         content_type = response.headers.get("content-type") or ""
         if content_type.startswith("text/event-stream"):
             response.drain(self.call)
-            raise e.ResponseDecodeError("the server sent an event stream to a plain request", status_code=self._status)
+            raise self._unasked_stream()
         try:
             body = response.read_body(MAX_BODY)
         except BaseException:  # KeyboardInterrupt and the like, too
@@ -371,11 +438,19 @@ class Exchange:
             raise
         if not body:
             raise self.empty_answer()
-        return json_text.loads(body)
+        try:
+            return json_text.loads(body)
+        except e.ResponseDecodeError:
+            if is_stream(body):  # whatever it is labelled as
+                raise self._unasked_stream() from None
+            raise
+
+    def _unasked_stream(self) -> e.ResponseDecodeError:
+        return e.ResponseDecodeError("the server sent an event stream to a plain request", status_code=self._status)
 
     def empty_answer(self) -> e.ResponseDecodeError:
         """Return the error for an answer without a body: the service made nothing, so no tokens are charged."""
-        self._rejected = True
+        self.nothing_made()
         return e.ResponseDecodeError(f"the answer is empty (status {self._status})", status_code=self._status)
 
     # --- ends: exactly one of them counts ----------------------------------------------------------------------------------

@@ -79,9 +79,9 @@ class HealthMonitor:
             error = caught
         latency = self._clock.monotonic() - started
         with self._lock:
-            status = (
-                "healthy" if error is None else "degraded" if isinstance(error, ResponseDecodeError) else "unhealthy"
-            )
+            # The service is there, and its list cannot be read. An answer that cannot be read is of no use to anybody.
+            odd = isinstance(error, ResponseDecodeError) and probe == "models"
+            status = "healthy" if error is None else "degraded" if odd else "unhealthy"
             self._last = ProviderHealth(
                 status=status,
                 last_check=self._clock.now(),

@@ -19,6 +19,7 @@ from .engine import CallOptions, Engine
 from .errors import (
     ConfigurationError,
     GroqProviderError,
+    IncompleteResponseError,
     InvalidRequestError,
     ProviderClosedError,
     ProviderDisabledError,
@@ -579,9 +580,9 @@ class GroqProvider:
         from .wire import codec
 
         request = LLMRequest(messages="Hi", max_completion_tokens=10, temperature=0.1)
-        self._probe(
-            "POST", CHAT_PATH, codec.request_body(request, model=self._config.default_model, stream=False), timeout
-        )
+        body = codec.request_body(request, model=self._config.default_model, stream=False)
+        if codec.response_fields(self._probe("POST", CHAT_PATH, body, timeout))["finish_reason"] == "error":
+            raise IncompleteResponseError("the server ended the answer with finish_reason 'error'", sent=True)
 
     def _probe(self, method: str, path: str, body: bytes | None, timeout: float) -> Any:
         """Ask once: a check that tries again hides what it is to find."""

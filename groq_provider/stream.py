@@ -14,10 +14,11 @@ import attrs
 
 from groq_provider import errors as e
 from groq_provider.types.response import LLMResponse, ResponseChunk, ToolCallDelta
-from groq_provider.wire import codec, json_text
+from groq_provider.wire import json_text
 from groq_provider.wire.assemble import Assembler
-from groq_provider.wire.failures import error_from_object, without_key
-from groq_provider.wire.sse import DONE, Event, EventDecoder
+from groq_provider.wire.failures import reported_error, without_key
+from groq_provider.wire.fields import printable
+from groq_provider.wire.sse import DONE, Event, EventDecoder, is_stream
 
 from .exchange import MAX_BODY, MAX_STREAM
 
@@ -94,12 +95,15 @@ class ResponseStream:
         self._size = 0
         headers = wire.headers
         kind = (headers.get("content-type") or "").lower()
-        # One JSON answer instead of a stream; or a gateway's page, which the JSON decoder refuses with a clear word; or nothing.
-        self._plain = (
-            kind.startswith(("application/json", "text/html"))
-            or wire.status_code == 204
-            or headers.get("content-length") == "0"
-        )
+        #: Whether it is one JSON answer instead of a stream, or a gateway's page, which the JSON decoder refuses with a clear word, or
+        #: nothing. ``None``: the first bytes will tell, as the label does not.
+        self._plain: bool | None = False
+        #: Of a body that is no stream, the lines so far.
+        self._lead: list[bytes] = []
+        if wire.status_code == 204 or headers.get("content-length") == "0":
+            self._plain = True
+        elif not kind.startswith("text/event-stream"):
+            self._plain = None
 
     def __repr__(self) -> str:
         if not hasattr(self, "_ended"):
@@ -261,7 +265,6 @@ class ResponseStream:
                     return
             self._events = None
             for event in events:  # noqa: PLR1704 - the next one
-                self._alive = True
                 self._take(event)
                 if self._ended:
                     return
@@ -271,7 +274,7 @@ class ResponseStream:
             if self._size > MAX_STREAM:
                 raise e.ResponseTooLargeError(f"the stream is larger than {MAX_STREAM:,} bytes", sent=True)
             if self._alive and self._first_token_at is not None:
-                # Only events of data keep a stream alive: comments reset nothing. Until the first token its own limit runs.
+                # Only chunks keep a stream alive: comments and pings reset nothing. Until the first token its own limit runs.
                 call = self._call
                 call.deadline = call.earlier(self._idle)
         except e.GroqProviderError as error:
@@ -299,16 +302,32 @@ class ResponseStream:
             late = call.deadline is not None and call.deadline <= call.clock.monotonic()
             if late and self._wire.ready(0):  # it came in time, for all that is known; it was the reader who did not
                 call.deadline = call.earlier(_GRACE)
-        if self._plain:
+        if self._plain is False:
+            lines = self._wire.read_lines()
+        elif (lines := self._first_lines()) is None:
             self._read_plain()
             return None
-        lines = self._wire.read_lines()
         if lines is None:
             self._end_of_body()
             return None
         self._size += sum(map(len, lines))
         self._alive = False
         return self._decoder.events(lines)
+
+    def _first_lines(self) -> list[bytes] | None:
+        """Find out by its first bytes whether a body is a stream; return the lines of it that are to be taken in, ``None`` if it is none."""
+        if self._plain:
+            return None
+        lead, lines = self._lead, self._wire.read_lines()
+        lead += lines or ()
+        first = next((line for line in lead if line.strip()), None)
+        if first is None and lines is not None:
+            return []  # blank lines tell nothing
+        self._plain = first is None or not is_stream(first)
+        if self._plain:
+            return None
+        self._lead = []
+        return lead
 
     def _absorb(self) -> bool:
         """Take in what has arrived and nobody asked for yet; say whether that was all that was missing. If not, it is on the partial answer."""
@@ -327,26 +346,40 @@ class ResponseStream:
         if not name:
             chunk = self._assembler.again(data)
             if chunk is not None:
+                self._alive = True
                 self._pending.append(chunk)
                 return
+        if name not in _OWN_NAMES and not _names_itself(event):
+            return  # a ping, a heartbeat: whatever it carries, nobody asked for it
         if data[:6] == DONE:
             self._end_of_stream(clean=True)
             return
+        if not data.strip() and name != "error":
+            return
+        self._alive = True
         try:
             text = str(data, "utf-8")
         except UnicodeDecodeError:
             self.decode_errors += 1
             text = str(data, "utf-8", "replace")
-        decoded = json_text.loads_text(text, "an event of the stream")
-        if name == "error" or (type(decoded) is dict and decoded.get("error")):
+        try:
+            decoded = json_text.loads_text(text, "an event of the stream")
+        except e.ResponseDecodeError:
+            if name != "error":
+                raise
+            decoded = text
+        if name == "error" or (type(decoded) is dict and (decoded.get("error") or decoded.get("object") == "error")):
             self._wire.drain(self._exchange.call)  # the last event: if the body ends here, the connection serves again
             raise self._service_error(decoded)
         assembler = self._assembler
         chunk = assembler.feed(decoded, data)
         if assembler.stop_error is not None:
             self._wire.drain(self._exchange.call)
+            if assembler.failed is not None:
+                raise self._exchange.ended_badly(assembler.failed)
             assembler.reword_stop(without_key(assembler.stop_error, self._exchange.engine.secret))
-            raise e.StreamInterruptedError(f"the service stopped the answer early: {assembler.stop_error[:300]}")
+            words = printable(assembler.stop_error[:300])
+            raise e.StreamInterruptedError(f"the service stopped the answer early: {words}")
         if chunk is not None:
             if self._first_token_at is None:
                 self._first_token_at = self._exchange.engine.clock.monotonic()
@@ -357,23 +390,13 @@ class ResponseStream:
 
     def _service_error(self, decoded: Any) -> e.GroqProviderError:
         """Return the error that an error event stands for: the class its status and code give without streaming."""
-        exchange = self._exchange
-        found = decoded.get("error") if type(decoded) is dict else decoded
-        if type(found) is not dict:
-            found = (
-                decoded
-                if type(decoded) is dict and "message" in decoded
-                else {"message": json_text.as_text(found or "")}
-            )
-        error: e.GroqProviderError = error_from_object(
-            found,
-            status=None,
-            now=exchange.engine.clock.now(),
-            request_id=self._assembler.request_id,
-            model=exchange.model,
-            provider=exchange.engine.provider,
-            secret=exchange.engine.secret,
-        )
+        found = reported_error(decoded)
+        if found is None:
+            words = type(decoded) is dict and "message" in decoded
+            found = decoded if words else {"message": json_text.as_text(decoded) if decoded else ""}
+        error: e.GroqProviderError = self._exchange.reported(found, made=True, request_id=self._assembler.request_id)
+        if isinstance(error, e.RateLimitedError) and not self._assembler.chunks:
+            self._exchange.nothing_made()
         if type(error) is e.APIStatusError and error.status_code is None:
             error = e.StreamInterruptedError(
                 f"the service reported an error in the stream: {error.message}", code=error.code, type=error.type
@@ -420,13 +443,11 @@ class ResponseStream:
 
     def _read_plain(self) -> None:
         """Take a whole JSON answer that a server sent although a stream was asked for."""
-        body = self._wire.read_body(MAX_BODY)
-        if not body:
+        body = self._whole_body()
+        if not body.strip():
             raise self._exchange.empty_answer()
         data = json_text.loads(body)
-        if type(data) is dict and data.get("error"):
-            raise self._service_error(data)
-        fields = codec.response_fields(data)
+        fields = self._exchange.answer(data)
         fields["raw"] = data
         calls = tuple(
             [
@@ -439,6 +460,19 @@ class ResponseStream:
                 ResponseChunk(content=fields["content"], reasoning=fields["reasoning"], tool_calls=calls)
             )
         self._complete(fields, len(body))
+
+    def _whole_body(self) -> bytes:
+        """Return a body of which the first lines may have been read already. JSON has no ends of lines that matter."""
+        lead, self._lead = self._lead, []
+        if not lead:
+            return self._wire.read_body(MAX_BODY)
+        size = sum(map(len, lead))
+        while (lines := self._wire.read_lines()) is not None:
+            lead += lines
+            size += sum(map(len, lines))
+            if size > MAX_BODY:
+                raise e.ResponseTooLargeError(f"the answer is larger than {MAX_BODY:,} bytes", sent=True)
+        return b"\n".join(lead)
 
     def _broken(self, error: e.GroqProviderError) -> None:
         """Try again if nothing was given out yet; else fail with what there is."""
@@ -453,9 +487,9 @@ class ResponseStream:
         self._events = self._problem = None  # what came after the failure belongs to nothing
         self._wire.close()
         if self._assembler.finish_reason is not None and isinstance(
-            error, (e.IncompleteResponseError, e.ReadTimeoutError, e.ProtocolError)
+            error, (e.ResponseError, e.ReadTimeoutError, e.ProtocolError)
         ):
-            # The service had said that the answer is complete; only the end of the body is missing.
+            # The service had said that the answer is complete; what cannot be read after that is as good as the end of the body.
             self._assembled()
             return
         if not self._begun:
@@ -626,12 +660,30 @@ class ResponseStream:
         warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
 
 
+#: Names that events of chunks have, or none; an event that is called by its own ``object`` is one, too.
+_OWN_NAMES = frozenset({"", "message", "error", "chat.completion.chunk"})
+
+
+def _names_itself(event: Event) -> bool:
+    """Say whether an event is called what its data says it is, or is called the end and marks it."""
+    name, data = event
+    if data[:6] == DONE:
+        return name == "done"
+    if b'"object"' not in data:
+        return False
+    try:
+        decoded = json_text.loads(data)
+    except e.ResponseDecodeError:
+        return False
+    return type(decoded) is dict and decoded.get("object") == name
+
+
 def _is_last(event: Event, *, finished: bool) -> bool:
     """Say whether an event that the end of the body left without its blank line is whole and the last one.
 
     An end mark, a finish reason, an error. After the finish reason, anything: what came must not be missing in a complete answer.
     """
-    if event.data[:6] == DONE:
+    if event.data[:6] == DONE or event.name == "error":
         return True
     try:
         decoded = json_text.loads(event.data)
@@ -641,4 +693,4 @@ def _is_last(event: Event, *, finished: bool) -> bool:
         return False
     choices = decoded.get("choices")
     finishes = type(choices) is list and any(type(item) is dict and item.get("finish_reason") for item in choices)
-    return finished or finishes or bool(decoded.get("error")) or event.name == "error"
+    return finished or finishes or bool(decoded.get("error")) or decoded.get("object") == "error"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
@@ -106,6 +107,17 @@ def unhurried(monkeypatch):
     from groq_provider.transport import response
 
     monkeypatch.setattr(response, "_DRAIN_SECONDS", PATIENCE)
+
+
+@pytest.fixture
+def small_caps(monkeypatch):
+    """Lines of a stream have a mebibyte at most and events four, which takes no time to send."""
+    from groq_provider import stream
+    from groq_provider.transport import response
+    from groq_provider.wire.sse import EventDecoder, LineSplitter
+
+    monkeypatch.setattr(response, "LineSplitter", functools.partial(LineSplitter, 1 << 20))
+    monkeypatch.setattr(stream, "EventDecoder", functools.partial(EventDecoder, 4 << 20))
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,8 @@ _CHOICE = frozenset({"index", "delta", "logprobs", "finish_reason"})
 _USUAL_DELTA = frozenset({"content", "role", "reasoning", "reasoning_content", "channel"})
 
 _CONTENT = (0, "content")
+#: What ends no answer: servers send the first two on running chunks; with the last gateways say that their own upstream failed.
+_NO_FINISH = ("", "null", "error")
 
 #: What stands before the text in a chunk, as compact JSON and as spaced JSON.
 _MARKS = (b'"content":"', b'"content": "')
@@ -38,7 +40,8 @@ class Assembler:
         finish_reason: Of the answer, once it came and no other choice is still being made.
         usage: The newest report, if any came. Reports are never added up.
         more: What the newest chunk holds of further choices, to be taken out by the reader.
-        stop_error: Text of ``x_groq.error``, by which the service says why it stopped early.
+        stop_error: Text of ``x_groq.error``, by which the service says why it stopped early, or of ours where it did not say.
+        failed: The choice that ended with ``finish_reason: "error"``, if one did.
     """
 
     __slots__ = (
@@ -58,6 +61,7 @@ class Assembler:
         "_resting",
         "_tail",
         "_tries",
+        "failed",
         "finish_reason",
         "more",
         "stop_error",
@@ -80,6 +84,7 @@ class Assembler:
         self.finish_reason: str | None = None
         self.usage: Usage | None = None
         self.stop_error: str | None = None
+        self.failed: dict[str, Any] | None = None
         self._others = 0  # chunks with something for the reader, but without content
         #: The bytes around the text of a chunk that held one piece of text and nothing new: of the next one usually, too.
         self._head = self._tail = b""
@@ -193,12 +198,18 @@ class Assembler:
     def _choice(self, choice: Any, path: str) -> ResponseChunk | None:
         if type(choice) is not dict:
             raise ResponseDecodeError(f"expected an object, got {type(choice).__name__} @ {path}")
-        delta = choice.get("delta")
+        delta, name = choice.get("delta"), "delta"
+        if delta is None and type(choice.get("message")) is dict:  # so some compatible servers call it in a stream, too
+            delta, name = choice["message"], "message"
         index = choice.get("index") or 0
         if type(index) is not int:
             raise ResponseDecodeError(f"expected an integer, got {type(index).__name__} @ {path}.index")
         finish = choice.get("finish_reason")
-        if finish:  # some servers send "" on running chunks
+        if finish in _NO_FINISH:
+            if finish == "error":
+                self.stop_error, self.failed = "the server ended the answer with finish_reason 'error'", choice
+            finish = None
+        if finish:
             if type(finish) is not str:
                 raise ResponseDecodeError(f"expected a string, got {type(finish).__name__} @ {path}.finish_reason")
             if index == 0:
@@ -210,14 +221,16 @@ class Assembler:
         if index == 0 and (logprobs := choice.get("logprobs")) is not None:
             self._logprobs = _join_logprobs(self._logprobs, logprobs)
         if index == 0 and not _CHOICE.issuperset(choice):
-            self._note("choice", {key: item for key, item in choice.items() if key not in _CHOICE})
+            unknown = {key: item for key, item in choice.items() if key not in _CHOICE and key != name}
+            if unknown:
+                self._note("choice", unknown)
         if not delta:
             if delta is None or type(delta) is dict:
                 return None
-            raise ResponseDecodeError(f"expected an object, got {type(delta).__name__} @ {path}.delta")
+            raise ResponseDecodeError(f"expected an object, got {type(delta).__name__} @ {path}.{name}")
         if type(delta) is not dict:
-            raise ResponseDecodeError(f"expected an object, got {type(delta).__name__} @ {path}.delta")
-        return self._delta(delta, index, f"{path}.delta")
+            raise ResponseDecodeError(f"expected an object, got {type(delta).__name__} @ {path}.{name}")
+        return self._delta(delta, index, f"{path}.{name}")
 
     def _delta(self, delta: dict[str, Any], index: int, path: str) -> ResponseChunk | None:
         content = delta.get("content")

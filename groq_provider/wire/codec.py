@@ -333,7 +333,8 @@ def response_fields(data: object) -> dict[str, Any]:
     fields["content"] = clean(spoken(message, "content", path) or "")
     thought = reasoning(message)
     fields["reasoning"] = thought and clean(thought)
-    fields["finish_reason"] = word(choice, "finish_reason")
+    finish = word(choice, "finish_reason")
+    fields["finish_reason"] = finish if finish != "null" else None
     fields["logprobs"] = choice.get("logprobs")
     if calls := items(message, "tool_calls", path):
         from groq_provider.types import parts as p  # most answers do without

@@ -17,8 +17,16 @@ from groq_provider import errors as e
 
 from . import headers as h
 from .fields import printable
+from .json_text import as_text
 
-__all__ = ["MAX_ERROR_BODY", "error_from_object", "error_from_response", "error_object", "without_key"]
+__all__ = [
+    "MAX_ERROR_BODY",
+    "error_from_object",
+    "error_from_response",
+    "error_object",
+    "reported_error",
+    "without_key",
+]
 
 #: Of an error body, no more than this is read: what a model wrote and the service refused may be as long as an answer.
 MAX_ERROR_BODY = 4 << 20
@@ -273,7 +281,10 @@ def error_object(decoded: object) -> Mapping[str, Any] | None:
         return None
     found, description = decoded.get("error"), decoded.get("error_description")
     if isinstance(found, Mapping):
-        return found if any(_text(found.get(key)) for key in ("message", *_STATUS_FIELDS)) else None
+        if not any(_text(found.get(key)) for key in ("message", *_STATUS_FIELDS)):
+            return None
+        status = next(filter(None, [_status(decoded.get(key)) for key in _STATUS_FIELDS]), None)
+        return found if status is None else {"status": status, **found}
     if isinstance(description, str) and description:
         return {"code": found, **decoded, "message": description}
     if isinstance(found, str) and found:
@@ -282,6 +293,14 @@ def error_object(decoded: object) -> Mapping[str, Any] | None:
     if found is True or decoded.get("object") == "error":
         return decoded
     return None
+
+
+def reported_error(decoded: object) -> Mapping[str, Any] | None:
+    """Return the error object of an answer under a good status, or of an event, if that reports an error, in whatever form."""
+    found = error_object(decoded)
+    if found is None and isinstance(decoded, Mapping) and (given := decoded.get("error")):
+        found = {**(given if isinstance(given, Mapping) else {}), "message": as_text(given)}
+    return found
 
 
 def _is_message(decoded: object) -> bool:

@@ -6,6 +6,7 @@ not belong to it. A CR at the end of what has arrived ends its line; an LF that 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from groq_provider.errors import ResponseTooLargeError
@@ -13,14 +14,22 @@ from groq_provider.errors import ResponseTooLargeError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["DONE", "MAX_EVENT_BYTES", "MAX_LINE_BYTES", "Event", "EventDecoder", "LineSplitter"]
+__all__ = ["DONE", "MAX_EVENT_BYTES", "MAX_LINE_BYTES", "Event", "EventDecoder", "LineSplitter", "is_stream"]
 
 #: The data of the event that ends a chat stream.
 DONE = b"[DONE]"
 
-#: A longer line or event is not an answer of this service but a fault or an attack.
-MAX_LINE_BYTES = 1 << 20
-MAX_EVENT_BYTES = 4 << 20
+#: A larger event is a fault or an attack. One may be a whole answer, with a picture in it, so it is as much as a plain one has.
+MAX_EVENT_BYTES = 64 << 20
+#: With room for the name of the field.
+MAX_LINE_BYTES = MAX_EVENT_BYTES + 64
+
+_STREAM = rb"(?:\xef\xbb\xbf)?\s*(?:(?:data|event|id|retry)[:\r\n]|:)"
+
+
+def is_stream(start: bytes) -> bool:
+    """Say whether a body that is labelled otherwise begins as an event stream does, which JSON and HTML never do."""
+    return re.match(_STREAM, start) is not None
 
 
 class LineSplitter:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from groq_provider.clock import SystemClock
 from groq_provider.ratelimit.ledger import Ledger
 from groq_provider.ratelimit.stores import StoreAwayError
+from groq_provider.wire.sse import LineSplitter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -241,6 +242,7 @@ class FakeWire:
         self.status_code = status
         self.headers = {"content-type": "application/json", "x-request-id": "req_1", **(headers or {})}
         self.pieces = [body] if pieces is None else list(pieces)
+        self.splitter = LineSplitter()
         self.closed = 0
         self.drained = 0
 
@@ -254,13 +256,14 @@ class FakeWire:
 
     def read_lines(self):
         if not self.pieces:
-            return None
+            rest = self.splitter.finish()
+            return [rest] if rest else None
         piece = self.pieces.pop(0)
         if isinstance(piece, BaseException):
             raise piece
         if callable(piece):
             piece = piece()
-        return piece.split(b"\n")[:-1]
+        return self.splitter.feed(piece)
 
     def ready(self, timeout):
         return True

@@ -192,6 +192,11 @@ DEVIATIONS = [
     Deviation(r"48-error", "error", "A complete error event that ends the body stands for its status (56)."),
     Deviation(r"55-partial", "error retry reservation", "A stream that ends before its finish reason (30)."),
     Deviation(
+        r"56-at-first-429",
+        "reservation",
+        "The first word of a stream is a refusal like that of a status (63): nothing was made.",
+    ),
+    Deviation(
         r"63-(go-long|huge|beyond-.*)|68-retry-after-too-long",
         "retry",
         "The matrix says so in words (63): a hint beyond the cap or the deadline is raised at once.",

@@ -43,7 +43,7 @@ pytestmark = [pytest.mark.usefixtures("nothing_secret_is_said"), pytest.mark.sec
 
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("case", CONTENT, ids=lambda case: case.id)
-def test_content_case_ends_as_expected(case):
+def test_content_case_ends_as_expected(case, small_caps):
     """Cases 41 to 59: the answer, or the error with what had come; counted, settled and recorded once."""
     run(case)
 

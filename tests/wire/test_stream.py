@@ -668,8 +668,8 @@ def test_unreadable_event_is_protocol_error(emulator, provider, bad, words):
 
 
 @pytest.mark.over_http2("bridge", "nginx")
-def test_an_oversized_line_is_refused(emulator, provider):
-    """More than a mebibyte in one line."""
+def test_an_oversized_line_is_refused(emulator, provider, small_caps):
+    """More than the cap in one line."""
     emulator.enqueue(Reply(chunks=["one", b"data: " + b"x" * 1_200_000 + b"\n\n"]))
     _, error = fails(provider.generate_stream("x"), e.ResponseTooLargeError)
     assert error.partial.content == "one"
