@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from groq_provider import errors as e
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from .engine import CallOptions, Engine
 
-__all__ = ["MAX_BODY", "MAX_STREAM", "Exchange"]
+__all__ = ["MAX_BODY", "MAX_STREAM", "Arrival", "Exchange"]
 
 T = TypeVar("T")
 
@@ -46,6 +46,32 @@ MAX_BODY = 64 << 20
 MAX_STREAM = 256 << 20
 #: No attempt is started with less time left.
 _LEAST_TIME = 0.05
+
+
+#: By what part of a span its ends may be wrong, because the reader was late for them; and for that to the first token, in seconds.
+_LATE, _LATE_AT_MOST = 0.1, 0.02
+#: Fewer seconds are no time to make an answer in: it had been made before, and came in one piece.
+_LEAST_SPAN = 0.001
+
+
+class Arrival(NamedTuple):
+    """When parts of a streamed answer were read; and for how long at most they may have waited to be."""
+
+    head: float
+    first: float | None = None
+    """The first token."""
+    first_late: float = 0.0
+    last: float = 0.0
+    """The end."""
+    last_late: float = 0.0
+
+    @property
+    def generating(self) -> float | None:
+        """Seconds from the first token to the end; ``None`` where the reader cannot tell."""
+        if self.first is None:
+            return None
+        span = self.last - self.first
+        return span if span >= _LEAST_SPAN and self.first_late + self.last_late <= _LATE * span else None
 
 
 class Exchange:
@@ -456,7 +482,7 @@ class Exchange:
     # --- ends: exactly one of them counts ----------------------------------------------------------------------------------
 
     def succeeded(
-        self, fields: dict[str, Any], *, first_token_at: float | None = None, output_size: int | None = None
+        self, fields: dict[str, Any], *, arrival: Arrival | None = None, output_size: int | None = None
     ) -> LLMResponse:
         """Settle, record, and return the answer."""
         engine = self.engine
@@ -466,7 +492,7 @@ class Exchange:
             usage = fields["usage"] = self.estimated_usage(
                 len(fields["content"]) if output_size is None else output_size
             )
-        timing = self._timing(usage, now, first_token_at)
+        timing = self._timing(usage, now, arrival)
         if not self._over:
             self._leave()  # first: whoever is interrupted between these two comes here again
             self._over = True
@@ -479,19 +505,17 @@ class Exchange:
                     self.reservation.keep()  # what the limits have counted is not known: the next headers say
             engine.budget.succeeded(self._last_cost)
             self._record(
-                total=timing.total, first_token=timing.time_to_first_token, tokens_per_second=timing.tokens_per_second
+                total=timing.total,
+                first_token=timing.time_to_first_token,
+                tokens_per_second=timing.tokens_per_second if usage.source == "reported" else None,
             )
         return self._response(fields, timing, metadata=True)
 
-    def partial(
-        self, fields: dict[str, Any], *, first_token_at: float | None = None, output_size: int = 0
-    ) -> LLMResponse:
+    def partial(self, fields: dict[str, Any], *, arrival: Arrival | None = None, output_size: int = 0) -> LLMResponse:
         """Return what there is of an answer, without a finish reason."""
         fields["finish_reason"] = None
         usage = fields.setdefault("usage", self.estimated_usage(output_size))
-        return self._response(
-            fields, self._timing(usage, self.engine.clock.monotonic(), first_token_at), metadata=False
-        )
+        return self._response(fields, self._timing(usage, self.engine.clock.monotonic(), arrival), metadata=False)
 
     def failed(
         self, error: e.GroqProviderError, *, usage: Usage | None = None, recorded: bool = False
@@ -643,16 +667,29 @@ class Exchange:
             source="estimated",
         )
 
-    def _timing(self, usage: Usage, now: float, first_token_at: float | None) -> Timing:
+    def first_token(self, arrival: Arrival, usage: Usage | None = None) -> float | None:
+        """Return the seconds to the first token: as it arrived or, where the reader came too late to tell, as the service says."""
+        if arrival.first is None:
+            return None
+        sent_at = self.call.sent_at or self._attempt_at
+        taken = arrival.first - sent_at
+        if arrival.first_late <= max(_LATE * taken, _LATE_AT_MOST):
+            return taken
+        if usage is None or usage.prompt_time is None:
+            return None
+        return min(max((usage.queue_time or 0.0) + usage.prompt_time, arrival.head - sent_at), taken)
+
+    def _timing(self, usage: Usage, now: float, arrival: Arrival | None) -> Timing:
         total = now - self.started
         tokens = usage.completion_tokens
-        sent_at = self.call.sent_at or self._attempt_at
-        generating = usage.completion_time if first_token_at is None else now - first_token_at
+        generating = None if arrival is None else arrival.generating
+        if generating is None:
+            generating = usage.completion_time
         return Timing(
             total=total,
             wait=self.waited,
-            time_to_first_token=None if first_token_at is None else first_token_at - sent_at,
-            tokens_per_second=tokens / generating if tokens and generating and generating > 0 else None,
+            time_to_first_token=None if arrival is None else self.first_token(arrival, usage),
+            tokens_per_second=tokens / generating if tokens and generating and generating >= _LEAST_SPAN else None,
             overall_tokens_per_second=tokens / total if tokens and total > 0 else None,
             server_queue=usage.queue_time,
             server_prompt=usage.prompt_time,

@@ -20,7 +20,7 @@ from groq_provider.wire.failures import reported_error, without_key
 from groq_provider.wire.fields import printable
 from groq_provider.wire.sse import DONE, Event, EventDecoder, is_stream
 
-from .exchange import MAX_BODY, MAX_STREAM
+from .exchange import MAX_BODY, MAX_STREAM, Arrival
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -91,7 +91,14 @@ class ResponseStream:
         #: after it.
         self._events: Iterator[Event] | None = None
         self._alive = False  # whether that read brought an event of data
+        now = self._call.clock.monotonic()
+        #: When the reader came to read last, and when that read returned.
+        self._came = self._got = now
+        #: Up to then all that had arrived was taken in. What came later may have come before the reader did.
+        self._caught_up = now
+        self._head_at = now
         self._first_token_at: float | None = None
+        self._first_late = 0.0  # for how long at most it may have waited to be read
         self._size = 0
         headers = wire.headers
         kind = (headers.get("content-type") or "").lower()
@@ -208,6 +215,8 @@ class ResponseStream:
     def _poll(self, until: float) -> bool:
         call = self._call
         clock = call.clock
+        if self._looked:
+            self._came = clock.monotonic()
         self._reader = get_ident()
         while not self._pending and not self._ended and self._problem is None:
             if self._events is not None:
@@ -223,8 +232,10 @@ class ResponseStream:
             if not late:
                 end = until if call.deadline is None else min(until, call.deadline)
                 if not self._wire.ready(max(0.0, end - now)):
-                    if clock.monotonic() >= until:
+                    now = clock.monotonic()
+                    if now >= until:
                         self._looked = True
+                        self._caught_up = self._came = self._got = now
                         return False
                     continue
             self._pump(polling=True)
@@ -239,10 +250,11 @@ class ResponseStream:
         """Start the limit for the next event anew: the time the reader spent elsewhere is not the service's silence."""
         self._away = False
         call = self._call
+        now = self._came = call.clock.monotonic()
         if self._first_token_at is not None:
-            call.deadline = call.earlier(self._idle)
-        elif call.deadline is not None and call.deadline - call.clock.monotonic() < _GRACE:
-            call.deadline = call.earlier(_GRACE)  # enough to take in what has arrived meanwhile
+            call.deadline = call.earlier(self._idle, now)
+        elif call.deadline is not None and call.deadline - now < _GRACE:
+            call.deadline = call.earlier(_GRACE, now)  # enough to take in what has arrived meanwhile
 
     def _pump(self, event: Event | None = None, *, polling: bool = False) -> None:
         """Take in what came up to the next chunk; read once if nothing is left. Leaves a chunk, the end or an error behind, or nothing yet.
@@ -273,7 +285,7 @@ class ResponseStream:
                     return
             if self._size > MAX_STREAM:
                 raise e.ResponseTooLargeError(f"the stream is larger than {MAX_STREAM:,} bytes", sent=True)
-            if self._alive and self._first_token_at is not None:
+            if self._alive and not self._away and self._first_token_at is not None:
                 # Only chunks keep a stream alive: comments and pings reset nothing. Until the first token its own limit runs.
                 call = self._call
                 call.deadline = call.earlier(self._idle)
@@ -299,7 +311,8 @@ class ResponseStream:
         elif self._looked:
             self._looked = False
             call = self._exchange.call
-            late = call.deadline is not None and call.deadline <= call.clock.monotonic()
+            self._came = call.clock.monotonic()
+            late = call.deadline is not None and call.deadline <= self._came
             if late and self._wire.ready(0):  # it came in time, for all that is known; it was the reader who did not
                 call.deadline = call.earlier(_GRACE)
         if self._plain is False:
@@ -307,6 +320,12 @@ class ResponseStream:
         elif (lines := self._first_lines()) is None:
             self._read_plain()
             return None
+        came, got = self._came, self._call.clock.monotonic()
+        if (
+            got - came >= (came - self._caught_up) / 10
+        ):  # it did wait, and not for the system to hand over what was there
+            self._caught_up = got
+        self._came = self._got = got
         if lines is None:
             self._end_of_body()
             return None
@@ -382,7 +401,8 @@ class ResponseStream:
             raise e.StreamInterruptedError(f"the service stopped the answer early: {words}")
         if chunk is not None:
             if self._first_token_at is None:
-                self._first_token_at = self._exchange.engine.clock.monotonic()
+                self._first_token_at = self._got
+                self._first_late = self._got - self._caught_up
             self._pending.append(chunk)
             if assembler.more:
                 self._pending.extend(assembler.more)
@@ -431,7 +451,7 @@ class ResponseStream:
         self._complete(assembler.response_fields(), assembler.text_size())
 
     def _complete(self, fields: dict[str, Any], size: int) -> None:
-        response = self._exchange.succeeded(fields, first_token_at=self._first_token_at, output_size=size)
+        response = self._exchange.succeeded(fields, arrival=self._arrival, output_size=size)
         self._response = response
         self._ended = True
         self._events = None  # nor what came after the end
@@ -569,7 +589,7 @@ class ResponseStream:
             return attrs.evolve(self._response, finish_reason=None)
         assembler = self._assembler
         return self._exchange.partial(
-            assembler.response_fields(), first_token_at=self._first_token_at, output_size=assembler.text_size()
+            assembler.response_fields(), arrival=self._arrival, output_size=assembler.text_size()
         )
 
     def cancel(self) -> None:
@@ -635,9 +655,13 @@ class ResponseStream:
         elif not self._ended:
             self._exchange.abandoned(self._known_usage(), first_token=self._first_token())
 
+    @property
+    def _arrival(self) -> Arrival:
+        got = self._got
+        return Arrival(self._head_at, self._first_token_at, self._first_late, got, got - self._caught_up)
+
     def _first_token(self) -> float | None:
-        at, sent = self._first_token_at, self._exchange.call.sent_at
-        return None if at is None or sent is None else at - sent
+        return self._exchange.first_token(self._arrival)
 
     def __enter__(self) -> ResponseStream:
         return self

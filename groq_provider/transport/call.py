@@ -96,11 +96,11 @@ class CallState(CancelToken):
         self.adopted = False
         self.sent_at: float | None = None
 
-    def earlier(self, seconds: float | None) -> float | None:
-        """Return the instant *seconds* from now, cut to the total."""
+    def earlier(self, seconds: float | None, now: float | None = None) -> float | None:
+        """Return the instant *seconds* from now, cut to the total. *now*: as the clock has just said."""
         if seconds is None:
             return self.total_deadline
-        instant = self.clock.monotonic() + seconds
+        instant = (self.clock.monotonic() if now is None else now) + seconds
         return instant if self.total_deadline is None else min(instant, self.total_deadline)
 
     def send_timeout(self) -> float | None:

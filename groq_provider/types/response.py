@@ -105,10 +105,11 @@ class Timing:
     Attributes:
         total: From the call to the complete answer, waiting and retries included.
         wait: Of it, spent in the rate limiter's queue and between retries.
-        time_to_first_token: From the sent request to the first content, reasoning or tool-call text; ``None`` for a plain
-            answer, where it cannot be known.
-        tokens_per_second: Completion tokens over the time they took: from the first token to the end of a stream; for a
-            plain answer over the service's ``completion_time``. ``None`` where undefined.
+        time_to_first_token: From the sent request to the first content, reasoning or tool-call text, as it arrived; where the reader
+            of a stream came too late to tell, the service's queue and prompt time. ``None`` where neither is known, and for a plain
+            answer.
+        tokens_per_second: Completion tokens over the time they took: from the first token to the end of a stream as they arrived; where
+            that cannot be told, and for a plain answer, over the service's ``completion_time``. ``None`` where undefined.
         overall_tokens_per_second: Completion tokens over ``total``.
         server_queue: The service's own figure.
         server_prompt: The service's own figure.
