@@ -37,7 +37,7 @@ def refused(text, **more):
 
 
 @pytest.mark.parametrize("size", [100, 64 << 10, 1 << 20, 3 << 20], ids=str)
-def test_a_long_failed_generation_is_whole(size):
+def test_long_failed_generation_is_whole(size):
     """Class, code and every character, through a call."""
     text = "ab" * (size // 2)
     clock = FakeClock()
@@ -55,7 +55,7 @@ def test_a_long_failed_generation_is_whole(size):
 
 @pytest.mark.parametrize("text", ["a", "é", "\\", '"', "\n", "😀"], ids=ascii)
 @pytest.mark.parametrize("ascii_only", [True, False], ids=["escaped", "UTF-8"])
-def test_what_is_longer_yet_is_cut(text, ascii_only, monkeypatch):
+def test_longer_body_is_cut(text, ascii_only, monkeypatch):
     """The class stays, and the beginning of the text, wherever the cut falls."""
     monkeypatch.setattr(failures, "MAX_ERROR_BODY", 300)
     body = json.dumps(refused(text * 300), ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
@@ -67,7 +67,7 @@ def test_what_is_longer_yet_is_cut(text, ascii_only, monkeypatch):
         assert len(error.failed_generation) > 9
 
 
-def test_a_cut_body_that_says_nothing():
+def test_cut_body_that_says_nothing():
     """Neither code nor message: the status speaks."""
     assert type(fail(b'{"error":{"failed_generation":"' + b"x" * MAX_ERROR_BODY)) is e.InvalidRequestError
     assert type(fail(b"x" * (MAX_ERROR_BODY + 1), 500)) is e.ProviderUnavailableError
@@ -76,7 +76,7 @@ def test_a_cut_body_that_says_nothing():
 # --- odd ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_code_where_the_type_should_be():
+def test_code_where_type_should_be():
     """Without a code of its own."""
     assert type(fail({"error": {"message": "No.", "type": "context_length_exceeded"}})) is e.ContextTooLongError
     assert (
@@ -116,7 +116,7 @@ XML = [
 
 
 @pytest.mark.parametrize(("body", "kind"), XML, ids=["declared", "by type", "bare"])
-def test_xml_is_shown_by_its_words(body, kind):
+def test_xml_shown_by_its_words(body, kind):
     """It is no HTML page."""
     assert str(fail(body, 403, content_type=kind)) == "permission denied: AccessDenied Access Denied"
 
@@ -136,7 +136,7 @@ def test_a_packed_body_is_named(coding):
     assert f"a body in {coding.lower()}, which was not asked for" in str(error)
 
 
-def test_a_coding_that_is_only_claimed():
+def test_coding_only_claimed_is_named():
     """The words are shown where they can be read."""
     assert "plain words" in str(fail(b"plain words", 502, content_encoding="br"))
 

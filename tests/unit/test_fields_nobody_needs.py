@@ -73,7 +73,7 @@ def test_odd_fields_of_the_message(read, name, value):
     assert getattr(response, name) in {None, ()}
 
 
-def test_one_bad_entry_leaves_the_others():
+def test_one_bad_entry_leaves_others():
     """Of a list, and of an object."""
     tools = [{"index": 0, "type": "a"}, {"index": "1", "type": "b"}, {"index": 2, "type": "c"}]
     for read in (plain, streamed):
@@ -119,7 +119,7 @@ def test_content_as_parts_is_joined(read, parts, text):
 
 @pytest.mark.parametrize("read", [plain, streamed], ids=["plain", "stream"])
 @pytest.mark.parametrize("arguments", [{"x": 1, "s": "ü"}, {}], ids=str)
-def test_arguments_as_an_object_are_json(read, arguments):
+def test_arguments_as_object_are_json(read, arguments):
     """Their text, which ``parse()`` reads."""
     (call,) = read(
         {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f", "arguments": arguments}}]}
@@ -129,7 +129,7 @@ def test_arguments_as_an_object_are_json(read, arguments):
 
 
 @pytest.mark.parametrize("read", [plain, streamed], ids=["plain", "stream"])
-def test_a_number_as_the_id_of_a_call(read):
+def test_number_as_id_of_call(read):
     """The tool's answer has to name it: it is kept, as text."""
     (call,) = read(
         {"tool_calls": [{"index": 0, "id": 7, "type": 5, "function": {"name": "f", "arguments": "{}"}}]}

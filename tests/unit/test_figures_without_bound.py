@@ -84,7 +84,7 @@ def test_counts_that_cannot_be(limit, left, expected):
     assert (found.limit_tokens, found.remaining_tokens) == expected
 
 
-def test_figures_in_the_text_of_a_refusal():
+def test_figures_in_text_of_refusal():
     """Of a limit that cannot be nothing is learned."""
     text = "Rate limit reached on tokens per minute (TPM): Limit 999999999999, Used 999999999999, Requested 5. Please try again in 2s."
     error = error_from_response(429, {}, json.dumps({"error": {"message": text}}).encode(), now=NOW)
@@ -92,7 +92,7 @@ def test_figures_in_the_text_of_a_refusal():
     assert (error.limit, error.used, error.requested, error.retry_after) == (None, None, 5, 2.0)
 
 
-def test_a_refusal_holds_nobody_back_for_days():
+def test_refusal_never_blocks_for_days():
     """Whatever it asks for: no limit has a longer period than a day."""
     clock = FakeClock()
     limiter = TokenBucketRateLimiter(clock=clock)
@@ -130,7 +130,7 @@ USAGES = st.fixed_dictionaries(
 
 @pytest.mark.parametrize("shared", [False, True], ids=["memory", "store"])
 @given(answer=ANSWERS, usage=USAGES)
-def test_no_answer_holds_anybody_back_for_long(shared, answer, usage):
+def test_no_answer_blocks_for_long(shared, answer, usage):
     """After any one of them the buckets are full within their periods, here and in the store; and all of it in whole numbers."""
     clock = FakeClock()
     store = LedgerStore(clock)

@@ -103,7 +103,7 @@ def test_halves_of_different_places():
     assert assembler.rest() is None
 
 
-def test_the_short_way_waits_for_the_half():
+def test_short_way_waits_for_half():
     """A chunk like those before it does not slip in between, and is taken the short way again afterwards."""
     assembler = Assembler()
     sources = [json.dumps(chunk("content", text), separators=(",", ":")).encode() for text in ("", "a", HIGH, "b", "c")]
@@ -117,7 +117,7 @@ def test_the_short_way_waits_for_the_half():
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("text", [HIGH + LOW, HIGH, "a" + LOW], ids=ascii)
-def test_a_plain_answer_can_be_written(place, text):
+def test_plain_answer_can_be_written(place, text):
     """A half alone in an answer that came whole."""
     body = json.dumps({"choices": [{"message": delta_of(place, text), "finish_reason": "stop"}]})
     response = LLMResponse(**codec.response_fields(json_text.loads(body.encode())))
@@ -128,7 +128,7 @@ def test_a_plain_answer_can_be_written(place, text):
 
 
 @pytest.mark.parametrize(("texts", "expected"), [([HIGH, LOW], "😀"), (["a", HIGH], "a" + LOST)], ids=ascii)
-def test_a_stream_gives_out_the_rest(texts, expected):
+def test_stream_gives_out_the_rest(texts, expected):
     """The half that the end leaves alone comes before the last chunk."""
     clock = FakeClock()
     final = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}

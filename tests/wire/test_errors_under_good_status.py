@@ -56,7 +56,7 @@ def test_every_call_is_told(asked):
     ],
     ids=str,
 )  # fmt: skip
-def test_a_chat_that_answers_nothing_is_unhealthy(asked, body):
+def test_empty_chat_answer_is_unhealthy(asked, body):
     """Whatever its status says."""
     provider = asked(body)
     health = provider.get_health(probe="chat", timeout=PATIENCE)
@@ -66,7 +66,7 @@ def test_a_chat_that_answers_nothing_is_unhealthy(asked, body):
         provider.get_health(probe="chat", timeout=PATIENCE, raise_on_error=True)
 
 
-def test_a_list_that_cannot_be_read_is_degraded(asked):
+def test_unreadable_list_is_degraded(asked):
     """The service is there; a list that says an error is not."""
     assert asked({}).get_health(timeout=PATIENCE).status == "degraded"
     assert asked(DOWN).get_health(timeout=PATIENCE).status == "unhealthy"
