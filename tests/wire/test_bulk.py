@@ -330,7 +330,8 @@ def test_interrupt_ends_run_and_propagates(monkeypatch, where, ordered, workers)
     with pytest.raises(KeyboardInterrupt):
         next(run)
     monkeypatch.undo()
-    assert list(run) == []
+    with pytest.raises(RuntimeError, match="closed before its end"):
+        next(run)
 
 
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as completed"])
