@@ -109,6 +109,10 @@ __all__ = [
 ]
 
 
+#: Control characters, other ends of lines, what turns the direction of text, and halves of characters.
+_CONTROLS = "[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+
+
 class GroqProviderError(Exception):
     """Base of everything this library raises.
 
@@ -172,7 +176,10 @@ class GroqProviderError(Exception):
         self.sent = sent
 
     def __str__(self) -> str:
-        return self.message
+        # Words of a server may hold whatever moves a terminal or forges a line of a log; ``message`` has them as they came.
+        if self.message.isprintable():
+            return self.message
+        return re.sub(_CONTROLS, lambda each: ascii(each[0])[1:-1], self.message)
 
     @property
     def summary(self) -> str:
@@ -224,22 +231,8 @@ def without_frames(error: E) -> E:
     return error.with_traceback(None)
 
 
-#: Our own messages begin with the place of what is wrong: a name, or a way to it such as ``messages[3].content``.
-_STEP = r"[a-z_][a-z0-9_]*(?:\[[^\]]{1,80}\])*"
-_PLACE = rf"'?({_STEP}(?:\.{_STEP})*)'?(?:: | = | must | has | needs | is | and [a-z_]+(?:: | = ))"
-
-
-def _place(message: str) -> str | None:
-    """Return the place that a message of ours begins with."""
-    found = re.match(_PLACE, message)
-    return found[1] if found else None
-
-
 class ConfigurationError(GroqProviderError, ValueError):
-    """The settings are wrong; found before anything is sent. ``param`` names the setting, where the message begins with it."""
-
-    def __init__(self, message: str = "", *, param: str | None = None, **data: object) -> None:
-        super().__init__(message, param=param or _place(message), **data)  # type: ignore[arg-type]  # as the base class
+    """The settings are wrong; found before anything is sent."""
 
 
 class ProviderClosedError(GroqProviderError):
@@ -359,15 +352,7 @@ class APIStatusError(GroqProviderError):
 
 
 class InvalidRequestError(APIStatusError, ValueError):
-    """The request is wrong: 400, 409, 422, or found so before sending (``status_code`` is ``None``).
-
-    ``param`` is the place, for example ``messages[3].content``.
-    """
-
-    def __init__(self, message: str = "", *, param: str | None = None, **data: object) -> None:
-        if param is None and data.get("status_code") is None:
-            param = _place(message)
-        super().__init__(message, param=param, **data)  # type: ignore[arg-type]  # the same keywords as the base class
+    """The request is wrong: 400, 409, 422, or found so before sending (``status_code`` is ``None``)."""
 
 
 class ContextTooLongError(InvalidRequestError):

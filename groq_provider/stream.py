@@ -17,7 +17,6 @@ from groq_provider.types.response import LLMResponse, ResponseChunk, ToolCallDel
 from groq_provider.wire import json_text
 from groq_provider.wire.assemble import Assembler
 from groq_provider.wire.failures import reported_error, without_key
-from groq_provider.wire.fields import printable
 from groq_provider.wire.sse import DONE, Event, EventDecoder, is_stream
 
 from .exchange import MAX_BODY, MAX_STREAM, Arrival
@@ -397,8 +396,7 @@ class ResponseStream:
             if assembler.failed is not None:
                 raise self._exchange.ended_badly(assembler.failed)
             assembler.reword_stop(without_key(assembler.stop_error, self._exchange.engine.secret))
-            words = printable(assembler.stop_error[:300])
-            raise e.StreamInterruptedError(f"the service stopped the answer early: {words}")
+            raise e.StreamInterruptedError(f"the service stopped the answer early: {assembler.stop_error[:300]}")
         if chunk is not None:
             if self._first_token_at is None:
                 self._first_token_at = self._got

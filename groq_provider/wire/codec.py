@@ -237,10 +237,10 @@ _CHOICE = frozenset({"index", "message", "logprobs", "finish_reason"})
 def envelope(data: dict[str, Any]) -> dict[str, Any]:
     """Return the fields that plain answers and chunks share, as far as they are there and can be read."""
     fields: dict[str, Any] = {}
-    for key in ("id", "model", "system_fingerprint", "service_tier"):
-        if (found := word(data, key)) is not None:
-            fields[key] = found
     get = data.get
+    for key in ("id", "model", "system_fingerprint", "service_tier"):
+        if type(found := get(key)) is str:
+            fields[key] = found
     if (created := instant(get("created"))) is not None:
         fields["created_at"] = created
     if type(own := get("x_groq")) is dict:

@@ -16,7 +16,6 @@ from typing import Any
 from groq_provider import errors as e
 
 from . import headers as h
-from .fields import printable
 from .json_text import as_text
 
 __all__ = [
@@ -227,7 +226,7 @@ def _class(
 
 
 def _message(cls: type[e.APIStatusError], status: int | None, message: str) -> str:
-    message = printable(message[:_MAX_MESSAGE])
+    message = message[:_MAX_MESSAGE]
     phrase = next((_PHRASES[base] for base in cls.__mro__ if base in _PHRASES), None)
     if cls is e.OverloadedError and status == 503:
         phrase = "groq service unavailable, overloaded"

@@ -6,7 +6,6 @@ What an answer cannot do without is of the type that is expected, or an error th
 
 from __future__ import annotations
 
-import re
 from datetime import datetime, timezone
 from typing import Any
 
@@ -21,7 +20,6 @@ __all__ = [
     "instant",
     "items",
     "objects",
-    "printable",
     "seconds",
     "spoken",
     "text",
@@ -67,15 +65,6 @@ def whole(found: str) -> tuple[str, str]:
     except UnicodeEncodeError:
         found = found.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return found, half
-
-
-#: Control characters, other ends of lines, what turns the direction of text, and halves of characters.
-_CONTROLS = "[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-
-
-def printable(found: str) -> str:
-    """Return words of a server as they may stand in a message: on one line, without effect on a terminal, and to be encoded."""
-    return found if found.isprintable() else re.sub(_CONTROLS, lambda each: ascii(each[0])[1:-1], found)
 
 
 def clean(found: str) -> str:

@@ -46,8 +46,7 @@ def drain(store, *, key=KEY, burst=5 * SECOND, name="rpm"):
     return taken
 
 
-def test_kind_is_a_store(store):
-    """Each kind has the interface of a store."""
+def test_is_a_store(store):
     assert isinstance(store, RateLimitStore)
 
 
@@ -488,7 +487,6 @@ def test_processes_take_turns(interval, burst, costs, horizon):
 
 
 def test_memory_is_no_store():
-    """Limits of one process need no store."""
     assert open_store("memory") is None
 
 
@@ -501,6 +499,5 @@ def test_file_url_opens_file(tmp_path, clock):
 
 @pytest.mark.parametrize("url", ["", "mem", "https://example.com", "sqlite:///x", "FILE"])
 def test_other_urls_are_refused(url):
-    """A URL of no known kind is refused with the kinds there are."""
     with pytest.raises(ConfigurationError, match="must be 'memory', 'file:///path'"):
         open_store(url)
