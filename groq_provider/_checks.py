@@ -35,6 +35,18 @@ _RESERVED = {
 }
 
 
+class Hidden(str):
+    """A text that does not show itself where frames, dicts and other objects are printed: a header's value, a URL with a password.
+
+    It is used like any other text. What is made of it (a part, a format) is not hidden.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'****'"
+
+
 def shown(given: object) -> str:
     """Represent a value inside a message: escaped, cut, and never failing."""
     try:
@@ -171,5 +183,5 @@ def check_headers(
         # isprintable() knows the space, but neither U+00A0 nor U+00AD, which are fine in a header.
         if any(ord(char) < 32 or 127 <= ord(char) < 160 or ord(char) > 255 for char in stripped):
             raise error(f"{what}[{name!r}] holds a control character or one outside latin-1")
-        checked[name] = stripped
+        checked[name] = Hidden(stripped)
     return checked

@@ -445,7 +445,7 @@ def _proxies(given: object) -> dict[str, str] | None:
         if problem:
             del given, url  # a traceback may show local variables
             raise ConfigurationError(f"proxies[{scheme!r}]: {problem}")
-    return {str(scheme): str(url) for scheme, url in given.items()}
+    return {str(scheme): checks.Hidden(url) for scheme, url in given.items()}
 
 
 def _path(given: object, what: str, allowed: str) -> str:
@@ -482,7 +482,7 @@ def _part(name: str, given: object, plain: type, allowed: str, *, switch: bool =
     if isinstance(given, bool) and switch:
         return given
     if isinstance(given, str) and plain is str and given.strip():
-        return str(given)
+        return checks.Hidden(given) if "://" in given else str(given)
     if isinstance(given, plain) and plain is not str:
         return dict(given)  # type: ignore[call-overload]  # a mapping
     if isinstance(given, (str, bytes, int, float, Mapping, list, tuple, set)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from groq_provider._checks import Hidden
 from groq_provider._fork import forkable
 from groq_provider.clock import SystemClock
 from groq_provider.errors import ConfigurationError
@@ -75,6 +76,8 @@ class TokenBucketRateLimiter:
         self._limits = limits
         self._clock = SystemClock() if clock is None else clock
         self._scope = scope
+        if isinstance(store, str):
+            store = Hidden(store)  # it may hold a password
         opened = open_store(store, clock=clock) if isinstance(store, str) else store
         if opened is not None and not isinstance(opened, RateLimitStore):
             raise ConfigurationError(
@@ -91,6 +94,8 @@ class TokenBucketRateLimiter:
         forkable(self)
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_states"):  # for tools that show the variables of a construction that failed
+            return f"<{type(self).__name__} unfinished>"
         states = [state.status() for state in list(self._states.values())]
         in_flight, waiting = sum(s.in_flight for s in states), sum(s.waiting for s in states)
         return f"<{type(self).__name__} {len(states)} models, {in_flight} in flight, {waiting} waiting>"

@@ -24,7 +24,8 @@ from redis.exceptions import (
 )
 from urllib3.util.wait import wait_for_read
 
-from groq_provider.errors import ConfigurationError
+from groq_provider._checks import Hidden
+from groq_provider.errors import ConfigurationError, without_frames
 
 if TYPE_CHECKING:
     import socket
@@ -72,6 +73,17 @@ class Address:
     """
 
     def __init__(self, url: str) -> None:
+        self.where = "unfinished"  # for tools that show the variables of a construction that failed
+        try:
+            self._read(Hidden(url))
+        except ConfigurationError as error:
+            problem = error
+        else:
+            return
+        del url
+        raise without_frames(problem)  # the frames below show what the URL consists of
+
+    def _read(self, url: str) -> None:
         what = "rate_limit_store: a Redis URL is redis://[user:password@]host[:port][/db], or rediss://… for TLS"
         try:
             parts = urlsplit(url)
@@ -96,7 +108,7 @@ class Address:
         self.timeout: float | None = found.get("socket_timeout")
         self.host: str = found.get("host", "localhost")
         self.port: int = found.get("port", 6379)
-        self.password: str | None = found.get("password")
+        self.password: str | None = None if found.get("password") is None else Hidden(found["password"])
         self.where = f"{parts.scheme}://{self.host}:{self.port}/{db}"
         self.settings: dict[str, Any] = {
             "host": self.host,

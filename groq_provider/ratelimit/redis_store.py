@@ -10,6 +10,7 @@ from datetime import datetime, timedelta, timezone
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+from groq_provider._checks import Hidden
 from groq_provider._fork import forkable
 from groq_provider.clock import SystemClock
 from groq_provider.errors import ConfigurationError
@@ -84,6 +85,7 @@ class RedisStore:
         if time_source not in {"server", "client", "clock"}:
             raise ConfigurationError(f"time_source = {time_source!r}: must be 'server', 'client' or 'clock'")
         self._links = redis_link
+        url = Hidden(url)  # from here on no frame shows it
         self._address = redis_link.Address(url)
         self._timeout = timeout if self._address.timeout is None else self._address.timeout
         if not 0 < self._timeout <= 60:
@@ -103,9 +105,11 @@ class RedisStore:
     @classmethod
     def from_url(cls, url: str) -> RedisStore:
         """Return the store a URL names, with all other settings as they are."""
-        return cls(url)
+        return cls(Hidden(url))
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_idle"):  # for tools that show the variables of a construction that failed
+            return f"<{type(self).__name__} unfinished>"
         return f"<{type(self).__name__} {self._address.where}, {len(self._idle)} idle connections>"
 
     def __reduce__(self) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from groq_provider._checks import Hidden
 from groq_provider.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def open_store(url: str, *, clock: Clock | None = None) -> RateLimitStore | None
     """
     if url == "memory":
         return None
+    url = Hidden(url)  # it may hold a password
     if url.startswith("file:"):
         from .file_store import FileStore
 

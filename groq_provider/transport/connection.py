@@ -14,11 +14,13 @@ from urllib3 import HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection, _ResponseOptions
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
+from groq_provider.errors import ConfigurationError
+
 from .answer import Answer, AnswerFile, Intake
 from .call import CallState, current
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from typing_extensions import Buffer
 
@@ -312,6 +314,18 @@ class TLSConnection(_Interruptible, HTTPSConnection):
     """A connection with TLS; the handshake counts as connecting."""
 
     response_class = _TunnelResponse
+    #: Returns the TLS context to connect with; ``None``: that given at the start.
+    contexts: Callable[[], ssl.SSLContext] | None = None
+
+    def connect(self) -> None:
+        """Connect, with the certificates as their files say now."""
+        if self.contexts is not None:
+            try:
+                self.ssl_context = self.contexts()
+            except ConfigurationError:
+                if self.ssl_context is None:
+                    raise  # else the file is being replaced: what it held until now goes on to hold
+        super().connect()
 
 
 class TLSSocket(ssl.SSLSocket):

@@ -32,13 +32,13 @@ class FallbackPool(TLSPool):
 
     def keep(self, conn: Any) -> None:
         """Take in a connection that asked for HTTP/2 and was given HTTP/1.1."""
-        conn.ssl_context = self.usual()
+        conn.contexts = self.usual
         conn.maker = current()
         self._put_conn(conn)
 
     def _new_conn(self) -> Any:
         conn = super()._new_conn()
-        conn.ssl_context = self.usual()
+        conn.contexts = self.usual
         return conn
 
     def _make_request(self, conn: Any, method: str, url: str, **kwargs: Any) -> Any:  # type: ignore[override]  # as in the class above

@@ -332,6 +332,13 @@ class TLSPool(_Pool, HTTPSConnectionPool):
     """Connections with TLS."""
 
     ConnectionCls = TLSConnection
+    #: Returns the TLS context for a connection made now; set by whoever makes the pool.
+    contexts: Callable[[], ssl.SSLContext] | None = None
+
+    def _new_conn(self) -> Any:
+        conn: Any = super()._new_conn()
+        conn.contexts = self.contexts
+        return conn
 
 
 def _after_fork_in_child() -> None:

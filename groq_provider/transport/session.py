@@ -24,6 +24,7 @@ from urllib3.connection import ProxyConfig
 from urllib3.exceptions import ClosedPoolError
 from urllib3.util import Timeout, parse_url
 
+from groq_provider._checks import Hidden as SecretHeader
 from groq_provider._urls import CHAT_PATH, check_proxy
 from groq_provider._version import __version__
 from groq_provider.errors import (
@@ -55,15 +56,6 @@ _JSON = {"Content-Type": "application/json"}
 #: Made once: requests makes one of every ``None``.
 _NO_TIMEOUT: Any = Timeout()
 USER_AGENT = f"groq_provider/{__version__} (python-requests/{requests.__version__})"
-
-
-class SecretHeader(str):
-    """A header value that does not show itself where frames and dicts are printed, and that HTTP/2 never puts into a table."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "'****'"
 
 
 class _Headers(dict[str, str]):
@@ -106,7 +98,10 @@ class _Request(PreparedRequest):
 
 @functools.lru_cache(maxsize=8)
 def _tls_context(
-    ca_bundle: CABundle, cert: str | tuple[str, str] | None, protocols: tuple[str, ...] = ("http/1.1",)
+    ca_bundle: CABundle,
+    cert: str | tuple[str, str] | None,
+    protocols: tuple[str, ...] = ("http/1.1",),
+    stamp: object = None,  # noqa: ARG001 - of the files: with another one they are read again
 ) -> ssl.SSLContext:
     """Return the one context of these settings. Loading the CA bundle costs 30 to 40 ms: once a process, not once a connection."""
     try:
@@ -142,6 +137,22 @@ def _http2_pool() -> type[Http2Pool]:
             raise
         raise ConfigurationError('http2 = True: needs an extra package: pip install "groq-provider[http2]"') from None
     return Http2Pool
+
+
+def _stamp(ca_bundle: CABundle, cert: str | tuple[str, str] | None) -> tuple[object, ...]:
+    """Return what changes when one of the files does."""
+    found: list[object] = []
+    for path in (
+        *((ca_bundle,) if isinstance(ca_bundle, str) else ca_bundle),
+        *((cert,) if isinstance(cert, str) else cert or ()),
+    ):
+        try:
+            status = os.stat(path)  # noqa: PTH116 - cheaper
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_mtime_ns, status.st_size, status.st_ino))
+    return tuple(found)
 
 
 def _place(path: str) -> dict[str, Any]:
@@ -216,7 +227,9 @@ class Adapter(HTTPAdapter):
             return self._tls_pool(host, port, settings) if secure else PlainPool(host, port, **settings)
         proxy = parse_url(self._proxy)
         settings["_proxy"] = proxy
-        settings["_proxy_headers"] = self.proxy_headers(self._proxy)
+        settings["_proxy_headers"] = {
+            name: SecretHeader(text) for name, text in self.proxy_headers(self._proxy).items()
+        }
         settings["_proxy_config"] = ProxyConfig(self._context() if proxy.scheme == "https" else None, False, None, None)
         if secure:  # a tunnel through the proxy
             return self._tls_pool(host, port, settings, tunnelled=True, http2=proxy.scheme == "http")
@@ -230,14 +243,19 @@ class Adapter(HTTPAdapter):
         self, host: str, port: int, settings: dict[str, Any], *, tunnelled: bool = False, http2: bool = True
     ) -> TLSPool | Http2Pool:
         if self._http2 is not None and http2:
-            both = self._context("h2", "http/1.1")
-            return self._http2(host, port, usual=self._context, ssl_context=both, tunnelled=tunnelled, **settings)
+            both = functools.partial(self._context, "h2", "http/1.1")
+            made = self._http2(host, port, usual=self._context, ssl_context=both(), tunnelled=tunnelled, **settings)
+            made.http1.contexts = both
+            return made
         pool = TLSPool(host, port, ssl_context=self._context(), **settings)
+        pool.contexts = self._context
         pool.tunnelled = tunnelled
         return pool
 
     def _context(self, *protocols: str) -> ssl.SSLContext:
-        return _tls_context(self._ca_bundle or DEFAULT_CA_BUNDLE_PATH, self._cert, protocols or ("http/1.1",))
+        """Return the TLS context as the files say now; asked again for each connection."""
+        bundle = self._ca_bundle or DEFAULT_CA_BUNDLE_PATH
+        return _tls_context(bundle, self._cert, protocols or ("http/1.1",), _stamp(bundle, self._cert))
 
     # --- hooks of HTTPAdapter ----------------------------------------------------------------------------------------------
 
@@ -497,8 +515,13 @@ def _read_session(session: requests.Session | None) -> tuple[dict[str, str], dic
             "session.verify is False: certificates are always checked; set it to the path of your CA bundle"
         )
     stock = default_headers()
-    headers = {str(k): str(v) for k, v in session.headers.items() if stock.get(k) != v and k.lower() != "authorization"}
-    return headers, dict(session.proxies), None if session.verify in (True, None) else str(session.verify), session.cert
+    headers: dict[str, str] = {
+        str(k): SecretHeader(v)
+        for k, v in session.headers.items()
+        if stock.get(k) != v and k.lower() != "authorization"
+    }
+    proxies: dict[str, str] = {k: SecretHeader(v) for k, v in session.proxies.items()}
+    return headers, proxies, None if session.verify in (True, None) else str(session.verify), session.cert
 
 
 def _proxy_for(
@@ -518,7 +541,7 @@ def _proxy_for(
     if problem:
         del given, of_session, proxies, proxy  # a traceback may show local variables
         raise ConfigurationError(f"{f'{source}[{key!r}]' if source else _variable_of(key)}: {problem}")
-    return proxy
+    return None if proxy is None else SecretHeader(proxy)
 
 
 def _variable_of(key: str) -> str:

@@ -104,17 +104,17 @@ def test_closing_during_fallback_warm_up(monkeypatch):
     """Closing during a warm-up that falls back, between handshake and putting away, leaves no connection."""
     with Older() as server, provider_on(server) as provider:
         http1, made = pool_of(provider).http1, []
-        usual, negotiating = http1.usual, http1.negotiating
+        keep, negotiating = http1.keep, http1.negotiating
 
-        def closing():
+        def closing(conn):
             provider.close()
-            return usual()
+            keep(conn)
 
         def noted():
             made.append(negotiating())
             return made[-1]
 
-        monkeypatch.setattr(http1, "usual", closing)
+        monkeypatch.setattr(http1, "keep", closing)
         monkeypatch.setattr(http1, "negotiating", noted)
         with pytest.raises(e.ProviderClosedError):
             provider.warm_up(1)

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groq_provider import config_loading
-from groq_provider._checks import check_headers, parse_duration
+from groq_provider._checks import Hidden, check_headers, parse_duration
 from groq_provider._urls import hide_credentials, normalise_base_url
 from groq_provider.config import ProviderConfig, ProviderSettings, RateLimits, RetryPolicy, Secret, Timeouts
 from groq_provider.errors import ConfigurationError, InvalidRequestError
@@ -1115,7 +1115,7 @@ def test_variables_read_as_values():
         "https://h.example/openai/v1",
     )
     assert config.retry.base_delay == 0.5
-    assert [type(text) for text in (*config.models, *config.headers.values())] == [str] * 3
+    assert [type(text) for text in (*config.models, *config.headers.values())] == [str, str, Hidden]
     assert pickle.loads(pickle.dumps(config)).headers == config.headers
 
 
