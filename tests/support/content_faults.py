@@ -416,6 +416,9 @@ CONTENT = [
     Case(id="41-close-delimited", steps=[Step([head(SSE), *sliced(GOOD, 3)], end="close", kept=False)]),
     # 42: a character in pieces
     *(Case(id=f"42-{size}", steps=[Step(chunked(*sliced(UNICODE_BODY, size)))], text=UNICODE) for size in (1, 2, 3)),
+    Case(id="42-halves", steps=[Step(chunked(ROLE, delta("one \ud83d"), delta("\ude00 two"), LAST, DONE))], text="one 😀 two"),
+    Case(id="42-half-alone", steps=[Step(chunked(ROLE, delta("one \ud83d"), LAST, DONE))], text="one \ufffd"),
+    Case(id="42-half-alone-plain", stream=False, steps=[Step(plain(completion("one \ud83d")))], text="one \ufffd"),
     # 43: no UTF-8
     Case(id="43", steps=[Step(chunked(ROLE, BAD_BYTES, LAST, DONE))], text="a��b", more=decode_errors(1)),
     Case(id="43-split", steps=[Step(chunked(*sliced(ROLE + BAD_BYTES + LAST + DONE, 1)))], text="a��b", more=decode_errors(1)),
@@ -434,7 +437,9 @@ CONTENT = [
     Case(id="45-mixed", steps=[Step(chunked(MIXED))]),
     # 46: what is no data
     Case(id="46", steps=[Step(chunked(b": a comment\n\n" + GOOD))]),
-    Case(id="46-everything", steps=[Step(chunked(*sliced(NOISE.replace(b"data:\n\ndata\n\n", b""), 11)))]),
+    Case(id="46-everything", steps=[Step(chunked(*sliced(NOISE, 11)))]),
+    *(Case(id=f"46-{name}", steps=[Step(chunked(f"event: {name}\n".encode() + event(data), GOOD))]) for name, data in (
+        ("ping", b"{}"), ("heartbeat", b"not json"), ("keepalive", b""))),
     # 47: data in several lines
     Case(id="47", steps=[Step(chunked(TWO_LINES))]),
     # 48: the last event lacks its blank line
@@ -494,6 +499,11 @@ CONTENT = [
     # 56: errors in a stream
     Case(id="56", steps=[Step(chunked(ROLE, WORDS[0], event_error(status_code=500)), "P", text="one")], error=e.ProviderUnavailableError, text="one", more=has_status(500)),
     Case(id="56-429", steps=[Step(chunked(WORDS[0], event_error(status_code=429)), "P", text="one")], error=e.RateLimitedError, text="one", more=has_status(429), share=0.9),
+    Case(id="56-numeric-code", steps=[Step(chunked(WORDS[0], event(error("boom", code=502))), "P", text="one")], error=e.ProviderUnavailableError, words="boom", text="one", more=has_status(502)),
+    Case(id="56-in-words", steps=[Step(chunked(WORDS[0], b"event: error\n" + event(b"upstream died")), "P", text="one")], error=e.StreamInterruptedError, words="upstream died", text="one"),
+    Case(id="56-finish-reason-error", steps=[Step(chunked(WORDS[0], delta("", "error"), DONE), "P", text="one")], error=e.StreamInterruptedError, words="finish_reason 'error'", text="one"),
+    Case(id="56-good-status-plain", stream=False, steps=[Step(plain({**error("boom", code=503), "choices": None}), "T"), FINE_PLAIN]),
+    Case(id="56-good-status-plain-text", stream=False, steps=[Step(plain({"error": "boom"}), "T")], error=e.APIStatusError, words="boom"),
     Case(id="56-done-after", steps=[Step(chunked(WORDS[0], event_error(code="tool_use_failed", status_code=400, failed_generation="{") + DONE), "P", text="one")],
          error=e.ToolUseFailedError, text="one", more=has_status(400, failed_generation="{", code="tool_use_failed")),
     Case(id="56-json-invalid", steps=[Step(chunked(WORDS[0], event_error(code="json_validate_failed", status_code=400)), "P", text="one")], error=e.JSONValidationFailedError, text="one"),
@@ -514,6 +524,8 @@ CONTENT = [
     Case(id="57-held-open", steps=[Step(chunked(GOOD)[:-1], kept=False, end="hang")]),
     # 58: the other kind of answer
     Case(id="58-json-for-a-stream", steps=[FINE_PLAIN]),
+    *(Case(id=f"58-stream-labelled-{name}", steps=[Step([head(kind, "Transfer-Encoding: chunked"), *chunked(GOOD)[1:]])]) for name, kind in (
+        ("json", JSON), ("html", "Content-Type: text/html"), ("nothing", "X-Nothing: 1"))),
     Case(id="58-json-error-for-a-stream", steps=[Step(plain(error(message="boom", status_code=503)), "T"), FINE]),
     Case(id="58-stream-for-a-plain-request", stream=False, steps=[Step(chunked(GOOD), "E"), FINE_PLAIN]),
     Case(id="58-stream-for-a-plain-request-twice", stream=False, steps=[Step(chunked(GOOD), "E")] * 2, error=e.ResponseDecodeError, words="event stream"),

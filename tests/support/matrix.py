@@ -192,9 +192,12 @@ DEVIATIONS = [
     Deviation(r"48-error", "error", "A complete error event that ends the body stands for its status (56)."),
     Deviation(r"55-partial", "error retry reservation", "A stream that ends before its finish reason (30)."),
     Deviation(
-        r"56-at-first-429",
+        r"56-(at-first-429|good-status-plain)",
         "reservation",
-        "The first word of a stream is a refusal like that of a status (63): nothing was made.",
+        "All that the service says is a refusal, like that of a status (63): nothing was made.",
+    ),
+    Deviation(
+        r"56-good-status-plain-text", "reservation error", "As above; and words without code and status have no class."
     ),
     Deviation(
         r"63-(go-long|huge|beyond-.*)|68-retry-after-too-long",
