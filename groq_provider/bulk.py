@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
@@ -67,6 +68,10 @@ class BulkRun:
     At most twice as many items as workers (as :attr:`workers` says at that moment) are taken from the input ahead of the results,
     so inputs of any length take little memory. The input is read in the thread that iterates.
 
+    It never ends early in silence: if the provider is closed, or the run cancelled, while items are left untaken, iterating ends with
+    :class:`~groq_provider.ProviderClosedError` or :class:`~groq_provider.RequestCancelledError` after the results of those that were
+    taken; going on after :meth:`close`, or after an interrupt, is a :class:`RuntimeError`.
+
     Thread safety: it belongs to one iterating thread; :meth:`cancel` may be called from any.
 
     .. versionadded:: 0.1.0
@@ -94,7 +99,8 @@ class BulkRun:
             raise e.InvalidRequestError(
                 f"generate_many takes a sequence of prompts or requests, not one {kind}; put it in a list"
             )
-        self._input = enumerate(iter(requests))
+        self._source = iter(requests)
+        self._input = enumerate(self._source)
         self._call = call
         self._fields = fields
         self._ordered = ordered
@@ -111,8 +117,10 @@ class BulkRun:
         self._done: queue.SimpleQueue[Future[BulkResult]] = queue.SimpleQueue()  # unordered runs only
         self._running = 0
         self._exhausted = False
-        self._input_error: BaseException | None = None
-        self._cut = False  # whether a cancel left items untaken
+        #: Why items were left untaken: raised once what is under way has been handed out.
+        self._cut: BaseException | None = None
+        #: What whoever goes on after the end gets.
+        self._end: BaseException = RuntimeError("the run was closed before its end")
         self._closed = False
 
     def __repr__(self) -> str:
@@ -128,32 +136,33 @@ class BulkRun:
 
     def __next__(self) -> BulkResult:
         if self._closed:
-            raise StopIteration
+            raise self._end
         try:
             self._fill()
             if not self._running:
+                self._end = StopIteration() if self._cut is None else self._cut
                 self.close()
-                if self._input_error is not None:
-                    raise self._input_error
-                if self._cut:
-                    raise e.RequestCancelledError(
-                        f"the run was cancelled after {self.submitted} items; the others were not taken"
-                    )
-                raise StopIteration
+                raise self._end
             result = (self._waiting.popleft() if self._ordered else self._done.get()).result()
         except BaseException:  # KeyboardInterrupt while waiting, an input that fails
             self.close()
             raise
         self._running -= 1
         self.completed += 1
-        if isinstance(result.error, e.ProviderClosedError):
-            self._exhausted = True  # nothing further can succeed
+        if isinstance(result.error, e.ProviderClosedError):  # nothing further can succeed
+            self._stop(e.ProviderClosedError, "the provider was closed")
         return result
+
+    def _stop(self, kind: type[e.GroqProviderError], why: str) -> None:
+        """Take no further items; if there are any, the run has not come to its end, and says so."""
+        if not self._exhausted and length_hint(self._source, 1):
+            self._cut = kind(f"{why} after {self.submitted} items; the others were not taken")
+        self._exhausted = True
 
     def _fill(self) -> None:
         while self._running < 2 * self.workers and not self._exhausted:
             if self._token.cancelled:
-                self._exhausted = self._cut = True
+                self._stop(e.RequestCancelledError, "the run was cancelled")
                 return
             try:
                 index, item = next(self._input)
@@ -161,7 +170,7 @@ class BulkRun:
                 self._exhausted = True
             except Exception as error:  # noqa: BLE001 - the caller's own; raised once what is under way has been handed out
                 self._exhausted = True
-                self._input_error = error
+                self._cut = error
             else:
                 self._submit(index, item)
 

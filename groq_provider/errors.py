@@ -231,8 +231,22 @@ def without_frames(error: E) -> E:
     return error.with_traceback(None)
 
 
+#: Our own messages begin with the place of what is wrong: a name, or a way to it such as ``messages[3].content``.
+_STEP = r"[a-z_][a-z0-9_]*(?:\[[^\]]{1,80}\])*"
+_PLACE = rf"'?({_STEP}(?:\.{_STEP})*)'?(?:: | = | must | has | needs | is | and [a-z_]+(?:: | = ))"
+
+
+def _place(message: str) -> str | None:
+    """Return the place that a message of ours begins with."""
+    found = re.match(_PLACE, message)
+    return found[1] if found else None
+
+
 class ConfigurationError(GroqProviderError, ValueError):
-    """The settings are wrong; found before anything is sent."""
+    """The settings are wrong; found before anything is sent. ``param`` names the setting, where the message begins with it."""
+
+    def __init__(self, message: str = "", *, param: str | None = None, **data: object) -> None:
+        super().__init__(message, param=param or _place(message), **data)  # type: ignore[arg-type]  # as the base class
 
 
 class ProviderClosedError(GroqProviderError):
@@ -352,7 +366,15 @@ class APIStatusError(GroqProviderError):
 
 
 class InvalidRequestError(APIStatusError, ValueError):
-    """The request is wrong: 400, 409, 422, or found so before sending (``status_code`` is ``None``)."""
+    """The request is wrong: 400, 409, 422, or found so before sending (``status_code`` is ``None``).
+
+    ``param`` is the place, for example ``messages[3].content``.
+    """
+
+    def __init__(self, message: str = "", *, param: str | None = None, **data: object) -> None:
+        if param is None and data.get("status_code") is None:
+            param = _place(message)
+        super().__init__(message, param=param, **data)  # type: ignore[arg-type]  # the same keywords as the base class
 
 
 class ContextTooLongError(InvalidRequestError):

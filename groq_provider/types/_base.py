@@ -87,11 +87,20 @@ def build(cls: type[T], data: object, *, what: str, drop: frozenset[str] = froze
             raise InvalidRequestError(f"{what} has no field {hints}; known fields: {', '.join(names)}")
     try:
         return cls(**kept)
+    except InvalidRequestError as error:
+        raise placed(error, what) from None
     except TypeError:
         missing = [name for name in _required(cls) if name not in kept]
         if not missing:
             raise
         raise InvalidRequestError(f"{what} needs {', '.join(missing)}") from None
+
+
+def placed(error: InvalidRequestError, what: str) -> InvalidRequestError:
+    """Return an error about a part with the place of that part: ``role = …`` in ``messages[3]`` is ``messages[3].role = …``."""
+    place = f"{what}.{error.param}" if error.param else what
+    begins = error.param and error.message.startswith(error.param)
+    return InvalidRequestError(f"{what}.{error.message}" if begins else f"{place}: {error.message}", param=place)
 
 
 def many(cls: type[T], data: object, *, what: str, drop: frozenset[str] = frozenset()) -> tuple[T, ...]:

@@ -12,7 +12,7 @@ import attrs
 
 from groq_provider.errors import InvalidRequestError
 
-from ._base import build, check_given, defer_checks, mapping, mask, shorten, text
+from ._base import build, check_given, defer_checks, mapping, mask, placed, shorten, text
 
 if TYPE_CHECKING:
     from .parts import ContentPart, DocumentPart, ImagePart, TextPart, Tool, ToolCall, ToolFunction
@@ -88,9 +88,9 @@ class Message:
         if self.content is None and not (
             self.role == "assistant" and (self.tool_calls or self.function_call or self.reasoning)
         ):
-            raise InvalidRequestError(f"a {self.role} message needs content")
+            raise InvalidRequestError(f"a {self.role} message needs content", param="content")
         if self.role == "tool" and not self.tool_call_id:
-            raise InvalidRequestError("a tool message needs the tool_call_id it answers")
+            raise InvalidRequestError("a tool message needs the tool_call_id it answers", param="tool_call_id")
 
     @classmethod
     def system(cls, content: str) -> Message:
@@ -123,7 +123,10 @@ def as_message(data: object, what: str) -> Message:
     if isinstance(data, Message):
         return data
     if type(data) is dict and data.keys() == _USUAL and None not in data.values():  # nearly all of them
-        return Message(role=data["role"], content=data["content"])
+        try:
+            return Message(role=data["role"], content=data["content"])
+        except InvalidRequestError as error:
+            raise placed(error, what) from None
     if isinstance(data, str):
         raise InvalidRequestError(f"{what} is a str; give Message.user(…) or a mapping with role and content")
     if isinstance(data, Mapping):

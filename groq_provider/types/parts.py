@@ -73,7 +73,7 @@ def as_part(data: object, what: str) -> ContentPart:
         )
     kind = data.get("type")
     if kind == "text":
-        return TextPart(text=data.get("text"))  # type: ignore[arg-type]  # checked by the class
+        return build(TextPart, {"text": data.get("text")}, what=what)
     if kind == "image_url":
         image = data.get("image_url")
         return build(ImagePart, {"url": image} if isinstance(image, str) else image, what=f"{what}.image_url")
@@ -128,7 +128,7 @@ class Tool:
 
     def __attrs_post_init__(self) -> None:
         if self.type == "function" and self.function is None:
-            raise InvalidRequestError("a tool of type 'function' needs its function")
+            raise InvalidRequestError("a tool of type 'function' needs its function", param="function")
 
     @classmethod
     def of(

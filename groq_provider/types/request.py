@@ -47,7 +47,7 @@ def _documents(data: object) -> tuple[Document, ...] | None:
 def _messages(data: object) -> tuple[Message, ...]:
     if isinstance(data, str):
         if not data:
-            raise InvalidRequestError("the prompt is empty: give at least one character")
+            raise InvalidRequestError("the prompt is empty: give at least one character", param="messages")
         return (Message(role="user", content=data),)
     if isinstance(data, Message):
         return (data,)
@@ -281,7 +281,7 @@ class LLMRequest:
         if fields:
             _check_names(fields)
             if "messages" in fields:
-                raise InvalidRequestError("the prompt and messages: give one of the two")
+                raise InvalidRequestError("the prompt and messages: give one of the two", param="messages")
         return cls(messages=prompt, **fields)
 
 

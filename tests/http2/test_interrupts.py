@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from support.fakes import PATIENCE
+from support.fakes import PATIENCE, is_held
 from support.http2_scene import answer, attempt, begin, end, in_threads, prompt_of, provider_on, running
 from support.http2_servers import Http2Server, SettingCodes, until
 
@@ -135,7 +135,7 @@ def test_interrupt_leaves_no_lock_held(what):
         def strike(number):
             with interrupted(number, files) as interrupter:
                 work()
-            assert not lock.locked(), interrupter.where
+            assert not is_held(lock), interrupter.where
             return interrupter.where
 
         assert at_every_place(strike) > 3

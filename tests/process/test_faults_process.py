@@ -311,9 +311,11 @@ class Striker:
             return None  # a file object that is struck while it is made complains of that when it is collected, since Python 3.13
         # The line of a with statement on a lock comes again on its way out, before the lock is free. A real interrupt is never
         # handled there: the interpreter looks for one after calls and on jumps back.
+        # Nor at a `try:`, which is no instruction that does anything: what is around it does not cover it.
         # Nor between a step of a loop that takes a lock and its `try`; such lines say that the lock is "mine".
         line = linecache.getline(name, frame.f_lineno)
-        if event == "line" and self.where is None and "with " not in line and "mine" not in line:
+        idle = "with " in line or "mine" in line or line.strip() == "try:"
+        if event == "line" and self.where is None and not idle:
             if self.left == 0:
                 self.where = f"{Path(name).name}:{frame.f_lineno} {frame.f_code.co_name}"
                 raise KeyboardInterrupt(self.where)

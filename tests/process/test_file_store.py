@@ -865,6 +865,7 @@ def test_wrong_urls_give_clear_error(url, reason):
 
 
 def test_wrong_paths_in_urls():
+    """A path that no file can have is refused by the name of the setting."""
     with pytest.raises(ConfigurationError, match="rate_limit_store"):
         FileStore.from_url("file:///tmp/a%00b")
 

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from groq_provider.clock import SystemClock
 from groq_provider.ratelimit.ledger import Ledger
@@ -112,6 +112,21 @@ class StoppedClock(SystemClock):
 
     def monotonic(self) -> float:
         return self.at
+
+
+def is_held(lock: Any) -> bool:
+    """Say whether a thread holds a lock, reentrant or not."""
+    found = []
+
+    def look() -> None:
+        found.append(not lock.acquire(blocking=False))
+        if not found[0]:
+            lock.release()
+
+    looker = threading.Thread(target=look)  # of its own: this one could take a reentrant lock again
+    looker.start()
+    looker.join()
+    return found[0]
 
 
 def wait_for(condition: Callable[[], object], what: str = "that") -> None:

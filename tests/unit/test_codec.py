@@ -857,7 +857,7 @@ def test_any_value_as_answer(data):
 
 @given(JSON_LIKE | OBJECT_LIKE)
 @settings(max_examples=80)
-def test_any_value_is_usage(data):
+def test_any_value_gives_valid_usage(data):
     """Nothing is raised; numbers are numbers."""
     found = codec.usage(data)
     assert found is None or type(found.prompt_tokens) is type(found.total_tokens) is int

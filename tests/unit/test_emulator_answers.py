@@ -130,7 +130,7 @@ def test_unchecked_requests_are_answered(base, data):
     ],
     ids=["nan", "infinity", "too-large", "deep-arrays", "deep-objects", "long-number", "not-utf-8"],
 )
-def test_what_is_no_json_is_refused(data, says):
+def test_non_json_is_refused(data, says):
     """A 400 that says why; Python's own decoder would take the first three."""
     status, found = ask(data)
     assert status == 400
@@ -159,7 +159,7 @@ def test_half_surrogates_travel_escaped(half, streamed):
         assert half in "".join(part.get("content") or "" for part in parts)
 
 
-def test_what_cannot_be_made_is_named():
+def test_impossible_answer_names_exception():
     """A script that has no JSON form gets a 500 that is not worth another try; the limits are given back, the error is kept."""
     emulator = Emulator(speed=0, limits={"tpm": 2000})
     emulator.enqueue(Reply(chunks=[{"content": object()}], times=5))
@@ -342,14 +342,14 @@ def _tree(width):
     ],
     ids=["itself", "list", "tree", "wide-tree", "any-of", "all-of", "arrays", "many", "long", "circle"],
 )
-def test_endless_schemas_come_to_an_end(schema):
+def test_endless_schemas_come_to_end(schema):
     """What has no value that fits, or only huge ones, gets a value of bounded size, also over the request."""
     assert len(json.dumps(example(schema))) < 1_000_000
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     assert ask(chat(response_format=wanted))[0] == 200
 
 
-def test_properties_as_a_list_are_refused():
+def test_properties_as_list_are_refused():
     """A 400 that says where."""
     schema = {"type": "object", "properties": [{"name": "a"}]}
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
@@ -401,7 +401,7 @@ def _is_person(value):
     ids=["plain", "after-an-example", "function", "response-format"],
 )
 @pytest.mark.parametrize("role", ["system", "user"])
-def test_prompts_with_a_schema_get_json(role, template, indent):
+def test_prompts_with_schema_get_json(role, template, indent):
     """JSON that fits the schema which the prompt is about, in whatever message it stands; `json_object` likewise."""
     told = {"role": role, "content": template % json.dumps(_PERSON, indent=indent)}
     body = {"model": OSS, "messages": [told, {"role": "user", "content": "Ada, a friend of Rex."}]}
@@ -437,7 +437,7 @@ def test_only_demands_get_json(text, wanted):
     assert isinstance(found, dict) is wanted
 
 
-def test_prompts_full_of_braces_are_quick():
+def test_prompts_full_of_braces_quick():
     """Looking for a schema ends."""
     assert ask(chat('json {"a":' * 20_000))[0] == 200
     assert ask(chat('json {"' + "x" * 200_000))[0] == 200
@@ -462,7 +462,7 @@ def _reads_as_language(text):
 
 
 @pytest.mark.parametrize("prompt", _PROMPTS)
-def test_prompts_of_the_demo_are_answered(prompt):
+def test_prompts_of_demo_are_answered(prompt):
     """In sentences about what was asked, not in an echo of it."""
     text = sentences(prompt, random.Random(1))
     assert _reads_as_language(text)

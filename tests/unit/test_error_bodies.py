@@ -55,7 +55,7 @@ def test_long_failed_generation_is_whole(size):
 
 @pytest.mark.parametrize("text", ["a", "é", "\\", '"', "\n", "😀"], ids=ascii)
 @pytest.mark.parametrize("ascii_only", [True, False], ids=["escaped", "UTF-8"])
-def test_longer_bodies_are_cut(text, ascii_only, monkeypatch):
+def test_longer_body_is_cut(text, ascii_only, monkeypatch):
     """The class stays, and the beginning of the text, wherever the cut falls."""
     monkeypatch.setattr(failures, "MAX_ERROR_BODY", 300)
     body = json.dumps(refused(text * 300), ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
@@ -76,7 +76,7 @@ def test_cut_body_that_says_nothing():
 # --- odd ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_code_in_place_of_type():
+def test_code_where_type_should_be():
     """Without a code of its own."""
     assert type(fail({"error": {"message": "No.", "type": "context_length_exceeded"}})) is e.ContextTooLongError
     assert (
@@ -136,7 +136,7 @@ def test_a_packed_body_is_named(coding):
     assert f"a body in {coding.lower()}, which was not asked for" in str(error)
 
 
-def test_coding_that_is_only_claimed():
+def test_coding_only_claimed_is_named():
     """The words are shown where they can be read."""
     assert "plain words" in str(fail(b"plain words", 502, content_encoding="br"))
 

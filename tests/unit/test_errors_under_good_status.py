@@ -102,7 +102,7 @@ def test_plain_answer_is_an_error(case):
 
 
 @pytest.mark.parametrize("case", [name for name in ERRORS if name != "no choices"])
-def test_models_list_is_an_error(case):
+def test_list_of_models_is_error(case):
     """As any other endpoint's answer that is nothing else."""
     body, cls, status = ERRORS[case]
     with pytest.raises(cls) as caught:
@@ -123,7 +123,7 @@ def test_models_list_is_an_error(case):
     ],
     ids=str,
 )
-def test_objects_with_error_fields_pass(body):
+def test_objects_with_errors_inside_pass(body):
     """An object of the service may have an error among its fields."""
     assert Bench(plain(body)).list_models() == body
 
@@ -168,7 +168,7 @@ def test_a_limit_reaches_the_limiter(stream):
     assert reservation.ending == ("refund", "tokens")
 
 
-def test_null_beside_an_answer():
+def test_null_beside_answer_is_none():
     """``"error": null`` is what many servers write when all is well."""
     assert Bench(plain({**ANSWER, "error": None})).generate().content == "Hi"
     assert Bench(streamed({**chunk("Hi", "stop"), "error": None}, DONE)).collect().content == "Hi"
@@ -178,7 +178,7 @@ def test_null_beside_an_answer():
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
-def test_finish_reason_error_fails(stream):
+def test_finish_reason_error_no_success(stream):
     """What had come is on the error."""
     if stream:
         bench = Bench(streamed(chunk("Hel"), chunk("lo", "error"), DONE))
@@ -204,14 +204,14 @@ def test_a_choice_may_say_why(stream):
 
 
 @pytest.mark.parametrize("word", ["null", ""])
-def test_null_word_completes_nothing(word):
+def test_null_as_word_completes_nothing(word):
     """On running chunks, and at the end of a body."""
     assert Bench(streamed(chunk("Hel", word), chunk("lo", "stop"), DONE)).collect().content == "Hello"
     with pytest.raises(e.StreamInterruptedError, match="no finish_reason"):
         Bench(streamed(chunk("Hello", word), DONE)).collect()
 
 
-def test_null_word_of_plain_answer():
+def test_null_word_in_plain_answer():
     """It is none there, too."""
     assert (
         Bench(plain({"choices": [{"message": {"content": "Hi"}, "finish_reason": "null"}]})).generate().finish_reason
@@ -244,7 +244,7 @@ VALUES = st.recursive(
         st.sampled_from(["error", "message", "code", "status", "object", "error_description", "choices"]), VALUES
     )
 )
-def test_no_body_passes_for_answer(body):
+def test_no_body_taken_for_answer(body):
     """Whatever says something without an answer is an error of ours, plain or in a stream."""
     for bench, call in ((Bench(plain(body)), Bench.generate), (Bench(streamed(body, DONE)), Bench.collect)):
         with pytest.raises(e.GroqProviderError) as caught:

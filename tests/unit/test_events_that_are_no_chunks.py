@@ -87,7 +87,7 @@ def test_chunks_may_have_names(name):
     )
 
 
-def test_event_named_as_its_object():
+def test_self_named_event_is_chunk():
     """Whatever that is, if its data says the same; and the end mark has a name of its own on some servers."""
     odd = json.dumps({**json.loads(chunk("a", "stop")), "object": "x.chunk"}).encode()
     assert opened(event("x.chunk", odd) + event("done", b"[DONE]")).collect().content == "a"
@@ -154,7 +154,7 @@ def test_an_error_in_words(data, words, first, end):
     ids=ascii,
 )  # fmt: skip
 @pytest.mark.parametrize("apart", [True, False])
-def test_garbage_after_finish_ends(garbage, apart):
+def test_unreadable_after_finish_ends_stream(garbage, apart):
     """The answer was said to be complete."""
     last = event("", chunk("b", "stop"))
     stream = opened(event("", chunk("a")), *((last, garbage + DONE) if apart else (last + garbage,)))
@@ -162,13 +162,13 @@ def test_garbage_after_finish_ends(garbage, apart):
     assert stream.response.finish_reason == "stop"
 
 
-def test_error_after_finish_is_raised():
+def test_error_after_finish_is_one():
     """It can be read."""
     with pytest.raises(e.ProviderUnavailableError):
         opened(event("", chunk("a", "stop")) + event("error", b'{"error": {"message": "x", "code": 500}}')).collect()
 
 
-def test_garbage_before_finish_is_raised():
+def test_unreadable_before_finish_is_error():
     """Half an answer is none."""
     with pytest.raises(e.StreamProtocolError) as caught:
         opened(event("", chunk("a")), event("", b"not json")).collect()
@@ -238,13 +238,13 @@ def test_plain_request_says_what_came(kind):
 
 
 @pytest.mark.parametrize("body", [b"", b"\n\n", b" \n"], ids=repr)
-def test_nothing_under_another_label(body):
+def test_empty_body_of_other_label(body):
     """As an empty plain answer is."""
     with pytest.raises(e.StreamProtocolError, match="the answer is empty"):
         opened(*([body] if body else []), kind="application/json").collect()
 
 
-def test_event_as_large_as_answer():
+def test_one_event_may_be_large():
     """Of several megabytes, in one line."""
     text = "x" * (5 << 20)
     assert opened(event("", chunk(text, "stop")) + DONE).collect().content == text

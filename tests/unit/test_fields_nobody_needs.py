@@ -73,7 +73,7 @@ def test_odd_fields_of_the_message(read, name, value):
     assert getattr(response, name) in {None, ()}
 
 
-def test_bad_entry_leaves_the_others():
+def test_one_bad_entry_leaves_others():
     """Of a list, and of an object."""
     tools = [{"index": 0, "type": "a"}, {"index": "1", "type": "b"}, {"index": 2, "type": "c"}]
     for read in (plain, streamed):
@@ -129,7 +129,7 @@ def test_arguments_as_object_are_json(read, arguments):
 
 
 @pytest.mark.parametrize("read", [plain, streamed], ids=["plain", "stream"])
-def test_number_as_call_id(read):
+def test_number_as_id_of_call(read):
     """The tool's answer has to name it: it is kept, as text."""
     (call,) = read(
         {"tool_calls": [{"index": 0, "id": 7, "type": 5, "function": {"name": "f", "arguments": "{}"}}]}

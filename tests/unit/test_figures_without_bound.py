@@ -92,7 +92,7 @@ def test_figures_in_text_of_refusal():
     assert (error.limit, error.used, error.requested, error.retry_after) == (None, None, 5, 2.0)
 
 
-def test_refusal_holds_back_one_day():
+def test_refusal_never_blocks_for_days():
     """Whatever it asks for: no limit has a longer period than a day."""
     clock = FakeClock()
     limiter = TokenBucketRateLimiter(clock=clock)
@@ -130,7 +130,7 @@ USAGES = st.fixed_dictionaries(
 
 @pytest.mark.parametrize("shared", [False, True], ids=["memory", "store"])
 @given(answer=ANSWERS, usage=USAGES)
-def test_no_answer_holds_back_long(shared, answer, usage):
+def test_no_answer_blocks_for_long(shared, answer, usage):
     """After any one of them the buckets are full within their periods, here and in the store; and all of it in whole numbers."""
     clock = FakeClock()
     store = LedgerStore(clock)

@@ -34,7 +34,7 @@ def sent_to(config, path="/chat/completions"):
         f"{CLOUDFLARE}/chat/completions",
     ],
 )
-def test_full_urls_are_used_as_given(url, more):
+def test_full_urls_used_as_given(url, more):
     """Also after the configuration was changed, and from its own ``base_url``; other endpoints stand beside it."""
     config = ProviderConfig(api_key="gsk_example", base_url=url, **more)
     again = ProviderConfig(api_key="gsk_example", base_url=config.base_url, **more)

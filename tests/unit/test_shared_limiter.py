@@ -79,7 +79,8 @@ def test_returned_share_reaches_others():
     assert two.try_reserve(M, prompt_tokens=0, max_output_tokens=1) is None
 
 
-def test_a_debt_is_everybodys():
+def test_debt_is_shared_by_all():
+    """What one process used beyond its reservation delays the next call of another."""
     (one, two), _, clock = processes(tpm=600, share=1.0)
     take(one, output=600).settle(Usage(prompt_tokens=0, completion_tokens=660, total_tokens=660))
     before = clock.monotonic()

@@ -46,7 +46,8 @@ def drain(store, *, key=KEY, burst=5 * SECOND, name="rpm"):
     return taken
 
 
-def test_is_a_store(store):
+def test_kind_is_a_store(store):
+    """Each kind has the interface of a store."""
     assert isinstance(store, RateLimitStore)
 
 
@@ -487,6 +488,7 @@ def test_processes_take_turns(interval, burst, costs, horizon):
 
 
 def test_memory_is_no_store():
+    """Limits of one process need no store."""
     assert open_store("memory") is None
 
 
@@ -499,5 +501,6 @@ def test_file_url_opens_file(tmp_path, clock):
 
 @pytest.mark.parametrize("url", ["", "mem", "https://example.com", "sqlite:///x", "FILE"])
 def test_other_urls_are_refused(url):
+    """A URL of no known kind is refused with the kinds there are."""
     with pytest.raises(ConfigurationError, match="must be 'memory', 'file:///path'"):
         open_store(url)

@@ -68,7 +68,7 @@ def test_other_forms_of_logprobs(parts, whole):
     assert LLMResponse(**assembler.response_fields()).logprobs == whole
 
 
-def test_partial_logprobs_stay_as_they_were():
+def test_partial_logprobs_stay_unchanged():
     """A response made in the middle does not grow with the stream, and the chunk is not changed."""
     assembler = Assembler()
     first = chunk(choice("a", logprobs={"content": [1]}))
@@ -94,7 +94,7 @@ def test_choices_are_never_mixed(groups):
     assert (response.content, response.finish_reason) == (texts[0], "stop")
 
 
-def test_choices_of_one_chunk_keep_their_calls():
+def test_choices_of_chunk_keep_calls():
     """Tool calls and reasoning, too; two parts of one choice are joined."""
     call = {"index": 0, "id": "x", "function": {"name": "f", "arguments": "{}"}}
     second = {"index": 1, "delta": {"tool_calls": [call], "reasoning": "r"}, "finish_reason": None}
@@ -105,7 +105,7 @@ def test_choices_of_one_chunk_keep_their_calls():
     assert (response.content, response.tool_calls, response.reasoning) == ("ab", (), None)
 
 
-def test_a_stream_waits_for_every_choice():
+def test_stream_waits_for_every_choice():
     """The first choice's finish reason is no end while another one is still being made."""
     pieces = [chunk(choice("a"), choice("b", 1)), chunk(choice(finish="stop")), chunk(choice("c", 1))]
     stream = Bench(streamed(*(b"data: " + json.dumps(each).encode() + b"\n\n" for each in pieces))).stream()
@@ -114,7 +114,7 @@ def test_a_stream_waits_for_every_choice():
     assert caught.value.partial.content == "a"
 
 
-def test_the_usage_estimate_counts_every_choice():
+def test_usage_estimate_counts_every_choice():
     """All of them were made, whichever is on the response."""
     long = "word " * 100
     end = chunk(choice(finish="stop"), choice(index=1, finish="stop"))

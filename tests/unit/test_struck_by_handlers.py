@@ -85,7 +85,7 @@ LIMITER_HANDLERS = {
 
 
 @pytest.mark.parametrize("what", LIMITER_HANDLERS)
-def test_no_moment_of_the_limiter_is_wrong(what):
+def test_limiter_right_at_any_moment(what):
     """Whatever the handler asks for is done, once: nobody stays in flight, nothing is charged twice or not at all."""
     handler, requests = LIMITER_HANDLERS[what]
 
@@ -143,7 +143,7 @@ def test_a_handlers_call_goes_first(batch):
     assert limiter.get_status()[M].waiting == 0
 
 
-def test_a_handler_passes_a_waiting_request():
+def test_handler_passes_a_waiting_request():
     """Of max_connections: the slot that comes free is the handler's."""
     slots, call = Slots(1), CallState(SystemClock())
     held = slots.take(call, None)
@@ -164,7 +164,7 @@ def test_a_handler_passes_a_waiting_request():
     assert (slots._free, len(slots._queue)) == (1, 0)
 
 
-def test_no_moment_of_the_slots_is_wrong():
+def test_slots_right_at_any_moment():
     """A handler takes one and gives it back, or finds none in time: none is lost, and none is there twice."""
 
     def handler(context):
@@ -192,7 +192,7 @@ def test_no_moment_of_the_slots_is_wrong():
     assert strike("transport/slots", handler, action) > 5
 
 
-def test_no_moment_of_the_file_is_wrong(tmp_path):
+def test_file_right_at_any_moment(tmp_path):
     """What the handler takes is counted, and what it struck is, too: each exactly once, and the file is left unlocked."""
     numbers = itertools.count()
     ask = Ask((Want("rpd", 1, LIMIT, 0),), horizon=0, latest=NO_LIMIT, spacing=0, seen=0, claimant=1)
@@ -222,7 +222,7 @@ def test_no_moment_of_the_file_is_wrong(tmp_path):
     assert strike("ratelimit/file_store", handler, action) > 5
 
 
-def test_no_moment_of_the_breaker_is_wrong():
+def test_breaker_right_at_any_moment():
     """Outcomes are counted, probes given back."""
     policy = BreakerPolicy(not_sent_in_a_row=3, open_for=1.0, jitter=0.0, successes=1)
 

@@ -237,36 +237,36 @@ REFUSED = {
     "tools no tool": ({"tools": [5]}, "tools[0] must be a Tool or a mapping, not int"),
     "too many tools": ({"tools": [Tool.of(f"f{i}") for i in range(129)]}, "tools has 129 tools: at most 128"),
     "tool twice": ({"tools": [Tool.of("f"), Tool.of("f")]}, "tools: the name 'f' is used more than once"),
-    "tool without function": ({"tools": [{"type": "function"}]}, "a tool of type 'function' needs its function"),
+    "tool without function": ({"tools": [{"type": "function"}]}, "tools[0].function: a tool of type 'function' needs its function"),
     "tool extra no mapping": (
         {"tools": [{"type": "mcp", "server_label": "a", "extra": 5}]},
         "tools[0]: extra must be a mapping, not int",
     ),
     "tool name": (
         {"tools": [{"function": {"name": "a b"}}]},
-        "name = 'a b': must be 1 to 64 of a-z A-Z 0-9 _ -",
+        "tools[0].function.name = 'a b': must be 1 to 64 of a-z A-Z 0-9 _ -",
     ),
     "tool name long": (
         {"tools": [{"function": {"name": "a" * 65}}]},
-        f"name = '{'a' * 65}': must be 1 to 64 of a-z A-Z 0-9 _ -",
+        f"tools[0].function.name = '{'a' * 65}': must be 1 to 64 of a-z A-Z 0-9 _ -",
     ),
     "tool name line end": (
         {"tools": [{"function": {"name": "a\n"}}]},
-        "name = 'a\\n': must be 1 to 64 of a-z A-Z 0-9 _ -",
+        "tools[0].function.name = 'a\\n': must be 1 to 64 of a-z A-Z 0-9 _ -",
     ),
     "tool function typo": (
         {"tools": [{"function": {"name": "a", "paramters": {}}}]},
-        ("function has no field 'paramters' (did you mean 'parameters'?); "
+        ("tools[0].function has no field 'paramters' (did you mean 'parameters'?); "
         "known fields: name, description, parameters, strict"),
     ),
-    "tool function needs name": ({"tools": [{"function": {}}]}, "function needs name"),
+    "tool function needs name": ({"tools": [{"function": {}}]}, "tools[0].function needs name"),
     "tool_choice": (
         {"tool_choice": "f"},
         "tool_choice = 'f': must be none, auto, required or {'type': 'function', 'function': {'name': …}}",
     ),
     "response_format": (
         {"response_format": {"type": "json"}},
-        "type = 'json': must be text, json_object or json_schema",
+        "response_format.type = 'json': must be text, json_object or json_schema",
     ),
     "response_format text": (
         {"response_format": "json_object"},
@@ -274,15 +274,15 @@ REFUSED = {
     ),
     "json_schema missing": (
         {"response_format": {"type": "json_schema"}},
-        "json_schema belongs to type 'json_schema', and only there",
+        "response_format: json_schema belongs to type 'json_schema', and only there",
     ),
     "json_schema too much": (
         {"response_format": {"type": "text", "json_schema": {"name": "n"}}},
-        "json_schema belongs to type 'json_schema', and only there",
+        "response_format: json_schema belongs to type 'json_schema', and only there",
     ),
     "documents no sequence": ({"documents": {"text": "a"}}, "documents must be a sequence, not dict"),
-    "document empty": ({"documents": [{"id": "d"}]}, "a document needs exactly one of text and data"),
-    "document both": ({"documents": [{"text": "a", "data": {}}]}, "a document needs exactly one of text and data"),
+    "document empty": ({"documents": [{"id": "d"}]}, "documents[0]: a document needs exactly one of text and data"),
+    "document both": ({"documents": [{"text": "a", "data": {}}]}, "documents[0]: a document needs exactly one of text and data"),
     "search_settings typo": (
         {"search_settings": {"includ_domains": []}},
         ("search_settings has no field 'includ_domains' (did you mean 'include_domains'?); "
@@ -477,7 +477,7 @@ BAD_PROMPTS = {
     "generator": ((m for m in ()), "messages must be text, a Message or a sequence of messages, not generator: decode bytes, wrap a mapping in a list"),
     "texts": (["hi"], "messages[0] is a str; give Message.user(…) or a mapping with role and content"),
     "number": ([5], "messages[0] must be a Message or a mapping, not int"),
-    "unknown role": ([{"role": "usr", "content": "a"}], "role = 'usr': must be one of system, developer, user, assistant, tool, function"),
+    "unknown role": ([{"role": "usr", "content": "a"}], "messages[0].role = 'usr': must be one of system, developer, user, assistant, tool, function"),
     "no role": ([{"content": "a"}], "messages[0] needs role"),
     "role None": ([{"role": None, "content": "a"}], "messages[0] needs role"),
     "unknown field": (
@@ -490,36 +490,36 @@ BAD_PROMPTS = {
         ("messages[0] has no field 'zzz'; "
         "known fields: role, content, name, reasoning, tool_calls, tool_call_id, function_call"),
     ),
-    "no content": ([{"role": "user"}], "a user message needs content"),
-    "assistant without anything": ([{"role": "assistant", "content": None}], "a assistant message needs content"),
-    "tool without id": ([{"role": "tool", "content": "a"}], "a tool message needs the tool_call_id it answers"),
-    "no parts": ([{"role": "user", "content": []}], "content is an empty sequence: give at least one part, or text"),
-    "content bytes": ([{"role": "user", "content": b"a"}], "content must be text, a sequence of parts or None, not bytes"),
-    "part number": ([{"role": "user", "content": [5]}], "content[0] must be a TextPart, ImagePart, DocumentPart, str or mapping, not int"),
-    "part type": ([{"role": "user", "content": [{"type": "audio"}]}], "content[0]: type = 'audio': must be text, image_url or document"),
-    "part without text": ([{"role": "user", "content": [{"type": "text"}]}], "text must be a string, not NoneType"),
-    "image without url": ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "content[0].image_url needs url"),
+    "no content": ([{"role": "user"}], "messages[0].content: a user message needs content"),
+    "assistant without anything": ([{"role": "assistant", "content": None}], "messages[0].content: a assistant message needs content"),
+    "tool without id": ([{"role": "tool", "content": "a"}], "messages[0].tool_call_id: a tool message needs the tool_call_id it answers"),
+    "no parts": ([{"role": "user", "content": []}], "messages[0].content is an empty sequence: give at least one part, or text"),
+    "content bytes": ([{"role": "user", "content": b"a"}], "messages[0].content must be text, a sequence of parts or None, not bytes"),
+    "part number": ([{"role": "user", "content": [5]}], "messages[0].content[0] must be a TextPart, ImagePart, DocumentPart, str or mapping, not int"),
+    "part type": ([{"role": "user", "content": [{"type": "audio"}]}], "messages[0].content[0]: type = 'audio': must be text, image_url or document"),
+    "part without text": ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text must be a string, not NoneType"),
+    "image without url": ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "messages[0].content[0].image_url needs url"),
     "image detail": (
         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u", "detail": "best"}}]}],
-        "detail = 'best': must be one of auto, low, high, or None",
+        "messages[0].content[0].image_url.detail = 'best': must be one of auto, low, high, or None",
     ),
     "document data": (
         [{"role": "user", "content": [{"type": "document", "document": {"data": "x"}}]}],
-        "data must be a mapping, not str",
+        "messages[0].content[0].document.data must be a mapping, not str",
     ),
     "call without name": (
         [{"role": "assistant", "tool_calls": [{"id": "a", "function": {}}]}],
-        "name must be a string, not NoneType",
+        "messages[0].tool_calls[0].name must be a string, not NoneType",
     ),
     "call with parsed arguments": (
         [{"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": {"a": 1}}}]}],
-        "arguments must be a string, not dict",
+        "messages[0].tool_calls[0].arguments must be a string, not dict",
     ),
     "call without id": (
         [{"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}],
-        "tool_calls[0] needs id",
+        "messages[0].tool_calls[0] needs id",
     ),
-    "calls no sequence": ([{"role": "assistant", "tool_calls": CALL}], "tool_calls must be a sequence, not dict"),
+    "calls no sequence": ([{"role": "assistant", "tool_calls": CALL}], "messages[0].tool_calls must be a sequence, not dict"),
 }  # fmt: skip
 
 

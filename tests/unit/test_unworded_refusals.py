@@ -43,7 +43,7 @@ def crowd(limit, *, seed=0, whole=True, takes=USUAL, make=lambda clock: TokenBuc
 @pytest.mark.parametrize("takes", [QUICK, USUAL], ids=["quick", "usual"])
 @pytest.mark.parametrize("whole", [True, False], ids=["whole-seconds", "exact"])
 @pytest.mark.parametrize("limit", LIMITS.values(), ids=LIMITS)
-def test_nothing_is_lost_and_little_refused(limit, whole, takes):
+def test_nothing_lost_and_little_refused(limit, whole, takes):
     """0 of 180 items are lost, with two retries, and at most one call in ten is refused, for 4, 8 and 16 workers."""
     for seed, workers in enumerate((4, 8, 16)):
         run, server = crowd(limit(), seed=seed, whole=whole, takes=takes, workers=workers)
@@ -90,7 +90,7 @@ def test_timed_retries_are_free(kind):
     assert RetryBudget.cost(ProviderUnavailableError("x", retry_after=1.0, sent=True)) == 14
 
 
-def test_an_empty_budget_stops_no_timed_retry():
+def test_empty_budget_allows_timed_retry():
     """However much else has failed before."""
     budget = RetryBudget(FakeClock())
     while budget.spend(14.0):
@@ -144,7 +144,7 @@ def test_one_answer_opens_for_one():
     assert 0 < waits[-1] < 0.2
 
 
-def test_an_explained_refusal_opens_for_all():
+def test_explained_refusal_opens_for_all():
     """Its limit is known, and paces by itself."""
     line = Line()
     line.leave()
@@ -156,7 +156,7 @@ def test_an_explained_refusal_opens_for_all():
 
 
 @given(st.floats(0.05, 20.0), st.integers(2, 50))
-def test_the_pace_is_what_was_let_in(interval, calls):
+def test_pace_follows_admitted_calls(interval, calls):
     """From the instant that one refusal names to that of the next: so many calls, so much time."""
     line = Line()
     line.leave()
@@ -201,7 +201,7 @@ def test_no_refusals_stop_a_model():
         assert line.gate.opens_at - line.now <= 60 * SECOND
 
 
-def test_headers_that_explain_need_no_pace():
+def test_headers_explain_need_no_pace():
     """A refusal whose headers show that nothing is left is one for the buckets; headers that show room explain nothing."""
     for left, paced in ((0, False), (5000, True)):
         clock = FakeClock()
@@ -219,14 +219,14 @@ def test_headers_that_explain_need_no_pace():
         assert limiter.get_status()["m"].blocked_for == 0
 
 
-def test_policies_for_batches_wait_as_well():
+def test_batch_policies_wait_too():
     """Which count none of the retries that the server has timed."""
     policy = RetryPolicy(max_retries=1, patience=600.0)
     run, server = crowd(Bucket(2.0, 10), workers=16, policy=policy)
     assert (run.lost, len(server.admitted)) == ([], 180)
 
 
-def test_a_provider_of_another_server_has_this_limiter():
+def test_provider_another_server_this_limiter():
     """What is shown here holds for ``type="openai_compatible"``."""
     with GroqProvider(type="openai_compatible", base_url="http://127.0.0.1:9", default_model="m") as provider:
         assert isinstance(provider._limiter, TokenBucketRateLimiter)

@@ -100,7 +100,7 @@ def test_what_says_something_is_settled(stream):
 
 
 @pytest.mark.parametrize("case", NOTHING)
-def test_real_report_is_not_lost(case):
+def test_real_report_not_wiped_out(case):
     """Whatever comes after it without saying anything."""
     scene = Scene(streamed(REAL, NOTHING[case]))
     assert scene.usage(stream=True) == Usage(**REAL)
@@ -108,7 +108,7 @@ def test_real_report_is_not_lost(case):
 
 
 @pytest.mark.parametrize("place", ["usage", "x_groq"])
-def test_any_place_of_a_report(place):
+def test_report_place_does_not_matter(place):
     """Zeros in the service's own part, too."""
     from groq_provider.wire.assemble import Assembler
 
@@ -139,7 +139,7 @@ FIGURES = st.one_of(
         },
     )
 )
-def test_any_report_is_plausible(data):
+def test_any_report_is_possible(data):
     """Figures are those of an answer that somebody can have had, and never cost less than nothing or more than all."""
     usage = codec.usage(data)
     if usage is None:

@@ -97,7 +97,7 @@ def test_odd_forms_of_retry_after(text, seconds):
     assert parse_retry_after({"retry-after": text}, NOW) == (None if seconds is None else pytest.approx(seconds))
 
 
-def test_instant_against_the_servers_clock():
+def test_instant_held_against_servers_clock():
     """As an HTTP date is: a local clock that is wrong does no harm."""
     headers = {"retry-after": str(EPOCH + 3630), "date": date(3600)}
     assert parse_retry_after(headers, NOW) == pytest.approx(30)
@@ -109,7 +109,7 @@ def test_milliseconds_that_are_an_instant():
 
 
 @given(st.lists(st.integers(0, 10**14) | st.text(max_size=8), max_size=4).map(lambda parts: ", ".join(map(str, parts))))
-def test_any_header_is_a_wait(text):
+def test_any_header_gives_valid_wait(text):
     """Whatever it says, and however often."""
     wait = parse_retry_after({"retry-after": text}, NOW)
     assert wait is None or 0 <= wait <= MAX_HINT

@@ -36,7 +36,7 @@ def test_words_are_shown_as_written(field):
     assert shown.endswith(f"cannot parse {TEXT} of ****")
 
 
-def test_generated_text_keeps_all_but_the_key():
+def test_generated_text_loses_only_key():
     """It is for the caller to read."""
     bench = Bench(refusal(400, code="json_validate_failed", failed_generation=f"{TEXT} {KEY}"), secret=KEY)
     with pytest.raises(e.JSONValidationFailedError) as caught:
@@ -48,7 +48,7 @@ def test_generated_text_keeps_all_but_the_key():
     "said", ["p" * 490 + KEY, "p" * 290 + KEY, ["p" * 480, KEY], ["p" * 280, KEY], {"m": KEY}], ids=range(5)
 )
 @pytest.mark.parametrize("place", ["error", "x_groq"])
-def test_the_key_goes_before_the_cut(said, place):
+def test_key_goes_before_the_cut(said, place):
     """The beginning of a key that was cut in two would stay: in the middle of a stream, in texts and in anything else."""
     event = {"error": said} if place == "error" else {"choices": [], "x_groq": {"error": said}}
     body = b"data: " + json.dumps(event).encode() + b"\n\n"
@@ -61,7 +61,7 @@ def test_the_key_goes_before_the_cut(said, place):
 
 
 @pytest.mark.parametrize("key", ["a", "key", "fifteen letters", "", None])
-def test_a_short_key_changes_no_words(key):
+def test_short_key_changes_no_words(key):
     """It may be a word like any other."""
     bench = Bench(refusal(400, "a key of fifteen letters, as it is"), secret=key)
     with pytest.raises(e.InvalidRequestError, match="a key of fifteen letters, as it is"):
@@ -69,7 +69,7 @@ def test_a_short_key_changes_no_words(key):
 
 
 @given(st.text(), st.text(min_size=16, max_size=20), st.text())
-def test_a_long_key_is_blanked_everywhere(before, key, after):
+def test_long_key_is_blanked_everywhere(before, key, after):
     """Whatever is around it."""
     assert key not in without_key(f"{before}{key}{after}{key}", key).replace("****", "\n" * 50)
 
@@ -78,7 +78,7 @@ def test_a_long_key_is_blanked_everywhere(before, key, after):
     ("message", "cls"),
     [("Please reduce the length of the messages", e.ContextTooLongError), ("no", e.InvalidRequestError)],
 )
-def test_the_class_comes_before_the_key_goes(message, cls):
+def test_class_comes_before_key_goes(message, cls):
     """A key that is part of the words that tell the class hides them only afterwards."""
     bench = Bench(refusal(400, message), secret="reduce the length of the messages")
     with pytest.raises(e.InvalidRequestError) as caught:
@@ -86,14 +86,14 @@ def test_the_class_comes_before_the_key_goes(message, cls):
     assert type(caught.value) is cls
 
 
-def test_an_error_event_may_be_text():
+def test_error_event_may_be_text():
     """Not an object, as events named "error" may be."""
     bench = Bench(*[streamed(b'event: error\ndata: "out of order"\n\n') for _ in range(4)])
     with pytest.raises(e.StreamInterruptedError, match="out of order"):
         bench.stream().collect()
 
 
-def test_errors_of_long_talks_take_no_time():
+def test_errors_of_long_talks_quick():
     """Thousands of messages are compared with nothing; that took half a minute of CPU once."""
     messages = [{"role": "user", "content": f"A message of some length, number {i} of all"} for i in range(3800)]
     bench = Bench(refusal(400, json.dumps(messages)), secret=KEY)
@@ -107,7 +107,7 @@ def test_errors_of_long_talks_take_no_time():
 # --- the summary -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_summary_names_what_is_known():
+def test_summary_names_what_is_known():
     """In one line, and in the order of the docs."""
     attempts = tuple(Attempt(number=n, started_at=None) for n in (1, 2))  # type: ignore[arg-type]
     error = e.RateLimitedError(
@@ -129,7 +129,7 @@ NAMES = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_
 
 
 @given(st.dictionaries(st.sampled_from(["message", "code", "type", "param", "request_id"]), st.text() | NAMES))
-def test_a_summary_is_one_safe_line(fields):
+def test_summary_is_one_safe_line(fields):
     """Whatever a server puts into the fields: names only, no spaces of its own, no control characters, a few hundred characters."""
     message = fields.pop("message", "")
     summary = e.APIStatusError(message, **fields).summary

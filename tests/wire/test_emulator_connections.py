@@ -42,7 +42,7 @@ def test_odd_requests_keep_their_connection(emulator, connection):
     assert emulator.connections == 1
 
 
-def test_a_500_of_its_own_is_not_repeated(emulator):
+def test_server_defect_is_not_repeated(emulator):
     """The client is told that another try is the same again."""
     emulator.enqueue(Reply(chunks=[{"content": object()}], times=None))
     with (
@@ -53,7 +53,7 @@ def test_a_500_of_its_own_is_not_repeated(emulator):
     assert len(emulator.requests) == 1
 
 
-def test_a_failed_match_closes_the_connection(emulator, connection):
+def test_failed_match_closes_the_connection(emulator, connection):
     """The error is the test's own, and kept for it."""
     error = AssertionError("from the match")
 

@@ -56,7 +56,7 @@ def test_every_call_is_told(asked):
     ],
     ids=str,
 )  # fmt: skip
-def test_chat_without_answer_is_unhealthy(asked, body):
+def test_empty_chat_answer_is_unhealthy(asked, body):
     """Whatever its status says."""
     provider = asked(body)
     health = provider.get_health(probe="chat", timeout=PATIENCE)

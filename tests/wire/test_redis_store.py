@@ -279,7 +279,8 @@ def test_absent_server_is_tolerated():
             assert store.take(KEY, ask()).version == 1
 
 
-def test_a_host_that_accepts_nobody():
+def test_silent_host_is_unavailable():
+    """A host that accepts no connection is given up after the timeout."""
     with full_backlog() as port, stored(f"redis://127.0.0.1:{port}", timeout=SHORT) as store:
         assert fails(store.take, KEY, ask())[1] < DECIDED
 
@@ -646,12 +647,14 @@ def test_quoting_server_shows_no_command(quotes):
     ],
 )
 def test_urls_that_are_wrong(url, says):
+    """A wrong URL is refused with its reason and without its password."""
     with pytest.raises(ConfigurationError, match=says) as caught:
         RedisStore(url)
     assert CANARY not in everything_said(caught.value)
 
 
 def test_settings_that_are_wrong(redis_server):
+    """A timeout or clock that cannot be is refused; the timeout in the URL counts."""
     for settings_ in ({"timeout": 0}, {"timeout": 61}, {"timeout": float("nan")}, {"time_source": "sun"}):
         with pytest.raises(ConfigurationError):
             RedisStore(redis_server.url, **settings_)
@@ -822,11 +825,13 @@ def test_keys_are_declared_and_separate(tmp_path):
 
 
 def test_prefixes_stay_apart(redis_server):
+    """Stores with different prefixes share no state."""
     with stored(redis_server.url) as one, stored(redis_server.url, prefix="other") as other:
         assert one.take(KEY, ask()).version == other.take(KEY, ask()).version == 1
 
 
-def test_a_cluster_that_serves_nothing(tmp_path):
+def test_idle_cluster_is_unavailable(tmp_path):
+    """A cluster that serves no slot is a store that is away."""
     with running(cluster_enabled="yes", dir=tmp_path) as server, stored(server.url) as store:
         assert "not served" in fails(store.take, KEY, ask())[0]
 

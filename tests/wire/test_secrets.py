@@ -180,7 +180,7 @@ def test_failures_hide_key_and_prompt(name, stream, caplog, capsys):
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 @pytest.mark.parametrize("code", [400, 429, 500])
-def test_a_quoted_prompt_reaches_no_log(code, stream, caplog, capsys):
+def test_quoted_prompt_reaches_no_log(code, stream, caplog, capsys):
     """The error shows what the server wrote; nothing is logged or printed of it, nor is any of it in the summary."""
     with watched(caplog, capsys), serving(status(code, QUOTE)) as server, provider_to(server.url) as provider:
         error = failure_of(provider, stream=stream)

@@ -514,7 +514,7 @@ def test_session_settings_are_read_once():
         assert request.target.endswith("/x")
 
 
-def test_nothing_is_mounted_on_a_session_of_the_callers():
+def test_callers_session_gets_no_adapter():
     """The session is as it was while the transport lives and after; its own requests go where they are sent, by its own adapters."""
     with serving(echo) as server, requests.Session() as session:
         before = dict(session.adapters)
@@ -527,7 +527,7 @@ def test_nothing_is_mounted_on_a_session_of_the_callers():
 
 
 @pytest.mark.parametrize("base", ["http://host.test:1888", "http://host.test", "https://host.test:1888"])
-def test_no_longer_port_is_taken_for_ours(base):
+def test_longer_port_is_not_ours(base):
     """A URL whose port, or host, only begins as ours does is another server's: no adapter of ours may be given its requests."""
     with requests.Session() as session, transport_to(base, session=session) as transport:
         for each in (session, transport.session):
@@ -535,7 +535,7 @@ def test_no_longer_port_is_taken_for_ours(base):
                 assert each.get_adapter(other) is not transport.adapter
 
 
-def test_requests_of_others_pass_the_adapter():
+def test_requests_of_others_pass_adapter():
     """Our own session is an escape hatch: its calls work, time limits included."""
     with serving(once()) as server, transport_to(server.url) as transport:
         with pytest.raises(requests.ConnectionError):

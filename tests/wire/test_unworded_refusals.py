@@ -17,7 +17,7 @@ CHOICE = {"index": 0, "message": {"role": "assistant", "content": "Fine."}, "fin
 FINE = answer(json.dumps({"id": "1", "model": "m", "created": 1, "choices": [CHOICE]}).encode())
 
 
-def test_a_bulk_run_outlasts_the_limit():
+def test_bulk_run_outlasts_the_limit():
     """180 items of 8 workers against 120 requests a minute: all are answered, and at most one call in ten is refused."""
     clock, lock = FakeClock(manual=True), threading.Lock()
     limit, statuses, results = Bucket(2.0, 120), [], []
