@@ -417,8 +417,8 @@ class Exchange:
         if isinstance(error, e.ModelDecommissionedError):
             error.replacement = engine.replacement_for(self.model or "")
         error.sent = True
-        if isinstance(error, e.RateLimitedError):
-            self._feedback(error)
+        if isinstance(error, e.RateLimitedError) and self.reservation is not None:
+            self.reservation.feedback(None, error)  # of the headers the limiter was told when they came
         if not made:
             self.nothing_made()
         return error

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from groq_provider import errors as e
@@ -199,7 +200,9 @@ def _class(
     if "rate_limit_exceeded" in (code, kind) or status == 429:
         # The service gives one code to two things. A request above the limit itself never fits, however long one waits.
         hopeless = message.startswith("Request too large") or (
-            retry_after is None and re.search(_LIMIT, message) is not None and "try again in" not in message
+            retry_after is None
+            and re.search(_LIMIT, message) is not None
+            and not re.search(_TRY_AGAIN, message, re.IGNORECASE)
         )
         return e.RequestTooLargeError if status == 413 or hopeless else e.RateLimitedError
     for name in (code, kind):  # some servers put the code of this one there
@@ -313,12 +316,13 @@ _CUT = r'"(message|type|code|param|failed_generation|status_code)"\s{0,9}:\s{0,9
 def _of_cut(body: bytes) -> Mapping[str, Any] | None:
     """Find what there is of an error object whose end is missing."""
     found: dict[str, Any] = {}
-    for match in re.finditer(_CUT, body[:MAX_ERROR_BODY].decode("utf-8", "ignore"), re.DOTALL):
+    whole = body[:MAX_ERROR_BODY].decode("utf-8", "ignore")
+    for match in islice(re.finditer(_CUT, whole, re.DOTALL), 64):  # no error has as many fields
         text = match[2]
         # Of what the cut has left open, the end may be half an escape.
-        for whole in (text, *(f'{text[: len(text) - cut]}"' for cut in range(12))):
+        for ended in (text, *(f'{text[: len(text) - cut]}"' for cut in range(12))):
             with suppress(ValueError):
-                found.setdefault(match[1], json.loads(whole, strict=False))
+                found.setdefault(match[1], json.loads(ended, strict=False))
                 break
     return found if "message" in found or "code" in found else None
 

@@ -73,6 +73,15 @@ def test_cut_body_that_says_nothing():
     assert type(fail(b"x" * (MAX_ERROR_BODY + 1), 500)) is e.ProviderUnavailableError
 
 
+def test_cut_body_takes_little_work(monkeypatch):
+    """One made of nothing but fields that cannot be read."""
+    tried = []
+    loads = json.loads
+    monkeypatch.setattr(failures.json, "loads", lambda *args, **more: (tried.append(1), loads(*args, **more))[1])
+    fail(rb'"code":"\x",' * (MAX_ERROR_BODY // 12 + 1))
+    assert len(tried) < 1000
+
+
 # --- odd ---------------------------------------------------------------------------------------------------------------------
 
 

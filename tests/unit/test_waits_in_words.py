@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groq_provider.errors import RateLimitedError
 from groq_provider.wire.failures import error_from_object
 from groq_provider.wire.headers import MAX_HINT, parse_retry_after, parse_wait
 
@@ -36,6 +37,13 @@ def test_waits_are_read_right(text, seconds):
     assert parse_wait(text) == pytest.approx(seconds)
     assert hint(f"Please try again in {text}") == pytest.approx(seconds)
     assert hint(f"Please TRY AGAIN IN {text}") == pytest.approx(seconds)
+
+
+def test_limit_with_a_wait_in_words():
+    """The text of a limit that says when to come again is no request that never fits."""
+    text = "on tokens per minute (TPM): Limit 6000, Used 5034, Requested 1443. Try again in 2 minutes."
+    error = error_from_object({"message": f"Rate limit reached {text}"}, status=429, now=NOW)
+    assert (type(error), error.retry_after, error.limit) == (RateLimitedError, 120.0, 6000)
 
 
 @pytest.mark.parametrize(
