@@ -176,10 +176,15 @@ class GroqProviderError(Exception):
         self.sent = sent
 
     def __str__(self) -> str:
+        """The message, with the request id and the number of attempts where there are any: what support asks for first."""
         # Words of a server may hold whatever moves a terminal or forges a line of a log; ``message`` has them as they came.
-        if self.message.isprintable():
-            return self.message
-        return re.sub(_CONTROLS, lambda each: ascii(each[0])[1:-1], self.message)
+        text = self.message
+        if not text.isprintable():
+            text = re.sub(_CONTROLS, lambda each: ascii(each[0])[1:-1], text)
+        known = [f"request id {self.request_id}"] if self.request_id and _is_name(self.request_id) else []
+        if self.attempts:
+            known.append(f"{len(self.attempts)} attempt{'s' * (len(self.attempts) > 1)}")
+        return f"{text} [{', '.join(known)}]" if known else text
 
     @property
     def summary(self) -> str:
@@ -216,6 +221,12 @@ def _is_name(text: str) -> bool:
 
 
 E = TypeVar("E", bound=BaseException)
+
+
+def reword(error: GroqProviderError, message: str) -> None:
+    """Have an error say it in other words."""
+    error.message = message
+    error.args = (message,)
 
 
 def without_frames(error: E) -> E:
@@ -378,7 +389,17 @@ class InvalidRequestError(APIStatusError, ValueError):
 
 
 class ContextTooLongError(InvalidRequestError):
-    """The messages and the completion do not fit the model's context."""
+    """The messages and the completion do not fit the model's context.
+
+    ``limit`` and ``requested`` are the numbers of tokens that the service named, where it did.
+    """
+
+    def __init__(
+        self, message: str = "", *, limit: int | None = None, requested: int | None = None, **data: object
+    ) -> None:
+        super().__init__(message, **data)  # type: ignore[arg-type]  # the same keywords as the base class
+        self.limit = limit
+        self.requested = requested
 
 
 class ToolUseFailedError(InvalidRequestError):

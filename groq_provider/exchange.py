@@ -5,6 +5,7 @@ Every call of a provider, plain or streamed, single or of a bulk job, is one :cl
 
 from __future__ import annotations
 
+import re
 import threading
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -14,7 +15,7 @@ from urllib.parse import urlencode, urlsplit
 from groq_provider import errors as e
 from groq_provider._urls import CHAT_PATH
 from groq_provider.ratelimit.estimate import estimate_prompt_tokens, estimate_text_tokens
-from groq_provider.retry import retry_delay, timed
+from groq_provider.retry import retry_delay, throttling, timed
 from groq_provider.transport.call import CallState
 from groq_provider.types.response import Attempt, LLMResponse, Timing, Usage
 from groq_provider.wire import codec, json_text
@@ -44,6 +45,14 @@ _PLAIN_HEADERS: Mapping[str, str] = MappingProxyType({})
 MAX_BODY = 64 << 20
 #: The same for a stream, where around every token stand some 250 bytes of envelope: 64 MiB is less than the longest answers.
 MAX_STREAM = 256 << 20
+#: Errors that a limit of the caller's makes, and its name in Timeouts; the first that fits counts.
+_STRUCK: tuple[tuple[Any, str], ...] = (
+    (e.DeadlineExceededError, "total"),
+    ((e.ReadTimeoutError, e.PoolTimeoutError), "first_token"),
+    (e.ConnectTimeoutError, "connect"),
+    (e.StreamIdleTimeoutError, "idle"),
+)
+_TRY_AGAIN = r"(?:please )?try again in [0-9][0-9hmsuµn.]*(?: ?(?:second|minute|hour|day)s?)?\.?"
 #: No attempt is started with less time left.
 _LEAST_TIME = 0.05
 
@@ -547,6 +556,7 @@ class Exchange:
         error.provider = error.provider or self.engine.provider
         error.request_id = error.request_id or self.request_id
         error.attempts = tuple(self.attempts)
+        self._explain(error)
         if error.retry_after is not None and error.retry_at is None:
             error.retry_at = self.engine.clock.now() + timedelta(seconds=error.retry_after)
         return error
@@ -606,11 +616,35 @@ class Exchange:
         timed_out = isinstance(error, TimeoutError) and not isinstance(error, e.DeadlineExceededError)
         if timed_out and call.total_deadline is not None and engine.clock.monotonic() >= call.total_deadline:
             return e.DeadlineExceededError(
-                f"the time limit of {self.options.timeouts.total:g} s is up: {error}",
+                f"the time limit of {self.options.timeouts.total:g} s is up: {error.message}",
                 sent=error.sent,
                 partial=error.partial,
             )
         return error
+
+    def _explain(self, error: e.GroqProviderError) -> None:
+        """Name the limit of the caller's that struck, and its size: what the caller does not know cannot be changed."""
+        if "Timeouts." in error.message or "RetryPolicy." in error.message:
+            return  # named before
+        name = next((name for kinds, name in _STRUCK if isinstance(error, kinds)), None)
+        if isinstance(error, e.RateLimitTimeoutError):
+            name = "total" if self._wait_deadline == self.call.total_deadline else "wait"
+        size = None if name is None else getattr(self.options.timeouts, name)
+        if size is not None:
+            e.reword(error, f"{error.message} (Timeouts.{name} = {size:g} s)")
+        hint, policy = error.retry_after, self.engine.policy
+        if (
+            hint is None
+            or hint <= policy.hint_cap
+            or not (throttling(error) and error.retryable and policy.max_retries)
+        ):
+            return
+        # Instead of "try again in …", which may say something else than the header did.
+        words = re.sub(_TRY_AGAIN, "", error.message, flags=re.IGNORECASE).rstrip(" .;:,")
+        e.reword(
+            error,
+            f"{words}; a wait of {hint:,.6g} s is longer than RetryPolicy.hint_cap = {policy.hint_cap:g} s allows",
+        )
 
     # --- records -----------------------------------------------------------------------------------------------------------
 

@@ -476,7 +476,7 @@ class GroqProvider:
         try:
             return Timeouts.of(timeout) or self._config.timeout
         except ConfigurationError as error:
-            raise InvalidRequestError(str(error)) from None
+            raise InvalidRequestError(error.message) from None
 
     def _prepare(  # noqa: PLR0917 - private, and called with all of them
         self,

@@ -328,7 +328,7 @@ def _limits(timeout: Timeout) -> Timeouts | None:
     try:
         return Timeouts.of(timeout)
     except e.ConfigurationError as error:
-        raise e.InvalidRequestError(str(error)) from None
+        raise e.InvalidRequestError(error.message) from None
 
 
 def _check_token(cancel: object) -> None:

@@ -169,6 +169,8 @@ def error_from_object(
     if retry_after is not None:
         retry_after = min(retry_after, h.MAX_HINT)
     limits = _limit(message, kind) if issubclass(cls, e.RateLimitedError) else {}
+    if issubclass(cls, e.ContextTooLongError):
+        limits = _context_numbers(message, found)
     message = without_key(message, secret)
     code, kind, param, failed_generation = [
         text and without_key(text, secret) for text in (code, kind, param, failed_generation)
@@ -240,6 +242,24 @@ def _message(cls: type[e.APIStatusError], status: int | None, message: str) -> s
     if not message:
         return f"{phrase} (status {status})"
     return f"{phrase}: {message}"
+
+
+# How servers name the size of the context, and what it would have to hold.
+_CONTEXT_LIMIT = r"(?:limit|context (?:length|window|size)|maximum(?: prompt length)?|max)\D{0,40}?(\d[\d,]{0,14})"
+_CONTEXT_NEED = r"(?:requested|resulted in|current length is|contains|has|request|prompt)\b\D{0,30}?(\d[\d,]{0,14}) ?(?:tokens?\b|while|[,.)]|$)"
+
+
+def _context_numbers(message: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers of tokens of a context that is too short: those of llama.cpp's fields, else those in the words."""
+
+    def one(field: str, pattern: str) -> int | None:
+        given = found.get(field)
+        if type(given) is int and 0 <= given < 10**15:
+            return given
+        match = re.search(pattern, message[: 2 * _MAX_MESSAGE], re.IGNORECASE)
+        return int(match[1].replace(",", "")) if match else None
+
+    return {"limit": one("n_ctx", _CONTEXT_LIMIT), "requested": one("n_prompt_tokens", _CONTEXT_NEED)}
 
 
 def _limit(message: str, kind: str | None) -> dict[str, Any]:

@@ -36,6 +36,7 @@ FIELDS = {
 }
 OWN_FIELDS = {
     errors.ModelDecommissionedError: {"replacement": "openai/gpt-oss-20b"},
+    errors.ContextTooLongError: {"limit": 8192, "requested": 9000},
     errors.RateLimitedError: {"scope": "day", "limit_name": "TPD", "limit": 100, "used": 90, "requested": 20},
 }
 
@@ -147,7 +148,7 @@ def test_every_field_is_an_attribute(cls):
     given = {**FIELDS, **OWN_FIELDS.get(cls, {})}
     assert {name: getattr(error, name) for name in given} == given
     assert error.args == ("went wrong",)
-    assert error.message == str(error) == "went wrong"
+    assert (error.message, str(error)) == ("went wrong", "went wrong [request id req_01, 1 attempt]")
     with pytest.raises(TypeError):
         cls("went wrong", 429)
     with pytest.raises(TypeError, match="statuscode"):  # a typing mistake does not vanish
@@ -185,7 +186,7 @@ def test_errors_cross_process_pools():
         raised = pool.submit(throw, full(errors.RateLimitedError)).exception(60)
     assert [state(error) for error in arrived] == [state(full(cls)) for cls in CLASSES]
     assert isinstance(raised, errors.RateLimitedError)
-    assert (raised.retry_after, raised.limit_name, str(raised)) == (1.5, "TPD", "went wrong")
+    assert (raised.retry_after, raised.limit_name, str(raised)) == (1.5, "TPD", "went wrong [request id req_01, 1 attempt]")
 
 
 def test_notes_and_repr_hold_message():

@@ -184,7 +184,7 @@ def test_literal_bodies_of_the_service(case):
     status, body, cls, phrase = LITERAL[case]
     error = fail(status, {"error": body}, {"x-request-id": "req_1"}, model="X", provider="groq")
     assert type(error) is cls
-    assert str(error) == f"{phrase}: {body['message']}"
+    assert str(error) == f"{phrase}: {body['message']} [request id req_1]"
     expected = {"status_code": status, "request_id": "req_1", "model": "X", "provider": "groq"}
     expected.update({name: body.get(name) for name in ("type", "code", "param", "failed_generation")})
     assert {name: getattr(error, name) for name in expected} == expected
