@@ -99,7 +99,7 @@ if TYPE_CHECKING:
     from .types.messages import Message
     from .types.models import ModelCapability, ModelInfo, ModelLimits, ModelPricing, PerformanceProfile
     from .types.options import Document, JSONSchemaFormat, ResponseFormat, SearchSettings, StreamOptions
-    from .types.parts import ContentPart, DocumentPart, ImagePart, TextPart, Tool, ToolCall, ToolFunction
+    from .types.parts import ContentPart, DocumentPart, ImagePart, OtherPart, TextPart, Tool, ToolCall, ToolFunction
     from .types.request import LLMRequest
     from .types.response import (
         Attempt,
@@ -146,7 +146,7 @@ _HOMES = {
     "types.messages": "Message",
     "types.models": "ModelCapability ModelInfo ModelLimits ModelPricing PerformanceProfile",
     "types.options": "Document JSONSchemaFormat ResponseFormat SearchSettings StreamOptions",
-    "types.parts": "ContentPart DocumentPart ImagePart TextPart Tool ToolCall ToolFunction",
+    "types.parts": "ContentPart DocumentPart ImagePart OtherPart TextPart Tool ToolCall ToolFunction",
     "types.request": "LLMRequest",
     "types.activity": (
         "Annotation BrowserResult Chart ChartElement CodeResult DocumentCitation ExecutedTool FunctionCitation MCPTool MCPToolList "
@@ -218,6 +218,7 @@ __all__ = [
     "ModelPricing",
     "ModelUsage",
     "NotFoundError",
+    "OtherPart",
     "OutputTruncatedError",
     "OverloadedError",
     "PerformanceProfile",

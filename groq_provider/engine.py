@@ -15,6 +15,7 @@ import attrs
 
 from ._fork import forkable
 from .retry import RetryBudget
+from .types.allowed import GROQ
 
 if TYPE_CHECKING:
     from .breaker import CircuitBreaker
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .protocols import LatencyRecorder, RateLimiter, Transport, WireResponse
     from .stream import ResponseStream
     from .transport.call import CallState
+    from .types.allowed import Allowed
     from .types.request import LLMRequest
     from .types.response import LLMResponse
 
@@ -61,6 +63,7 @@ class Engine:
         tokenizer: Counts the tokens of a text; ``None``: estimated.
         replacement_for: Names the successor of a model that was shut down.
         check: Holds a request against what is known of its model; may return a changed one.
+        allowed: What the server takes in a request.
         learn: Whether the limiter learns from headers (this service's own, not a compatible server's).
         require_finish_reason: Whether a stream without one is incomplete.
         breaker: Refuses completions while too many fail; ``None``: none does.
@@ -81,6 +84,7 @@ class Engine:
         tokenizer: Callable[[str], int] | None = None,
         replacement_for: Callable[[str], str | None] = lambda _model: None,
         check: Callable[[LLMRequest, str], LLMRequest] = lambda request, _model: request,
+        allowed: Allowed = GROQ,
         learn: bool = True,
         require_finish_reason: bool = True,
         breaker: CircuitBreaker | None = None,
@@ -97,6 +101,9 @@ class Engine:
         self.tokenizer = tokenizer
         self.replacement_for = replacement_for
         self.check = check
+        self.allowed = allowed
+        #: Whether streams ask for their usage; until the server refuses that once.
+        self.ask_usage = allowed.asks_usage
         self.learn = learn
         self.require_finish_reason = require_finish_reason
         self.breaker = breaker

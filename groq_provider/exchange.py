@@ -53,6 +53,8 @@ _STRUCK: tuple[tuple[Any, str], ...] = (
     (e.StreamIdleTimeoutError, "idle"),
 )
 _TRY_AGAIN = r"(?:please )?try again in [0-9][0-9hmsuµn.]*(?: ?(?:second|minute|hour|day)s?)?\.?"
+#: How servers that do not know the option refuse to report a stream's usage.
+_NOT_UNDERSTOOD, _USAGE_WORDS = (400, 422), ("stream_options", "include_usage", "stream options")
 #: No attempt is started with less time left.
 _LEAST_TIME = 0.05
 
@@ -144,6 +146,7 @@ class Exchange:
         self.waited = 0.0
         self._retries = 0
         self._patience = engine.policy.patience
+        self._asked_usage = stream and engine.ask_usage and request is not None and request.stream_options is None
         self._last_cost = 0.0
         self._wait = 0.0  # before the attempt under way
         self._attempt_at = self.started
@@ -169,7 +172,7 @@ class Exchange:
             raise e.InvalidRequestError("no model: name one in the request, or set default_model")
         request = engine.check(request, model)
         try:
-            body = codec.request_body(request, model=model, stream=stream, extra_body=options.extra_body)
+            body = cls._body_of(engine, request, options, model=model, stream=stream, ask_usage=engine.ask_usage)
         except BaseException as error:  # noqa: BLE001 - KeyboardInterrupt and the like, too
             raise e.without_frames(error)  # noqa: B904 - the same one; the frames below show the prompt
         return cls(
@@ -182,6 +185,19 @@ class Exchange:
             request=request,
             model=model,
             started=started,
+        )
+
+    @staticmethod
+    def _body_of(
+        engine: Engine, request: LLMRequest, options: CallOptions, *, model: str, stream: bool, ask_usage: bool
+    ) -> bytes:
+        return codec.request_body(
+            request,
+            model=model,
+            stream=stream,
+            extra_body=options.extra_body,
+            allowed=engine.allowed,
+            ask_usage=ask_usage,
         )
 
     # --- the loop ----------------------------------------------------------------------------------------------------------
@@ -274,6 +290,8 @@ class Exchange:
         error = self._translate(error)
         self._after_attempt(error, usage=usage)
         engine, call = self.engine, self.call
+        if self._usage_refused(error):
+            return None
         if not self.options.retry:
             return self.failed(error, recorded=True)
         patient = self._patience > 0 and timed(error)
@@ -295,6 +313,17 @@ class Exchange:
         self._wait = self._sleep(delay)
         self.waited += self._wait
         return None
+
+    def _usage_refused(self, error: e.GroqProviderError) -> bool:
+        """Say whether the server refused to be asked for a stream's usage; then it is not asked again, by nobody."""
+        engine, request, model = self.engine, self.request, self.model
+        if not (self._asked_usage and isinstance(error, e.APIStatusError) and error.status_code in _NOT_UNDERSTOOD):
+            return False
+        if request is None or model is None or not any(word in error.message for word in _USAGE_WORDS):
+            return False
+        engine.ask_usage = self._asked_usage = False
+        self._body = self._body_of(engine, request, self.options, model=model, stream=True, ask_usage=False)
+        return True
 
     def _out_of_time(self, delay: float) -> bool:
         """Say whether after *delay* too little is left of the total for an attempt: it would be charged and not waited for."""

@@ -32,6 +32,7 @@ from .ratelimit.estimate import estimate_prompt_tokens
 from .ratelimit.limiter import TokenBucketRateLimiter
 from .resources.models import Models
 from .transport.session import SecretHeader, SessionTransport
+from .types.allowed import ANYTHING, GROQ
 from .types.request import LLMRequest, check_extra
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ class GroqProvider:
             tokenizer=self._tokenizer,
             replacement_for=self._models.replacement_for,
             check=self._check,
+            allowed=GROQ if groq else ANYTHING,
             learn=groq,
             require_finish_reason=config.require_finish_reason,
             breaker=self._breaker(),
@@ -511,7 +513,9 @@ class GroqProvider:
             return self._engine.generate(request, CallOptions(timeouts=limits, cancel=token, batch=True))
 
         self._require_open()
-        LLMRequest.of("x", **fields)  # what is wrong for every item is one error, here
+        self._engine.allowed.check_fields(
+            LLMRequest.of("x", **fields)
+        )  # what is wrong for every item is one error, here
         from .bulk import BulkRun
 
         return BulkRun(requests, call, fields=dict(fields), max_workers=max_workers, ordered=ordered, cancel=cancel)
@@ -563,7 +567,8 @@ class GroqProvider:
             return request
         name = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
         known = self._models.find(model)
-        most = None if known is None or known.deprecated else known.max_tokens or None
+        other = self._config.type is not ProviderType.GROQ  # whose list may say so, but whose own matter it is
+        most = None if known is None or known.deprecated or other else known.max_tokens or None
         if self._config.trim_max_tokens:
             room = self._limiter.largest_output(model, prompt_tokens=estimate_prompt_tokens(request, self._tokenizer))
             # With no room at all the prompt is too large by itself, and the limiter says so.

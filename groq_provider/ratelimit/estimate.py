@@ -39,11 +39,10 @@ def estimate_prompt_tokens(request: LLMRequest, tokenizer: Callable[[str], int] 
         if type(content) is str:
             texts.append(content)
         elif content:
-            from groq_provider.types.parts import TextPart  # most messages are text
-
             for part in content:
-                if isinstance(part, TextPart):
-                    texts.append(part.text)
+                text = getattr(part, "text", "")
+                if text:
+                    texts.append(text)
                 else:
                     tokens += _PART_TOKENS
         if message.reasoning:

@@ -252,9 +252,9 @@ def mapping(*, optional: bool = True, values: type | None = None) -> Validator:
         for key, item in given.items():
             if not isinstance(key, str):
                 raise InvalidRequestError(f"{attribute.name}: key {shorten(key)} must be a string")
-            if values is not None and (not isinstance(item, values) or isinstance(item, bool)):
-                raise InvalidRequestError(
-                    f"{attribute.name}[{key!r}] must be {values.__name__}, not {type(item).__name__}"
-                )
+            kinds = (int, float) if values is float else values
+            if kinds is not None and (not isinstance(item, kinds) or isinstance(item, bool)):
+                noun = "a number" if values is float else getattr(values, "__name__", "")
+                raise InvalidRequestError(f"{attribute.name}[{key!r}] must be {noun}, not {type(item).__name__}")
 
     return check

@@ -31,13 +31,13 @@ class RequestFields(TypedDict, total=False):
     stream: bool
     stream_options: StreamOptions | JSON | None
     tools: Sequence[Tool | JSON] | None
-    tool_choice: Literal["none", "auto", "required"] | JSON | None
+    tool_choice: str | JSON | None
     parallel_tool_calls: bool | None
     response_format: ResponseFormat | JSON | None
-    reasoning_format: Literal["hidden", "raw", "parsed"] | None
+    reasoning_format: str | None
     include_reasoning: bool | None
-    reasoning_effort: Literal["none", "default", "low", "medium", "high"] | None
-    service_tier: Literal["auto", "on_demand", "flex", "performance"] | None
+    reasoning_effort: str | None
+    service_tier: str | None
     disable_tool_validation: bool | None
     documents: Sequence[Document | JSON] | None
     citation_options: Literal["enabled", "disabled"] | None
@@ -48,10 +48,10 @@ class RequestFields(TypedDict, total=False):
     user: str | None
     frequency_penalty: float | None
     presence_penalty: float | None
-    logit_bias: Mapping[str, int] | None
+    logit_bias: Mapping[str, float] | None
     logprobs: bool | None
     top_logprobs: int | None
-    metadata: Mapping[str, str] | None
+    metadata: JSON | None
     store: bool | None
     functions: Sequence[JSON] | None
     function_call: str | JSON | None

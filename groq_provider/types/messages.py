@@ -12,16 +12,27 @@ import attrs
 
 from groq_provider.errors import InvalidRequestError
 
-from ._base import build, check_given, defer_checks, mapping, mask, placed, shorten, text
+from ._base import build, check_given, defer_checks, mapping, mask, nearest, placed, text
 
 if TYPE_CHECKING:
-    from .parts import ContentPart, DocumentPart, ImagePart, TextPart, Tool, ToolCall, ToolFunction
+    from .parts import ContentPart, DocumentPart, ImagePart, OtherPart, TextPart, Tool, ToolCall, ToolFunction
 
-__all__ = ["ContentPart", "DocumentPart", "ImagePart", "Message", "TextPart", "Tool", "ToolCall", "ToolFunction"]
+__all__ = [
+    "ContentPart",
+    "DocumentPart",
+    "ImagePart",
+    "Message",
+    "OtherPart",
+    "TextPart",
+    "Tool",
+    "ToolCall",
+    "ToolFunction",
+]
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
-_NONE_OF_FOUR = (None,) * 4
+_NONE_OF_FIVE = (None,) * 5
+_NEEDS_CONTENT = ("system", "developer", "user", "tool")
 
 
 def _content(data: object) -> str | tuple[ContentPart, ...] | None:
@@ -46,7 +57,7 @@ def _tool_calls(data: object) -> tuple[ToolCall, ...] | None:
     return tuple([as_tool_call(item, f"tool_calls[{index}]") for index, item in enumerate(data)]) or None
 
 
-#: Keys that assistant messages of answers carry (ours, OpenAI's, other servers') and requests must not.
+#: Keys that assistant messages of answers carry (ours, OpenAI's, other servers') and this service's requests must not.
 ANSWER_ONLY = frozenset(
     {"executed_tools", "annotations", "refusal", "audio", "reasoning_content", "logprobs", "channel"}
 )
@@ -55,6 +66,10 @@ ANSWER_ONLY = frozenset(
 @attrs.frozen(kw_only=True, field_transformer=defer_checks)
 class Message:
     """One message of a conversation.
+
+    Made of a mapping it keeps further keys in *extra*. To compatible servers they are sent. This service knows none: those that only
+    answers carry (``annotations``, ``audio``, ``channel``, ``executed_tools``, ``logprobs``, ``reasoning_content``, ``refusal``) are left
+    out, so that an answer's message can go into a history as it came, and others are an error when it is sent.
 
     Attributes:
         role: ``system``, ``developer``, ``user``, ``assistant``, ``tool`` (or the deprecated ``function``).
@@ -65,11 +80,12 @@ class Message:
         tool_calls: Calls an earlier assistant message asked for.
         tool_call_id: For ``tool`` messages: the call this answers.
         function_call: Deprecated form of a single call, ``{"name", "arguments"}``.
+        extra: Further keys, for compatible servers (``cache_control``, ``prefix``, ``reasoning_content``, …).
 
     .. versionadded:: 0.1.0
     """
 
-    role: str = attrs.field()
+    role: str = attrs.field(validator=text(optional=False, empty=False))
     content: str | tuple[ContentPart, ...] | None = attrs.field(default=None, converter=_content, repr=mask)
     name: str | None = attrs.field(default=None, validator=text())
     reasoning: str | None = attrs.field(default=None, validator=text(), repr=mask)
@@ -77,20 +93,20 @@ class Message:
     tool_call_id: str | None = attrs.field(default=None, validator=text())
     function_call: Mapping[str, Any] | None = attrs.field(default=None, validator=mapping(), repr=mask)
 
-    @role.validator
-    def _check_role(self, _attribute: object, given: object) -> None:
-        if given not in ROLES:
-            raise InvalidRequestError(f"role = {shorten(given)}: must be one of {', '.join(ROLES)}")
+    extra: Mapping[str, Any] | None = attrs.field(default=None, validator=mapping(), repr=mask)
 
     def __attrs_post_init__(self) -> None:
-        if (self.name, self.reasoning, self.tool_call_id, self.function_call) != _NONE_OF_FOUR:  # nearly never
+        if (
+            self.name,
+            self.reasoning,
+            self.tool_call_id,
+            self.function_call,
+            self.extra,
+        ) != _NONE_OF_FIVE:  # nearly never
             check_given(self)
-        if self.content is None and not (
-            self.role == "assistant" and (self.tool_calls or self.function_call or self.reasoning)
-        ):
-            raise InvalidRequestError(f"a {self.role} message needs content", param="content")
-        if self.role == "tool" and not self.tool_call_id:
-            raise InvalidRequestError("a tool message needs the tool_call_id it answers", param="tool_call_id")
+        if self.content is None and self.role in _NEEDS_CONTENT:
+            meant = [f", not {key!r}" for key in self.extra or () if nearest(key, ["content"])]
+            raise InvalidRequestError(f"a {self.role} message needs content{''.join(meant)}", param="content")
 
     @classmethod
     def system(cls, content: str) -> Message:
@@ -119,7 +135,7 @@ _USUAL = {"role", "content"}
 
 
 def as_message(data: object, what: str) -> Message:
-    """Take a message as an instance or a mapping; answer-only keys and ``None`` values are dropped."""
+    """Take a message as an instance or a mapping; ``None`` values say nothing."""
     if isinstance(data, Message):
         return data
     if type(data) is dict and data.keys() == _USUAL and None not in data.values():  # nearly all of them
@@ -131,7 +147,7 @@ def as_message(data: object, what: str) -> Message:
         raise InvalidRequestError(f"{what} is a str; give Message.user(…) or a mapping with role and content")
     if isinstance(data, Mapping):
         data = {key: item for key, item in data.items() if item is not None}
-    return build(Message, data, what=what, drop=ANSWER_ONLY)
+    return build(Message, data, what=what)
 
 
 def __getattr__(name: str) -> Any:

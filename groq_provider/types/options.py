@@ -9,7 +9,7 @@ import attrs
 
 from groq_provider.errors import InvalidRequestError
 
-from ._base import boolean, build, mapping, mask, optional_build, shorten, text
+from ._base import boolean, build, mapping, mask, optional_build, text
 from .request import to_exclude_domains, to_include_domains
 
 __all__ = ["Document", "JSONSchemaFormat", "ResponseFormat", "SearchSettings", "StreamOptions"]
@@ -44,13 +44,16 @@ def as_document(data: object, what: str) -> Document:
 class JSONSchemaFormat:
     """The schema of a structured answer.
 
+    This service needs its name, and knows no further keys; compatible servers get what is given.
+
     .. versionadded:: 0.1.0
     """
 
-    name: str = attrs.field(validator=text(optional=False, empty=False))
+    name: str | None = attrs.field(default=None, validator=text())
     description: str | None = attrs.field(default=None, validator=text())
     schema: Mapping[str, Any] | None = attrs.field(default=None, validator=mapping())
     strict: bool | None = attrs.field(default=None, validator=boolean())
+    extra: Mapping[str, Any] = attrs.field(factory=dict, validator=mapping(optional=False), repr=mask)
 
 
 def _to_json_schema(data: object) -> JSONSchemaFormat | None:
@@ -61,20 +64,14 @@ def _to_json_schema(data: object) -> JSONSchemaFormat | None:
 class ResponseFormat:
     """The form of the answer: ``text``, ``json_object`` (the prompt must ask for JSON) or ``json_schema``.
 
+    Compatible servers may know other types and further keys, which go out as given.
+
     .. versionadded:: 0.1.0
     """
 
-    type: str = attrs.field()
+    type: str = attrs.field(validator=text(optional=False, empty=False))
     json_schema: JSONSchemaFormat | None = attrs.field(default=None, converter=_to_json_schema)
-
-    @type.validator
-    def _check_type(self, _attribute: object, given: object) -> None:
-        if given not in ("text", "json_object", "json_schema"):
-            raise InvalidRequestError(f"type = {shorten(given)}: must be text, json_object or json_schema")
-
-    def __attrs_post_init__(self) -> None:
-        if (self.type == "json_schema") != (self.json_schema is not None):
-            raise InvalidRequestError("json_schema belongs to type 'json_schema', and only there")
+    extra: Mapping[str, Any] = attrs.field(factory=dict, validator=mapping(optional=False), repr=mask)
 
 
 @attrs.frozen(kw_only=True)
@@ -92,9 +89,10 @@ class SearchSettings:
 
 @attrs.frozen(kw_only=True)
 class StreamOptions:
-    """Options of a stream; not needed: the service reports usage anyway.
+    """Options of a stream. Not needed: this service reports usage anyway, and compatible servers are asked to.
 
     .. versionadded:: 0.1.0
     """
 
     include_usage: bool | None = attrs.field(default=None, validator=boolean())
+    extra: Mapping[str, Any] = attrs.field(factory=dict, validator=mapping(optional=False), repr=mask)

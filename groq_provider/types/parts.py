@@ -6,7 +6,6 @@ Field names are the service's own (chat completions, request side).
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any, Union
 
@@ -14,11 +13,9 @@ import attrs
 
 from groq_provider.errors import InvalidRequestError
 
-from ._base import boolean, build, mapping, mask, number, one_of, optional_build, shorten, text
+from ._base import boolean, build, mapping, mask, number, optional_build, shorten, text
 
-__all__ = ["ContentPart", "DocumentPart", "ImagePart", "TextPart", "Tool", "ToolCall", "ToolFunction"]
-
-_TOOL_NAME = r"[a-zA-Z0-9_-]{1,64}"
+__all__ = ["ContentPart", "DocumentPart", "ImagePart", "OtherPart", "TextPart", "Tool", "ToolCall", "ToolFunction"]
 
 
 @attrs.frozen(kw_only=True)
@@ -43,7 +40,7 @@ class ImagePart:
     """
 
     url: str = attrs.field(validator=text(optional=False, empty=False, secret=True), repr=mask)
-    detail: str | None = attrs.field(default=None, validator=one_of("auto", "low", "high"))
+    detail: str | None = attrs.field(default=None, validator=text())
 
 
 @attrs.frozen(kw_only=True)
@@ -57,12 +54,44 @@ class DocumentPart:
     id: str | None = attrs.field(default=None, validator=text())
 
 
-ContentPart = Union[TextPart, ImagePart, DocumentPart]  # noqa: UP007 - asked at run time on Python 3.10
-_PARTS = (TextPart, ImagePart, DocumentPart)
+@attrs.frozen(kw_only=True)
+class OtherPart:
+    """A part of another form, for compatible servers: it is sent as it is, and this service refuses it.
+
+    Audio, video and files come as one, and parts of the kinds above with further keys (``cache_control``).
+
+    Attributes:
+        data: The whole part, with its ``type``.
+
+    .. versionadded:: 0.1.0
+    """
+
+    data: Mapping[str, Any] = attrs.field(validator=mapping(optional=False), repr=mask)
+
+    def __attrs_post_init__(self) -> None:
+        if not isinstance(self.type, str) or not self.type:
+            raise InvalidRequestError(f"type must be a non-empty string, not {shorten(self.data.get('type'))}")
+        if self.type == "text" and not isinstance(self.data.get("text"), str):
+            raise InvalidRequestError(f"text must be a string, not {type(self.data.get('text')).__name__}")
+
+    @property
+    def type(self) -> str:
+        """Its kind, by the name that the server knows."""
+        return self.data.get("type")  # type: ignore[return-value]  # checked
+
+    @property
+    def text(self) -> str:
+        """What it holds as text, if it is a text."""
+        found = self.data.get("text")
+        return found if isinstance(found, str) else ""
+
+
+ContentPart = Union[TextPart, ImagePart, DocumentPart, OtherPart]  # noqa: UP007 - asked at run time on Python 3.10
+_PARTS = (TextPart, ImagePart, DocumentPart, OtherPart)
 
 
 def as_part(data: object, what: str) -> ContentPart:
-    """Take a part as an instance or in the service's wire form."""
+    """Take a part as an instance or in its wire form."""
     if isinstance(data, _PARTS):
         return data
     if isinstance(data, str):
@@ -72,14 +101,17 @@ def as_part(data: object, what: str) -> ContentPart:
             f"{what} must be a TextPart, ImagePart, DocumentPart, str or mapping, not {type(data).__name__}"
         )
     kind = data.get("type")
-    if kind == "text":
-        return build(TextPart, {"text": data.get("text")}, what=what)
-    if kind == "image_url":
-        image = data.get("image_url")
-        return build(ImagePart, {"url": image} if isinstance(image, str) else image, what=f"{what}.image_url")
-    if kind == "document":
-        return build(DocumentPart, data.get("document"), what=f"{what}.document")
-    raise InvalidRequestError(f"{what}: type = {shorten(kind)}: must be text, image_url or document")
+    inner = data.get(kind) if isinstance(kind, str) else None
+    if kind == "text" and data.keys() <= {"type", "text"}:
+        return build(TextPart, {"text": inner}, what=what)
+    if kind == "image_url" and data.keys() <= {"type", "image_url"}:
+        image = {"url": inner} if isinstance(inner, str) else inner
+        if not isinstance(image, Mapping) or image.keys() <= {"url", "detail"}:
+            return build(ImagePart, image, what=f"{what}.image_url")
+    plain = not isinstance(inner, Mapping) or inner.keys() <= {"data", "id"}
+    if kind == "document" and data.keys() <= {"type", "document"} and plain:
+        return build(DocumentPart, inner, what=f"{what}.document")
+    return build(OtherPart, {"data": dict(data)}, what=what)
 
 
 @attrs.frozen(kw_only=True)
@@ -87,23 +119,20 @@ class ToolFunction:
     """A function the model may ask for.
 
     Attributes:
-        name: Letters, digits, ``_`` and ``-``, at most 64.
+        name: Letters, digits, ``_`` and ``-``, at most 64; compatible servers may allow others.
         description: What it does, for the model.
         parameters: JSON Schema of its arguments; ``None``: it takes none.
         strict: Whether arguments must fit the schema exactly; ``None``: the service's default (no).
+        extra: Further keys, for compatible servers.
 
     .. versionadded:: 0.1.0
     """
 
-    name: str = attrs.field()
+    name: str = attrs.field(validator=text(optional=False, empty=False))
     description: str | None = attrs.field(default=None, validator=text())
     parameters: Mapping[str, Any] | None = attrs.field(default=None, validator=mapping())
     strict: bool | None = attrs.field(default=None, validator=boolean())
-
-    @name.validator
-    def _check_name(self, _attribute: object, given: object) -> None:
-        if not isinstance(given, str) or not re.fullmatch(_TOOL_NAME, given):
-            raise InvalidRequestError(f"name = {shorten(given)}: must be 1 to 64 of a-z A-Z 0-9 _ -")
+    extra: Mapping[str, Any] = attrs.field(factory=dict, validator=mapping(optional=False), repr=mask)
 
 
 def _to_function(data: object) -> ToolFunction | None:
@@ -153,7 +182,8 @@ class ToolCall:
         arguments: JSON text, exactly as the model wrote it; :meth:`parse` decodes it.
         type: Always ``"function"`` so far.
         index: Position in the answer; the stream's way to tell calls apart. Not sent.
-        extra: What else the answer said of this call. Not sent.
+        extra: What else the answer said of this call, that of its function under ``function``. Sent back to compatible servers
+            (``extra_content`` and the like), not to this service.
 
     .. versionadded:: 0.1.0
     """
@@ -191,6 +221,8 @@ def as_tool_call(data: object, what: str) -> ToolCall:
     if isinstance(data, Mapping) and isinstance(data.get("function"), Mapping):
         flat = {key: item for key, item in data.items() if key != "function"}
         function = data["function"]
+        if further := {key: item for key, item in function.items() if key not in ("name", "arguments")}:
+            flat["extra"] = {**(flat.get("extra") or {}), "function": further}
         return build(
             ToolCall, {**flat, "name": function.get("name"), "arguments": function.get("arguments") or ""}, what=what
         )

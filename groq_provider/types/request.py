@@ -20,7 +20,6 @@ from ._base import (
     mask,
     nearest,
     number,
-    one_of,
     shorten,
     strings,
     text,
@@ -63,10 +62,12 @@ def _messages(data: object) -> tuple[Message, ...]:
 def _stop(data: object) -> str | tuple[str, ...] | None:
     if data is None or isinstance(data, str):
         return data
-    found = strings(data, "stop") or ()
-    if len(found) > 4:
-        raise InvalidRequestError(f"stop has {len(found)} strings: at most 4")
-    return found
+    return strings(data, "stop") or ()
+
+
+def _word_or_mapping(_instance: object, attribute: attrs.Attribute[Any], given: object) -> None:
+    if not isinstance(given, (str, Mapping)):
+        raise InvalidRequestError(f"{attribute.name} must be text or a mapping, not {type(given).__name__}")
 
 
 def _uuid(given: object) -> uuid.UUID:
@@ -134,8 +135,10 @@ def to_exclude_domains(data: object) -> tuple[str, ...] | None:
 class LLMRequest:
     """One chat completion to ask for.
 
-    Every field of the service's request under its own name. ``None`` means "not sent"; 0 and 0.0 are sent. Values are
-    checked here; unknown model names pass through. Only ``messages`` is required: ``LLMRequest(messages="Hello")``.
+    Every field of the service's request under its own name. ``None`` means "not sent"; 0 and 0.0 are sent. Types are checked here,
+    and the ranges below, which are this service's, by a provider of type ``groq`` before it sends; one of type
+    ``openai_compatible`` sends values as they are given. Unknown model names pass through. Only ``messages`` is required:
+    ``LLMRequest(messages="Hello")``.
 
     Attributes:
         messages: Text, or a sequence of :class:`Message` or mappings. At least one.
@@ -144,11 +147,12 @@ class LLMRequest:
         max_tokens: Deprecated name of the same; one of the two at most.
         temperature: 0 to 2; the service's default is 1.
         top_p: 0 to 1.
-        n: The service allows 1 only.
+        n: The service allows 1 only. Of several the response is the first; the others are in ``response.raw``, and the chunks of a
+            stream bear their ``index``.
         stop: One to four texts that end the answer.
         seed: Best effort repeatability; the seed used comes back in ``response.x_groq.seed``.
         stream: Without effect: ``generate`` and ``generate_stream`` each set their own.
-        stream_options: Not needed; usage is reported anyway.
+        stream_options: Not needed: this service reports usage anyway, and compatible servers are asked to, unless this says otherwise.
         tools: At most 128 tools.
         tool_choice: ``"none"``, ``"auto"``, ``"required"``, the name form ``{"type": "function", "function": {"name": …}}``.
         parallel_tool_calls: Whether several calls may come in one answer.
@@ -180,46 +184,44 @@ class LLMRequest:
         provider_metadata: Further body fields, sent as they are; for what this class does not know.
 
     Raises:
-        InvalidRequestError: A value is out of range or of the wrong type; the message names field, value and range.
+        InvalidRequestError: A value is of the wrong type; the message names field and value.
 
     .. versionadded:: 0.1.0
     """
 
     messages: tuple[Message, ...] = attrs.field(converter=_messages)
     model: str | None = attrs.field(default=None, validator=text(empty=False))
-    max_completion_tokens: int | None = attrs.field(default=None, validator=number(1, integer=True))
-    max_tokens: int | None = attrs.field(default=None, validator=number(1, integer=True))
-    temperature: float | None = attrs.field(default=None, validator=number(0, 2))
-    top_p: float | None = attrs.field(default=None, validator=number(0, 1))
-    n: int | None = attrs.field(default=None, validator=number(1, 1, integer=True))
+    max_completion_tokens: int | None = attrs.field(default=None, validator=number(integer=True))
+    max_tokens: int | None = attrs.field(default=None, validator=number(integer=True))
+    temperature: float | None = attrs.field(default=None, validator=number())
+    top_p: float | None = attrs.field(default=None, validator=number())
+    n: int | None = attrs.field(default=None, validator=number(integer=True))
     stop: str | tuple[str, ...] | None = attrs.field(default=None, converter=_stop, repr=mask)
     seed: int | None = attrs.field(default=None, validator=number(integer=True))
     stream: bool = attrs.field(default=False, validator=boolean(optional=False))
     stream_options: StreamOptions | None = attrs.field(default=None, converter=_to_stream_options)
     tools: tuple[Tool, ...] | None = attrs.field(default=None, converter=_to_tools)
-    tool_choice: str | Mapping[str, Any] | None = attrs.field(default=None)
+    tool_choice: str | Mapping[str, Any] | None = attrs.field(default=None, validator=_word_or_mapping)
     parallel_tool_calls: bool | None = attrs.field(default=None, validator=boolean())
     response_format: ResponseFormat | None = attrs.field(default=None, converter=_to_response_format)
-    reasoning_format: str | None = attrs.field(default=None, validator=one_of("hidden", "raw", "parsed"))
+    reasoning_format: str | None = attrs.field(default=None, validator=text())
     include_reasoning: bool | None = attrs.field(default=None, validator=boolean())
-    reasoning_effort: str | None = attrs.field(
-        default=None, validator=one_of("none", "default", "low", "medium", "high")
-    )
-    service_tier: str | None = attrs.field(default=None, validator=one_of("auto", "on_demand", "flex", "performance"))
+    reasoning_effort: str | None = attrs.field(default=None, validator=text())
+    service_tier: str | None = attrs.field(default=None, validator=text())
     disable_tool_validation: bool | None = attrs.field(default=None, validator=boolean())
     documents: tuple[Document, ...] | None = attrs.field(default=None, converter=_documents, repr=mask)
-    citation_options: str | None = attrs.field(default=None, validator=one_of("enabled", "disabled"))
+    citation_options: str | None = attrs.field(default=None, validator=text())
     search_settings: SearchSettings | None = attrs.field(default=None, converter=_to_search_settings)
     include_domains: tuple[str, ...] | None = attrs.field(default=None, converter=to_include_domains)
     exclude_domains: tuple[str, ...] | None = attrs.field(default=None, converter=to_exclude_domains)
     compound_custom: Mapping[str, Any] | None = attrs.field(default=None, validator=mapping(), repr=mask)
     user: str | None = attrs.field(default=None, validator=text())
-    frequency_penalty: float | None = attrs.field(default=None, validator=number(-2, 2))
-    presence_penalty: float | None = attrs.field(default=None, validator=number(-2, 2))
-    logit_bias: Mapping[str, int] | None = attrs.field(default=None, validator=mapping(values=int))
+    frequency_penalty: float | None = attrs.field(default=None, validator=number())
+    presence_penalty: float | None = attrs.field(default=None, validator=number())
+    logit_bias: Mapping[str, float] | None = attrs.field(default=None, validator=mapping(values=float))
     logprobs: bool | None = attrs.field(default=None, validator=boolean())
-    top_logprobs: int | None = attrs.field(default=None, validator=number(0, 20, integer=True))
-    metadata: Mapping[str, str] | None = attrs.field(default=None, validator=mapping(values=str), repr=mask)
+    top_logprobs: int | None = attrs.field(default=None, validator=number(integer=True))
+    metadata: Mapping[str, Any] | None = attrs.field(default=None, validator=mapping(), repr=mask)
     store: bool | None = attrs.field(default=None, validator=boolean())
     functions: tuple[Mapping[str, Any], ...] | None = attrs.field(default=None, converter=_functions)
     function_call: str | Mapping[str, Any] | None = attrs.field(default=None)
@@ -228,40 +230,16 @@ class LLMRequest:
     custom_id: str | None = attrs.field(default=None, validator=text())
     provider_metadata: Mapping[str, Any] = attrs.field(factory=dict, validator=mapping(optional=False), repr=mask)
 
-    @tool_choice.validator
-    def _check_tool_choice(self, _attribute: object, given: object) -> None:
-        if given is None or isinstance(given, Mapping) or given in ("none", "auto", "required"):
-            return
-        raise InvalidRequestError(
-            f"tool_choice = {shorten(given)}: must be none, auto, required or {{'type': 'function', 'function': {{'name': …}}}}"
-        )
-
-    @tools.validator
-    def _check_tools(self, _attribute: object, given: tuple[Tool, ...] | None) -> None:
-        if given is None:
-            return
-        if len(given) > 128:
-            raise InvalidRequestError(f"tools has {len(given)} tools: at most 128")
-        names = [tool.function.name for tool in given if tool.function]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise InvalidRequestError(f"tools: the name {twice[0]!r} is used more than once")
-
     def __attrs_post_init__(self) -> None:
         check_given(self)
-        if self.max_tokens is not None and self.max_completion_tokens is not None:
-            raise InvalidRequestError(
-                f"max_tokens = {self.max_tokens} and max_completion_tokens = {self.max_completion_tokens}: give one of the two"
-            )
         if self.provider_metadata:
             check_extra(self.provider_metadata, "provider_metadata")
-        if self.reasoning_format is not None and self.include_reasoning is not None:
-            raise InvalidRequestError("reasoning_format and include_reasoning: give one of the two")
 
     @property
     def max_output_tokens(self) -> int | None:
-        """The longest answer asked for, under whichever of its two names."""
-        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+        """The longest answer asked for, under whichever of its two names; ``None`` also for a negative one, which bounds nothing."""
+        asked = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+        return None if asked is None or asked < 0 else asked
 
     @classmethod
     def of(

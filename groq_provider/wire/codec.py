@@ -15,6 +15,8 @@ import attrs
 from groq_provider.errors import ResponseDecodeError
 from groq_provider.types import request as q
 from groq_provider.types import response as r
+from groq_provider.types.allowed import GROQ
+from groq_provider.types.messages import ROLES
 
 from .converter import decode, encode
 from .fields import MAX_TOKENS, amount, clean, count, instant, items, objects, seconds, spoken, text, word, wrong
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from groq_provider.types import activity
     from groq_provider.types import messages as m
+    from groq_provider.types.allowed import Allowed
 
     from .json_text import Body
 
@@ -52,6 +55,7 @@ OWN_FIELDS = frozenset({"id", "custom_id", "stream", "provider_metadata"})
 
 
 _PLAIN = frozenset({str, int, float, bool})
+_ROLES = frozenset(ROLES) - {"tool"}
 
 
 @functools.cache
@@ -60,26 +64,58 @@ def _sent_fields() -> tuple[str, ...]:
     return tuple(a.name for a in attrs.fields(q.LLMRequest) if a.name not in apart)
 
 
-_NO_RARE = (None,) * 5
+_NO_RARE = (None,) * 6
 
 
-def _message_to_wire(message: m.Message) -> Any:
-    rare = message.name, message.reasoning, message.tool_calls, message.tool_call_id, message.function_call
-    if type(message.content) is str and rare == _NO_RARE:
+def _message_to_wire(message: m.Message, index: int, allowed: Allowed) -> Any:
+    rare = (
+        message.name,
+        message.reasoning,
+        message.tool_calls,
+        message.tool_call_id,
+        message.function_call,
+        message.extra,
+    )
+    if type(message.content) is str and rare == _NO_RARE and message.role in _ROLES:
         return {"role": message.role, "content": message.content}
-    return encode(message)
+    return encode(allowed.check_message(message, index))
 
 
 def request_body(
-    request: q.LLMRequest, *, model: str, stream: bool, extra_body: Mapping[str, Any] | None = None
+    request: q.LLMRequest,
+    *,
+    model: str,
+    stream: bool,
+    extra_body: Mapping[str, Any] | None = None,
+    allowed: Allowed = GROQ,
+    ask_usage: bool = False,
 ) -> Body:
-    """Return the JSON body of a request: model, messages, then what was set; nothing else."""
-    body: dict[str, Any] = {"model": model, "messages": [_message_to_wire(message) for message in request.messages]}
+    """Return the JSON body of a request: model, messages, then what was set; nothing else.
+
+    Args:
+        request: What is asked.
+        model: The model it is asked of.
+        stream: Whether the answer comes as it is made.
+        extra_body: Further fields; they win.
+        allowed: What the server takes.
+        ask_usage: Whether a stream is to report its usage, if the request says nothing of that.
+
+    Raises:
+        InvalidRequestError: A value is not allowed; the message names its place.
+    """
+    messages = [_message_to_wire(message, index, allowed) for index, message in enumerate(request.messages)]
+    body: dict[str, Any] = {"model": model, "messages": messages}
+    checks = allowed.fields
     for name in _sent_fields():
         given = getattr(request, name)
         if given is not None:
+            if name in checks:
+                checks[name](request, given)
             body[name] = given if type(given) in _PLAIN else encode(given)
-    body["stream"] = stream
+    if stream or allowed.says_plain:
+        body["stream"] = stream
+    if ask_usage and stream:
+        body.setdefault("stream_options", {"include_usage": True})
     if request.provider_metadata:
         body.update(request.provider_metadata)
     if extra_body:

@@ -34,7 +34,6 @@ T = TypeVar("T")
 def converter() -> Converter:
     """Return the one converter. Made on first use: cattrs is costly to import, and a usual answer does without."""
     import cattrs
-    from cattrs.gen import make_dict_unstructure_fn, override
 
     from groq_provider.types import activity, complete
     from groq_provider.types import options as o
@@ -51,7 +50,7 @@ def converter() -> Converter:
         lambda cls: lambda data, _: build(cls, data, what=cls.__name__),
     )
     # These have a wire form of their own, nested where the class is flat.
-    for part in (p.TextPart, p.ImagePart, p.DocumentPart):
+    for part in (p.TextPart, p.ImagePart, p.DocumentPart, p.OtherPart):
         made.register_structure_hook(part, lambda data, cls: _of_class(p.as_part(data, cls.__name__), cls))
     made.register_structure_hook(p.ToolCall, lambda data, _: p.as_tool_call(data, "ToolCall"))
     made.register_structure_hook(o.Document, lambda data, _: o.as_document(data, "Document"))
@@ -61,18 +60,14 @@ def converter() -> Converter:
     made.register_unstructure_hook(p.TextPart, lambda part: {"type": "text", "text": part.text})
     made.register_unstructure_hook(p.ImagePart, lambda part: {"type": "image_url", "image_url": _set_fields(part)})
     made.register_unstructure_hook(p.DocumentPart, lambda part: {"type": "document", "document": _set_fields(part)})
+    made.register_unstructure_hook(p.OtherPart, lambda part: dict(part.data))
     made.register_unstructure_hook(p.ToolCall, _tool_call_to_wire)
     made.register_unstructure_hook(o.Document, _document_to_wire)
     # These unions are told apart by the classes of the values, not by what is declared.
     made.register_unstructure_hook_func(
         lambda cls: cls in (p.ContentPart, str | tuple[p.ContentPart, ...] | None), made.unstructure
     )
-    made.register_unstructure_hook(
-        m.Message,
-        make_dict_unstructure_fn(
-            m.Message, made, _cattrs_omit_if_default=True, content=override(unstruct_hook=_content_to_wire(made))
-        ),
-    )
+    made.register_unstructure_hook(m.Message, _message_to_wire(made))
     return made
 
 
@@ -191,8 +186,39 @@ def _content_to_wire(made: Converter) -> Any:
     )
 
 
+def _message_to_wire(made: Converter) -> Any:
+    from cattrs.gen import make_dict_unstructure_fn, override
+
+    write = make_dict_unstructure_fn(
+        m.Message,
+        made,
+        _cattrs_omit_if_default=True,
+        content=override(unstruct_hook=_content_to_wire(made)),
+        extra=override(omit=True),
+    )
+
+    def unstructure(message: m.Message) -> dict[str, Any]:
+        written: dict[str, Any] = {
+            "role": message.role,
+            "content": None,
+        }  # there also without text: some servers ask for it
+        written.update(write(message))
+        return {**written, **message.extra} if message.extra else written
+
+    return unstructure
+
+
 def _tool_call_to_wire(call: p.ToolCall) -> dict[str, Any]:
-    return {"id": call.id, "type": call.type, "function": {"name": call.name, "arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    written = {"id": call.id, "type": call.type, "function": function}
+    if call.extra:
+        further = call.extra.get("function")
+        written = {
+            **call.extra,
+            **written,
+            "function": {**further, **function} if isinstance(further, Mapping) else function,
+        }
+    return written
 
 
 def _document_to_wire(document: o.Document) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def generate(provider: GroqProvider) -> None:
 
     provider.generate("hi", temprature=0.5)  # type: ignore[call-arg]  # misspelt
     provider.generate("hi", temperature="hot")  # type: ignore[arg-type]  # no number
-    provider.generate("hi", reasoning_effort="extreme")  # type: ignore[arg-type]  # no such word
+    provider.generate("hi", reasoning_effort=3)  # type: ignore[arg-type]  # no word
     provider.generate(5)  # type: ignore[arg-type]  # no prompt
     provider.generate(b"hi")  # type: ignore[arg-type]  # bytes
     provider.generate("hi", {"temperature": 0.5})  # type: ignore[call-arg,arg-type]  # keywords only

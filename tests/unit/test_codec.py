@@ -29,7 +29,16 @@ from groq_provider.types.activity import (
     SearchResults,
     UsageBreakdown,
 )
-from groq_provider.types.messages import DocumentPart, ImagePart, Message, TextPart, Tool, ToolCall, ToolFunction
+from groq_provider.types.messages import (
+    DocumentPart,
+    ImagePart,
+    Message,
+    OtherPart,
+    TextPart,
+    Tool,
+    ToolCall,
+    ToolFunction,
+)
 from groq_provider.types.request import (
     Document,
     JSONSchemaFormat,
@@ -84,7 +93,7 @@ GOLDEN = {
         ('{"model":"M","messages":[{"role":"system","content":"be brief"},'
         '{"role":"user","content":[{"type":"text","text":"a"},{"type":"image_url","image_url":{"url":"u","detail":"low"}},'
         '{"type":"document","document":{"data":{"k":1},"id":"d"}}],"name":"Ann"},'
-        '{"role":"assistant","tool_calls":[{"id":"call_1","type":"function","function":{"name":"f","arguments":"{\\"a\\":1}"}}]},'
+        '{"role":"assistant","content":null,"tool_calls":[{"id":"call_1","type":"function","function":{"name":"f","arguments":"{\\"a\\":1}"}}]},'
         '{"role":"tool","content":"2","tool_call_id":"call_1"},'
         '{"role":"assistant","content":"b","reasoning":"hm"}],"stream":false}'),
     ),
@@ -274,12 +283,20 @@ def several(strategy):
     return st.lists(strategy, max_size=2).map(tuple)
 
 
+_ASKED = {cls.__module__ for cls in (Message, ToolCall, ResponseFormat, LLMRequest)}
+
+
 def extra_of(cls):
     """Unknown fields; the service's own names of a flat class do not come among them."""
     known = {a.name for a in attrs.fields(cls)} - {"extra"}
     names = TEXT.filter(lambda name: name not in known)
-    # A tool is built from mappings of the caller's, too, where "extra" is the field itself.
-    return st.dictionaries(names.filter("extra".__ne__) if cls is Tool else names | st.just("extra"), ANY, max_size=2)
+    # What is asked is built from mappings of the caller's, too, where "extra" is the field itself.
+    if cls.__module__ in _ASKED:
+        given = st.dictionaries(names.map("x_".__add__), ANY, max_size=2)
+        if cls is Message:  # where None says nothing
+            return given.map(lambda found: {key: item for key, item in found.items() if item is not None} or None)
+        return given
+    return st.dictionaries(names | st.just("extra"), ANY, max_size=2)
 
 
 def build(cls, **fields):
@@ -294,6 +311,7 @@ PARTS = st.one_of(
     build(TextPart, text=TEXT),
     build(ImagePart, url=NAME, detail=maybe(st.sampled_from(["auto", "low", "high"]))),
     build(DocumentPart, data=OBJECT, id=maybe(TEXT)),
+    build(OtherPart, data=OBJECT.map(lambda found: {**found, "type": "input_audio"})),
 )
 MESSAGES = build(
     Message,
@@ -367,7 +385,7 @@ REQUESTS = build(
     debug=FLAG,
     id=st.uuids(),
     custom_id=maybe(TEXT),
-    provider_metadata=OBJECT,
+    provider_metadata=OBJECT.map(lambda found: {f"x_{key}": item for key, item in found.items()}),
 )
 USAGE = build(
     Usage,

@@ -17,6 +17,7 @@ from groq_provider import (
     ProviderConfig,
     RateLimits,
 )
+from groq_provider.wire import codec
 
 GOOD = {"role": "user", "content": "Hello"}
 FUNCTION = {"name": "f", "parameters": {}}
@@ -55,6 +56,11 @@ IN_REQUEST = [
 ]
 
 
+def send(request):
+    """Have this service's provider look at a request."""
+    codec.request_body(request, model="m", stream=False)
+
+
 def refusal(make, kind=InvalidRequestError):
     with pytest.raises(kind) as caught:
         make()
@@ -68,7 +74,7 @@ def refusal(make, kind=InvalidRequestError):
 def test_messages_have_a_place(number, case):
     """Which of them, and where inside."""
     message, place = case
-    error = refusal(lambda: LLMRequest.of([GOOD] * number + [message]))
+    error = refusal(lambda: send(LLMRequest.of([GOOD] * number + [message])))
     missing = "role" not in message  # what is missing has no place of its own
     assert error.param == (f"messages[{number}]" if missing else f"messages[{number}].{place}")
     assert error.message.startswith(error.param)
@@ -80,9 +86,9 @@ def test_fields_have_a_place(fields, place, how):
     """From the name of the field down to what is wrong in it."""
     error = refusal(
         {
-            "of": lambda: LLMRequest.of("x", **fields),
-            "constructor": lambda: LLMRequest(messages="x", **fields),
-            "over a request": lambda: LLMRequest.of(LLMRequest(messages="x"), **fields),
+            "of": lambda: send(LLMRequest.of("x", **fields)),
+            "constructor": lambda: send(LLMRequest(messages="x", **fields)),
+            "over a request": lambda: send(LLMRequest.of(LLMRequest(messages="x"), **fields)),
         }[how]
     )
     assert error.param == place

@@ -34,11 +34,13 @@ from groq_provider.types.activity import (
     SearchResults,
     UsageBreakdown,
 )
+from groq_provider.types.allowed import GROQ
 from groq_provider.types.fields import RequestFields
 from groq_provider.types.messages import (
     DocumentPart,
     ImagePart,
     Message,
+    OtherPart,
     TextPart,
     Tool,
     ToolCall,
@@ -64,6 +66,7 @@ from groq_provider.types.response import (
     XGroqUsage,
 )
 from groq_provider.types.status import LatencyMetrics, ProviderHealth, RateLimitInfo, RateLimitStatus, RateLimitWindow
+from groq_provider.wire import codec
 
 CANARY = "sesame-open-4711"
 AT = datetime(2026, 11, 1, 12, tzinfo=timezone.utc)
@@ -79,6 +82,7 @@ EXAMPLES = [
     TextPart(text="a"),
     ImagePart(url="https://example.com/a.png", detail="low"),
     DocumentPart(data={"a": 1}, id="d"),
+    OtherPart(data={"type": "input_audio"}),
     ToolFunction(name="f", description="d", parameters={"type": "object"}, strict=True),
     Tool.of("f"),
     ToolCall(id="call_1", name="f", arguments="{}", index=2),
@@ -172,9 +176,9 @@ WORDS = {
 
 
 def refusal(**fields):
-    """The message with which a request refuses its fields."""
+    """The message with which a request, or this service's list of what it allows, refuses fields."""
     with pytest.raises(InvalidRequestError) as caught:
-        LLMRequest(**{"messages": "hi", **fields})
+        GROQ.check_fields(LLMRequest(**{"messages": "hi", **fields}))
     assert caught.value.status_code is None
     return str(caught.value)
 
@@ -191,12 +195,13 @@ def test_numbers_keep_their_range(field):
     span = (
         f"{noun} from {low} to {high}" if high is not None else f"{noun} of at least {low}" if low is not None else noun
     )
-    wrong = [True, "1", float("nan"), float("inf"), float("-inf"), [1]]
-    wrong += [low - step] if low is not None else []
+    no_numbers = [True, "1", float("nan"), float("inf"), float("-inf"), [1], *([1.0] if integer else [])]
+    wrong = [low - step] if low is not None else []
     wrong += [high + step] if high is not None else []
-    wrong += [1.0] if integer else []
     for value in wrong:
         assert refusal(**{field: value}) == f"{field} = {value!r}: must be {span}, or None"
+    for value in no_numbers:
+        assert refusal(**{field: value}) == f"{field} = {value!r}: must be {noun}, or None"
 
 
 @pytest.mark.parametrize("field", BOOLEANS)
@@ -216,6 +221,8 @@ def test_words_are_of_their_list(field):
     assert refusal(**{field: "hihg"}) == f"{field} = 'hihg': must be one of {', '.join(WORDS[field])}, or None"
 
 
+FURTHER = " (a provider of type openai_compatible sends further ones)"
+
 REFUSED = {
     "model empty": ({"model": ""}, "model = '': must be a non-empty string, or None"),
     "model no text": ({"model": 5}, "model must be a non-empty string, or None, not int"),
@@ -231,7 +238,7 @@ REFUSED = {
     ),
     "both reasonings": (
         {"reasoning_format": "raw", "include_reasoning": True},
-        "reasoning_format and include_reasoning: give one of the two",
+        "reasoning_format = 'raw' and include_reasoning = True: give one of the two",
     ),
     "tools no sequence": ({"tools": Tool.of("f")}, "tools must be a sequence, not Tool"),
     "tools no tool": ({"tools": [5]}, "tools[0] must be a Tool or a mapping, not int"),
@@ -256,8 +263,8 @@ REFUSED = {
     ),
     "tool function typo": (
         {"tools": [{"function": {"name": "a", "paramters": {}}}]},
-        ("tools[0].function has no field 'paramters' (did you mean 'parameters'?); "
-        "known fields: name, description, parameters, strict"),
+        ("tools[0].function has no field 'paramters' (did you mean 'parameters'?); known fields: name, description, "
+         "parameters, strict" + FURTHER),
     ),
     "tool function needs name": ({"tools": [{"function": {}}]}, "tools[0].function needs name"),
     "tool_choice": (
@@ -294,7 +301,7 @@ REFUSED = {
     "compound_custom": ({"compound_custom": []}, "compound_custom must be a mapping, not list"),
     "logit_bias key": ({"logit_bias": {5: 1}}, "logit_bias: key 5 must be a string"),
     "logit_bias value": ({"logit_bias": {"5": 0.5}}, "logit_bias['5'] must be int, not float"),
-    "logit_bias truth": ({"logit_bias": {"5": True}}, "logit_bias['5'] must be int, not bool"),
+    "logit_bias truth": ({"logit_bias": {"5": True}}, "logit_bias['5'] must be a number, not bool"),
     "metadata value": ({"metadata": {"a": 5}}, "metadata['a'] must be str, not int"),
     "functions": ({"functions": "f"}, "functions must be a sequence of mappings, not str"),
     "provider_metadata": ({"provider_metadata": None}, "provider_metadata must be a mapping, not NoneType"),
@@ -412,12 +419,14 @@ PROMPTS = {
             "role": "assistant", "content": "hi", "refusal": None, "audio": None, "annotations": [], "function_call": None,
             "tool_calls": None, "reasoning": None, "something_new": None,
         }],
-        (Message.assistant("hi"),),
+        (Message(role="assistant", content="hi", extra={"annotations": []}),),
     ),
     "answer with refusal and audio": (
         [{"role": "assistant", "content": "hi", "refusal": "no", "audio": {"id": "a"}, "executed_tools": [{}],
           "reasoning_content": "hm", "channel": "analysis"}],
-        (Message.assistant("hi"),),
+        (Message(role="assistant", content="hi", extra={
+            "refusal": "no", "audio": {"id": "a"}, "executed_tools": [{}], "reasoning_content": "hm", "channel": "analysis",
+        }),),
     ),
     "reasoning is kept": (
         [{"role": "assistant", "content": "hi", "reasoning": "hm"}],
@@ -463,7 +472,7 @@ PROMPTS = {
 
 @pytest.mark.parametrize("case", PROMPTS)
 def test_prompts_become_messages(case):
-    """Text, messages, mappings and answers of OpenAI's library all become messages; answer-only fields are left out."""
+    """Text, messages, mappings and answers of OpenAI's library all become messages; what they do not know is in ``extra``."""
     given_, expected = PROMPTS[case]
     assert LLMRequest.of(given_).messages == LLMRequest(messages=given_).messages == expected
 
@@ -481,14 +490,15 @@ BAD_PROMPTS = {
     "no role": ([{"content": "a"}], "messages[0] needs role"),
     "role None": ([{"role": None, "content": "a"}], "messages[0] needs role"),
     "unknown field": (
-        [{"role": "user", "contnt": "a"}],
-        ("messages[0] has no field 'contnt' (did you mean 'content'?); "
-        "known fields: role, content, name, reasoning, tool_calls, tool_call_id, function_call"),
+        [{"role": "user", "content": "a", "nam": "b"}],
+        ("messages[0] has no field 'nam' (did you mean 'name'?); "
+        "known fields: role, content, name, reasoning, tool_calls, tool_call_id, function_call" + FURTHER),
     ),
+    "unknown field for content": ([{"role": "user", "contnt": "a"}], "messages[0].content: a user message needs content, not 'contnt'"),
     "unknown field without a near one": (
         [{"role": "user", "content": "a", "zzz": 1}],
         ("messages[0] has no field 'zzz'; "
-        "known fields: role, content, name, reasoning, tool_calls, tool_call_id, function_call"),
+        "known fields: role, content, name, reasoning, tool_calls, tool_call_id, function_call" + FURTHER),
     ),
     "no content": ([{"role": "user"}], "messages[0].content: a user message needs content"),
     "assistant without anything": ([{"role": "assistant", "content": None}], "messages[0].content: a assistant message needs content"),
@@ -528,7 +538,7 @@ def test_wrong_prompts_get_helpful_message(case):
     """The message says what is wrong and, where one is close, what was meant."""
     given_, message = BAD_PROMPTS[case]
     with pytest.raises(InvalidRequestError) as caught:
-        LLMRequest.of(given_)
+        codec.request_body(LLMRequest.of(given_), model="m", stream=False)
     assert str(caught.value) == message
 
 
@@ -595,7 +605,7 @@ def test_unknown_fields_suggest_nearest(prompt):
 def test_overrides_are_checked_like_fields():
     """An override gets no further than the field itself would."""
     with pytest.raises(InvalidRequestError, match=r"temperature = 3: must be a number from 0 to 2, or None"):
-        LLMRequest.of(BASE, temperature=3)
+        GROQ.check_fields(LLMRequest.of(BASE, temperature=3))
 
 
 def test_prompt_excludes_messages():
@@ -658,7 +668,7 @@ def test_repr_shows_sizes():
 def test_refusals_never_repeat_prompt(make):
     """A refusal does not repeat the prompt: an error message is logged, too."""
     with pytest.raises(InvalidRequestError) as caught:
-        make()
+        codec.request_body(make(), model="m", stream=False)
     assert CANARY not in str(caught.value)
 
 

@@ -152,7 +152,7 @@ def test_an_error_is_a_result():
 
 
 @pytest.mark.parametrize(
-    "bad", [5, None, "", [], {"role": "user"}, [{"role": "robot", "content": "x"}], b"x"], ids=repr
+    "bad", [5, None, "", [], {"role": "user"}, [{"role": 5, "content": "x"}], b"x"], ids=repr
 )
 def test_non_request_item_gives_error(bad):
     """An item that is no request is a result with an error and without a request."""
