@@ -135,7 +135,7 @@ _USAGE_KEYS = frozenset(
 
 
 def usage(data: object) -> r.Usage | None:
-    """Return the usage that an answer reports; a missing total is the sum.
+    """Return the usage that an answer reports; a missing total, or one of 0, is the sum.
 
     ``None`` for what is no report: without any figure, with zeros alone (a prompt has tokens), or with a figure that no answer has,
     below 0 or beyond :data:`~groq_provider.wire.fields.MAX_TOKENS`.
@@ -165,7 +165,7 @@ def usage(data: object) -> r.Usage | None:
     return r.Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
-        total_tokens=prompt + completion if total is None else total,
+        total_tokens=total or prompt + completion,
         cached_tokens=cached,
         reasoning_tokens=reasoning,
         queue_time=seconds(data, "queue_time"),

@@ -39,7 +39,7 @@ def test_waits_are_read_right(text, seconds):
     assert hint(f"Please TRY AGAIN IN {text}") == pytest.approx(seconds)
 
 
-def test_limit_with_a_wait_in_words():
+def test_limit_with_a_wait():
     """The text of a limit that says when to come again is no request that never fits."""
     text = "on tokens per minute (TPM): Limit 6000, Used 5034, Requested 1443. Try again in 2 minutes."
     error = error_from_object({"message": f"Rate limit reached {text}"}, status=429, now=NOW)
