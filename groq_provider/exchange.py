@@ -544,6 +544,7 @@ class Exchange:
             engine.budget.succeeded(self._last_cost)
             self._record(
                 total=timing.total,
+                wait=timing.wait,
                 first_token=timing.time_to_first_token,
                 tokens_per_second=timing.tokens_per_second if usage.source == "reported" else None,
             )
@@ -577,8 +578,12 @@ class Exchange:
                 self._after_attempt(error, usage=usage)
             if self.reservation is not None:
                 self.reservation.keep()  # without effect after any other settlement
-            if not isinstance(error, (e.RequestCancelledError, e.ProviderClosedError)) or error.sent is not False:
-                self._record(total=self.engine.clock.monotonic() - self.started, ok=False)
+            self._record(
+                total=self.engine.clock.monotonic() - self.started,
+                wait=self.waited,
+                ok=False,
+                local=self._is_local(error),
+            )
         if error.sent is None and isinstance(error, (e.ResponseError, e.StreamError)):
             error.sent = True  # something of an answer came
         error.model = error.model or self.model
@@ -590,8 +595,8 @@ class Exchange:
             error.retry_at = self.engine.clock.now() + timedelta(seconds=error.retry_after)
         return error
 
-    def abandoned(self, usage: Usage | None = None, *, first_token: float | None = None) -> None:
-        """The caller left: neither a success nor a failure of the service."""
+    def abandoned(self, usage: Usage | None = None, *, arrival: Arrival | None = None) -> None:
+        """The caller left: neither a success nor a failure of the service, but for a first token that came."""
         if self._over:
             return
         self._leave()
@@ -604,8 +609,14 @@ class Exchange:
                 self.reservation.settle(usage)
             else:
                 self.reservation.keep()
-        if first_token is not None:
-            self._record(first_token=first_token)
+        if arrival is not None and arrival.first is not None:
+            self._record(first_token=self.first_token(arrival, usage))
+
+    def _is_local(self, error: e.GroqProviderError) -> bool:
+        """Say whether a failure tells nothing of the service: the caller's own end, or nothing was ever sent."""
+        if isinstance(error, (e.RequestCancelledError, e.ProviderClosedError)):
+            return True
+        return all(attempt.sent is False for attempt in self.attempts)
 
     def _record(self, **figures: Any) -> None:
         if self.request is not None and self.model is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._fork import forkable
 from .errors import ConfigurationError
@@ -20,27 +20,30 @@ __all__ = ["LatencyTracker", "NullLatencyTracker"]
 #: Models kept, and how many of these may be ones of which no call succeeded. Beyond that the one that was not used for longest is forgotten.
 _MOST_MODELS, _MOST_STRANGERS = 256, 16
 
-_Sample = tuple["float | None", "float | None", "float | None"]
+#: Whole call, its wait, first token, speed.
+_Sample = tuple["float | None", "float", "float | None", "float | None"]
 
 
 class _Ring:
     """The newest samples of one model, and what was counted since the start."""
 
-    __slots__ = ("failed", "lock", "samples", "seen", "succeeded")
+    __slots__ = ("failed", "failures", "local", "lock", "samples", "seen", "succeeded")
 
     def __init__(self, size: int) -> None:
-        # Guards the three below, so that a snapshot fits together; held for an append or a copy. Reentrant: _signals.
+        # Guards the rest, so that a snapshot fits together; held for an append or a copy. Reentrant: _signals.
         self.lock = threading.RLock()
         self.samples: deque[_Sample] = deque(maxlen=size)
+        self.failures: deque[float] = deque(maxlen=size)
         self.succeeded = 0
         self.failed = 0
+        self.local = 0
         self.seen = 1  # of the calls counted, when room was made last
 
 
 class LatencyTracker:
     """Keeps the newest calls of each model and computes statistics over them.
 
-    Failed calls are counted, and kept apart from all figures. Recording costs less than a microsecond.
+    Failed calls have figures of their own, and what ended here without the service is only counted. Recording costs less than a microsecond.
 
     Thread safety: every method may be called from any thread.
 
@@ -79,26 +82,35 @@ class LatencyTracker:
         model: str,
         *,
         total: float | None = None,
+        wait: float = 0.0,
         first_token: float | None = None,
         tokens_per_second: float | None = None,
         ok: bool = True,
+        local: bool = False,
     ) -> None:
         """Record one finished call.
 
         Args:
             model: The model asked.
             total: Seconds of the whole call; ``None`` for a stream left before its end.
+            wait: Seconds of it in the rate limiter's queue and between retries.
             first_token: Seconds to the first token; ``None`` where it cannot be known, as in a plain answer.
             tokens_per_second: Generation speed; ``None`` where undefined.
-            ok: Whether it succeeded. A failure is counted and nothing else of it is kept.
+            ok: Whether it succeeded. Of a failure its duration is kept, apart from those of successes.
+            local: Whether a failure came about without the service: refused by the rate limiter, never sent, cancelled. Such calls are
+                counted apart, and nothing else of them is kept.
         """
         ring = self._rings.get(model) or self._add(model)
         with ring.lock:
             if ok:
-                ring.samples.append((total, first_token, tokens_per_second))
+                ring.samples.append((total, wait, first_token, tokens_per_second))
                 ring.succeeded += 1
+            elif local:
+                ring.local += 1
             else:
                 ring.failed += 1
+                if total is not None:
+                    ring.failures.append(total)
 
     def get_metrics(self, model: str | None = None) -> LatencyMetrics:
         """Return statistics for one model, or over the samples of all.
@@ -112,13 +124,16 @@ class LatencyTracker:
             ring = self._rings.get(model)
             rings = [] if ring is None else [ring]
         samples: list[_Sample] = []
-        succeeded = failed = 0
+        failures: list[float] = []
+        succeeded = failed = local = 0
         for ring in rings:
             with ring.lock:
                 samples += ring.samples
+                failures += ring.failures
                 succeeded += ring.succeeded
                 failed += ring.failed
-        return _summarise(samples, succeeded, failed)
+                local += ring.local
+        return _summarise(samples, failures, success_count=succeeded, error_count=failed, local_count=local)
 
     def reset(self) -> None:
         """Forget everything. A call that is being recorded at the same moment may be forgotten with it."""
@@ -156,7 +171,9 @@ class LatencyTracker:
         with ring.lock:
             self._gone.succeeded += ring.succeeded
             self._gone.failed += ring.failed
+            self._gone.local += ring.local
             ring.samples.clear()
+            ring.failures.clear()
 
     def _after_fork_in_child(self) -> None:
         """Start anew in a child process: its locks may have been held by threads of the parent, the figures are the parent's."""
@@ -176,45 +193,48 @@ class NullLatencyTracker:
         model: str,
         *,
         total: float | None = None,
+        wait: float = 0.0,
         first_token: float | None = None,
         tokens_per_second: float | None = None,
         ok: bool = True,
+        local: bool = False,
     ) -> None:
         """Do nothing."""
 
     def get_metrics(self, model: str | None = None) -> LatencyMetrics:  # noqa: ARG002 - the protocol's arguments
         """Return zeros."""
-        return _summarise((), 0, 0)
+        return _summarise((), ())
 
     def reset(self) -> None:
         """Do nothing."""
 
 
-def _summarise(samples: Sequence[_Sample], succeeded: int, failed: int) -> LatencyMetrics:
+def _summarise(samples: Sequence[_Sample], failures: Sequence[float], **counts: int) -> LatencyMetrics:
     from .types.status import LatencyMetrics  # for whoever looks
 
-    totals = sorted([total for total, _, _ in samples if total is not None])
-    firsts = sorted([first for _, first, _ in samples if first is not None])
-    speeds = sorted([speed for _, _, speed in samples if speed is not None])
+    whole = [(total, wait) for total, wait, _, _ in samples if total is not None]
+    totals = sorted([total for total, _ in whole])
+    firsts = sorted([first for _, _, first, _ in samples if first is not None])
+    figures: dict[str, Sequence[float]] = {
+        "first_token_latency": firsts,
+        "total_latency": totals,
+        "service_latency": sorted([max(total - wait, 0.0) for total, wait in whole]),
+        "wait": sorted([wait for _, wait in whole]),
+        "tokens_per_second": sorted([speed for _, _, _, speed in samples if speed is not None]),
+        "failure_latency": sorted(failures),
+    }
+    found: dict[str, Any] = {}
+    for name, ordered in figures.items():
+        found[f"avg_{name}"] = _average(ordered)
+        for percent in (50, 95, 99):
+            found[f"p{percent}_{name}"] = _percentile(ordered, percent)
     return LatencyMetrics(
-        avg_first_token_latency=_average(firsts),
-        p50_first_token_latency=_percentile(firsts, 50),
-        p95_first_token_latency=_percentile(firsts, 95),
-        p99_first_token_latency=_percentile(firsts, 99),
-        avg_total_latency=_average(totals),
-        p50_total_latency=_percentile(totals, 50),
-        p95_total_latency=_percentile(totals, 95),
-        p99_total_latency=_percentile(totals, 99),
+        **found,
+        **counts,
         min_total_latency=totals[0] if totals else 0.0,
         max_total_latency=totals[-1] if totals else 0.0,
-        avg_tokens_per_second=_average(speeds),
-        p50_tokens_per_second=_percentile(speeds, 50),
-        p95_tokens_per_second=_percentile(speeds, 95),
-        p99_tokens_per_second=_percentile(speeds, 99),
         sample_count=len(samples),
         first_token_count=len(firsts),
-        error_count=failed,
-        success_count=succeeded,
     )
 
 

@@ -242,11 +242,16 @@ class LatencyRecorder(Protocol):
         model: str,
         *,
         total: float | None = None,
+        wait: float = 0.0,
         first_token: float | None = None,
         tokens_per_second: float | None = None,
         ok: bool = True,
+        local: bool = False,
     ) -> None:
-        """Record one finished call; ``None`` for what cannot be known, the total of a stream left early for one."""
+        """Record one finished call; ``None`` for what cannot be known, the total of a stream left early for one.
+
+        *wait* is the part of *total* in the rate limiter's queue and between retries; *local* a failure without the service.
+        """
         ...
 
     def get_metrics(self, model: str | None = None) -> LatencyMetrics:

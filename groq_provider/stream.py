@@ -641,7 +641,7 @@ class ResponseStream:
 
     def _free(self) -> None:
         self._wire.close()
-        self._exchange.abandoned(self._known_usage(), first_token=self._first_token())
+        self._exchange.abandoned(self._known_usage(), arrival=self._arrival)
 
     def close_books(self, readers: Collection[int]) -> None:
         """Settle and record what there is, as the interpreter ends, and close the connection unless one of *readers* has it.
@@ -651,15 +651,12 @@ class ResponseStream:
         if self._reader not in readers:
             self.close()
         elif not self._ended:
-            self._exchange.abandoned(self._known_usage(), first_token=self._first_token())
+            self._exchange.abandoned(self._known_usage(), arrival=self._arrival)
 
     @property
     def _arrival(self) -> Arrival:
         got = self._got
         return Arrival(self._head_at, self._first_token_at, self._first_late, got, got - self._caught_up)
-
-    def _first_token(self) -> float | None:
-        return self._exchange.first_token(self._arrival)
 
     def __enter__(self) -> ResponseStream:
         return self
@@ -677,8 +674,8 @@ class ResponseStream:
         self._ended = True
         # No lock may be touched here: the collector may run inside any of them. The socket is closed; the books follow later.
         self._wire.abandon()
-        exchange, usage, first_token = self._exchange, self._known_usage(), self._first_token()
-        exchange.engine.later(lambda: exchange.abandoned(usage, first_token=first_token))
+        exchange, usage, arrival = self._exchange, self._known_usage(), self._arrival
+        exchange.engine.later(lambda: exchange.abandoned(usage, arrival=arrival))
         warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
 
 

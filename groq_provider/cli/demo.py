@@ -166,6 +166,8 @@ def _tables(screen: Screen, provider: GroqProvider) -> None:
     for name, field, samples in (
         ("first token", "first_token_latency", streams),
         ("whole call", "total_latency", calls),
+        ("  waiting here", "wait", calls),
+        ("  the service", "service_latency", calls),
     ):
         figures = [getattr(found, f"{part}_{field}") for part in ("p50", "p95", "p99")]
         rows.append((name, *(f"{seconds * 1000:,.0f} ms" for seconds in figures), samples))

@@ -70,19 +70,33 @@ class LatencyMetrics:
         p50_first_token_latency: Its median.
         p95_first_token_latency: Its 95th percentile.
         p99_first_token_latency: Its 99th percentile.
-        avg_total_latency: Whole call.
+        avg_total_latency: Whole call, waiting in the rate limiter's queue and between retries included.
         p50_total_latency: Its median.
         p95_total_latency: Its 95th percentile.
         p99_total_latency: Its 99th percentile.
         min_total_latency: The fastest.
         max_total_latency: The slowest.
-        avg_tokens_per_second: Generation speed.
+        avg_service_latency: Whole call without that wait: the service's time, the network's included.
+        p50_service_latency: Its median.
+        p95_service_latency: Its 95th percentile.
+        p99_service_latency: Its 99th percentile.
+        avg_wait: The wait alone.
+        p50_wait: Its median.
+        p95_wait: Its 95th percentile.
+        p99_wait: Its 99th percentile.
+        avg_tokens_per_second: Generation speed, from reported usage.
         p50_tokens_per_second: Its median.
         p95_tokens_per_second: Its 95th percentile.
         p99_tokens_per_second: Its 99th percentile.
         sample_count: Successful calls these figures rest on.
         first_token_count: Of them, with a time to first token.
-        error_count: Calls that failed; kept apart from all figures above. Counted since the start, not only in the ring.
+        avg_failure_latency: Whole call of those that failed, which are in no figure above.
+        p50_failure_latency: Its median.
+        p95_failure_latency: Its 95th percentile.
+        p99_failure_latency: Its 99th percentile.
+        error_count: Calls that the service saw and that failed. Counted since the start, not only in the ring.
+        local_count: Calls that ended here, likewise: refused by the rate limiter or a circuit breaker, never sent, cancelled. They tell
+            nothing of the service and are in no figure above.
         success_count: Calls that succeeded, likewise.
 
     .. versionadded:: 0.1.0
@@ -98,13 +112,26 @@ class LatencyMetrics:
     p99_total_latency: float = 0.0
     min_total_latency: float = 0.0
     max_total_latency: float = 0.0
+    avg_service_latency: float = 0.0
+    p50_service_latency: float = 0.0
+    p95_service_latency: float = 0.0
+    p99_service_latency: float = 0.0
+    avg_wait: float = 0.0
+    p50_wait: float = 0.0
+    p95_wait: float = 0.0
+    p99_wait: float = 0.0
     avg_tokens_per_second: float = 0.0
     p50_tokens_per_second: float = 0.0
     p95_tokens_per_second: float = 0.0
     p99_tokens_per_second: float = 0.0
+    avg_failure_latency: float = 0.0
+    p50_failure_latency: float = 0.0
+    p95_failure_latency: float = 0.0
+    p99_failure_latency: float = 0.0
     sample_count: int = 0
     first_token_count: int = 0
     error_count: int = 0
+    local_count: int = 0
     success_count: int = 0
 
 

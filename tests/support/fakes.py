@@ -238,13 +238,14 @@ class FakeLimiter:
 
 
 class FakeTracker:
-    """Notes what is recorded."""
+    """Notes what is recorded; no wait, and failures that are not local, go without saying."""
 
     def __init__(self) -> None:
         self.records: list[dict] = []
 
-    def record(self, model, **figures):
-        self.records.append({"model": model, **figures})
+    def record(self, model, *, wait=0.0, local=False, **figures):
+        more = {name: given for name, given in (("wait", wait), ("local", local)) if given}
+        self.records.append({"model": model, **figures, **more})
 
     def get_metrics(self, model=None):
         raise NotImplementedError

@@ -1011,9 +1011,9 @@ class Bench:
         return tuple(status.windows[name].limit - status.windows[name].remaining for name in ("rpm", "tpm"))
 
     def recorded(self) -> tuple[int, int]:
-        """Return the calls that succeeded and that failed, by the latency record."""
+        """Return the calls that succeeded and that failed, by the latency record, whether the service saw them or not."""
         metrics = self.provider.get_latency_metrics(MODEL)
-        return metrics.success_count, metrics.error_count
+        return metrics.success_count, metrics.error_count + metrics.local_count
 
     def seen(self) -> int:
         """Return how many attempts the server has noticed."""

@@ -149,7 +149,7 @@ def test_whole_answer_to_stream_request():
 
 def test_left_stream_keeps_known_first_token():
     """Left in the middle: the first token is a sample if it was awaited, and none if it lay there."""
-    for away, expected in ((0.0, [pytest.approx(1.0)]), (3.0, [])):
+    for away, expected in ((0.0, [pytest.approx(1.0)]), (3.0, [None])):
         bench = Bench()
         wire = Arriving(bench.clock, [0.5, 1.0, 1.5], None, most=1)
         bench.transport.script.append(wire)

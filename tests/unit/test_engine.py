@@ -160,7 +160,8 @@ def test_what_becomes_of_the_reservation(step, ending, error):
     bench = Bench(attrs_free(step) if isinstance(step, FakeWire) else type(step)("x", sent=step.sent), policy=NEVER)
     raised = bench.fails(error)
     assert bench.endings == [ending]
-    assert bench.tracker.records == [{"model": "m", "total": 0.5, "ok": False}]
+    local = {"local": True} if raised.attempts[-1].sent is False else {}
+    assert bench.tracker.records == [{"model": "m", "total": 0.5, "ok": False, **local}]
     assert bench.engine.in_flight == 0
     assert [attempt.error for attempt in raised.attempts] == [type(raised).__name__]
     assert (raised.model, raised.provider) == ("m", "groq")
@@ -365,13 +366,14 @@ def test_slow_answer_at_total_expires():
 
 
 def test_cancelled_token_stops_call_early():
-    """Nothing is taken, sent or recorded."""
+    """Nothing is taken or sent; it counts as an end of our own."""
     token = CancelToken()
     token.cancel()
     bench = Bench()
     error = bench.fails(e.RequestCancelledError, cancel=token)
     assert error.sent is False
-    assert (bench.limiter.asked, bench.transport.sent, bench.tracker.records) == ([], [], [])
+    assert (bench.limiter.asked, bench.transport.sent) == ([], [])
+    assert bench.tracker.records == [{"model": "m", "total": 0.0, "ok": False, "local": True}]
     assert bench.engine.in_flight == 0
 
 
@@ -708,7 +710,8 @@ def test_stream_timing_starts_at_sending():
     timing = bench.stream().collect().timing
     assert (timing.total, timing.wait, timing.time_to_first_token) == (4.0, 2.0, 1.0)
     assert (timing.tokens_per_second, timing.overall_tokens_per_second) == (4.0, 1.0)
-    assert bench.tracker.records == [{"model": "m", "total": 4.0, "first_token": 1.0, "tokens_per_second": 4.0}]
+    (record,) = bench.tracker.records
+    assert record == {"model": "m", "total": 4.0, "wait": 2.0, "first_token": 1.0, "tokens_per_second": 4.0}
 
 
 def test_options_are_values():
