@@ -149,8 +149,7 @@ def check_key(text: str) -> tuple[str | None, str]:
     for index, char in enumerate(key):
         if char.isspace() or not char.isprintable() or ord(char) > 255:
             return None, (
-                f"character {index + 1} of {len(key)} is a space, a control character or not latin-1; "
-                "copy the key again from console.groq.com/keys"
+                f"character {index + 1} of {len(key)} is a space, a control character or not latin-1; copy the key again"
             )
     return key or None, ""
 

@@ -261,7 +261,11 @@ class ProviderConfig:
             variable = variable or "GROQ_API_KEY"
         elif secret is None:
             return None
-        found = _checked(Secret(os.environ.get(variable, "")), variable) if variable else None
+        found = (
+            _checked(Secret(os.environ.get(variable, "")), variable, self.type is ProviderType.GROQ)
+            if variable
+            else None
+        )
         if found is None and self.enabled:
             hint = "" if variable in {None, "GROQ_API_KEY"} else f" ({variable} is not set)"
             raise ConfigurationError(_NO_KEY + hint)
@@ -384,19 +388,19 @@ def _key(given: object, groq: bool, environ: Environment, *, needed: bool) -> Se
     variable = given.name if isinstance(given, Variable) else None
     if isinstance(given, str):
         given = Secret(str(given), variable=variable)
-    secret = None if given is None else _checked(given, "api_key")
+    secret = None if given is None else _checked(given, "api_key", groq)
     if secret is None and groq:
-        secret = _checked(Secret(environ.get("GROQ_API_KEY") or "", variable="GROQ_API_KEY"), "GROQ_API_KEY")
+        secret = _checked(Secret(environ.get("GROQ_API_KEY") or "", variable="GROQ_API_KEY"), "GROQ_API_KEY", groq)
     if secret is None and groq and needed:
         raise ConfigurationError(_NO_KEY)
     return secret
 
 
-def _checked(secret: Secret, what: str) -> Secret | None:
+def _checked(secret: Secret, what: str, groq: bool) -> Secret | None:
     """Return a stripped key, ``None`` for a blank one. The plain text is in no variable when it raises."""
     key, problem = checks.check_key(secret.reveal())
     if problem:
-        raise ConfigurationError(f"{what}: {problem}")
+        raise ConfigurationError(f"{what}: {problem}{' from console.groq.com/keys' if groq else ''}")
     return None if key is None else Secret(key, variable=secret.variable)
 
 

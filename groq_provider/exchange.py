@@ -53,6 +53,7 @@ _STRUCK: tuple[tuple[Any, str], ...] = (
     (e.StreamIdleTimeoutError, "idle"),
 )
 _TRY_AGAIN = r"(?:please )?try again in [0-9][0-9hmsuµn.]*(?: ?(?:second|minute|hour|day)s?)?\.?"
+_PROXY_WANTS_CREDENTIALS = 407
 #: How servers that do not know the option refuse to report a stream's usage.
 _NOT_UNDERSTOOD, _USAGE_WORDS = (400, 422), ("stream_options", "include_usage", "stream options")
 #: No attempt is started with less time left.
@@ -380,6 +381,15 @@ class Exchange:
                 status_code=status,
                 sent=True,
             )
+        if status == _PROXY_WANTS_CREDENTIALS:  # only a proxy says so: the service has seen nothing
+            response.drain(self.call)
+            self._rejected, self.call.sent = False, False
+            return e.ProxyError(
+                "the proxy refuses the request: it asks for a user name and a password, or for others (status 407)",
+                status_code=status,
+                sent=False,
+                retryable=False,
+            )
         try:
             body = response.read_body(MAX_ERROR_BODY, cut=True)
         except e.RequestCancelledError as cancelled:
@@ -405,6 +415,8 @@ class Exchange:
         return error
 
     def _feedback(self, limited: e.RateLimitedError | None) -> None:
+        if limited is not None and not limited.retryable and limited.retry_after is None:
+            limited = None  # a quota that is used up for good: there is nothing to wait for
         if self.reservation is not None:
             self.reservation.feedback(self.rate_limit if self.engine.learn else None, limited)
 

@@ -188,7 +188,7 @@ class GroqProvider:
             breaker=self._breaker(),
         )
         self._health = HealthMonitor(
-            self._clock, lambda: len(self.get_models()), {"models": self._probe_models, "chat": self._probe_chat}
+            self._clock, self._models.count, {"models": self._probe_models, "chat": self._probe_chat}
         )
 
     def _breaker(self) -> CircuitBreaker | None:

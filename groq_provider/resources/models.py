@@ -37,6 +37,11 @@ class Models:
         catalogue = self._static()
         return catalogue.select(self._configured) if self._configured else catalogue.models
 
+    def count(self) -> int:
+        """Return how many models there are: those of the catalogue or the configuration, for another server those that it listed."""
+        live = self._live
+        return len(live.models) if live is not None and self._static is _nothing else len(self.get())
+
     def find(self, model: str) -> ModelInfo | None:
         """Return what is known of a model, without I/O."""
         live = self._live

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 import ssl
 import sys
@@ -107,7 +108,10 @@ def map_send_error(problem: BaseException, call: CallState, where: str) -> e.Gro
         "Tunnel connection failed" in str(item) for item in kinds if isinstance(item, OSError)
     ):
         text = _reason(problem)
-        return _with_cause(e.ProxyError(f"the proxy failed: {text}", sent=sent, retryable="407" not in text), problem)
+        # What it does not allow or does not know it will not the next time.
+        status = re.search(r"Tunnel connection failed: (\d{3})", text)
+        lasting = status is not None and status[1][0] == "4" and status[1] not in ("408", "425", "429")
+        return _with_cause(e.ProxyError(f"the proxy failed: {text}", sent=sent, retryable=not lasting), problem)
     # A connection that ends inside TLS is broken like any other; only what TLS itself refuses stays refused.
     if has(ssl.SSLError, u3.SSLError, ssl.CertificateError) and not has(TimeoutError, ssl.SSLEOFError):
         return _with_cause(e.TLSError(f"TLS failed with {where}: {_reason(problem)}", sent=sent), problem)

@@ -37,6 +37,18 @@ _LEAST_KEY = 16
 _BY_CODE: dict[str, type[e.APIStatusError]] = {
     "invalid_api_key": e.AuthenticationError,
     "context_length_exceeded": e.ContextTooLongError,
+    # The same of other servers: llama.cpp, LiteLLM, GitHub, …
+    **dict.fromkeys(
+        (
+            "exceed_context_size_error",
+            "ContextWindowExceededError",
+            "context_window_exceeded",
+            "max_context_length_exceeded",
+            "model_max_prompt_tokens_exceeded",
+            "prompt_too_long",
+        ),
+        e.ContextTooLongError,
+    ),
     "tool_use_failed": e.ToolUseFailedError,
     "json_validate_failed": e.JSONValidationFailedError,
     "model_decommissioned": e.ModelDecommissionedError,
@@ -80,10 +92,20 @@ _PHRASES: dict[type[Exception], str] = {
     e.ProviderUnavailableError: "groq service unavailable",
 }
 
+# Where these name this service, the words for another one.
+_OF_OTHERS = {
+    "unauthorized: invalid Groq API key": "unauthorized",
+    "groq overloaded": "overloaded",
+    "groq service unavailable": "service unavailable",
+    "groq service unavailable, overloaded": "service unavailable, overloaded",
+}
+#: What neither time nor another try mends.
+_USED_UP = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance"})
+
 # Texts, compiled on first use: most programs meet few failures.
 _CONTEXT = (
-    r"context.length|context.window|context.limit|max(?:imum)?.context|max(?:imum)?.prompt.length"
-    r"|reduce the length.{0,20}(?:message|input|prompt)|(?:input|prompt)(?: is)? too long"
+    r"context.length|context.window|context.size|context.limit|max(?:imum)?.context|max(?:imum)?.prompt.length"
+    r"|reduce the length.{0,20}(?:message|input|prompt)|(?:input|prompt)(?: is)? too long|input (?:token|length)[^.]{0,40} exceeds?"
 )
 # Out of range by itself, whatever the messages are; the service's text names the context window too.
 _OUTPUT_RANGE = r"`max_(?:completion_)?tokens` must be "
@@ -193,7 +215,9 @@ def error_from_object(
         data["retryable"] = True
     if retryable is None and cls is e.ProviderUnavailableError and status not in _PASSING_5XX:
         data["retryable"] = False  # 501, 505 and their like are the same the next time
-    return cls(_message(cls, status, message), **data)
+    if retryable is None and not _USED_UP.isdisjoint((code, kind)):
+        data["retryable"] = False
+    return cls(_message(cls, status, message, other=provider not in (None, "groq")), **data)
 
 
 def _class(
@@ -230,15 +254,20 @@ def _class(
     return e.APIStatusError
 
 
-def _message(cls: type[e.APIStatusError], status: int | None, message: str) -> str:
+def _message(cls: type[e.APIStatusError], status: int | None, message: str, *, other: bool = False) -> str:
+    """Return the words of an error; *other*: of another server than this service."""
     message = message[:_MAX_MESSAGE]
     phrase = next((_PHRASES[base] for base in cls.__mro__ if base in _PHRASES), None)
     if cls is e.OverloadedError and status == 503:
         phrase = "groq service unavailable, overloaded"
     if cls is e.OverloadedError and not message:
         message = "please retry after a moment"
+    if other and phrase is not None:
+        phrase = _OF_OTHERS.get(phrase, phrase)
     if phrase is None:
-        return f"groq API error{'' if status is None else f' ({status})'}: {message or 'no message'}"
+        return (
+            f"{'' if other else 'groq '}API error{'' if status is None else f' ({status})'}: {message or 'no message'}"
+        )
     if not message:
         return f"{phrase} (status {status})"
     return f"{phrase}: {message}"
@@ -288,7 +317,7 @@ def _error_object(body: bytes) -> Mapping[str, Any] | None:
         decoded = json.loads(body[:MAX_ERROR_BODY])
     except (ValueError, RecursionError):
         return _of_cut(body) if len(body) >= MAX_ERROR_BODY else None
-    return error_object(decoded) or (decoded if _is_message(decoded) else None)
+    return error_object(decoded) or (decoded if _is_message(decoded) else _of_detail(decoded))
 
 
 def error_object(decoded: object) -> Mapping[str, Any] | None:
@@ -323,6 +352,31 @@ def reported_error(decoded: object) -> Mapping[str, Any] | None:
     if found is None and isinstance(decoded, Mapping) and (given := decoded.get("error")):
         found = {**(given if isinstance(given, Mapping) else {}), "message": as_text(given)}
     return found
+
+
+def _of_detail(decoded: object) -> Mapping[str, Any] | None:
+    """Find the words of FastAPI's ``{"detail": …}``: text, an object, or a list of places and what is wrong there."""
+    found = decoded.get("detail") if isinstance(decoded, Mapping) else None
+    if isinstance(found, str):
+        return {"message": found} if found else None
+    if isinstance(found, Mapping):
+        return error_object(found) or (found if _is_message(found) else None)
+    if not isinstance(found, list):
+        return None
+    wrong = []
+    for item in found[:20]:
+        if _text(item):
+            wrong.append(("", _text(item) or ""))
+        elif isinstance(item, Mapping) and isinstance(item.get("msg"), str):  # not its input, which is the caller's
+            loc = item.get("loc")
+            place = loc[1:] if isinstance(loc, list) and loc[:1] == ["body"] else loc
+            wrong.append((".".join(map(str, place)) if isinstance(place, list) else "", item["msg"]))
+    if not wrong:
+        return None
+    return {
+        "message": "; ".join(f"{place}: {text}" if place else text for place, text in wrong),
+        "param": wrong[0][0] or None,
+    }
 
 
 def _is_message(decoded: object) -> bool:

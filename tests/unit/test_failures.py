@@ -376,7 +376,7 @@ SHAPES = {
     "BOM": (b'\xef\xbb\xbf{"error":{"message":"a"}}', "invalid request: a"),
     "cut": (b'{"error":{"message":"a', 'invalid request: {"error":{"message":"a'),
     "deep": (b"[" * 60_000, "invalid request: " + "[" * 300),
-    "FastAPI": (b'{"detail":"Not Found"}', 'invalid request: {"detail":"Not Found"}'),
+    "FastAPI": (b'{"detail":"Not Found"}', "invalid request: Not Found"),
 }
 
 
