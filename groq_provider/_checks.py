@@ -11,7 +11,7 @@ from .errors import ConfigurationError
 from .types._base import nearest, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     import attrs
 
@@ -60,14 +60,18 @@ def refuse(name: str, given: object, allowed: str) -> ConfigurationError:
     return ConfigurationError(f"{name} = {shown(given)}: must be {allowed}")
 
 
-def names(known: Iterable[str], given: Iterable[object], *, what: str) -> None:
-    """Refuse all unknown names at once, each with its nearest known one."""
+def names(
+    known: Iterable[str], given: Iterable[object], *, what: str, hints: Callable[[str], str] = lambda _name: ""
+) -> None:
+    """Refuse all unknown names at once, each with its nearest known one, or with what *hints* says of it."""
     known = tuple(known)
     unknown = [key for key in given if key not in known]
     if unknown:
         # A key in the wrong place is a secret that must not be shown.
         parts = [
-            f"{shown(key)}{nearest(str(key), known)}" if "gsk_" not in str(key) else "'****' (an API key as a name)"
+            f"{shown(key)}{hints(str(key)) or nearest(str(key), known)}"
+            if "gsk_" not in str(key)
+            else "'****' (an API key as a name)"
             for key in unknown
         ]
         raise ConfigurationError(f"{what}: unknown {', '.join(parts)}; known: {', '.join(known)}")

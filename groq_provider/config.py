@@ -299,7 +299,7 @@ def _merged(layers: list[dict[Any, Any]]) -> dict[str, Any]:
             if not isinstance(parameters, Mapping):
                 raise checks.refuse("parameters", parameters, "a mapping")
             layer = {**parameters, **layer}
-        checks.names(_KNOWN, layer, what="configuration")
+        checks.names(_KNOWN, layer, what="configuration", hints=_elsewhere)
         layer = {name: value for name, value in layer.items() if not _not_given(name, value)}
         for alias, name in _ALIASES.items():
             if alias in layer and name in layer:
@@ -318,6 +318,18 @@ def _merged(layers: list[dict[Any, Any]]) -> dict[str, Any]:
         if retries is not None:
             merged["retry"] = attrs.evolve(RetryPolicy.of(merged.get("retry")) or RetryPolicy(), max_retries=retries)
     return merged
+
+
+def _elsewhere(name: str) -> str:
+    """Say where a setting goes that other clients have under another name, or in each request."""
+    instead = {"model": "default_model", "default_headers": "headers", "http_client": "session of GroqProvider"}.get(
+        name
+    )
+    if instead is not None:
+        return f" (did you mean {instead!r}?)"
+    from .types.request import REQUEST_FIELDS  # for who made a mistake
+
+    return " (a field of each request: give it to generate)" if name in REQUEST_FIELDS else ""
 
 
 def _not_given(name: str, value: object) -> bool:

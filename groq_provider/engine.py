@@ -62,6 +62,7 @@ class Engine:
         secret: The API key, to be blanked out where a server repeats it.
         tokenizer: Counts the tokens of a text; ``None``: estimated.
         replacement_for: Names the successor of a model that was shut down.
+        nearest_to: Says which model was meant, as an addition to a message, or nothing.
         check: Holds a request against what is known of its model; may return a changed one.
         allowed: What the server takes in a request.
         learn: Whether the limiter learns from headers (this service's own, not a compatible server's).
@@ -83,6 +84,7 @@ class Engine:
         secret: str | None = None,
         tokenizer: Callable[[str], int] | None = None,
         replacement_for: Callable[[str], str | None] = lambda _model: None,
+        nearest_to: Callable[[str], str] = lambda _model: "",
         check: Callable[[LLMRequest, str], LLMRequest] = lambda request, _model: request,
         allowed: Allowed = GROQ,
         learn: bool = True,
@@ -100,6 +102,7 @@ class Engine:
         self.secret = secret
         self.tokenizer = tokenizer
         self.replacement_for = replacement_for
+        self.nearest_to = nearest_to
         self.check = check
         self.allowed = allowed
         #: Whether streams ask for their usage; until the server refuses that once.

@@ -138,6 +138,8 @@ class GroqProviderError(Exception):
 
     #: Whether a repeat of the same request may succeed, where nothing better is known.
     default_retryable: ClassVar[bool] = False
+    #: Whether a message of our own begins with what goes into ``param``.
+    _begins_with_place: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -163,7 +165,7 @@ class GroqProviderError(Exception):
         self.status_code = status_code
         self.code = code
         self.type = type
-        self.param = param
+        self.param = _place(message) if param is None and status_code is None and self._begins_with_place else param
         self.request_id = request_id
         self.model = model
         self.provider = provider
@@ -256,8 +258,7 @@ def _place(message: str) -> str | None:
 class ConfigurationError(GroqProviderError, ValueError):
     """The settings are wrong; found before anything is sent. ``param`` names the setting, where the message begins with it."""
 
-    def __init__(self, message: str = "", *, param: str | None = None, **data: object) -> None:
-        super().__init__(message, param=param or _place(message), **data)  # type: ignore[arg-type]  # as the base class
+    _begins_with_place = True
 
 
 class ProviderClosedError(GroqProviderError):
@@ -382,10 +383,7 @@ class InvalidRequestError(APIStatusError, ValueError):
     ``param`` is the place, for example ``messages[3].content``.
     """
 
-    def __init__(self, message: str = "", *, param: str | None = None, **data: object) -> None:
-        if param is None and data.get("status_code") is None:
-            param = _place(message)
-        super().__init__(message, param=param, **data)  # type: ignore[arg-type]  # the same keywords as the base class
+    _begins_with_place = True
 
 
 class ContextTooLongError(InvalidRequestError):

@@ -408,11 +408,17 @@ class Exchange:
             provider=engine.provider,
             secret=engine.secret,
         )
-        if isinstance(error, e.ModelDecommissionedError):
-            error.replacement = engine.replacement_for(self.model or "")
+        self._say_which_model(error)
         error.sent = True
         self._feedback(error if isinstance(error, e.RateLimitedError) else None)
         return error
+
+    def _say_which_model(self, error: e.GroqProviderError) -> None:
+        """Name the model to use instead of one that is not there."""
+        if isinstance(error, e.ModelDecommissionedError):
+            error.replacement = self.engine.replacement_for(self.model or "")
+        elif isinstance(error, e.ModelNotFoundError):
+            e.reword(error, error.message + self.engine.nearest_to(self.model or ""))
 
     def _feedback(self, limited: e.RateLimitedError | None) -> None:
         if limited is not None and not limited.retryable and limited.retry_after is None:
@@ -464,8 +470,7 @@ class Exchange:
             provider=engine.provider,
             secret=engine.secret,
         )
-        if isinstance(error, e.ModelDecommissionedError):
-            error.replacement = engine.replacement_for(self.model or "")
+        self._say_which_model(error)
         error.sent = True
         if isinstance(error, e.RateLimitedError) and self.reservation is not None:
             self.reservation.feedback(None, error)  # of the headers the limiter was told when they came

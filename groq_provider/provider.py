@@ -33,7 +33,7 @@ from .ratelimit.limiter import TokenBucketRateLimiter
 from .resources.models import Models
 from .transport.session import SecretHeader, SessionTransport
 from .types.allowed import ANYTHING, GROQ
-from .types.request import LLMRequest, check_extra
+from .types.request import LLMRequest, check_extra, whole
 
 if TYPE_CHECKING:
     import os
@@ -181,6 +181,7 @@ class GroqProvider:
             secret=key,
             tokenizer=self._tokenizer,
             replacement_for=self._models.replacement_for,
+            nearest_to=self._models.nearest_to,
             check=self._check,
             allowed=GROQ if groq else ANYTHING,
             learn=groq,
@@ -222,7 +223,7 @@ class GroqProvider:
 
     def generate(
         self,
-        prompt: Prompt,
+        prompt: Prompt | None = None,
         *,
         timeout: Timeout = None,
         cancel: CancelToken | None = None,
@@ -234,7 +235,7 @@ class GroqProvider:
         """Return a whole answer.
 
         Args:
-            prompt: Text, messages, or a request.
+            prompt: Text, messages, or a request; messages may be given as ``messages=``, too.
             timeout: Seconds for the whole call, waiting and retries included, a duration such as ``"30s"``, or
                 :class:`~groq_provider.Timeouts`; ``None``: as configured.
             cancel: Ends the call from any thread, wherever it waits.
@@ -251,7 +252,7 @@ class GroqProvider:
             DeadlineExceededError: The time is up.
             RequestCancelledError: *cancel* was used.
         """
-        prepared = self._prepare(prompt, fields, timeout, cancel, extra_headers, extra_body, extra_query)
+        prepared = self._prepare(prompt, fields, timeout, cancel, extra_headers, extra_body, extra_query, check=whole)
         # A traceback that shows local variables must not show these; a request hides its text.
         del prompt, fields, extra_headers, extra_body, extra_query
         if isinstance(prepared, GroqProviderError):
@@ -260,7 +261,7 @@ class GroqProvider:
 
     def generate_stream(
         self,
-        prompt: Prompt,
+        prompt: Prompt | None = None,
         *,
         timeout: Timeout = None,
         cancel: CancelToken | None = None,
@@ -482,17 +483,18 @@ class GroqProvider:
 
     def _prepare(  # noqa: PLR0917 - private, and called with all of them
         self,
-        prompt: Prompt,
+        prompt: Prompt | None,
         fields: Mapping[str, Any],
         timeout: Timeout,
         cancel: CancelToken | None,
         headers: Mapping[str, str] | None,
         body: Mapping[str, Any] | None,
         query: Mapping[str, Any] | None,
+        check: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     ) -> tuple[LLMRequest, CallOptions] | GroqProviderError:
         """Return request and options, or what is wrong with them: raised here, its frames would show prompt and headers."""
         try:
-            return LLMRequest.of(prompt, **fields), self._options(timeout, cancel, headers, body, query)
+            return LLMRequest.of(prompt, **check(fields)), self._options(timeout, cancel, headers, body, query)
         except GroqProviderError as error:
             return without_frames(error)
 
@@ -513,9 +515,8 @@ class GroqProvider:
             return self._engine.generate(request, CallOptions(timeouts=limits, cancel=token, batch=True))
 
         self._require_open()
-        self._engine.allowed.check_fields(
-            LLMRequest.of("x", **fields)
-        )  # what is wrong for every item is one error, here
+        # What is wrong for every item is one error, here.
+        self._engine.allowed.check_fields(LLMRequest.of("x", **whole(fields)))
         from .bulk import BulkRun
 
         return BulkRun(requests, call, fields=dict(fields), max_workers=max_workers, ordered=ordered, cancel=cancel)

@@ -14,7 +14,7 @@ from groq_provider.cancel import CancelToken
 from groq_provider.clock import Clock, SystemClock
 from groq_provider.config import Timeouts
 from groq_provider.protocols import Provider
-from groq_provider.types.request import LLMRequest
+from groq_provider.types.request import LLMRequest, whole
 from groq_provider.types.status import ProviderHealth
 
 from .search import Member, Search
@@ -146,7 +146,7 @@ class FallbackProvider:
 
     def generate(
         self,
-        prompt: Prompt,
+        prompt: Prompt | None = None,
         *,
         timeout: Timeout = None,
         cancel: CancelToken | None = None,
@@ -158,7 +158,7 @@ class FallbackProvider:
         """Return a whole answer of the first member that gives one.
 
         Args:
-            prompt: Text, messages, or a request.
+            prompt: Text, messages, or a request; messages may be given as ``messages=``, too.
             timeout: Seconds for all members together; see :meth:`GroqProvider.generate`. ``None``: each member's own limits.
             cancel: Ends the call.
             extra_headers: Sent to whichever member is asked, as are the two below: nothing for one member's eyes only.
@@ -169,7 +169,7 @@ class FallbackProvider:
         Raises:
             GroqProviderError: What the last member asked ended with, with the attempts of all.
         """
-        search = self._search(prompt, fields, timeout, cancel, extra_headers, extra_body, extra_query)
+        search = self._search(prompt, fields, timeout, cancel, extra_headers, extra_body, extra_query, check=whole)
         # A traceback that shows local variables must not show these; a request hides its text.
         del prompt, fields, extra_headers, extra_body, extra_query
         if isinstance(search, e.GroqProviderError):
@@ -184,7 +184,7 @@ class FallbackProvider:
 
     def generate_stream(
         self,
-        prompt: Prompt,
+        prompt: Prompt | None = None,
         *,
         timeout: Timeout = None,
         cancel: CancelToken | None = None,
@@ -212,7 +212,7 @@ class FallbackProvider:
     ) -> BulkRun:
         """Return the answers to many requests, made by threads; see :meth:`GroqProvider.generate_many`."""
         try:
-            LLMRequest.of("x", **fields)  # what is wrong for every item is one error, here
+            LLMRequest.of("x", **whole(fields))  # what is wrong for every item is one error, here
             limits = _limits(timeout)
             _check_token(cancel)
             return BulkRun(
@@ -230,13 +230,14 @@ class FallbackProvider:
 
     def _search(  # noqa: PLR0917 - private, and called with all of them
         self,
-        prompt: Prompt,
+        prompt: Prompt | None,
         fields: Mapping[str, Any],
         timeout: Timeout,
         cancel: CancelToken | None,
         headers: Mapping[str, str] | None,
         body: Mapping[str, Any] | None,
         query: Mapping[str, Any] | None,
+        check: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     ) -> Search | e.GroqProviderError:
         """Return one call's way through the members, or what is wrong with it: raised here, its frames would show the prompt."""
         while self._orphans:
@@ -249,7 +250,7 @@ class FallbackProvider:
             _check_token(cancel)
             return Search(
                 self,
-                LLMRequest.of(prompt, **fields),
+                LLMRequest.of(prompt, **check(fields)),
                 _limits(timeout),
                 cancel,
                 {name: extra for name, extra in given.items() if extra is not None},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from groq_provider.errors import ResponseDecodeError
+from groq_provider.types._base import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,6 +51,18 @@ class Models:
     def replacement_for(self, model: str) -> str | None:
         """Return the successor of a model that was shut down, if the package's catalogue speaks for this provider and knows one."""
         return self._static().replacement_for(model)
+
+    def nearest_to(self, model: str) -> str:
+        """Return ``" (did you mean …?)"`` for an id close to that of a model that is offered, else nothing."""
+        live = self._live
+        known = {
+            one.id
+            for catalogue in (live, self._static())
+            if catalogue is not None
+            for one in catalogue.models
+            if not one.deprecated
+        }
+        return nearest(model, sorted(known - {model}))
 
     def list(self, *, refresh: bool, fetch: Callable[[], Any] | None = None) -> tuple[ModelInfo, ...]:
         """Return the service's own list merged over the catalogue, asking the service when needed.

@@ -57,6 +57,13 @@ def _required(cls: type) -> list[str]:
     return [a.alias for a in attrs.fields(cls) if a.init and a.default is attrs.NOTHING]
 
 
+#: For who gives a class or a function, as other clients take them.
+_INSTEAD = {
+    "ResponseFormat": ": give its JSON Schema, {'type': 'json_schema', 'json_schema': {'name': …, 'schema': …}}",
+    "Tool": ": describe it, Tool.of(name, description, JSON Schema of its parameters), and call it yourself",
+}
+
+
 def build(cls: type[T], data: object, *, what: str, drop: frozenset[str] = frozenset()) -> T:
     """Build a value from a mapping such as OpenAI-style code holds.
 
@@ -72,7 +79,8 @@ def build(cls: type[T], data: object, *, what: str, drop: frozenset[str] = froze
     if isinstance(data, cls):
         return data
     if not isinstance(data, Mapping):
-        raise InvalidRequestError(f"{what} must be a {cls.__name__} or a mapping, not {type(data).__name__}")
+        hint = _INSTEAD.get(cls.__name__, "") if callable(data) else ""
+        raise InvalidRequestError(f"{what} must be a {cls.__name__} or a mapping, not {type(data).__name__}{hint}")
     names = field_names(cls)  # type: ignore[arg-type]  # classes are hashable
     kept = {key: item for key, item in data.items() if key not in drop}
     unknown = [key for key in kept if key not in names]

@@ -1,4 +1,4 @@
-"""Keyword arguments of ``generate`` and its kin, for type checkers: the fields of a request but its messages."""
+"""Keyword arguments of ``generate`` and its kin, for type checkers and editors: the fields of a request."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
+from .messages import Message
 from .options import Document, ResponseFormat, SearchSettings, StreamOptions
 from .parts import Tool
 
@@ -20,6 +21,7 @@ class RequestFields(TypedDict, total=False):
     .. versionadded:: 0.1.0
     """
 
+    messages: str | Sequence[Message | JSON]
     model: str | None
     max_completion_tokens: int | None
     max_tokens: int | None

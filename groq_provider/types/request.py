@@ -243,9 +243,18 @@ class LLMRequest:
 
     @classmethod
     def of(
-        cls, prompt: str | Message | Sequence[Message | Mapping[str, Any]] | LLMRequest, **fields: Any
+        cls, prompt: str | Message | Sequence[Message | Mapping[str, Any]] | LLMRequest | None = None, **fields: Any
     ) -> LLMRequest:
-        """Take what ``generate`` takes: text, messages or a request, with fields that override those of the request."""
+        """Take what ``generate`` takes: text, messages or a request, with fields that override those of the request.
+
+        The messages may stand under their own name instead of the prompt.
+        """
+        if prompt is None:
+            prompt = fields.pop("messages", None)
+            if prompt is None:
+                raise InvalidRequestError(
+                    "the prompt is missing: give a text, a list of messages or an LLMRequest", param="messages"
+                )
         if isinstance(prompt, LLMRequest):
             if not fields:
                 return prompt
@@ -261,6 +270,13 @@ class LLMRequest:
             if "messages" in fields:
                 raise InvalidRequestError("the prompt and messages: give one of the two", param="messages")
         return cls(messages=prompt, **fields)
+
+
+def whole(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the fields of a call that gives a whole answer; the flag of other clients is not taken for one."""
+    if fields.get("stream"):
+        raise InvalidRequestError("stream = True: call generate_stream, which gives the answer as it is made")
+    return fields
 
 
 #: What a call is about; replaced behind the back of limits and checks, they would no longer hold.

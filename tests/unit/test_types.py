@@ -482,7 +482,7 @@ BAD_PROMPTS = {
     "no messages": ([], "messages is empty: give at least one message"),
     "bytes": (b"hi", "messages must be text, a Message or a sequence of messages, not bytes: decode bytes, wrap a mapping in a list"),
     "one mapping": ({"role": "user", "content": "a"}, "messages must be text, a Message or a sequence of messages, not dict: decode bytes, wrap a mapping in a list"),
-    "None": (None, "messages must be text, a Message or a sequence of messages, not NoneType: decode bytes, wrap a mapping in a list"),
+    "None": (None, "the prompt is missing: give a text, a list of messages or an LLMRequest"),
     "generator": ((m for m in ()), "messages must be text, a Message or a sequence of messages, not generator: decode bytes, wrap a mapping in a list"),
     "texts": (["hi"], "messages[0] is a str; give Message.user(…) or a mapping with role and content"),
     "number": ([5], "messages[0] must be a Message or a mapping, not int"),
@@ -828,7 +828,7 @@ def test_every_service_field_has_home(cls):
 def test_keyword_types_match_request_fields():
     """What type checkers know of ``generate(**fields)`` is what it takes."""
     hints = get_type_hints(RequestFields)
-    assert list(hints) == [a.name for a in attrs.fields(LLMRequest) if a.name != "messages"]
+    assert list(hints) == [a.name for a in attrs.fields(LLMRequest)]
 
 
 def test_docstrings_describe_every_field():
