@@ -13,6 +13,7 @@ import stat
 import struct
 import threading
 import time
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote
@@ -33,7 +34,7 @@ except ImportError:  # pragma: no cover - Windows
     fcntl = None  # type: ignore[assignment]  # what a system without it has
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from groq_provider.clock import Clock
 
@@ -67,6 +68,15 @@ _ALL = len(_PRESENT) - 1
 
 #: Further than any instant, and not so far that adding to it leaves 64 bits.
 _FAR = 1 << 61
+
+#: How far the clock of a process may be behind the newest instant of a record before it is taken for another clock.
+_LAG = 2_000_000
+
+#: Seconds to wait for other threads of this process: none takes a tenth of it, but on a file system that does not answer.
+_LONGEST_TURN = 2.0
+
+#: Records that keys of one tenant may have (what stands before the first colon) while others need places.
+_MOST_OF_ONE = _COUNT // 4
 
 #: Every so often the header gets the present pair of monotonic and wall time: what a reboot is bridged with.
 _REFRESH = 60_000_000
@@ -103,14 +113,16 @@ class FileStore:
     Safe to use from many threads, and in forked children. A store pickles as its path.
 
     Args:
-        path: The file. Made if it is not there, readable by this user only; its folder has to be there. At best not on a network file
-            system: it is for one host.
-        clock: Time, for tests; ``None``: the computer's own. Monotonic time is the same for all processes of a host.
+        path: The file. Made if it is not there, readable by this user only; its folder has to be there, and should be one that only
+            this user can write to. At best not on a network file system: it is for one host.
+        clock: Time, for tests; ``None``: the computer's own. Monotonic time is the same for all processes of a host; where it is not (a
+            container with a time of its own), a process that is behind goes on from the newest instant it finds.
         patience: How many seconds to try for the lock.
+        shared: Whether the file may be another user's. Then it is made readable and writable for the group.
 
     Raises:
-        ConfigurationError: It cannot be used: no ``flock`` on this system, no such folder, no permission, or a file that is something
-            else, which is left as it is.
+        ConfigurationError: It cannot be used: no ``flock`` on this system, no such folder, no permission, another user's, or a file that
+            is something else, which is left as it is.
 
     Example:
         >>> import tempfile
@@ -126,7 +138,9 @@ class FileStore:
     .. versionadded:: 0.1.0
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, clock: Clock | None = None, patience: float = 0.1) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, clock: Clock | None = None, patience: float = 0.1, shared: bool = False
+    ) -> None:
         self._fd = _CLOSED
         if fcntl is None:
             raise ConfigurationError(
@@ -136,6 +150,8 @@ class FileStore:
         self._path = os.path.abspath(path)  # noqa: PTH100 - a plain string, so that a change of directory changes nothing
         self._clock = SystemClock() if clock is None else clock
         self._patience = patience
+        self._shared = shared
+        self._skew = 0  # added to this process's time, in microseconds: the clock it was behind of
         self._boot = _boot()
         self._identity = 0, 0  # device and inode of the open file
         self._epoch: int | None = None  # None: the header was not looked at yet
@@ -161,7 +177,7 @@ class FileStore:
 
     @classmethod
     def from_url(cls, url: str, *, clock: Clock | None = None) -> FileStore:
-        """Return the store at ``file:///path``; percent escapes are decoded.
+        """Return the store at ``file:///path``; percent escapes are decoded. ``?shared=1`` allows another user's file.
 
         Raises:
             ConfigurationError: It names no absolute path, another host, or a file that cannot be used.
@@ -171,6 +187,8 @@ class FileStore:
         if rest.startswith("//"):
             host, slash, path = rest[2:].partition("/")
             path = slash + path
+        shared = path.endswith("?shared=1")
+        path = path.removesuffix("?shared=1")
         wrong = (
             "not a URL of a file"
             if scheme.lower() != "file"
@@ -178,7 +196,7 @@ class FileStore:
             if host.lower() not in {"", "localhost"}
             else "no absolute path"
             if not path.startswith("/")
-            else "has a query or a fragment (write %3F for '?', %23 for '#')"
+            else "has a query other than ?shared=1, or a fragment (write %3F for '?', %23 for '#')"
             if "?" in path or "#" in path
             else ""
         )
@@ -186,13 +204,13 @@ class FileStore:
             raise ConfigurationError(
                 f"rate_limit_store = {shown(f'{scheme}:…{path}')}: {wrong}; must be 'file:///path', such as 'file:///run/app/limits'"
             )
-        return cls(unquote(path, errors="surrogateescape"), clock=clock)
+        return cls(unquote(path, errors="surrogateescape"), clock=clock, shared=shared)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {shown(self._path)}{'' if self._fd >= 0 else ', closed'}>"
 
-    def __reduce__(self) -> tuple[Callable[..., FileStore], tuple[str, Clock, float]]:
-        return _again, (self._path, self._clock, self._patience)
+    def __reduce__(self) -> tuple[Callable[..., FileStore], tuple[str, Clock, float, bool]]:
+        return _again, (self._path, self._clock, self._patience, self._shared)
 
     def __del__(self) -> None:
         self._close()  # takes no lock: nobody else has this object any more
@@ -215,16 +233,29 @@ class FileStore:
 
     def close(self) -> None:
         """Close the file; idempotent. A later call opens it again."""
-        with self._lock:
-            self._close()
+        for _ in self._turns():
+            try:
+                self._close()
+                return
+            finally:
+                self._lock.release()
+
+    def _turns(self) -> Iterator[bool]:
+        """Take the lock within some time, as :func:`~groq_provider.transport.call.tries` does without any.
+
+        Not without a limit: who holds it may be in a system call on a file system that does not answer.
+        """
+        return iter(partial(self._lock.acquire, True, _LONGEST_TURN), False)
 
     def _apply(self, key: str, method: Callable[[Ledger, int, G], R], given: G) -> R:
         # These waits are not the injected clock's: who holds the lock is another process, in real time.
         give_up = time.monotonic() + self._patience
-        # Without a timeout, so that no interrupt can fall between the lock and the certainty of its release. Nobody holds it for longer
-        # than the patience, and who comes late because of that tries the file's lock just once: all decide in time.
-        with self._lock:
-            return self._apply_alone(key, method, given, give_up)
+        for _ in self._turns():
+            try:
+                return self._apply_alone(key, method, given, give_up)
+            finally:
+                self._lock.release()
+        raise StoreAwayError(f"another thread is busy with {self._path} for more than {_LONGEST_TURN:g} s")
 
     def _apply_alone(self, key: str, method: Callable[[Ledger, int, G], R], given: G, give_up: float) -> R:
         replaced = 0
@@ -241,8 +272,11 @@ class FileStore:
                     self._wait_for_lock(fd, give_up)
                     # Deleted or replaced while we waited: what is written there now nobody would read.
                     if self._is_ours(_lstat(self._path)):
-                        now = round(self._clock.monotonic() * 1_000_000)
+                        now = self._now()
                         offset = self._load(fd, key, now)
+                        if now < self._ledger.last - _LAG:
+                            self._skew += self._ledger.last - now
+                            now = self._ledger.last
                         answer = method(self._ledger, now, given)
                         self._save(fd, offset, self._places[key][0])
                         return answer
@@ -271,6 +305,10 @@ class FileStore:
             if fd is self._fd:
                 raise  # else a signal handler has closed it, and so unlocked it
 
+    def _now(self) -> int:
+        """Return the time of the file, in microseconds."""
+        return round(self._clock.monotonic() * 1_000_000) + self._skew
+
     def _reason(self, error: OSError) -> str:
         return f"{self._path}: {error.strerror or type(error).__name__}"
 
@@ -278,12 +316,25 @@ class FileStore:
 
     def _open(self) -> _Descriptor:
         # No symbolic links: in a folder that others write to, one could lead anywhere. Not blocking, in case it is a pipe.
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        fd = self._fd = _Descriptor(os.open(self._path, flags, 0o600))
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        made = False
+        try:
+            fd = self._fd = _Descriptor(os.open(self._path, flags))
+        except FileNotFoundError:
+            fd = self._fd = _Descriptor(os.open(self._path, flags | os.O_CREAT, 0o600))
+            made = True
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             self._close()
             raise _UnusableError(f"{self._path} is no regular file")
+        if found.st_uid != os.geteuid() and not self._shared:
+            self._close()
+            raise _UnusableError(
+                f"{self._path} belongs to another user (number {found.st_uid}), who could lift the limits or stop the program; name a "
+                "file in a folder of your own, or write file:///path?shared=1 to share limits with that user"
+            )
+        if made and self._shared and found.st_uid == os.geteuid():
+            os.fchmod(fd, 0o660)
         self._identity = found.st_dev, found.st_ino
         self._epoch = None
         return fd
@@ -339,7 +390,7 @@ class FileStore:
         """Read the header; make it, or take over what was there before a reboot, where need be."""
         data = os.pread(fd, _HEADER.size, 0)
         self._check(data)
-        monotonic, wall = round(self._clock.monotonic() * 1_000_000), round(self._clock.now().timestamp() * 1_000_000)
+        monotonic, wall = self._now(), round(self._clock.now().timestamp() * 1_000_000)
         if len(data) < _HEADER.size or _HEADER.unpack(data)[-1] != crc32(data[: _HEADER.size - _CRC.size]):
             # New, or cut, or damaged: without the header the instants of the records mean nothing. Its size comes last, so that who is
             # killed in between leaves something that is made anew.
@@ -413,7 +464,9 @@ class FileStore:
         All of the table, not until the first gap: so that gaps, which a damaged record leaves as well, mean nothing.
         """
         self._enter(fd)
-        digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        digest = b"".join(
+            blake2b(part.encode("utf-8", "surrogatepass"), digest_size=8).digest() for part in key.partition(":")[::2]
+        )
         table = os.pread(fd, _COUNT * _SIZE, _TABLE)
         place = table.find(digest)
         while place >= 0:
@@ -422,24 +475,37 @@ class FileStore:
                 break
             place = table.find(digest, place + 1)
         else:
-            place = self._vacant(table, int.from_bytes(digest[:4], "little") % _COUNT, now)
+            place = self._vacant(table, digest, now)
             self._ledger = Ledger()
         if len(self._places) >= 4 * _COUNT:
             self._places.clear()  # more than the table holds: most of it is out of date
         self._places[key] = digest, _TABLE + place
         return _TABLE + place
 
-    def _vacant(self, table: bytes, home: int, now: int) -> int:
-        """Return a place for a new record: a free one, else the one that has been idle for longest."""
-        oldest, found = now, -1
+    def _vacant(self, table: bytes, digest: bytes, now: int) -> int:
+        """Return a place for a new record: a free one, else the one that has been idle for longest.
+
+        A tenant who has his share of the table already takes the one of his own that was not used for longest: however many names of
+        models he uses, others keep theirs.
+        """
+        home = int.from_bytes(digest[8:12], "little") % _COUNT
+        oldest, found, free = now, -1, -1
+        own: list[tuple[int, int]] = []
         for number in range(home, home + _COUNT):
             place = number % _COUNT * _SIZE
             data = table[place : place + _SIZE]
             if not _is_whole(data) or self._decode(data) != self._epoch:
-                return place
+                free = place if free < 0 else free
+                continue
+            if data[:8] == digest[:8]:
+                own.append((self._ledger.last, place))
             idle_at = self._ledger.idle_at()
             if idle_at < oldest:
                 oldest, found = idle_at, place
+        if len(own) >= _MOST_OF_ONE:
+            return min(own)[1]
+        if free >= 0:
+            return free
         if found < 0:
             raise StoreAwayError(f"{self._path} is full: {_COUNT} keys are in use")
         return found
@@ -496,8 +562,8 @@ class FileStore:
             raise StoreAwayError(f"{self._path}: cut short")
 
 
-def _again(path: str, clock: Clock, patience: float) -> FileStore:
-    return FileStore(path, clock=clock, patience=patience)
+def _again(path: str, clock: Clock, patience: float, shared: bool) -> FileStore:
+    return FileStore(path, clock=clock, patience=patience, shared=shared)
 
 
 def _boot() -> bytes:

@@ -235,7 +235,8 @@ class TokenBucketRateLimiter:
             return ModelState(model, sizes, share=share, clock=self._clock)
         from .shared import SharedModelState
 
-        key = f"{self._scope}:{model}"
+        # The first colon ends the scope, whatever is in it: no other pair of scope and model gives the same key.
+        key = f"{self._scope.replace('%', '%25').replace(':', '%3A')}:{model}"
         return SharedModelState(model, sizes, share=share, clock=self._clock, link=self._link, key=key)
 
     def close(self) -> None:

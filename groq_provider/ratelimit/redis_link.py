@@ -50,11 +50,13 @@ class LinkError(Exception):
 
     Attributes:
         refused: Whether repeating is useless: the password is wrong, something is not permitted, nobody vouches for the server.
+        occupied: Whether a key holds something of another type.
     """
 
-    def __init__(self, message: str, *, refused: bool = False) -> None:
+    def __init__(self, message: str, *, refused: bool = False, occupied: bool = False) -> None:
         super().__init__(message)
         self.refused = refused
+        self.occupied = occupied
 
 
 class _UntrustedError(RedisError):
@@ -277,7 +279,7 @@ class Link(Connection):
         if password and password in said:
             said = said.replace(password, "***")
         kind = type(error).__name__
-        return LinkError(f"{kind}: {said[:160]}", refused=refused)
+        return LinkError(f"{kind}: {said[:160]}", refused=refused, occupied="WRONGTYPE" in said)
 
     def drop(self) -> None:
         """Close the connection; a late answer is never read. In a child process the parent's goes on."""

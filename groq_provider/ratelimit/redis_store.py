@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
 import threading
 import time
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisStore"]
 
+_log = logging.getLogger(__name__)
+
+#: Keys known to be elsewhere, at most.
+_MOST_ELSEWHERE = 256
 #: Connections kept open while nobody uses them.
 _KEPT = 32
 
@@ -99,6 +104,7 @@ class RedisStore:
         self._idle: list[Link] = []
         self._generation = 0  # of the links to keep: rises with close() and with every failure
         self._member = secrets.token_urlsafe(6)
+        self._elsewhere: set[str] = set()  # keys whose first place holds something else
         self._check()
         forkable(self)
 
@@ -176,7 +182,24 @@ class RedisStore:
         # What stands in braces chooses the slot of a cluster, for both keys the same: no brace in it, and not nothing.
         tagged = key.replace("%", "%25").replace("}", "%7D") or "%"
         tag = f"{self._prefix}:{{{tagged}}}".encode("utf-8", "surrogatepass")
-        rest = (2, tag + b":v1", tag + b":hosts", mode, now, step, *words)
+        if key in self._elsewhere:
+            tag += b":2"
+        try:
+            return self._ask(until, (2, tag + b":v1", tag + b":hosts", mode, now, step, *words))
+        except StoreAwayError as error:
+            cause = error.__cause__
+            if not isinstance(cause, self._links.LinkError) or not cause.occupied or key in self._elsewhere:
+                raise
+        # Something else is there, and stays: every process finds that, and goes to the same other place.
+        if len(self._elsewhere) < _MOST_ELSEWHERE:
+            self._elsewhere.add(key)
+            _log.warning(
+                "%s: a key %s:{…} holds something else; its limits are under …:2", self._address.where, self._prefix
+            )
+        tag += b":2"
+        return self._ask(until, (2, tag + b":v1", tag + b":hosts", mode, now, step, *words))
+
+    def _ask(self, until: float, rest: tuple[Any, ...]) -> Any:
         link = self._borrow()
         link.until = until
         try:

@@ -52,7 +52,7 @@ def open_store(url: str, *, clock: Clock | None = None) -> RateLimitStore | None
     """Return the store that *url* names; ``None`` for ``"memory"``.
 
     Args:
-        url: ``"memory"``; ``"file:///path"``; ``"redis://…"`` or ``"rediss://…"``.
+        url: ``"memory"``; ``"file:///path"``, with ``?shared=1`` also another user's; ``"redis://…"`` or ``"rediss://…"``.
         clock: Time, for tests.
 
     Raises:

@@ -1,0 +1,148 @@
+"""Processes and tenants that share a store and do not agree: clocks, users, names."""
+
+from __future__ import annotations
+
+import stat
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.fakes import FakeClock
+from support.store_kinds import StoreClock
+
+from groq_provider.errors import ConfigurationError
+from groq_provider.ratelimit import file_store
+from groq_provider.ratelimit.file_store import FileStore
+from groq_provider.ratelimit.ledger import NO_LIMIT, Ask, Want
+from groq_provider.ratelimit.limiter import TokenBucketRateLimiter
+from groq_provider.ratelimit.stores import StoreAwayError
+
+pytestmark = pytest.mark.skipif(file_store.fcntl is None, reason="needs flock")
+
+SECOND = 1_000_000
+#: Five at once, then one a second.
+BURST = 5
+
+
+def ask(cost=SECOND, latest=0):
+    return Ask((Want("rpm", cost, BURST * SECOND, 0),), horizon=0, latest=latest, spacing=0, seen=0, claimant=1)
+
+
+@given(
+    offsets=st.lists(st.sampled_from([0, 1, -30, 3_600, -3_600, 10**6, -(10**6)]), min_size=2, max_size=4),
+    turns=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3 * SECOND)), max_size=60),
+)
+def test_clocks_may_disagree(tmp_path_factory, offsets, turns):
+    """Wherever the clocks of processes are: each speeds the others up by one window at most, and none is held up for longer."""
+    path = tmp_path_factory.mktemp("limits") / "file"
+    start = 2 * 10**6 * SECOND
+    clocks = [StoreClock(start + offset * SECOND) for offset in offsets]
+    stores = [FileStore(path, clock=clock) for clock in clocks]
+    try:
+        passed = admitted = 0
+        for who, step in turns:
+            for clock in clocks:
+                clock.micros += step
+            passed += step
+            admitted += stores[who % len(stores)].take("k", ask()).reserved
+        assert admitted <= BURST * len(stores) + passed // SECOND + 1
+        for store in stores:
+            for clock in clocks:
+                clock.micros += BURST * SECOND
+            if not store.take("k", ask()).reserved:  # it finds just now that it is behind; its time goes on from here
+                for clock in clocks:
+                    clock.micros += BURST * SECOND
+                assert store.take("k", ask()).reserved
+    finally:
+        for store in stores:
+            store.close()
+
+
+def test_anothers_file_is_refused(tmp_path, monkeypatch):
+    """Whoever owns it could lift the limits or stop the program; with ``?shared=1`` that is wanted."""
+    FileStore(tmp_path / "limits").close()
+    monkeypatch.setattr(file_store.os, "geteuid", lambda: 12_345)
+    with pytest.raises(ConfigurationError, match=r"belongs to another user .*\?shared=1"):
+        FileStore.from_url(f"file://{tmp_path}/limits")
+    store = FileStore.from_url(f"file://{tmp_path}/limits?shared=1")
+    assert store.take("k", ask()).reserved
+    store.close()
+
+
+def test_a_shared_file_is_the_groups(tmp_path):
+    """Else it is its user's alone."""
+    for query, mode in (("", 0o600), ("?shared=1", 0o660)):
+        FileStore.from_url(f"file://{tmp_path}/limits{mode}{query}").close()
+        assert stat.S_IMODE((tmp_path / f"limits{mode}").stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("query", ["?shared=0", "?shared", "?other=1", "?shared=1&x=1", "#shared=1"])
+def test_other_queries_are_refused(tmp_path, query):
+    """Nothing that looks like a setting is taken for a part of the name."""
+    with pytest.raises(ConfigurationError, match="query"):
+        FileStore.from_url(f"file://{tmp_path}/limits{query}")
+
+
+def test_names_push_nobody_out(tmp_path):
+    """Three hundred names of models of one tenant leave the others what they have used, and the tenant his newest."""
+    clock = StoreClock()
+    with_file = FileStore(tmp_path / "limits", clock=clock)
+    others = [f"other{number}:m" for number in range(100)]
+    for key in others:
+        assert with_file.take(key, ask(BURST * SECOND)).reserved
+    for number in range(300):
+        clock.micros += 10
+        assert with_file.take(f"one:model {number}", ask(BURST * SECOND)).reserved
+    assert not any(with_file.take(key, ask()).reserved for key in others)
+    assert not any(with_file.take(f"one:model {number}", ask()).reserved for number in range(240, 300))
+    with_file.close()
+
+
+@given(*[st.text(alphabet="ab:%3A", max_size=6)] * 4)
+def test_scope_and_model_never_collide(scope, model, other_scope, other_model):
+    """Two pairs have the same key only if they are the same."""
+    with_store = [
+        TokenBucketRateLimiter(store=_NoStore(), scope=each, clock=FakeClock()) for each in (scope, other_scope)
+    ]
+    keys = [limiter._add(name)._key for limiter, name in zip(with_store, (model, other_model), strict=True)]
+    assert (keys[0] == keys[1]) == ((scope, model) == (other_scope, other_model))
+
+
+class _NoStore:
+    def take(self, key, given):
+        raise StoreAwayError("not there")
+
+    adjust = take
+
+    def close(self):
+        pass
+
+
+def test_a_hung_file_holds_up_nobody(tmp_path, monkeypatch):
+    """While one thread is in a system call that does not return, the others go on without the store, and close() returns."""
+    monkeypatch.setattr(file_store, "_LONGEST_TURN", 0.01)
+    store = FileStore(tmp_path / "limits")
+    hung, release = threading.Event(), threading.Event()
+
+    def hang(*_args):
+        hung.set()
+        release.wait(20)
+        raise StoreAwayError("released")
+
+    def ask_in_vain():
+        with pytest.raises(StoreAwayError, match="released"):
+            store.take("k", ask())
+
+    monkeypatch.setattr(store, "_load", hang)
+    thread = threading.Thread(target=ask_in_vain)
+    thread.start()
+    try:
+        assert hung.wait(20)
+        with pytest.raises(StoreAwayError, match="another thread is busy"):
+            store.take("k", ask(latest=NO_LIMIT))
+        store.close()
+    finally:
+        release.set()
+        thread.join(20)
+    store.close()
