@@ -70,6 +70,10 @@ class Catalogue:
             # the lock of the dict, and a child that is forked meanwhile would wait for it for ever.
             by_id.setdefault(sys.intern(model.id), model)
         self._by_id = by_id
+        for id, model in by_id.items():
+            # Recommendations are followed until one is live: what is shut down is no replacement.
+            if model.replacement is not None and (following := by_id.get(model.replacement)) and following.deprecated:
+                by_id[id] = attrs.evolve(model, replacement=self.replacement_for(following.id))
         self._plans = dict(plans or {})
 
     @property

@@ -113,6 +113,8 @@ class Engine:
         self.rng = rng or random.Random()
         self.budget = RetryBudget(clock)
         self.closed = False
+        #: When the service answered a completion last, on :attr:`clock`.
+        self.answered_at: float | None = None
         self._exchange: type[Exchange] | None = None
         self._reader: type[ResponseStream] | None = None
         #: Calls under way, for close(); single set operations need no lock. Weak, so that one whose end was itself cut short by an

@@ -551,6 +551,7 @@ class Exchange:
         if not self._over:
             self._leave()  # first: whoever is interrupted between these two comes here again
             self._over = True
+            engine.answered_at = now
             self._report(True)
             self._add_attempt(None, now)
             if self.reservation is not None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from groq_provider.errors import ConfigurationError, GroqProviderError, ResponseDecodeError
+from groq_provider.errors import ConfigurationError, GroqProviderError, RateLimitedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from groq_provider.clock import Clock
     from groq_provider.types.status import ProviderHealth
+
+    Probe = tuple[Callable[[float, "str | None"], Any], Callable[[Any], "int | None"]]
 
 __all__ = ["HealthMonitor"]
 
@@ -27,18 +29,25 @@ class HealthMonitor:
     Args:
         clock: Time.
         model_count: Count of the catalogue, for when the service does not say.
-        probes: By name: a check that returns the number of models it saw, or ``None``.
+        probes: By name: a question to the service, of its time limit and a model or ``None``, and a reading of the answer, which returns the
+            number of models it saw or ``None``.
+        answered_at: When the service answered a call last, on the same clock; ``None``: it has not yet.
     """
 
     def __init__(
-        self, clock: Clock, model_count: Callable[[], int], probes: dict[str, Callable[[float], int | None]]
+        self,
+        clock: Clock,
+        model_count: Callable[[], int],
+        probes: Mapping[str, Probe],
+        answered_at: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._clock = clock
         self._model_count = model_count
         self._probes = probes
-        self._lock = threading.RLock()  # reentrant: _signals
+        self._answered_at = answered_at
+        self._lock = threading.RLock()
         self._last: ProviderHealth | None = None
-        self._checked_at: float | None = None
+        self._started_at = self._checked_at = 0.0
 
     @property
     def last(self) -> ProviderHealth:
@@ -52,13 +61,16 @@ class HealthMonitor:
         return ProviderHealth()
 
     def suspect(self) -> bool:
-        """Say whether the newest check was bad and is not long ago."""
+        """Say whether the newest check was bad, is not long ago, and no call has been answered since."""
         with self._lock:
-            if self._last is None or self._last.status != "unhealthy" or self._checked_at is None:
+            if self._last is None or self._last.status != "unhealthy":
+                return False
+            answered = self._answered_at()
+            if answered is not None and answered >= self._checked_at:
                 return False
             return self._clock.monotonic() - self._checked_at < BAD_NEWS_LASTS
 
-    def check(self, probe: str, *, timeout: float, raise_on_error: bool) -> ProviderHealth:
+    def check(self, probe: str, *, model: str | None = None, timeout: float, raise_on_error: bool) -> ProviderHealth:
         """Run a probe and return its outcome.
 
         Raises:
@@ -67,32 +79,36 @@ class HealthMonitor:
         """
         from groq_provider.types.status import ProviderHealth  # as above
 
-        run = self._probes.get(probe)
-        if run is None:
+        if probe not in self._probes:
             raise ConfigurationError(f"probe = {probe!r}: must be one of {', '.join(sorted(self._probes))}")
+        ask, read = self._probes[probe]
         started = self._clock.monotonic()
         error: GroqProviderError | None = None
         count: int | None = None
+        status = "unhealthy"
         try:
-            count = run(timeout)
+            answer = ask(timeout, model)
+            # It is there, and if only its list of models cannot be read, calls may go well.
+            status = "degraded" if probe == "models" else status
+            count = read(answer)
+            status = "healthy"
+        except RateLimitedError as caught:
+            status, error = "degraded", caught  # it is well, and has enough to do
         except GroqProviderError as caught:
             error = caught
-        latency = self._clock.monotonic() - started
+        ended = self._clock.monotonic()
         with self._lock:
-            # The service is there, and its list cannot be read. An answer that cannot be read is of no use to anybody.
-            odd = isinstance(error, ResponseDecodeError) and probe == "models"
-            status = "healthy" if error is None else "degraded" if odd else "unhealthy"
-            self._last = ProviderHealth(
+            outcome = ProviderHealth(
                 status=status,
                 last_check=self._clock.now(),
-                latency=latency,
+                latency=ended - started,
                 model_count=self._model_count() if count is None else count,
                 error_count=0 if error is None else self.last.error_count + (status == "unhealthy"),
                 message="" if error is None else str(error),
                 error=error,
             )
-            self._checked_at = self._clock.monotonic()
-            outcome = self.last
+            if self._last is None or started >= self._started_at:  # one that began before it tells of an earlier time
+                self._last, self._started_at, self._checked_at = outcome, started, ended
         if error is not None and raise_on_error:
             raise error
         return outcome

@@ -189,7 +189,10 @@ class GroqProvider:
             breaker=self._breaker(),
         )
         self._health = HealthMonitor(
-            self._clock, self._models.count, {"models": self._probe_models, "chat": self._probe_chat}
+            self._clock,
+            self._models.count,
+            {"models": (self._ask_models, self._models.update), "chat": (self._ask_chat, _read_chat)},
+            lambda: self._engine.answered_at,
         )
 
     def _breaker(self) -> CircuitBreaker | None:
@@ -406,7 +409,7 @@ class GroqProvider:
         """Say whether a call is worth trying. Never raises, never logs.
 
         Without *probe* no I/O is done: True unless the provider is closed, disabled, without a key, or was found unhealthy in the
-        last 30 seconds. With *probe* the service is asked (``GET /models``, 5 s at most).
+        last 30 seconds and has answered no call since. With *probe* the service is asked (``GET /models``, 5 s at most).
         """
         if self._engine.closed or not self._config.enabled:
             return False
@@ -415,18 +418,26 @@ class GroqProvider:
         return not self._health.suspect()
 
     def get_health(
-        self, *, probe: str = "models", timeout: float = 10.0, raise_on_error: bool = False
+        self, *, probe: str = "models", model: str | None = None, timeout: float = 10.0, raise_on_error: bool = False
     ) -> ProviderHealth:
         """Check the service now.
 
         Args:
             probe: ``"models"`` asks for the list of models: no tokens, no place in the limits, no latency record. ``"chat"`` makes a
-                completion of 10 tokens with the default model.
+                completion of 10 tokens.
+            model: For ``"chat"``; ``None``: the fastest of the offered models by its published speed, else the default model.
             timeout: Seconds for the check.
             raise_on_error: Raise what went wrong instead of returning it.
         """
         self._timeouts(timeout)  # a wrong argument is the caller's mistake, and no news of the service
-        return self._health.check(probe, timeout=timeout, raise_on_error=raise_on_error)
+        if model is not None and (not isinstance(model, str) or not model):
+            raise InvalidRequestError(f"model = {checks.shown(model)}: must be a model id")
+        return self._health.check(probe, model=model, timeout=timeout, raise_on_error=raise_on_error)
+
+    @property
+    def last_health(self) -> ProviderHealth:
+        """The outcome of the newest check, without another; its status is ``"unknown"`` before the first."""
+        return self._health.last
 
     # --- life --------------------------------------------------------------------------------------------------------------
 
@@ -579,21 +590,29 @@ class GroqProvider:
             return request
         raise InvalidRequestError(f"{name} = {asked}: must be at most {most}, the maximum of model {model!r}")
 
-    def _probe_models(self, timeout: float) -> int | None:
-        return self._models.update(self._probe("GET", "/models", None, timeout))
+    def _ask_models(self, timeout: float, _model: str | None) -> Any:
+        return self._probe("GET", "/models", None, timeout)
 
-    def _probe_chat(self, timeout: float) -> None:
+    def _ask_chat(self, timeout: float, model: str | None) -> Any:
         from .wire import codec
 
-        request = LLMRequest(messages="Hi", max_completion_tokens=10, temperature=0.1)
-        body = codec.request_body(request, model=self._config.default_model, stream=False)
-        if codec.response_fields(self._probe("POST", CHAT_PATH, body, timeout))["finish_reason"] == "error":
-            raise IncompleteResponseError("the server ended the answer with finish_reason 'error'", sent=True)
+        if model is None:
+            live = (known.id for known in self.fastest_models() if not known.deprecated)
+            model = next(live, self._config.default_model)
+        request = LLMRequest(model=model, messages="Hi", max_completion_tokens=10, temperature=0.1)
+        return self._probe("POST", CHAT_PATH, codec.request_body(request, model=model, stream=False), timeout)
 
     def _probe(self, method: str, path: str, body: bytes | None, timeout: float) -> Any:
         """Ask once: a check that tries again hides what it is to find."""
         options = attrs.evolve(self._options(timeout, None, None, None, None), retry=False)
         return self._engine.plain_request(method, path, body, options)
+
+
+def _read_chat(answer: Any) -> None:
+    from .wire import codec
+
+    if codec.response_fields(answer)["finish_reason"] == "error":
+        raise IncompleteResponseError("the server ended the answer with finish_reason 'error'", sent=True)
 
 
 def _climbs(path: str) -> bool:

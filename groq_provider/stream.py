@@ -504,6 +504,7 @@ class ResponseStream:
         exchange = self._exchange
         self._events = self._problem = None  # what came after the failure belongs to nothing
         self._wire.close()
+        exchange.request_id = exchange.request_id or self._assembler.request_id  # some name it in their chunks only
         if self._assembler.finish_reason is not None and isinstance(
             error, (e.ResponseError, e.ReadTimeoutError, e.ProtocolError)
         ):

@@ -140,8 +140,8 @@ class ProviderHealth:
     """The outcome of a health check.
 
     Attributes:
-        status: ``"unknown"`` before the first check, ``"healthy"``, ``"degraded"`` (it answers, but not as it should) or
-            ``"unhealthy"``.
+        status: ``"unknown"`` before the first check, ``"healthy"``, ``"degraded"`` (it answers, but with a 429, or
+            with a list of models that cannot be read) or ``"unhealthy"``.
         last_check: Aware UTC; ``None`` before the first check.
         latency: Seconds the probe took.
         model_count: Models the service offers, or the catalogue's count where it did not say.

@@ -76,20 +76,20 @@ def test_design_model_has_its_figures(catalogue, id, context, longest, capabilit
 
 
 @pytest.mark.parametrize(
-    ("id", "shutdown", "replacement", "live"),
+    ("id", "shutdown", "live"),
     [
-        ("llama-3.3-70b-versatile", date(2026, 8, 16), "openai/gpt-oss-120b", "openai/gpt-oss-120b"),
-        ("llama-3.1-70b-versatile", date(2025, 1, 24), "llama-3.3-70b-versatile", "openai/gpt-oss-120b"),
-        ("llama-3.1-8b-instant", date(2026, 8, 16), "openai/gpt-oss-20b", "openai/gpt-oss-20b"),
-        ("mixtral-8x7b-32768", date(2025, 3, 20), "llama-3.3-70b-versatile", "openai/gpt-oss-120b"),
-        ("gemma2-9b-it", date(2025, 10, 8), "llama-3.1-8b-instant", "openai/gpt-oss-20b"),
-        ("gemma-7b-it", date(2024, 12, 18), "gemma2-9b-it", "openai/gpt-oss-20b"),
+        ("llama-3.3-70b-versatile", date(2026, 8, 16), "openai/gpt-oss-120b"),
+        ("llama-3.1-70b-versatile", date(2025, 1, 24), "openai/gpt-oss-120b"),
+        ("llama-3.1-8b-instant", date(2026, 8, 16), "openai/gpt-oss-20b"),
+        ("mixtral-8x7b-32768", date(2025, 3, 20), "openai/gpt-oss-120b"),
+        ("gemma2-9b-it", date(2025, 10, 8), "openai/gpt-oss-20b"),
+        ("gemma-7b-it", date(2024, 12, 18), "openai/gpt-oss-20b"),
     ],
 )
-def test_design_model_marked_shut_down(catalogue, id, shutdown, replacement, live):
-    """The six are deprecated, with date, successor, and the successor that is live."""
+def test_design_model_marked_shut_down(catalogue, id, shutdown, live):
+    """The six are deprecated, with date and the successor that is live."""
     model = catalogue.get(id)
-    assert (model.deprecated, model.shutdown_date, model.replacement) == (True, shutdown, replacement)
+    assert (model.deprecated, model.shutdown_date, model.replacement) == (True, shutdown, live)
     assert catalogue.replacement_for(id) == live
 
 
@@ -451,3 +451,23 @@ def test_import_reads_no_data():
         "bad = {'requests', 'urllib3', 'yaml', 'tomllib', 'tomli', 'idna'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_replacement_is_never_retired(catalogue):
+    """Of any catalogue: recommendations are followed until one is live, round circles and past the end, too."""
+    assert not any(catalogue.get(model.replacement).deprecated for model in catalogue if model.replacement)
+    chain = Catalogue(
+        [
+            ModelInfo(id="a", deprecated=True, replacement="b"),
+            ModelInfo(id="b", deprecated=True, replacement="c"),
+            ModelInfo(id="c"),
+            ModelInfo(id="round", deprecated=True, replacement="about"),
+            ModelInfo(id="about", deprecated=True, replacement="round"),
+            ModelInfo(id="last", deprecated=True, replacement="end"),
+            ModelInfo(id="end", deprecated=True),
+            ModelInfo(id="away", deprecated=True, replacement="elsewhere"),
+        ]
+    )
+    found = {model.id: model.replacement for model in chain}
+    assert (found["a"], found["b"], found["round"], found["last"]) == ("c", "c", None, None)
+    assert found["away"] == "elsewhere"  # of which nothing is known
