@@ -15,7 +15,6 @@ import attrs
 
 from ._fork import forkable
 from .retry import RetryBudget
-from .types.allowed import GROQ
 
 if TYPE_CHECKING:
     from .breaker import CircuitBreaker
@@ -64,7 +63,7 @@ class Engine:
         replacement_for: Names the successor of a model that was shut down.
         nearest_to: Says which model was meant, as an addition to a message, or nothing.
         check: Holds a request against what is known of its model; may return a changed one.
-        allowed: What the server takes in a request.
+        allowed: What the server takes in a request; ``None``: what this service does.
         learn: Whether the limiter learns from headers (this service's own, not a compatible server's).
         require_finish_reason: Whether a stream without one is incomplete.
         breaker: Refuses completions while too many fail; ``None``: none does.
@@ -86,7 +85,7 @@ class Engine:
         replacement_for: Callable[[str], str | None] = lambda _model: None,
         nearest_to: Callable[[str], str] = lambda _model: "",
         check: Callable[[LLMRequest, str], LLMRequest] = lambda request, _model: request,
-        allowed: Allowed = GROQ,
+        allowed: Allowed | None = None,
         learn: bool = True,
         require_finish_reason: bool = True,
         breaker: CircuitBreaker | None = None,
@@ -106,7 +105,7 @@ class Engine:
         self.check = check
         self.allowed = allowed
         #: Whether streams ask for their usage; until the server refuses that once.
-        self.ask_usage = allowed.asks_usage
+        self.ask_usage = allowed is not None and allowed.asks_usage
         self.learn = learn
         self.require_finish_reason = require_finish_reason
         self.breaker = breaker

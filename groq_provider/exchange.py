@@ -17,6 +17,7 @@ from groq_provider._urls import CHAT_PATH
 from groq_provider.ratelimit.estimate import estimate_prompt_tokens, estimate_text_tokens
 from groq_provider.retry import retry_delay, throttling, timed
 from groq_provider.transport.call import CallState
+from groq_provider.types.allowed import GROQ
 from groq_provider.types.response import Attempt, LLMResponse, Timing, Usage
 from groq_provider.wire import codec, json_text
 from groq_provider.wire.failures import MAX_ERROR_BODY, error_from_object, error_from_response, reported_error
@@ -197,7 +198,7 @@ class Exchange:
             model=model,
             stream=stream,
             extra_body=options.extra_body,
-            allowed=engine.allowed,
+            allowed=engine.allowed or GROQ,
             ask_usage=ask_usage,
         )
 

@@ -32,7 +32,6 @@ from .ratelimit.estimate import estimate_prompt_tokens
 from .ratelimit.limiter import TokenBucketRateLimiter
 from .resources.models import Models
 from .transport.session import SecretHeader, SessionTransport
-from .types.allowed import ANYTHING, GROQ
 from .types.request import LLMRequest, check_extra, whole
 
 if TYPE_CHECKING:
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from .bulk import BulkRun
     from .config import ProviderSettings
     from .stream import ResponseStream
+    from .types.allowed import Allowed
     from .types.fields import RequestFields
     from .types.messages import Message
     from .types.models import ModelCapability, ModelInfo
@@ -183,7 +183,7 @@ class GroqProvider:
             replacement_for=self._models.replacement_for,
             nearest_to=self._models.nearest_to,
             check=self._check,
-            allowed=GROQ if groq else ANYTHING,
+            allowed=None if groq else _anything(),
             learn=groq,
             require_finish_reason=config.require_finish_reason,
             breaker=self._breaker(),
@@ -526,10 +526,11 @@ class GroqProvider:
             return self._engine.generate(request, CallOptions(timeouts=limits, cancel=token, batch=True))
 
         self._require_open()
-        # What is wrong for every item is one error, here.
-        self._engine.allowed.check_fields(LLMRequest.of("x", **whole(fields)))
         from .bulk import BulkRun
+        from .types.allowed import GROQ
 
+        # What is wrong for every item is one error, here.
+        (self._engine.allowed or GROQ).check_fields(LLMRequest.of("x", **whole(fields)))
         return BulkRun(requests, call, fields=dict(fields), max_workers=max_workers, ordered=ordered, cancel=cancel)
 
     @staticmethod
@@ -623,6 +624,12 @@ def _climbs(path: str) -> bool:
             return True
         before, path = path, unquote(path)
     return False
+
+
+def _anything() -> Allowed:
+    from .types.allowed import ANYTHING  # most providers are of this service
+
+    return ANYTHING
 
 
 def _check_token(cancel: object) -> None:

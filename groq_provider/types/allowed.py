@@ -84,6 +84,18 @@ def _of_field(name: str, check: Any) -> Callable[[LLMRequest, Any], None]:
     return lambda request, given: check(request, attribute, given)
 
 
+def _range(
+    name: str, low: float, high: float | None = None, *, integer: bool = False
+) -> Callable[[LLMRequest, Any], None]:
+    refuse = _of_field(name, number(low, high, integer=integer))
+
+    def check(request: LLMRequest, given: Any) -> None:
+        if given < low or (high is not None and given > high):
+            refuse(request, given)
+
+    return check
+
+
 def _one_of_two(first: str, second: str) -> Callable[[LLMRequest, Any], None]:
     def check(request: LLMRequest, _given: Any) -> None:
         a, b = getattr(request, first), getattr(request, second)
@@ -205,18 +217,25 @@ def _keys(inner: object) -> list[str]:
     return list(inner) if isinstance(inner, Mapping) else []
 
 
-_length = _both(
-    _of_field("max_completion_tokens", number(1, integer=True)), _one_of_two("max_tokens", "max_completion_tokens")
-)
+_positive = _range("max_completion_tokens", 1, integer=True)
+_one_length = _one_of_two("max_tokens", "max_completion_tokens")
+
+
+def _length(request: LLMRequest, given: int) -> None:
+    if request.max_tokens is not None:
+        _one_length(request, given)
+    if given < 1:
+        _positive(request, given)
+
 
 #: This service.
 GROQ = Allowed(
     fields={
         "max_completion_tokens": _length,
-        "max_tokens": _of_field("max_tokens", number(1, integer=True)),
-        "temperature": _of_field("temperature", number(0, 2)),
-        "top_p": _of_field("top_p", number(0, 1)),
-        "n": _of_field("n", number(1, 1, integer=True)),
+        "max_tokens": _range("max_tokens", 1, integer=True),
+        "temperature": _range("temperature", 0, 2),
+        "top_p": _range("top_p", 0, 1),
+        "n": _range("n", 1, 1, integer=True),
         "stop": _stop,
         "stream_options": _stream_options,
         "tools": _tools,
@@ -229,10 +248,10 @@ GROQ = Allowed(
         "reasoning_effort": _of_field("reasoning_effort", one_of("none", "default", "low", "medium", "high")),
         "service_tier": _of_field("service_tier", one_of("auto", "on_demand", "flex", "performance")),
         "citation_options": _of_field("citation_options", one_of("enabled", "disabled")),
-        "frequency_penalty": _of_field("frequency_penalty", number(-2, 2)),
-        "presence_penalty": _of_field("presence_penalty", number(-2, 2)),
+        "frequency_penalty": _range("frequency_penalty", -2, 2),
+        "presence_penalty": _range("presence_penalty", -2, 2),
         "logit_bias": _of_field("logit_bias", mapping(values=int)),
-        "top_logprobs": _of_field("top_logprobs", number(0, 20, integer=True)),
+        "top_logprobs": _range("top_logprobs", 0, 20, integer=True),
         "metadata": _of_field("metadata", mapping(values=str)),
     },
     roles=frozenset(ROLES),

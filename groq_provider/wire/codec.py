@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from groq_provider.types import activity
-    from groq_provider.types import messages as m
     from groq_provider.types.allowed import Allowed
 
     from .json_text import Body
@@ -67,20 +66,6 @@ def _sent_fields() -> tuple[str, ...]:
 _NO_RARE = (None,) * 6
 
 
-def _message_to_wire(message: m.Message, index: int, allowed: Allowed) -> Any:
-    rare = (
-        message.name,
-        message.reasoning,
-        message.tool_calls,
-        message.tool_call_id,
-        message.function_call,
-        message.extra,
-    )
-    if type(message.content) is str and rare == _NO_RARE and message.role in _ROLES:
-        return {"role": message.role, "content": message.content}
-    return encode(allowed.check_message(message, index))
-
-
 def request_body(
     request: q.LLMRequest,
     *,
@@ -103,7 +88,19 @@ def request_body(
     Raises:
         InvalidRequestError: A value is not allowed; the message names its place.
     """
-    messages = [_message_to_wire(message, index, allowed) for index, message in enumerate(request.messages)]
+    # Nearly every message is text and nothing else.
+    messages = [
+        {"role": m.role, "content": m.content}
+        if type(m.content) is str
+        and (m.name, m.reasoning, m.tool_calls, m.tool_call_id, m.function_call, m.extra) == _NO_RARE
+        and m.role in _ROLES
+        else None
+        for m in request.messages
+    ]
+    if None in messages:
+        for index, message in enumerate(request.messages):
+            if messages[index] is None:
+                messages[index] = encode(allowed.check_message(message, index))
     body: dict[str, Any] = {"model": model, "messages": messages}
     checks = allowed.fields
     for name in _sent_fields():
