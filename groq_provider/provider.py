@@ -523,7 +523,7 @@ class GroqProvider:
         _check_token(cancel)
 
         def call(request: LLMRequest, token: CancelToken) -> LLMResponse:
-            return self._engine.generate(request, CallOptions(timeouts=limits, cancel=token, batch=True))
+            return self._answer_item(request, timeout=limits, cancel=token)
 
         self._require_open()
         from .bulk import BulkRun
@@ -532,6 +532,12 @@ class GroqProvider:
         # What is wrong for every item is one error, here.
         (self._engine.allowed or GROQ).check_fields(LLMRequest.of("x", **whole(fields)))
         return BulkRun(requests, call, fields=dict(fields), max_workers=max_workers, ordered=ordered, cancel=cancel)
+
+    def _answer_item(self, request: LLMRequest, *, timeout: Timeouts | None, cancel: CancelToken | None) -> LLMResponse:
+        """Return the answer to one item of a bulk run, of class batch in the limiter. For runs; call :meth:`generate`."""
+        return self._engine.generate(
+            request, CallOptions(timeouts=timeout or self._config.timeout, cancel=cancel, batch=True)
+        )
 
     @staticmethod
     def _check_plain(method: str, path: str, json: Any) -> bytes | None:

@@ -17,7 +17,7 @@ from groq_provider.protocols import Provider
 from groq_provider.types.request import LLMRequest, whole
 from groq_provider.types.status import ProviderHealth
 
-from .search import Member, Search
+from .search import Member, MemberCall, Search
 from .stream import FallbackStream
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ class FallbackProvider:
 
     The next member is asked when one's circuit breaker is open, when its retries are spent, when its rate limit would need too long
     (*fallback_after*, the time left, or a limit of the day), or when it is disabled; never for a request that is wrong, a key that is
-    refused, or a cancelled call. The answer says who gave it in ``provider`` and ``model``; ``attempts`` lists the tries of all.
+    refused, or a cancelled call. The answer says who gave it in ``provider`` and ``model``; ``attempts`` lists the tries of
+    all, and ``timing`` begins with the call.
 
     A pickled one comes out with new connections, figures and breakers, if its members pickle.
 
@@ -217,7 +218,7 @@ class FallbackProvider:
             _check_token(cancel)
             return BulkRun(
                 requests,
-                lambda request, token: self.generate(request, timeout=limits, cancel=token),
+                lambda request, token: self._answer_item(request, timeout=limits, cancel=token),
                 fields=dict(fields),
                 max_workers=max_workers,
                 ordered=ordered,
@@ -227,6 +228,20 @@ class FallbackProvider:
             problem = error
         del requests, fields  # as in generate()
         raise e.without_frames(problem)
+
+    def _answer_item(self, request: LLMRequest, *, timeout: Timeouts | None, cancel: CancelToken | None) -> LLMResponse:
+        """Return the answer to one item of a bulk run, of class batch in the limiters of the members that have classes."""
+        search = self._search(request, {}, timeout, cancel, None, None, None)
+        if isinstance(search, e.GroqProviderError):
+            raise search
+
+        def ask(member: Member, call: MemberCall) -> LLMResponse:
+            of_provider = getattr(member.provider, "_answer_item", member.provider.generate)
+            answer: LLMResponse = of_provider(call.request, timeout=call.timeout, cancel=search.cancel)
+            return answer
+
+        response: LLMResponse = search.run(ask, commit=True)
+        return search.completed(response)
 
     def _search(  # noqa: PLR0917 - private, and called with all of them
         self,

@@ -61,8 +61,10 @@ class Search:
         self._timeouts = timeouts
         self._extras = extras
         self._clock = owner.clock
+        self._begun = self._clock.monotonic()
+        self._before = 0.0  # seconds that went to members before the one asked last
         total = None if self._timeouts is None else self._timeouts.total
-        self._deadline = None if total is None else self._clock.monotonic() + total
+        self._deadline = None if total is None else self._begun + total
         self._left = list(owner.members)
         self._attempts: list[Attempt] = []
         self.cancel = cancel
@@ -88,6 +90,8 @@ class Search:
             except e.CircuitOpenError as error:
                 failure: e.GroqProviderError = error
             else:
+                if len(self._left) + 1 < len(self._owner.members):
+                    self._before = self._clock.monotonic() - self._begun
                 try:
                     answer = ask(member, self._call(member))
                 except e.GroqProviderError as error:
@@ -126,11 +130,30 @@ class Search:
         return None if in_time else failure
 
     def completed(self, response: LLMResponse, *, noted: bool = False) -> LLMResponse:
-        """Put the attempts of all members on an answer. *noted*: those of its own are among them already."""
-        if not self._attempts:
+        """Put the attempts and the time of all members on an answer. *noted*: its own attempts are among them already."""
+        if not self._attempts and not self._before:
             return response
         own = () if noted else response.attempts
-        return attrs.evolve(response, attempts=_renumbered([*self._attempts, *own]))
+        timing = response.timing
+        total = timing.total + self._before
+        # What the members before did beside their attempts was waiting, for a limit or between retries.
+        earlier = self._attempts[: len(self._attempts) - len(response.attempts)] if noted else self._attempts
+        waited = max(self._before - sum([attempt.duration for attempt in earlier]), 0.0)
+        tokens = response.usage.completion_tokens
+        metadata = dict(response.provider_metadata)
+        if "total_latency_ms" in metadata:
+            metadata["total_latency_ms"] = round(total * 1000)
+        return attrs.evolve(
+            response,
+            attempts=_renumbered([*self._attempts, *own]),
+            timing=attrs.evolve(
+                timing,
+                total=total,
+                wait=timing.wait + waited,
+                overall_tokens_per_second=tokens / total if tokens and total > 0 else None,
+            ),
+            provider_metadata=metadata,
+        )
 
     def _call(self, member: Member) -> MemberCall:
         request = self._request
