@@ -88,12 +88,12 @@ class LatencyMetrics:
         p50_tokens_per_second: Its median.
         p95_tokens_per_second: Its 95th percentile.
         p99_tokens_per_second: Its 99th percentile.
-        sample_count: Successful calls these figures rest on.
-        first_token_count: Of them, with a time to first token.
         avg_failure_latency: Whole call of those that failed, which are in no figure above.
         p50_failure_latency: Its median.
         p95_failure_latency: Its 95th percentile.
         p99_failure_latency: Its 99th percentile.
+        sample_count: Successful calls that the figures above, but for those of failures, rest on.
+        first_token_count: Of them, with a time to first token.
         error_count: Calls that the service saw and that failed. Counted since the start, not only in the ring.
         local_count: Calls that ended here, likewise: refused by the rate limiter or a circuit breaker, never sent, cancelled. They tell
             nothing of the service and are in no figure above.

@@ -147,7 +147,7 @@ def test_whole_answer_to_stream_request():
     assert (timing.time_to_first_token, timing.tokens_per_second) == (None, pytest.approx(5.0))
 
 
-def test_left_stream_keeps_known_first_token():
+def test_left_stream_keeps_first_token():
     """Left in the middle: the first token is a sample if it was awaited, and none if it lay there."""
     for away, expected in ((0.0, [pytest.approx(1.0)]), (3.0, [None])):
         bench = Bench()

@@ -186,7 +186,11 @@ def test_errors_cross_process_pools():
         raised = pool.submit(throw, full(errors.RateLimitedError)).exception(60)
     assert [state(error) for error in arrived] == [state(full(cls)) for cls in CLASSES]
     assert isinstance(raised, errors.RateLimitedError)
-    assert (raised.retry_after, raised.limit_name, str(raised)) == (1.5, "TPD", "went wrong [request id req_01, 1 attempt]")
+    assert (raised.retry_after, raised.limit_name, str(raised)) == (
+        1.5,
+        "TPD",
+        "went wrong [request id req_01, 1 attempt]",
+    )
 
 
 def test_notes_and_repr_hold_message():

@@ -62,7 +62,7 @@ def test_wait_is_not_the_service():
     assert (metrics.avg_wait, metrics.avg_service_latency, metrics.avg_total_latency) == (3600.0, 0.5, 3600.5)
 
 
-def test_delay_of_a_retry_is_wait():
+def test_delay_of_retry_is_wait():
     """What lies between two tries is wait, too; the tries themselves are the service's time."""
     bench = bench_with_tracker(refusal(503), answer())
     timing = bench.generate().timing

@@ -101,7 +101,7 @@ def test_hint_cap_of_the_limiter():
 @pytest.mark.parametrize(
     "policy", [RetryPolicy(max_retries=0), RetryPolicy(hint_cap=600)], ids=["no retries", "within the cap"]
 )
-def test_hint_cap_only_where_it_struck(policy):
+def test_hint_cap_named_where_struck(policy):
     """What ends for another reason does not name it."""
     bench = Bench(*[refusal(429, "Please try again in 120s.", headers={"retry-after": "120"})] * 3, policy=policy)
     assert "hint_cap" not in bench.fails(e.RateLimitedError).message
@@ -140,7 +140,7 @@ def test_any_words_are_read(words):
 
 
 @pytest.mark.parametrize("tries", [1, 3])
-def test_support_gets_what_it_asks_for(tries):
+def test_support_gets_id_and_attempts(tries):
     """Request id and number of attempts stand in the text, not in the message."""
     error = Bench(*[refusal(500, "broken")] * 3, policy=RetryPolicy(max_retries=tries - 1)).fails(
         e.ProviderUnavailableError
@@ -150,7 +150,7 @@ def test_support_gets_what_it_asks_for(tries):
 
 
 @pytest.mark.parametrize("wrong", ["req\x1b[2J", "a b", "x" * 65, "req\n2"], ids=ascii)
-def test_odd_ids_stay_out_of_the_text(wrong):
+def test_odd_ids_stay_out(wrong):
     """An id that is none is not shown to a terminal."""
     assert str(e.APIStatusError("broken", request_id=wrong)) == "broken"
 

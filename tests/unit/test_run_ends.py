@@ -101,7 +101,7 @@ def test_finished_run_stays_finished():
 
 
 @pytest.mark.parametrize("count", [4, 5])
-def test_cancelled_run_says_what_is_left(count):
+def test_cancelled_run_says_whats_left(count):
     """A cancel once all items were taken leaves none out, and so is no error of the run."""
     run = run_of([str(number) for number in range(count)], closed_after(99), workers=2)
     assert next(run).ok  # four were taken, or the fifth is left

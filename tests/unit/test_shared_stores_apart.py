@@ -70,7 +70,7 @@ def test_anothers_file_is_refused(tmp_path, monkeypatch):
     store.close()
 
 
-def test_a_shared_file_is_the_groups(tmp_path):
+def test_shared_file_belongs_to_group(tmp_path):
     """Else it is its user's alone."""
     for query, mode in (("", 0o600), ("?shared=1", 0o660)):
         FileStore.from_url(f"file://{tmp_path}/limits{mode}{query}").close()
@@ -119,7 +119,7 @@ class _NoStore:
         pass
 
 
-def test_a_hung_file_holds_up_nobody(tmp_path, monkeypatch):
+def test_hung_file_blocks_no_call(tmp_path, monkeypatch):
     """While one thread is in a system call that does not return, the others go on without the store, and close() returns."""
     monkeypatch.setattr(file_store, "_LONGEST_TURN", 0.01)
     store = FileStore(tmp_path / "limits")

@@ -151,9 +151,7 @@ def test_an_error_is_a_result():
     assert second.request.messages[0].content == "b"
 
 
-@pytest.mark.parametrize(
-    "bad", [5, None, "", [], {"role": "user"}, [{"role": 5, "content": "x"}], b"x"], ids=repr
-)
+@pytest.mark.parametrize("bad", [5, None, "", [], {"role": "user"}, [{"role": 5, "content": "x"}], b"x"], ids=repr)
 def test_non_request_item_gives_error(bad):
     """An item that is no request is a result with an error and without a request."""
     good, failed = bulk(["a", bad])

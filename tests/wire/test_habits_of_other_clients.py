@@ -67,7 +67,7 @@ def test_calls_say_what_to_write(provider, call, words):
             call(asked)
 
 
-def test_the_flag_of_a_request_has_no_effect():
+def test_flag_request_has_no_effect():
     """A request is the same for both ways to ask; only the keyword is a habit."""
     assert LLMRequest(messages="x", stream=True).stream
     with Emulator(speed=0) as emulator, GroqProvider(api_key="gsk_1", base_url=emulator.base_url) as provider:
@@ -95,7 +95,7 @@ def test_settings_say_what_to_write(settings, words):
 
 
 @pytest.mark.parametrize("typo", ["gpt-oss-120b", "openai/gpt-oss-120B", "openai/gpt-oss120b", "openai/gtp-oss-120b"])
-def test_typos_of_models_get_the_name(typo):
+def test_model_typos_get_suggestions(typo):
     """In the error that the service answers with."""
     models = Models((), list, with_catalogue=True)
     bench = Bench(

@@ -201,7 +201,7 @@ def test_backward_server_clock_stands_still(redis_server, store):
     assert store.take(KEY, ask()).start == ahead
 
 
-def test_server_clock_going_back_changes_nothing(redis_server, store):
+def test_clock_going_back_changes_nothing(redis_server, store):
     """After a long step back what was to come comes as late as before: nobody waits for the old time, and nothing is refilled."""
     store.take(KEY, ask(want(cost=HOUR)))
     with redis_server.client() as client:
