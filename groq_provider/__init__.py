@@ -96,6 +96,7 @@ if TYPE_CHECKING:
         SearchResults,
         UsageBreakdown,
     )
+    from .types.fields import RequestFields
     from .types.messages import Message
     from .types.models import ModelCapability, ModelInfo, ModelLimits, ModelPricing, PerformanceProfile
     from .types.options import Document, JSONSchemaFormat, ResponseFormat, SearchSettings, StreamOptions
@@ -143,6 +144,7 @@ _HOMES = {
     "ratelimit.redis_store": "RedisStore",
     "ratelimit.stores": "RateLimitStore",
     "stream": "ResponseStream",
+    "types.fields": "RequestFields",
     "types.messages": "Message",
     "types.models": "ModelCapability ModelInfo ModelLimits ModelPricing PerformanceProfile",
     "types.options": "Document JSONSchemaFormat ResponseFormat SearchSettings StreamOptions",
@@ -245,6 +247,7 @@ __all__ = [
     "RedirectRefusedError",
     "RedisStore",
     "RequestCancelledError",
+    "RequestFields",
     "RequestTooLargeError",
     "Reservation",
     "ResponseChunk",

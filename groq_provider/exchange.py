@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -26,7 +27,7 @@ from groq_provider.wire.headers import request_id as header_request_id
 from groq_provider.wire.sse import is_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from groq_provider.breaker import Permit
     from groq_provider.protocols import Reservation, WireResponse
@@ -128,9 +129,12 @@ class Exchange:
         self._body = body
         try:
             mark = "&" if "?" in path else "?"
-            self._query = f"{mark}{urlencode(options.query, doseq=True)}" if options.query else ""
+            query = urlencode(_parameters(options.query), doseq=True) if options.query else ""
         except (UnicodeError, TypeError) as error:
-            raise e.InvalidRequestError(f"extra_query cannot be written as a URL: {type(error).__name__}") from None
+            raise e.InvalidRequestError(
+                f"extra_query cannot be written as a URL: {type(error).__name__}", param="extra_query"
+            ) from None
+        self._query = f"{mark}{query}" if query else ""
         headers = _STREAM_HEADERS if stream else _PLAIN_HEADERS
         self._headers = {**headers, **options.headers} if options.headers else headers
         limits = options.timeouts
@@ -810,6 +814,25 @@ class Exchange:
             rate_limit=self.rate_limit,
             **fields,
         )
+
+
+def _parameters(query: Mapping[str, Any]) -> dict[str, Any]:
+    """Return query parameters as they are written: ``None`` is left out, truth values are ``true`` and ``false``, lists are repeated."""
+
+    def written(name: str, item: Any) -> Any:
+        if isinstance(item, Mapping):
+            raise e.InvalidRequestError(
+                f"extra_query[{name!r}] must be a text, a number or a list of them, not a mapping"
+            )
+        return str(item).lower() if isinstance(item, bool) else item
+
+    found: dict[str, Any] = {}
+    for name, item in query.items():
+        if isinstance(item, (list, tuple, set, frozenset)):
+            found[name] = [written(name, one) for one in item if one is not None]
+        elif item is not None:
+            found[name] = written(name, item)
+    return found
 
 
 def _host(location: str) -> str:

@@ -245,7 +245,15 @@ class GroqProvider:
             extra_headers: Sent with this request; ``Authorization`` cannot be replaced.
             extra_body: Body fields this version does not know; they win over all others.
             extra_query: Query parameters.
-            fields: Request fields (``model``, ``temperature``, ``tools``, …); they override those of a request.
+            fields: Request fields, which override those of a request; :class:`~groq_provider.LLMRequest` says what
+                each means: ``messages``, ``model``, ``max_completion_tokens``, ``max_tokens``, ``temperature``,
+                ``top_p``, ``n``, ``stop``, ``seed``, ``stream``, ``stream_options``, ``tools``, ``tool_choice``,
+                ``parallel_tool_calls``, ``response_format``, ``reasoning_format``, ``include_reasoning``,
+                ``reasoning_effort``, ``service_tier``, ``disable_tool_validation``, ``documents``,
+                ``citation_options``, ``search_settings``, ``include_domains``, ``exclude_domains``,
+                ``compound_custom``, ``user``, ``frequency_penalty``, ``presence_penalty``, ``logit_bias``,
+                ``logprobs``, ``top_logprobs``, ``metadata``, ``store``, ``functions``, ``function_call``, ``debug``,
+                ``id``, ``custom_id``, ``provider_metadata``.
 
         Raises:
             InvalidRequestError: A value is wrong; nothing was sent.

@@ -103,17 +103,23 @@ class FallbackProvider:
             )
         self.fallback_after = fallback_after
         self._on_decommissioned = fallback_on_decommissioned
-        self.members = tuple([self._member(item, index, self._policy) for index, item in enumerate(members)])
+        made: list[Member] = []
+        for index, item in enumerate(members):
+            made.append(self._member(item, index, self._policy, {member.name for member in made}))
+        self.members = tuple(made)
         if not self.members:
             raise e.ConfigurationError("members is empty: give at least one provider")
 
-    def _member(self, item: object, index: int, policy: BreakerPolicy) -> Member:
+    def _member(self, item: object, index: int, policy: BreakerPolicy, taken: set[str]) -> Member:
         provider, model = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
         if not isinstance(provider, Provider) or not (model is None or (isinstance(model, str) and model)):
             raise e.ConfigurationError(
                 f"members[{index}] must be a provider or a pair of a provider and a model name, not {type(item).__name__}"
             )
-        name = f"{provider.get_name()}/{model}" if model else provider.get_name()
+        name = plain = f"{provider.get_name()}/{model}" if model else provider.get_name()
+        while name in taken:  # two keys of one service, say
+            name = f"{plain} #{index + 1}"
+            index += 1
         return Member(provider=provider, model=model, breaker=CircuitBreaker(policy, self.clock, name=name), name=name)
 
     def __repr__(self) -> str:

@@ -29,6 +29,7 @@ __all__ = [
     "ToolFunction",
 ]
 
+_NOTHING = ("", "null")
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 _NONE_OF_FIVE = (None,) * 5
@@ -54,7 +55,9 @@ def _tool_calls(data: object) -> tuple[ToolCall, ...] | None:
         raise InvalidRequestError(f"tool_calls must be a sequence, not {type(data).__name__}")
     from .parts import as_tool_call
 
-    return tuple([as_tool_call(item, f"tool_calls[{index}]") for index, item in enumerate(data)]) or None
+    calls = [as_tool_call(item, f"tool_calls[{index}]") for index, item in enumerate(data)]
+    # Models leave the arguments of a function that takes none empty, or write null; sent back like that they are refused.
+    return tuple([attrs.evolve(c, arguments="{}") if c.arguments.strip() in _NOTHING else c for c in calls]) or None
 
 
 #: Keys that assistant messages of answers carry (ours, OpenAI's, other servers') and this service's requests must not.

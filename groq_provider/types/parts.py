@@ -226,4 +226,6 @@ def as_tool_call(data: object, what: str) -> ToolCall:
         return build(
             ToolCall, {**flat, "name": function.get("name"), "arguments": function.get("arguments") or ""}, what=what
         )
+    if isinstance(data, Mapping) and data.get("arguments", "") is None:
+        data = {**data, "arguments": ""}
     return build(ToolCall, data, what=what)
