@@ -89,15 +89,15 @@ _PHRASES: dict[type[Exception], str] = {
     e.ModelDecommissionedError: "model decommissioned",
     e.RateLimitedError: "rate limited",
     e.OverloadedError: "groq overloaded",
-    e.ProviderUnavailableError: "groq service unavailable",
+    e.ProviderUnavailableError: "provider unavailable: groq service unavailable",
 }
 
 # Where these name this service, the words for another one.
 _OF_OTHERS = {
     "unauthorized: invalid Groq API key": "unauthorized",
     "groq overloaded": "overloaded",
-    "groq service unavailable": "service unavailable",
-    "groq service unavailable, overloaded": "service unavailable, overloaded",
+    "groq overloaded: please retry after a moment": "overloaded: please retry after a moment",
+    "provider unavailable: groq service unavailable": "provider unavailable",
 }
 #: What neither time nor another try mends.
 _USED_UP = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance"})
@@ -144,6 +144,7 @@ def error_from_response(
         secret: The API key, blanked out where the server repeats it. All else is shown as the server wrote it, the prompt included.
     """
     found = _error_object(body)
+    plain = found is None
     if found is None:
         # Before it is cut: of a key that was cut in two, the beginning would stay.
         whole = without_key(body.decode("utf-8", "surrogateescape"), secret).encode("utf-8", "surrogateescape")
@@ -159,6 +160,7 @@ def error_from_response(
         model=model,
         provider=provider,
         secret=secret,
+        plain=plain,
     )
 
 
@@ -178,8 +180,12 @@ def error_from_object(
     model: str | None = None,
     provider: str | None = None,
     secret: str | None = None,
+    plain: bool = False,
 ) -> e.APIStatusError:
-    """Return the error that an error object stands for: the body of a status, or an event of a stream. Never raises."""
+    """Return the error that an error object stands for: the body of a status, or an event of a stream. Never raises.
+
+    *plain*: the body was no error object, and *found* is made of what it was.
+    """
     if status is None:
         status = next(filter(None, [_status(found.get(key)) for key in _STATUS_FIELDS]), None)
     message, code, kind, param, failed_generation = [_text(found.get(key)) for key in _FIELDS]
@@ -217,7 +223,7 @@ def error_from_object(
         data["retryable"] = False  # 501, 505 and their like are the same the next time
     if retryable is None and not _USED_UP.isdisjoint((code, kind)):
         data["retryable"] = False
-    return cls(_message(cls, status, message, other=provider not in (None, "groq")), **data)
+    return cls(_message(cls, status, message, other=provider not in (None, "groq"), plain=plain), **data)
 
 
 def _class(
@@ -254,14 +260,16 @@ def _class(
     return e.APIStatusError
 
 
-def _message(cls: type[e.APIStatusError], status: int | None, message: str, *, other: bool = False) -> str:
-    """Return the words of an error; *other*: of another server than this service."""
+def _message(cls: type[e.APIStatusError], status: int | None, message: str, *, other: bool, plain: bool) -> str:
+    """Return the words of an error; *other*: of another server than this service; *plain*: the body was no JSON."""
     message = message[:_MAX_MESSAGE]
     phrase = next((_PHRASES[base] for base in cls.__mro__ if base in _PHRASES), None)
+    if cls is e.AuthenticationError and plain:
+        phrase = "unauthorized: check API key"
     if cls is e.OverloadedError and status == 503:
-        phrase = "groq service unavailable, overloaded"
-    if cls is e.OverloadedError and not message:
-        message = "please retry after a moment"
+        phrase = _PHRASES[e.ProviderUnavailableError]
+    elif cls is e.OverloadedError and (status == 529 or not message):
+        phrase = f"{phrase}: please retry after a moment"
     if other and phrase is not None:
         phrase = _OF_OTHERS.get(phrase, phrase)
     if phrase is None:

@@ -696,11 +696,11 @@ STATUSES = [
       for name, body, headers, kept, words in (
           ("page-given-up", b"<html><title>Bad gateway</title></html>", ("Content-Type: text/html",), True, "Bad gateway"),
           ("empty", b"", (JSON,), True, "empty body"),
-          ("large", b"x" * 10_000_000, ("Content-Type: text/plain",), False, "groq service unavailable: xxx"),
-          ("large-json", json.dumps(error("y" * 1_000_000)).encode(), (JSON,), True, "groq service unavailable: yyy"),
-          ("charset", "Überlastet".encode("utf-16"), ("Content-Type: application/json; charset=utf-8",), True, "groq service unavailable"),
+          ("large", b"x" * 10_000_000, ("Content-Type: text/plain",), False, "provider unavailable: groq service unavailable: xxx"),
+          ("large-json", json.dumps(error("y" * 1_000_000)).encode(), (JSON,), True, "provider unavailable: groq service unavailable: yyy"),
+          ("charset", "Überlastet".encode("utf-16"), ("Content-Type: application/json; charset=utf-8",), True, "provider unavailable: groq service unavailable"),
           ("long-message", json.dumps(error("z" * 50_000)).encode(), (JSON,), True, "zzz"),
-          ("deep", b'{"error":' * 7_000, (JSON,), True, "groq service unavailable"),
+          ("deep", b'{"error":' * 7_000, (JSON,), True, "provider unavailable: groq service unavailable"),
       )),
     Case(id="69-cut", steps=[Step([answer(b"x" * 100, status="502 Because")[:-50]], "T", kept=False, end="close")] * 3, error=e.ProviderUnavailableError, words="unreadable", text=""),
     # 70: redirects

@@ -163,12 +163,12 @@ LITERAL = {
     "over capacity": (
         503,
         {"message": "X is currently over capacity. Please try again and back off exponentially. Visit https://groqstatus.com to see if there is an active incident.", "type": "internal_server_error"},
-        e.OverloadedError, "groq service unavailable, overloaded",
+        e.OverloadedError, "provider unavailable: groq service unavailable",
     ),
     "internal": (
         500,
         {"message": "Internal Server Error", "type": "internal_server_error"},
-        e.ProviderUnavailableError, "groq service unavailable",
+        e.ProviderUnavailableError, "provider unavailable: groq service unavailable",
     ),
     "flex full": (
         498,
@@ -408,7 +408,7 @@ def test_gateway_pages_named_by_title():
     error = fail(502, page, {"Content-Type": "text/html; charset=klingon", "CF-Ray": "8a1b2c3d4e5f-FRA"})
     assert type(error) is e.ProviderUnavailableError
     assert str(error) == (
-        "groq service unavailable: an HTML page titled 'api.groq.com | 502: Bad gateway' instead of JSON: "
+        "provider unavailable: groq service unavailable: an HTML page titled 'api.groq.com | 502: Bad gateway' instead of JSON: "
         "a gateway answered, not the service (cf-ray 8a1b2c3d4e5f-FRA)"
     )
 
