@@ -6,7 +6,7 @@ import math
 import sys
 import warnings
 from collections import deque
-from itertools import repeat
+from itertools import islice, repeat
 from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -34,6 +34,12 @@ __all__ = ["ResponseStream"]
 _GRACE = 0.05
 #: As good as without end; more is too much for some systems.
 _LONGEST_POLL = 1_000_000.0
+#: Lines that are taken in between two looks at the clock: some milliseconds of work.
+_BATCH = 4096
+#: An event of more bytes has a look at the clock of its own.
+_LARGE = 4096
+#: Reads that a poll may do whatever its time limit: what has arrived is not missed because the machine stopped for a moment.
+_LEAST_READS = 4
 
 
 class ResponseStream:
@@ -85,7 +91,9 @@ class ResponseStream:
         #: Events whose bytes were not UTF-8; the broken parts read U+FFFD.
         self.decode_errors = 0
         self._decoder = EventDecoder()
-        self._assembler = Assembler()
+        self._assembler = Assembler(self._exchange.call.look)
+        #: Of the lines of the last read, those for further batches.
+        self._lines: Iterator[bytes] | None = None
         #: What is left of the events that the last read completed. Each is looked at when its chunk is asked for: none has to wait for those
         #: after it.
         self._events: Iterator[Event] | None = None
@@ -217,8 +225,13 @@ class ResponseStream:
         if self._looked:
             self._came = clock.monotonic()
         self._reader = get_ident()
+        reads = 0
         while not self._pending and not self._ended and self._problem is None:
-            if self._events is not None:
+            if reads >= _LEAST_READS and clock.monotonic() >= until:
+                self._looked = True
+                return False  # much came, and nothing of it is a chunk
+            reads += 1
+            if self._events is not None or self._lines is not None:
                 self._pump(polling=True)
                 continue
             if self.foreign:
@@ -304,6 +317,9 @@ class ResponseStream:
 
     def _read(self) -> Iterator[Event] | None:
         """Read once; return the events that completes, ``None`` if there is nothing more to take in."""
+        if self._lines is not None:
+            self._exchange.call.look()
+            return self._decoder.events(self._batch())
         self._reader = get_ident()
         if self._away:
             self._back()
@@ -328,8 +344,11 @@ class ResponseStream:
         if lines is None:
             self._end_of_body()
             return None
-        self._size += sum(map(len, lines))
+        self._size += sum(map(len, lines), len(lines))  # with their ends
         self._alive = False
+        if len(lines) > _BATCH:
+            self._lines = iter(lines)
+            lines = self._batch()
         return self._decoder.events(lines)
 
     def _first_lines(self) -> list[bytes] | None:
@@ -340,6 +359,8 @@ class ResponseStream:
         lead += lines or ()
         first = next((line for line in lead if line.strip()), None)
         if first is None and lines is not None:
+            self._lead = []
+            self._size += len(lead)
             return []  # blank lines tell nothing
         self._plain = first is None or not is_stream(first)
         if self._plain:
@@ -347,14 +368,22 @@ class ResponseStream:
         self._lead = []
         return lead
 
+    def _batch(self) -> list[bytes]:
+        """Return the next lines of a read that brought very many."""
+        lines = list(islice(self._lines or (), _BATCH))
+        if len(lines) < _BATCH:
+            self._lines = None
+        return lines
+
     def _absorb(self) -> bool:
         """Take in what has arrived and nobody asked for yet; say whether that was all that was missing. If not, it is on the partial answer."""
         events, self._events = self._events, None
         try:
-            for event in events or ():
-                self._take(event)
-                if self._ended:
-                    return True
+            for batch in (events, self._decoder.events(self._batch())):  # more than that no honest read brings
+                for event in batch or ():
+                    self._take(event)
+                    if self._ended:
+                        return True
         except e.GroqProviderError:
             pass  # the stream ends in another way already
         return False
@@ -375,13 +404,19 @@ class ResponseStream:
         if not data.strip() and name != "error":
             return
         self._alive = True
+        look = self._exchange.call.look
+        if len(data) > _LARGE:
+            look()
         try:
             text = str(data, "utf-8")
         except UnicodeDecodeError:
             self.decode_errors += 1
-            text = str(data, "utf-8", "replace")
+            text = str(data[: json_text.AT_ONCE], "utf-8", "replace")
         try:
-            decoded = json_text.loads_text(text, "an event of the stream")
+            if len(data) > json_text.AT_ONCE:
+                decoded = json_text.loads(data, "an event of the stream", look=look)
+            else:
+                decoded = json_text.loads_text(text, "an event of the stream")
         except e.ResponseDecodeError:
             if name != "error":
                 raise
@@ -452,7 +487,7 @@ class ResponseStream:
         response = self._exchange.succeeded(fields, arrival=self._arrival, output_size=size)
         self._response = response
         self._ended = True
-        self._events = None  # nor what came after the end
+        self._events = self._lines = None  # nor what came after the end
         self._pending.append(
             ResponseChunk(
                 finish_reason=response.finish_reason, usage=response.usage, provider_metadata=response.provider_metadata
@@ -464,7 +499,7 @@ class ResponseStream:
         body = self._whole_body()
         if not body.strip():
             raise self._exchange.empty_answer()
-        data = json_text.loads(body)
+        data = json_text.loads(body, look=self._exchange.call.look)
         fields = self._exchange.answer(data)
         fields["raw"] = data
         calls = tuple(
@@ -484,13 +519,15 @@ class ResponseStream:
         lead, self._lead = self._lead, []
         if not lead:
             return self._wire.read_body(MAX_BODY)
-        size = sum(map(len, lead))
+        whole = bytearray(b"\n".join(lead))  # not the lines: an object for each would be larger than they are
         while (lines := self._wire.read_lines()) is not None:
-            lead += lines
-            size += sum(map(len, lines))
-            if size > MAX_BODY:
+            self._call.look()
+            if lines:
+                whole += b"\n"
+                whole += b"\n".join(lines)
+            if len(whole) > MAX_BODY:
                 raise e.ResponseTooLargeError(f"the answer is larger than {MAX_BODY:,} bytes", sent=True)
-        return b"\n".join(lead)
+        return bytes(whole)
 
     def _broken(self, error: e.GroqProviderError) -> None:
         """Try again if nothing was given out yet; else fail with what there is."""
@@ -502,7 +539,7 @@ class ResponseStream:
 
     def _recover(self, error: e.GroqProviderError) -> None:
         exchange = self._exchange
-        self._events = self._problem = None  # what came after the failure belongs to nothing
+        self._events = self._lines = self._problem = None  # what came after the failure belongs to nothing
         self._wire.close()
         exchange.request_id = exchange.request_id or self._assembler.request_id  # some name it in their chunks only
         if self._assembler.finish_reason is not None and isinstance(
@@ -632,7 +669,7 @@ class ResponseStream:
 
     def _leave(self) -> None:
         """End it for good where it is."""
-        self._events = None
+        self._events = self._lines = None
         self._ended = True
         try:
             self._free()

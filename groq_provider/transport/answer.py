@@ -75,6 +75,17 @@ class Intake:
             call.received = True
         return data
 
+    def look_up(self) -> None:
+        """See whether the call may go on, where much may be done with what has arrived.
+
+        Raises:
+            OSError: It was cancelled, or its time is up.
+        """
+        call = self.call
+        call.left(call.deadline)
+        if call.cancelled:
+            raise ConnectionAbortedError(errno.ECONNABORTED, "cancelled")
+
     def line(self, most: int = _MAX_LINE) -> bytes:
         """Take a line with its end; where the connection ends what there is of one, and of a longer one *most* bytes and another."""
         while True:
@@ -172,9 +183,13 @@ def _read_fields(intake: Intake) -> Fields:
 
 def _skip_fields(intake: Intake) -> None:
     """Read what nobody asks for up to the empty line, or the end of the connection."""
-    while (line := intake.line()) not in (b"\r\n", b"\n", b""):
+    for _ in range(_MAX_FIELDS + 1):
+        line = intake.line()
+        if line in (b"\r\n", b"\n", b""):
+            return
         if len(line) > _MAX_LINE:
             raise http.client.LineTooLong("header line")
+    raise http.client.HTTPException(f"got more than {_MAX_FIELDS} headers")
 
 
 def _read_status(intake: Intake) -> tuple[str, int, str]:
@@ -253,6 +268,7 @@ class Answer:
         intake.held = held
         version, status, reason = _read_status(intake)
         while status < 200 and status != 101:  # 100, 103 and their like come before the answer
+            intake.look_up()
             _skip_fields(intake)  # an end in there shows next
             version, status, reason = _read_status(intake)
         if not version.startswith(("HTTP/1.", "HTTP/0.9")):
@@ -315,10 +331,12 @@ class Answer:
             taken, total = 0, len(held)
             begin = 0 if left is None else 2 if held[:2] == b"\r\n" else total  # after the end of the chunk before
             while begin < total:
-                newline = held.find(b"\r\n", begin, begin + 18)
+                newline = held.find(b"\r\n", begin, begin + _MAX_SIZE_LINE)
                 size = held[begin:newline]
                 if newline < 0 or not size or size.strip(_HEX_DIGITS):
-                    break
+                    size = size.partition(b";")[0].strip()  # with extensions, which mean nothing here
+                    if newline < 0 or not size or size.strip(_HEX_DIGITS):
+                        break
                 start = newline + 2
                 end = start + int(size, 16)
                 if start == end or end > total:
@@ -380,6 +398,7 @@ class Answer:
     def _next_chunk(self) -> int:
         """Read up to the data of the next chunk and return its size; at the last one, which has none, read the trailer, too."""
         intake = self._intake
+        intake.look_up()
         if self._chunk is not None:
             while len(intake.held) < 2 and (data := intake.receive()):
                 intake.held += data

@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from groq_provider.cancel import CancelToken
-from groq_provider.errors import RequestCancelledError
+from groq_provider.errors import ReadTimeoutError, RequestCancelledError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,6 +132,19 @@ class CallState(CancelToken):
         if seconds <= 0:
             raise TimeoutError("timed out")
         return seconds
+
+    def look(self) -> None:
+        """Look up during work that waits for nothing, such as decoding what has arrived.
+
+        Raises:
+            RequestCancelledError: The call was cancelled.
+            ReadTimeoutError: Its total time is up. The other limits are for silences of the peer, and this is none.
+        """
+        if self._cancelled:
+            raise RequestCancelledError("the call was cancelled", sent=True)
+        total = self.total_deadline
+        if total is not None and self.clock.monotonic() >= total:
+            raise ReadTimeoutError("the answer was still being read", sent=True)
 
     def bind(self, sock: socket.socket | Interruptible) -> None:
         """Name the socket this call waits on from now, which cancelling shuts down; or what is told to interrupt it instead.

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
     from .call import CallState
 
-__all__ = ["map_read_error", "map_send_error"]
+__all__ = ["UnwantedCodingError", "map_read_error", "map_send_error"]
+
+
+class UnwantedCodingError(http.client.HTTPException):
+    """A content coding that was not asked for; its argument is the name."""
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -145,9 +149,12 @@ def map_read_error(problem: BaseException, call: CallState | None) -> e.GroqProv
     kinds = list(_chain(problem))
     if any(isinstance(item, (TimeoutError, u3.ReadTimeoutError)) for item in kinds):
         return e.ReadTimeoutError("the answer stopped coming", sent=True)
-    if any(isinstance(item, u3.DecodeError) for item in kinds):
-        return e.ResponseDecodeError("the body cannot be decoded: it is not what its content-encoding says", sent=True)
     for item in kinds:
+        if isinstance(item, UnwantedCodingError):
+            coding = ascii(str(item)[:40])
+            return e.ResponseDecodeError(
+                f"the answer comes in the content coding {coding}, which was not asked for", sent=True
+            )
         if isinstance(item, http.client.IncompleteRead):
             missing = f"{item.expected:,} bytes before its announced length" if item.expected else "before its own end"
             return e.IncompleteResponseError(f"the answer ended {missing}", sent=True)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import http.client
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from urllib3 import HTTPResponse
-
-from .answer import AnswerFile, Fields
+from .answer import Fields
 
 if TYPE_CHECKING:
     from .call import CallState
@@ -62,6 +60,8 @@ class Http2Answer:
             http.client.HTTPException: Less came than was announced, or more.
         """
         stream = self._stream
+        call = self._call
+        call.left(call.deadline)  # also where there is always more to take
         while True:
             ended = stream.ended  # first: what came before the end is in the parts by now
             if stream.parts:
@@ -72,7 +72,6 @@ class Http2Answer:
                 if missing := self._missing():
                     raise http.client.IncompleteRead(b"", missing)
                 return b""
-            call = self._call
             if not stream.connection.wait(stream, call.left(call.deadline)):
                 raise TimeoutError("timed out")
 
@@ -119,21 +118,3 @@ class Http2Answer:
     def __del__(self) -> None:
         if hasattr(self, "_stream"):
             self.drop()
-
-    def decoding(self, method: str, url: str) -> HTTPResponse:
-        """Return urllib3's answer around this one, which decodes its body."""
-        file: Any = AnswerFile(self)  # type: ignore[arg-type]  # it has the face of one
-        answer = HTTPResponse(
-            body=file,
-            headers=self.headers,
-            status=self.status,
-            version=self.version,
-            version_string="HTTP/2",
-            reason=self.reason,
-            preload_content=False,
-            decode_content=False,
-            request_method=method,
-            request_url=url,
-        )
-        answer._connection = self  # type: ignore[assignment]  # it is only closed
-        return answer

@@ -30,8 +30,6 @@ from .http2_stream import Http11RequiredError, NoRoomError, Stream, UnprocessedE
 from .pool import MAX_IDLE, at_fork
 
 if TYPE_CHECKING:
-    from urllib3 import HTTPResponse
-
     from groq_provider.clock import Clock
 
 __all__ = ["MAX_CONNECTIONS", "Http2Pool"]
@@ -137,7 +135,7 @@ class Http2Pool:
         while True:
             waiter, before = _Waiter(), call.sent
             try:
-                answer = self._exchange(waiter, method, url, fields, body, call)
+                answer = self._exchange(waiter, fields, body, call)
             except Http11RequiredError:
                 call.sent = before
                 call.deadline = call.total_deadline
@@ -169,9 +167,7 @@ class Http2Pool:
             call.connect_deadline = call.earlier(call.connect)
         return self.http1.urlopen(method, url, body, headers, retries, **options)
 
-    def _exchange(  # noqa: PLR0917 - what a request consists of
-        self, waiter: _Waiter, method: str, url: str, fields: Any, body: bytes | None, call: CallState
-    ) -> Http2Answer | HTTPResponse | None:
+    def _exchange(self, waiter: _Waiter, fields: Any, body: bytes | None, call: CallState) -> Http2Answer | None:
         """Send a request where there is a place, and return the head of its answer; ``None``: HTTP/1.1 it is."""
         stream: Stream | None = None
         try:
@@ -181,10 +177,7 @@ class Http2Pool:
             stream = Stream(connection)
             connection.open(stream, fields, body, call)
             head = connection.await_head(stream, call)
-            answer = Http2Answer(stream, head, call)
-            encoding = answer.headers.get("content-encoding", "identity").lower()
-            # Encoded, which nobody asked for: urllib3 decodes.
-            return answer if encoding in ("", "identity") else answer.decoding(method, url)
+            return Http2Answer(stream, head, call)
         except BaseException as error:
             call.unbind()
             if stream is None or not stream.id:

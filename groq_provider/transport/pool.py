@@ -13,13 +13,12 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from urllib3.connection import _ResponseOptions
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ClosedPoolError
 
 from .answer import readable
 from .call import CallState, activate, current
-from .connection import PlainConnection, TLSConnection, urllib3_response
+from .connection import PlainConnection, TLSConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -186,10 +185,6 @@ class _Pool(HTTPConnectionPool):
             if error.errno not in _EARLY_CLOSE:
                 raise
         answer = conn.answer(method)
-        if answer.headers.get("content-encoding", "identity").lower() not in ("", "identity"):  # nobody asked for it
-            decoding = urllib3_response(answer, _ResponseOptions(method, url, False, False, True))
-            decoding._connection, decoding._pool = conn, self
-            return decoding
         answer._pool = self
         return answer
 

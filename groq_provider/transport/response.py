@@ -14,7 +14,7 @@ from groq_provider.errors import ResponseTooLargeError
 from groq_provider.wire.sse import LineSplitter
 
 from .answer import Answer, AnswerFile
-from .failures import map_read_error
+from .failures import UnwantedCodingError, map_read_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,13 +29,14 @@ _PIECE = 32_768
 _DRAIN_BYTES = 64 * 1024
 _DRAIN_SECONDS = 0.05
 _NO_TIME = timedelta(0)
+#: So many pieces of a body are kept as they came.
+_MANY = 256
 
 
 class _Urllib3Body:
     """The body of urllib3's answer, with the face of :class:`~groq_provider.transport.answer.Answer`.
 
-    There is one where urllib3 decodes, where it talks through a proxy, where somebody else sends through the adapter, and where the
-    `responses` library answers, without any connection.
+    There is one where urllib3 talks through a proxy, and where the `responses` library answers, without any connection.
     """
 
     __slots__ = ("_answer", "_raw", "marked")
@@ -49,16 +50,12 @@ class _Urllib3Body:
         self.marked = self._answer is None or self._answer.marked
 
     def read1(self) -> bytes:
-        data: bytes = self._raw.read1(_PIECE, decode_content=True)
-        if not data and _unfinished(self._raw):
-            raise http.client.IncompleteRead(b"")
+        data: bytes = self._raw.read1(_PIECE, decode_content=False)
         return data
 
     def ready(self, timeout: float) -> bool:
         raw, answer = self._raw, self._answer
-        # Decoded already, or taken from the answer and not decoded yet.
-        decoded = len(raw._decoded_buffer) or getattr(raw._decoder, "has_unconsumed_tail", False)
-        return answer is None or bool(decoded or raw._fp.waiting) or answer.ready(timeout)
+        return answer is None or bool(raw._fp.waiting) or answer.ready(timeout)
 
     def release(self) -> None:
         self._raw.release_conn()
@@ -71,6 +68,41 @@ class _Urllib3Body:
         connection, self._raw._connection = self._raw._connection, None
         if connection is not None:
             connection.close()
+
+
+class _CodedBody:
+    """A body in a content coding that was not asked for: never decoded, as a few bytes of it can become any number.
+
+    Args:
+        body: Where it is.
+        coding: What the head calls it.
+    """
+
+    __slots__ = ("_body", "_coding", "marked")
+
+    complete = False
+
+    def __init__(self, body: Any, coding: str) -> None:
+        self._body = body
+        self._coding = coding
+        self.marked = body.marked
+
+    def read1(self) -> bytes:
+        if self._body.complete:
+            return b""  # which is the same in every coding
+        raise UnwantedCodingError(self._coding)
+
+    def ready(self, _timeout: float) -> bool:
+        return True
+
+    def release(self) -> None:
+        self._body.release()
+
+    def drop(self) -> None:
+        self._body.drop()
+
+    def abandon(self) -> None:
+        self._body.abandon()
 
 
 class Response(requests.Response):
@@ -106,6 +138,9 @@ class Response(requests.Response):
         self._done = False
         self._splitter = LineSplitter()
         self._body: Any = raw if hasattr(raw, "marked") else _Urllib3Body(raw)
+        coding = raw.headers.get("content-encoding")
+        if coding and coding.strip().lower() != "identity":
+            self._body = _CodedBody(self._body, coding)
 
     @property
     def cookies(self) -> RequestsCookieJar:  # type: ignore[override]  # an attribute there
@@ -163,18 +198,24 @@ class Response(requests.Response):
             IncompleteResponseError: Less than was announced.
         """
         parts: list[bytes] = []
+        whole = bytearray()  # of what came in many pieces: an object for each would be larger than they are
         size = 0
         while data := self.read1():
             size += len(data)
             if size > limit:
                 self.close()
                 if cut:
-                    return b"".join([*parts, data])[:limit]
+                    return b"".join([whole, *parts, data])[:limit]
                 raise ResponseTooLargeError(f"the answer is larger than {limit:,} bytes", sent=True)
             parts.append(data)
             if self._body.complete:
                 self._release()
                 break
+            if len(parts) >= _MANY:
+                whole += b"".join(parts)
+                parts.clear()
+        if whole:
+            parts.insert(0, bytes(whole))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def iter_lines(self, *_requests_own: Any, **_also: Any) -> Iterator[bytes]:
@@ -238,14 +279,3 @@ class Response(requests.Response):
             self._content_consumed = True
         found: bytes = self._content
         return found
-
-
-def _unfinished(raw: Any) -> bool:
-    """Say whether a body compressed with gzip or deflate has ended before its own end mark; urllib3 takes that for an end, too."""
-    decoder = raw._decoder
-    packed = getattr(decoder, "_obj", None)  # zlib's; other encodings look themselves
-    if getattr(packed, "eof", True) or not raw.tell():  # over, or without a body
-        return False
-    return not getattr(
-        decoder, "_state", 0
-    )  # after a whole gzip member comes another, or garbage that everybody ignores

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from groq_provider.errors import ResponseDecodeError
+from groq_provider.errors import ResponseDecodeError, ResponseTooLargeError
 from groq_provider.types.response import ResponseChunk, ToolCallDelta, Usage
 
 from . import codec
-from .fields import LOST, items, spoken, whole
-from .json_text import as_text
+from .fields import LOST, items, paced, spoken, whole
+from .json_text import MOST_VALUES, as_text, count_values
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .tool_calls import ToolCalls
 
 __all__ = ["Assembler"]
@@ -29,12 +31,17 @@ _NO_FINISH = ("", "null", "error")
 _MARKS = (b'"content":"', b'"content": "')
 #: So many chunks are tried as a pattern; a server that gives each an id of its own has none.
 _TRIES = 4
+#: Values that are kept of all chunks together beside the texts: a stream may be four times as long as a plain answer.
+_MOST_KEPT = 4 * MOST_VALUES
 
 
 class Assembler:
-    """Takes the decoded chunks of one stream in order.
+    """Takes the decoded chunks of one stream in order, in linear time.
 
     Not shared between threads.
+
+    Args:
+        look: Called every few milliseconds of work; it may raise.
 
     Attributes:
         finish_reason: Of the answer, once it came and no other choice is still being made.
@@ -51,9 +58,14 @@ class Assembler:
         "_fields",
         "_finish",
         "_first",
+        "_function",
         "_halves",
         "_head",
+        "_kept",
         "_logprobs",
+        "_look",
+        "_notes",
+        "_open_choices",
         "_other_choices",
         "_other_text",
         "_others",
@@ -68,7 +80,8 @@ class Assembler:
         "usage",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, look: Callable[[], object] = int) -> None:
+        self._look = look
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._calls: ToolCalls | None = None
@@ -79,6 +92,10 @@ class Assembler:
         self._logprobs: Any = None
         self._finish: str | None = None
         self._other_choices: dict[int, bool] = {}  # by index, whether they are finished
+        self._open_choices = 0  # those that are not
+        self._notes: dict[str, dict[str, Any]] = {}  # what this version does not know, by its place
+        self._function: list[str] = []  # arguments of the deprecated single call
+        self._kept = 0
         self._other_text = 0  # characters of theirs
         self.more: list[ResponseChunk] = []
         self.finish_reason: str | None = None
@@ -182,7 +199,7 @@ class Assembler:
         if len(choices) == 1:
             return self._choice(choices[0], "$.choices[0]")
         found: dict[int, list[ResponseChunk]] = {}
-        for i, choice in enumerate(choices):
+        for i, choice in enumerate(paced(choices, self._look)):
             if (chunk := self._choice(choice, f"$.choices[{i}]")) is not None:
                 found.setdefault(chunk.index, []).append(chunk)
         merged = [_merged(parts) for _, parts in sorted(found.items())]
@@ -216,9 +233,16 @@ class Assembler:
                 self._finish = finish
         if finish or index:
             if index:
-                self._other_choices[index] = bool(finish) or self._other_choices.get(index, False)
-            self.finish_reason = self._finish if all(self._other_choices.values()) else None
+                known = self._other_choices.get(index)
+                if known is None:
+                    self._keep(index)
+                    self._open_choices += 1
+                if finish and not known:
+                    self._open_choices -= 1
+                self._other_choices[index] = bool(finish or known)
+            self.finish_reason = None if self._open_choices else self._finish
         if index == 0 and (logprobs := choice.get("logprobs")) is not None:
+            self._keep(logprobs)
             self._logprobs = _join_logprobs(self._logprobs, logprobs)
         if index == 0 and not _CHOICE.issuperset(choice):
             unknown = {key: item for key, item in choice.items() if key not in _CHOICE and key != name}
@@ -259,33 +283,46 @@ class Assembler:
             self._others += 1
         return ResponseChunk(content=content, reasoning=reasoning or None, tool_calls=calls, index=index)
 
+    def _keep(self, found: Any) -> None:
+        """Count what is kept whole: a byte of the stream can become a hundred bytes of objects."""
+        self._kept += count_values(found, self._look)
+        if self._kept > _MOST_KEPT:
+            raise ResponseTooLargeError(f"the chunks hold more than {_MOST_KEPT:,} values beside the texts", sent=True)
+
     def _note(self, place: str, unknown: dict[str, Any]) -> None:
         """Keep what this version does not know of a place."""
-        extra = self._fields.setdefault("extra", {})
-        known = extra.get(place)  # the service's own, if it ever sends something of that name beside the choices
-        extra[place] = {**known, **unknown} if type(known) is dict else unknown
+        self._keep(unknown)
+        notes = self._notes.get(place)
+        if notes is None:
+            notes = self._notes[place] = {}
+        notes.update(unknown)
 
     def _rare(self, delta: dict[str, Any], index: int, path: str) -> tuple[ToolCallDelta, ...]:
         calls = [
-            codec.tool_call(item, f"{path}.tool_calls[{i}]") for i, item in enumerate(items(delta, "tool_calls", path))
+            codec.tool_call(item, f"{path}.tool_calls[{i}]")
+            for i, item in enumerate(paced(items(delta, "tool_calls", path), self._look))
         ]
-        parts = codec.message_parts(delta)
+        parts = codec.message_parts(delta, self._look)
         if index != 0:  # another answer than the one put together here
             return tuple(calls)
         if unknown := codec.unknown_parts(delta):
             self._note("message", unknown)
         for name, found in parts.items():
+            self._keep(delta[name])
             if name == "function_call":
-                self._fields[name] = _join_function_call(self._fields.get(name) or {}, found)
+                known = self._fields.setdefault(name, {})
+                known.update({key: item for key, item in found.items() if key != "arguments" and item is not None})
+                if type(arguments := found.get("arguments")) is str:
+                    self._function.append(arguments)
             else:
-                self._fields[name] = (*self._fields.get(name, ()), *found)
+                self._fields.setdefault(name, []).extend(found)
         if not calls:
             return ()
         if self._calls is None:
             from .tool_calls import ToolCalls  # most answers do without
 
             self._calls = ToolCalls()
-        return tuple([self._calls.add(call) for call in calls])
+        return tuple([self._calls.add(call) for call in paced(calls, self._look)])
 
     def _joined(self, place: tuple[int, str], text: str) -> str:
         """Return the next text of a place with its characters whole; the first half of one waits for the second."""
@@ -312,7 +349,7 @@ class Assembler:
         return ResponseChunk(content=content, reasoning=reasoning or None, tool_calls=calls)
 
     def _read_envelope(self, data: dict[str, Any]) -> None:
-        fields = codec.envelope({key: item for key, item in data.items() if key != "x_groq"})
+        fields = codec.envelope({key: item for key, item in data.items() if key != "x_groq"}, self._look)
         x_groq = data.get("x_groq")
         if type(x_groq) is dict:
             self._read_x_groq(x_groq)
@@ -320,7 +357,8 @@ class Assembler:
             self.usage = codec.usage(data["usage"]) or self.usage
         extra = fields.pop("extra", None)
         if extra:
-            self._fields["extra"] = {**self._fields.get("extra", {}), **extra}
+            self._keep(extra)
+            self._fields.setdefault("extra", {}).update(extra)
         for key, found in fields.items():
             # The first chunk names the answer; systems of several models give a new id to every chunk and "stub" to the last.
             if key in ("id", "created_at"):
@@ -339,6 +377,8 @@ class Assembler:
         if rest.get("error"):
             self.stop_error = as_text(rest["error"])  # whole: a key in it is to be blanked out first
             rest["error"] = self.stop_error
+        if not _X_GROQ.issuperset(rest):
+            self._keep(rest)
         known = self._fields.setdefault("_x_groq", {})
         known.update({key: item for key, item in rest.items() if item is not None})
 
@@ -362,7 +402,18 @@ class Assembler:
     def response_fields(self) -> dict[str, Any]:
         """Return the fields of :class:`~groq_provider.LLMResponse` so far."""
         self._settle()
-        fields = {key: found for key, found in self._fields.items() if key != "_x_groq"}
+        fields: dict[str, Any] = {key: found for key, found in self._fields.items() if key != "_x_groq"}
+        if self._kept:
+            for name in ("executed_tools", "annotations"):
+                fields[name] = tuple(fields.get(name, ()))
+        if self._notes or "extra" in fields:
+            extra = fields["extra"] = dict(fields.get("extra", {}))
+            for place, notes in self._notes.items():
+                # The service's own, if it ever sends something of that name beside the choices.
+                known = extra.get(place)
+                extra[place] = {**known, **notes} if type(known) is dict else dict(notes)
+        if (call := self._fields.get("function_call")) is not None:
+            fields["function_call"] = {**call, "arguments": "".join(self._function)}
         if "_x_groq" in self._fields:
             fields["x_groq"] = codec.x_groq(self._fields["_x_groq"])
         fields["content"] = "".join(self._content)
@@ -397,15 +448,6 @@ def _can_wait(data: dict[str, Any]) -> bool:
         and type(own.get("id", "")) is str
         and type(own.get("seed", 0)) is int
     )
-
-
-def _join_function_call(known: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Merge fragments of the deprecated single call: the name once, the arguments appended."""
-    return {
-        **known,
-        **{key: item for key, item in found.items() if key != "arguments" and item is not None},
-        "arguments": f"{known.get('arguments', '')}{found.get('arguments') or ''}",
-    }
 
 
 def _merged(parts: list[ResponseChunk]) -> ResponseChunk:

@@ -19,11 +19,11 @@ from groq_provider.types.allowed import GROQ
 from groq_provider.types.messages import ROLES
 
 from .converter import decode, encode
-from .fields import MAX_TOKENS, amount, clean, count, instant, items, objects, seconds, spoken, text, word, wrong
-from .json_text import as_text, dumps
+from .fields import MAX_TOKENS, amount, clean, count, instant, items, objects, paced, seconds, spoken, text, word, wrong
+from .json_text import as_text, count_values, dumps
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from groq_provider.types import activity
     from groq_provider.types.allowed import Allowed
@@ -267,7 +267,7 @@ _USUAL_MESSAGE = frozenset({"role", "content", "reasoning", "reasoning_content",
 _CHOICE = frozenset({"index", "message", "logprobs", "finish_reason"})
 
 
-def envelope(data: dict[str, Any]) -> dict[str, Any]:
+def envelope(data: dict[str, Any], look: Callable[[], object] = int) -> dict[str, Any]:
     """Return the fields that plain answers and chunks share, as far as they are there and can be read."""
     fields: dict[str, Any] = {}
     get = data.get
@@ -283,19 +283,25 @@ def envelope(data: dict[str, Any]) -> dict[str, Any]:
     if get("mcp_list_tools"):
         from groq_provider.types import activity  # most answers do without
 
-        if tools := _readable(activity.MCPToolList, data, "mcp_list_tools"):
+        if tools := _readable(activity.MCPToolList, data, "mcp_list_tools", look):
             fields["mcp_list_tools"] = tools
     if not _ENVELOPE.issuperset(data):
         fields["extra"] = {key: item for key, item in data.items() if key not in _ENVELOPE}
     return fields
 
 
-def _readable(cls: type[T], data: dict[str, Any], key: str) -> tuple[T, ...]:
+#: An object of more values is not read: that would take too long without a look at the clock.
+_MOST_IN_ONE = 10_000
+
+
+def _readable(cls: type[T], data: dict[str, Any], key: str, look: Callable[[], object]) -> tuple[T, ...]:
     """Return what can be read of a list of objects."""
     found = []
     for item in objects(data, key):
-        with suppress(ResponseDecodeError):
-            found.append(decode(cls, item))
+        look()
+        if count_values(item, look) <= _MOST_IN_ONE:
+            with suppress(ResponseDecodeError):
+                found.append(decode(cls, item))
     return tuple(found)
 
 
@@ -316,15 +322,15 @@ def usage_breakdown(data: dict[str, Any]) -> activity.UsageBreakdown:
     return activity.UsageBreakdown(models=tuple(parts) if data.get("models") is not None else None, extra=rest)
 
 
-def message_parts(message: dict[str, Any]) -> dict[str, Any]:
+def message_parts(message: dict[str, Any], look: Callable[[], object] = int) -> dict[str, Any]:
     """Return the rarer fields of an answer's message or of a delta, as far as they are there and can be read."""
     fields: dict[str, Any] = {}
     if message.get("executed_tools") or message.get("annotations"):
         from groq_provider.types import activity  # most answers do without
 
-        if executed := _readable(activity.ExecutedTool, message, "executed_tools"):
+        if executed := _readable(activity.ExecutedTool, message, "executed_tools", look):
             fields["executed_tools"] = executed
-        if annotations := _readable(activity.Annotation, message, "annotations"):
+        if annotations := _readable(activity.Annotation, message, "annotations", look):
             fields["annotations"] = annotations
     if type(message.get("function_call")) is dict:
         fields["function_call"] = message["function_call"]
@@ -344,8 +350,12 @@ def unknown_parts(message: dict[str, Any]) -> dict[str, Any]:
     return {key: item for key, item in message.items() if key not in _MESSAGE and item is not None}
 
 
-def response_fields(data: object) -> dict[str, Any]:
+def response_fields(data: object, look: Callable[[], object] = int) -> dict[str, Any]:
     """Return the fields of :class:`~groq_provider.LLMResponse` that a plain answer's JSON gives.
+
+    Args:
+        data: The JSON, decoded.
+        look: Called every few milliseconds of work; it may raise.
 
     Raises:
         ResponseDecodeError: It is not a chat completion; the message names the place.
@@ -362,7 +372,7 @@ def response_fields(data: object) -> dict[str, Any]:
     path = "$.choices[0].message"
     if type(message) is not dict:
         raise wrong(path, "an object", message)
-    fields = envelope(data)
+    fields = envelope(data, look)
     fields["content"] = clean(spoken(message, "content", path) or "")
     thought = reasoning(message)
     fields["reasoning"] = thought and clean(thought)
@@ -372,7 +382,7 @@ def response_fields(data: object) -> dict[str, Any]:
     if calls := items(message, "tool_calls", path):
         from groq_provider.types import parts as p  # most answers do without
 
-        whole = [tool_call(item, f"{path}.tool_calls[{i}]") for i, item in enumerate(calls)]
+        whole = [tool_call(item, f"{path}.tool_calls[{i}]") for i, item in enumerate(paced(calls, look))]
         fields["tool_calls"] = tuple(
             [
                 p.ToolCall(
@@ -389,7 +399,7 @@ def response_fields(data: object) -> dict[str, Any]:
     if not _USUAL_MESSAGE.issuperset(message):
         if unknown := unknown_parts(message):
             fields["extra"] = {**fields.get("extra", {}), "message": unknown}
-        fields.update(message_parts(message))
+        fields.update(message_parts(message, look))
     if not _CHOICE.issuperset(choice):
         unknown = {key: item for key, item in choice.items() if key not in _CHOICE and item is not None}
         if unknown:

@@ -17,7 +17,7 @@ from typing import Any
 from groq_provider import errors as e
 
 from . import headers as h
-from .json_text import as_text
+from .json_text import AT_ONCE, as_text, loads
 
 __all__ = [
     "MAX_ERROR_BODY",
@@ -30,6 +30,8 @@ __all__ = [
 
 #: Of an error body, no more than this is read: what a model wrote and the service refused may be as long as an answer.
 MAX_ERROR_BODY = 4 << 20
+#: Values that an error body may hold: some milliseconds of work.
+_MOST_VALUES = 50_000
 _MAX_MESSAGE = 500
 #: A shorter key may be a word like any other, so that blanking it would change what a server says and hide nothing.
 _LEAST_KEY = 16
@@ -322,8 +324,10 @@ def _figure(text: str | None) -> int | None:
 def _error_object(body: bytes) -> Mapping[str, Any] | None:
     """Find the error object of a body, also where its end was cut off."""
     try:
-        decoded = json.loads(body[:MAX_ERROR_BODY])
-    except (ValueError, RecursionError):
+        # The short ones in any encoding of JSON.
+        short = len(body) <= AT_ONCE
+        decoded = json.loads(body) if short else loads(body[:MAX_ERROR_BODY], most=_MOST_VALUES)
+    except (ValueError, RecursionError, e.ResponseError):
         return _of_cut(body) if len(body) >= MAX_ERROR_BODY else None
     return error_object(decoded) or (decoded if _is_message(decoded) else _of_detail(decoded))
 

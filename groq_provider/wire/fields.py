@@ -7,19 +7,26 @@ What an answer cannot do without is of the type that is expected, or an error th
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from groq_provider.errors import ResponseDecodeError
+from groq_provider.errors import ResponseDecodeError, ResponseTooLargeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+T = TypeVar("T")
 
 __all__ = [
     "LOST",
     "MAX_TOKENS",
+    "MOST_ITEMS",
     "amount",
     "clean",
     "count",
     "instant",
     "items",
     "objects",
+    "paced",
     "seconds",
     "spoken",
     "text",
@@ -31,6 +38,9 @@ __all__ = [
 #: More tokens than any answer has, prompt included; a larger figure is none.
 MAX_TOKENS = 100_000_000
 _MAX_SECONDS = 7 * 86_400.0
+
+#: More choices, calls or parts than any answer has.
+MOST_ITEMS = 10_000
 
 #: What is shown for a character that did not come whole.
 LOST = "\ufffd"
@@ -92,6 +102,7 @@ def spoken(data: dict[str, Any], key: str, path: str) -> str | None:
         return found
     if type(found) is not list:
         raise wrong(f"{path}.{key}", "a string", found)
+    _bound(found, f"{path}.{key}")
     said: list[str] = []
     for index, part in enumerate(found):
         piece = part.get("text") if type(part) is dict else part
@@ -128,9 +139,9 @@ def seconds(data: dict[str, Any], key: str) -> float | None:
 
 
 def objects(data: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """Return the objects of the list under *key*, if there is one."""
+    """Return the objects of the list under *key*, if there is one; at most :data:`MOST_ITEMS`."""
     found = data.get(key)
-    return [item for item in found if type(item) is dict] if type(found) is list else []
+    return [item for item in found[:MOST_ITEMS] if type(item) is dict] if type(found) is list else []
 
 
 def instant(data: object) -> datetime | None:
@@ -152,4 +163,18 @@ def items(data: dict[str, Any], key: str, path: str) -> list[Any]:
         return []
     if type(found) is not list:
         raise wrong(f"{path}.{key}", "an array", found)
+    _bound(found, f"{path}.{key}")
     return found
+
+
+def _bound(found: list[Any], path: str) -> None:
+    if len(found) > MOST_ITEMS:
+        raise ResponseTooLargeError(f"more than {MOST_ITEMS:,} items @ {path}")
+
+
+def paced(found: Iterable[T], look: Callable[[], object]) -> Iterator[T]:
+    """Yield what there is, with a look at the clock now and then."""
+    for count, item in enumerate(found, 1):
+        if not count & 255:
+            look()
+        yield item

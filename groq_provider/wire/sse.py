@@ -38,12 +38,11 @@ class LineSplitter:
     Not shared between threads.
     """
 
-    __slots__ = ("_after_cr", "_parts", "_pending", "max_line")
+    __slots__ = ("_after_cr", "_rest", "max_line")
 
     def __init__(self, max_line: int = MAX_LINE_BYTES) -> None:
         self.max_line = max_line
-        self._parts: list[bytes] = []  # the unfinished line; a list, since adding to bytes would be quadratic
-        self._pending = 0
+        self._rest = bytearray()  # the unfinished line; one object, however small the pieces it comes in
         self._after_cr = False
 
     def feed(self, data: bytes) -> list[bytes]:
@@ -67,10 +66,9 @@ class LineSplitter:
             return []
         lines = data.split(b"\n")
         rest = lines.pop()
-        if self._parts:
-            lines[0] = b"".join([*self._parts, lines[0]])
-            self._parts.clear()
-            self._pending = 0
+        if self._rest:
+            lines[0] = b"".join((self._rest, lines[0]))
+            self._rest.clear()
         if len(data) > self.max_line or len(lines[0]) > self.max_line:
             for line in lines:
                 self._check(len(line))
@@ -80,15 +78,13 @@ class LineSplitter:
 
     def finish(self) -> bytes:
         """Return the last line if the body ended without an end of line, else nothing."""
-        rest = b"".join(self._parts)
-        self._parts.clear()
-        self._pending = 0
+        rest = bytes(self._rest)
+        self._rest.clear()
         return rest
 
     def _hold(self, data: bytes) -> None:
-        self._parts.append(data)
-        self._pending += len(data)
-        self._check(self._pending)
+        self._check(len(self._rest) + len(data))
+        self._rest += data
 
     def _check(self, size: int) -> None:
         if size > self.max_line:
@@ -102,6 +98,9 @@ class Event(NamedTuple):
     data: bytes
 
 
+#: Lines of an event that are kept as they are.
+_MANY = 64
+
 _event = tuple.__new__  # without the checks of a NamedTuple's own, which take longer than splitting the lines
 
 
@@ -111,12 +110,13 @@ class EventDecoder:
     Not shared between threads.
     """
 
-    __slots__ = ("_data", "_first", "_name", "_size", "max_event")
+    __slots__ = ("_data", "_first", "_name", "_rest", "_size", "max_event")
 
     def __init__(self, max_event: int = MAX_EVENT_BYTES) -> None:
         self.max_event = max_event
         self._name = ""
         self._data: list[bytes] = []
+        self._rest = bytearray()  # what comes after the first lines of an event of many: one object
         self._size = 0
         self._first = True
 
@@ -154,7 +154,11 @@ class EventDecoder:
             return self._dispatch()
         if line[:5] == b"data:":  # nearly every line
             data = line[6:] if line[5:6] == b" " else line[5:]
-            self._data.append(data)
+            if len(self._data) < _MANY:
+                self._data.append(data)
+            else:
+                self._rest += b"\n"
+                self._rest += data
             self._size += len(data) + 1
             if self._size > self.max_event:
                 raise ResponseTooLargeError(f"an event of the stream is larger than {self.max_event:,} bytes")
@@ -182,4 +186,8 @@ class EventDecoder:
             return None
         self._data = []
         self._size = 0
-        return Event(name, lines[0] if len(lines) == 1 else b"\n".join(lines))
+        data = lines[0] if len(lines) == 1 else b"\n".join(lines)
+        if self._rest:
+            data += self._rest
+            self._rest = bytearray()
+        return Event(name, data)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from groq_provider.errors import ResponseTooLargeError
 from groq_provider.types.response import ToolCallDelta
 
-from .fields import LOST, whole
+from .fields import LOST, MOST_ITEMS, whole
 
 if TYPE_CHECKING:
     from groq_provider.types.parts import ToolCall
@@ -45,6 +46,8 @@ class ToolCalls:
             if call is not None and found.name and _begins(call, found, placed=place >= 0):
                 call = None
         if call is None:
+            if len(self._calls) >= MOST_ITEMS:
+                raise ResponseTooLargeError(f"the answer holds more than {MOST_ITEMS:,} tool calls")
             # The server's own index, where no other call has it.
             index = place if place >= 0 and place not in self._calls else self._next
             self._next = max(self._next, index + 1)
@@ -104,7 +107,8 @@ class _PartialCall:
         text = found.arguments
         if text and (self.half or not text.isascii()):
             text, self.half = whole(self.half + text)
-        self.arguments.append(text)
+        if text:
+            self.arguments.append(text)
         return text
 
     def end(self) -> bool:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import gc
-import gzip
 import queue
 import socket
 import ssl
@@ -643,16 +642,6 @@ def test_mocked_stream_reads_by_lines():
         assert response.read_lines() is None
 
 
-@responses.activate
-def test_mocked_compressed_answer_is_decoded():
-    """gzip."""
-    import gzip
-
-    responses.post(BASE + "/x", body=gzip.compress(b'{"a": 1}'), headers={"Content-Encoding": "gzip"})
-    with transport_to(BASE) as transport:
-        assert fetch(transport) == b'{"a": 1}'
-
-
 @pytest.mark.parametrize(
     ("raised", "wanted"),
     [
@@ -1136,18 +1125,3 @@ def test_foreign_headers_may_be_bytes():
     ):
         transport.session.get(other.url, headers={"Host": "h", "X-A": b"abc"})
         assert other.requests[0].headers["x-a"] == "abc"
-
-
-def test_decoded_body_stays_ready():
-    """A decoded body is ready while some of it is at hand, in urllib3, of which the socket does not know."""
-    text = b"".join(b"data: %d\n\n" % number for number in range(40_000))
-    packed = gzip.compress(text)
-    whole = CHUNKED[:-2] + b"Content-Encoding: gzip\r\n\r\n" + chunk(packed) + b"0\r\n\r\n"
-    with serving(always(whole)) as server, transport_to(server.url) as transport:
-        response = send(transport)
-        parts = [response.read1()]
-        while sum(map(len, parts)) < len(text):
-            assert response.ready(PATIENCE)
-            parts.append(response.read1())
-        assert b"".join(parts) == text
-        response.close()

@@ -13,8 +13,6 @@ import sys
 import threading
 import time
 import traceback
-import tracemalloc
-import zlib
 
 import pytest
 from hypothesis import given, settings
@@ -665,12 +663,10 @@ def idle_is_readable(transport):
     return not transport.adapter.pool()._usable(conn)
 
 
-@pytest.mark.parametrize("encoded", [False, True], ids=["plain", "gzip"])
-def test_double_framing_drops_connection(encoded):
+def test_double_framing_drops_connection():
     """Both framings at once drop the connection: read as chunked, never used again."""
-    body = gzip.compress(b"{}") if encoded else b"{}"
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n"
-    whole = head + (b"Content-Encoding: gzip\r\n" if encoded else b"") + b"\r\n" + chunk(body) + b"0\r\n\r\n"
+    whole = head + b"\r\n" + chunk(b"{}") + b"0\r\n\r\n"
     with serving(hanging(whole)) as server, transport_to(server.url) as transport:
         assert fetch(transport) == b"{}"
         assert transport.adapter.pool().idle() == 0
@@ -926,82 +922,28 @@ def test_wrong_length_is_not_trusted():
 
 
 @pytest.mark.over_http2("bridge")
-@pytest.mark.parametrize(
-    ("encoding", "body"),
-    [
-        ("gzip", gzip.compress(b"{}")),
-        ("deflate", zlib.compress(b"{}")),
-        ("GZIP", gzip.compress(b"{}")),
-        ("identity", b"{}"),
-    ],
-    ids=["gzip", "deflate", "upper-case", "identity"],
-)
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "deflate", "br", "zstd", "identity, gzip", "gzip, gzip", "utf-8"])
 @pytest.mark.parametrize("framing", ["length", "chunked"])
-def test_encoded_bodies_are_decoded(encoding, body, framing):
-    """A proxy may compress, though nobody asked for it; the connection serves again."""
-    header = f"Content-Encoding: {encoding}"
-    whole = (
-        answer(body, header)
-        if framing == "length"
-        else CHUNKED[:-2]
-        + header.encode()
-        + b"\r\n\r\n"
-        + b"".join(frame_chunked([body[:3], body[3:]] if body[3:] else [body]))
-    )
-
-    def handler(sock, server):
-        while server.read(sock) is not None:
-            sock.sendall(whole)
-
-    with serving(handler) as server, transport_to(server.url, max_connections=1) as transport:
-        for _ in range(3):
-            call = new_call()
-            assert fetch(transport, call=call) == b"{}"
-            call.cancel()
-        assert server.connections == 1
-
-
-@pytest.mark.over_http2("bridge")
-@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-def test_false_encoding_is_decode_error(encoding, wire):
-    """Not what the header says."""
-    with serving(hanging(answer(b"not compressed at all", f"Content-Encoding: {encoding}"))) as server:
-        with transport_to(server.url) as transport:
-            response = send(transport)
-            with pytest.raises(ResponseDecodeError) as caught:
-                response.read_body(LIMIT)
-            check(caught.value, sent=True, retryable=False)
-            assert wire.kind != "http1" or transport.adapter.pool().idle() == 0  # a stream has had its end
-
-
-@pytest.mark.over_http2("bridge", full=True)
-def test_compressed_bomb_stops_at_cap():
-    """300 MB in 300 KB: little memory is used."""
-    packer = zlib.compressobj(9, wbits=31)
-    bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(300)) + packer.flush()
-    with serving(once(answer(bomb, "Content-Encoding: gzip"))) as server, transport_to(server.url) as transport:
+def test_unwanted_codings_are_named(encoding, framing):
+    """None was asked for, and a few bytes of one may become any number: never decoded, whatever the body is."""
+    body, header = gzip.compress(b"{}"), f"Content-Encoding: {encoding}"
+    whole = answer(body, header) if framing == "length" else CHUNKED[:-2] + header.encode() + b"\r\n\r\n" + chunk(body)
+    with serving(hanging(whole)) as server, transport_to(server.url) as transport:
         response = send(transport)
-        tracemalloc.start()
-        try:
-            with pytest.raises(ResponseTooLargeError) as caught:
-                response.read_body(LIMIT)
-            _, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-        assert peak < 4 << 20
+        with pytest.raises(
+            ResponseDecodeError, match=f"content coding '{encoding}', which was not asked for"
+        ) as caught:
+            response.read_body(LIMIT)
         check(caught.value, sent=True, retryable=False)
 
 
 @pytest.mark.over_http2("bridge")
-def test_cut_encoded_body_is_error():
-    """An encoded body that is cut is an error, by length and by chunk."""
-    body = gzip.compress(b"a" * 1000)
-    header = "Content-Encoding: gzip"
-    for whole in (answer(body, header)[:-5], CHUNKED[:-2] + header.encode() + b"\r\n\r\n" + chunk(body)):
-        with serving(once(whole)) as server, transport_to(server.url) as transport:
-            response = send(transport)
-            with pytest.raises(IncompleteResponseError):
-                response.read_body(LIMIT)
+@pytest.mark.parametrize("coding", ["identity", "Identity", ""])
+def test_identity_is_no_coding(coding):
+    """It is what was asked for."""
+    with serving(hanging(answer(b"{}", f"Content-Encoding: {coding}"))) as server:
+        with transport_to(server.url) as transport:
+            assert fetch(transport) == b"{}"
 
 
 @pytest.mark.over_http2("bridge")
