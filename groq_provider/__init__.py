@@ -113,7 +113,7 @@ if TYPE_CHECKING:
         XGroq,
         XGroqUsage,
     )
-    from .types.status import LatencyMetrics, ProviderHealth, RateLimitStatus, RateLimitWindow
+    from .types.status import LatencyMetrics, MeasuredProfile, ProviderHealth, RateLimitStatus, RateLimitWindow
 
 #: Where each name lives. A test holds this, ``__all__`` and the imports above against each other.
 _HOMES = {
@@ -155,7 +155,7 @@ _HOMES = {
         "ModelUsage SearchResult SearchResults UsageBreakdown"
     ),
     "types.response": "Attempt LLMResponse RateLimitInfo ResponseChunk Timing ToolCallDelta Usage XGroq XGroqUsage",
-    "types.status": "LatencyMetrics ProviderHealth RateLimitStatus RateLimitWindow",
+    "types.status": "LatencyMetrics MeasuredProfile ProviderHealth RateLimitStatus RateLimitWindow",
 }
 _COMPLETED = ("types.messages", "types.request", "types.response")
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
@@ -211,6 +211,7 @@ __all__ = [
     "LatencyTracker",
     "MCPTool",
     "MCPToolList",
+    "MeasuredProfile",
     "Message",
     "ModelCapability",
     "ModelDecommissionedError",

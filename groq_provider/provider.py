@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
@@ -10,7 +11,7 @@ from urllib.parse import unquote
 import attrs
 
 from . import _checks as checks
-from ._defaults import ProviderType
+from ._defaults import DEFAULT_MODEL, ProviderType
 from ._urls import CHAT_PATH
 from .cancel import CancelToken
 from .clock import Clock, SystemClock
@@ -50,12 +51,14 @@ if TYPE_CHECKING:
     from .types.messages import Message
     from .types.models import ModelCapability, ModelInfo
     from .types.response import LLMResponse
-    from .types.status import LatencyMetrics, ProviderHealth, RateLimitStatus
+    from .types.status import LatencyMetrics, MeasuredProfile, ProviderHealth, RateLimitStatus
 
     Prompt = str | Message | Sequence[Message | Mapping[str, Any]] | LLMRequest
     Timeout = float | str | Timeouts | None
 
 __all__ = ["GroqProvider"]
+
+_log = logging.getLogger(__name__)
 
 
 class GroqProvider:
@@ -114,8 +117,25 @@ class GroqProvider:
             "clock": clock,
         }
         self._make_parts({name: part for name, part in given.items() if part is not None})
+        self._warn_of_retired()
         if self._config.prewarm and self._config.enabled:
             self.warm_up(self._config.prewarm)
+
+    def _warn_of_retired(self) -> None:
+        """Say which models of the configuration were shut down, and what to use instead."""
+        config = self._config
+        names = dict.fromkeys((*config.models, config.default_model))
+        names.pop(DEFAULT_MODEL, None)  # nearly always the only one, and then no catalogue is read
+        if not names or config.type is not ProviderType.GROQ or not config.enabled:
+            return
+        for name in names:
+            known = self._models.find(name)
+            if known is None or known.shutdown_date is None or known.shutdown_date > self._clock.now().date():
+                continue
+            instead = f"use {known.replacement!r}" if known.replacement else "it has no successor"
+            _log.warning(
+                "model %.200r of the configuration was shut down on %s: %s", name, known.shutdown_date, instead
+            )
 
     def _make_parts(self, given: dict[str, Any], *, lazy: bool = False) -> None:
         """Make what the caller did not give."""
@@ -408,6 +428,27 @@ class GroqProvider:
     def get_latency_metrics(self, model: str | None = None) -> LatencyMetrics:
         """Return statistics over the newest calls of one model, or of all."""
         return self._tracker.get_metrics(model)
+
+    def profile_vs_measured(self) -> Mapping[str, MeasuredProfile]:
+        """Return, by its id, the published speed of each offered model beside what was measured here; no I/O.
+
+        Models of neither are left out.
+        """
+        from .types.status import MeasuredProfile  # for whoever looks
+
+        found: dict[str, MeasuredProfile] = {}
+        for model in self.get_models():
+            nominal, measured = model.performance_profile, self._tracker.get_metrics(model.id)
+            if nominal is not None or measured.sample_count:
+                found[model.id] = MeasuredProfile(
+                    model=model.id,
+                    nominal_first_token_latency=None if nominal is None else nominal.avg_first_token_latency,
+                    measured_first_token_latency=measured.p50_first_token_latency or None,
+                    nominal_tokens_per_second=None if nominal is None else nominal.avg_tokens_per_second,
+                    measured_tokens_per_second=measured.p50_tokens_per_second or None,
+                    sample_count=measured.sample_count,
+                )
+        return found
 
     def get_rate_limits(self) -> Mapping[str, RateLimitStatus]:
         """Return what is known of the limits, by model."""

@@ -13,7 +13,7 @@ from .response import RateLimitInfo
 if TYPE_CHECKING:
     from groq_provider.errors import GroqProviderError
 
-__all__ = ["LatencyMetrics", "ProviderHealth", "RateLimitStatus", "RateLimitWindow"]
+__all__ = ["LatencyMetrics", "MeasuredProfile", "ProviderHealth", "RateLimitStatus", "RateLimitWindow"]
 
 
 @attrs.frozen(kw_only=True)
@@ -133,6 +133,29 @@ class LatencyMetrics:
     error_count: int = 0
     local_count: int = 0
     success_count: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class MeasuredProfile:
+    """The nominal speed of a model beside what was measured here. ``None``: not published, or no sample.
+
+    Attributes:
+        model: The model.
+        nominal_first_token_latency: Seconds to the first token, as published.
+        measured_first_token_latency: Their median over the newest streams.
+        nominal_tokens_per_second: Generation speed, as published.
+        measured_tokens_per_second: Its median over the newest calls.
+        sample_count: Calls measured.
+
+    .. versionadded:: 0.1.0
+    """
+
+    model: str
+    nominal_first_token_latency: float | None = None
+    measured_first_token_latency: float | None = None
+    nominal_tokens_per_second: float | None = None
+    measured_tokens_per_second: float | None = None
+    sample_count: int = 0
 
 
 @attrs.frozen(kw_only=True)
