@@ -44,6 +44,7 @@ from groq_provider import GroqProvider, RetryPolicy, Timeouts
 from groq_provider import errors as e
 from groq_provider import exchange as exchange_module
 from groq_provider import stream as stream_module
+from groq_provider.wire.sse import LineSplitter
 
 pytestmark = [pytest.mark.usefixtures("nothing_secret_is_said"), pytest.mark.secrets(*SECRETS)]
 
@@ -60,6 +61,7 @@ def grounds(certificates: Grounds, monkeypatch: pytest.MonkeyPatch) -> Grounds:
     monkeypatch.setattr(exchange_module, "MAX_BODY", CAP)
     monkeypatch.setattr(stream_module, "MAX_BODY", CAP)
     monkeypatch.setattr(stream_module, "MAX_STREAM", CAP)
+    monkeypatch.setattr(LineSplitter.__init__, "__defaults__", (CAP,))
     certificates.patch = monkeypatch
     return certificates
 
