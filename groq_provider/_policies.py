@@ -9,6 +9,7 @@ import attrs
 
 from . import _checks as checks
 from .errors import ConfigurationError
+from .types._base import ReadOnly
 
 __all__ = ["RateLimits", "RetryPolicy", "Secret", "Timeouts"]
 
@@ -259,7 +260,7 @@ class RateLimits:
             if limits is None or limits.models:
                 raise ConfigurationError(f"rate_limits: models[{checks.shown(model)}] must hold limits of one model")
             built[model] = limits
-        object.__setattr__(self, "models", built)  # frozen: this is the only place that sets it
+        object.__setattr__(self, "models", ReadOnly(built))  # frozen: this is the only place that sets it
 
     def for_model(self, model_id: str) -> RateLimits:
         """Return the limits that hold for one model.

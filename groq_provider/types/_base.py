@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import attrs
 
@@ -17,6 +17,31 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _KEY = r"gsk_\w+"
+
+
+class ReadOnly(dict[Any, Any]):
+    """A mapping inside a frozen value: it reads, compares, pickles and serialises as a dict, and cannot be changed."""
+
+    __slots__ = ()
+
+    def _refuse(self, *_args: object, **_more: object) -> NoReturn:
+        raise TypeError("this mapping is read-only; make a dict of it to change it")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+    def __copy__(self) -> ReadOnly:
+        return self
+
+    def __reduce__(self) -> tuple[type[ReadOnly], tuple[dict[Any, Any]]]:
+        return ReadOnly, (dict(self),)
+
+
+def read_only(given: Any) -> Any:
+    """Return a mapping as a copy that cannot be changed, nor what it holds; anything else as it is, for checks to come."""
+    if isinstance(given, Mapping):
+        return ReadOnly({key: read_only(item) for key, item in given.items()})
+    return tuple([read_only(item) for item in given]) if isinstance(given, list) else given
 
 
 def mask(content: object) -> str:

@@ -11,7 +11,7 @@ import attrs
 
 from groq_provider._defaults import ProviderType
 
-from ._base import mapping, number, text
+from ._base import mapping, number, read_only, text
 
 __all__ = ["ModelCapability", "ModelInfo", "ModelLimits", "ModelPricing", "PerformanceProfile"]
 
@@ -92,7 +92,7 @@ class ModelLimits:
 
 @attrs.frozen(kw_only=True)
 class ModelInfo:
-    """A model of the catalogue.
+    """A model of the catalogue. Its mappings are read-only, and so is what they hold.
 
     Attributes:
         id: What requests name it.
@@ -154,6 +154,8 @@ class ModelInfo:
     replacement: str | None = None
     performance_profile: PerformanceProfile | None = None
     pricing: ModelPricing | None = None
-    limits: Mapping[str, ModelLimits] = attrs.field(factory=dict, validator=mapping(optional=False))
-    metadata: Mapping[str, Any] = attrs.field(factory=dict, validator=mapping(optional=False))
-    extra: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    limits: Mapping[str, ModelLimits] = attrs.field(
+        factory=dict, converter=read_only, validator=mapping(optional=False)
+    )
+    metadata: Mapping[str, Any] = attrs.field(factory=dict, converter=read_only, validator=mapping(optional=False))
+    extra: Mapping[str, Any] = attrs.field(factory=dict, converter=read_only, repr=False)

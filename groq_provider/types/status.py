@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from ._base import read_only
 from .response import RateLimitInfo
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class RateLimitStatus:
     """
 
     model: str
-    windows: Mapping[str, RateLimitWindow] = attrs.field(factory=dict)
+    windows: Mapping[str, RateLimitWindow] = attrs.field(factory=dict, converter=read_only)
     waiting: int = 0
     in_flight: int = 0
     blocked_for: float = 0.0

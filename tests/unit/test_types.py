@@ -65,7 +65,14 @@ from groq_provider.types.response import (
     XGroq,
     XGroqUsage,
 )
-from groq_provider.types.status import LatencyMetrics, ProviderHealth, RateLimitInfo, RateLimitStatus, RateLimitWindow
+from groq_provider.types.status import (
+    LatencyMetrics,
+    MeasuredProfile,
+    ProviderHealth,
+    RateLimitInfo,
+    RateLimitStatus,
+    RateLimitWindow,
+)
 from groq_provider.wire import codec
 
 CANARY = "sesame-open-4711"
@@ -123,6 +130,7 @@ EXAMPLES = [
     RateLimitWindow(limit=30, remaining=-1, reset=2.0),
     RateLimitStatus(model="m", windows={"rpm": RateLimitWindow(limit=30, remaining=1, reset=2.0)}),
     LatencyMetrics(avg_total_latency=0.5, sample_count=3),
+    MeasuredProfile(model="m", measured_first_token_latency=0.2, sample_count=3),
     ProviderHealth(status="healthy", last_check=AT),
 ]  # fmt: skip
 
