@@ -14,6 +14,7 @@ from ._policies import RateLimits, RetryPolicy, Secret, Timeouts, field_names
 from ._urls import check_proxy, hide_credentials, normalise_base_url
 from .config_loading import Environment, UnresolvedKey, Variable, expand, pick, read_file
 from .errors import ConfigurationError
+from .types._base import read_only
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -148,8 +149,8 @@ class ProviderConfig:
     rate_limit_store: Any = attrs.field(default="memory", repr=_hide_store)
     track_latency: bool = attrs.field(default=True, validator=checks.flag)
     latency_samples: int = 100
-    headers: Mapping[str, str] = attrs.field(factory=dict, repr=_hide_headers)
-    proxies: Mapping[str, str] | None = attrs.field(default=None, repr=_hide_proxies)
+    headers: Mapping[str, str] = attrs.field(factory=dict, converter=read_only, repr=_hide_headers)
+    proxies: Mapping[str, str] | None = attrs.field(default=None, converter=read_only, repr=_hide_proxies)
     ca_bundle: str | None = None
     cert: str | tuple[str, str] | None = None
     allow_insecure: bool = attrs.field(default=False, validator=checks.flag)

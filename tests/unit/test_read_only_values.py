@@ -8,7 +8,15 @@ import pickle
 
 import pytest
 
-from groq_provider import ModelInfo, ModelLimits, RateLimits, RateLimitStatus, RateLimitWindow, default_catalogue
+from groq_provider import (
+    ModelInfo,
+    ModelLimits,
+    ProviderConfig,
+    RateLimits,
+    RateLimitStatus,
+    RateLimitWindow,
+    default_catalogue,
+)
 from groq_provider.types._base import ReadOnly
 
 CHANGES = {
@@ -36,6 +44,8 @@ def mappings():
         "windows": status.windows,
         "models": limits.models,
     }
+    config = ProviderConfig(api_key="gsk_1", headers={"free": "x"}, proxies={"free": "http://127.0.0.1:9"})
+    found |= {"headers": config.headers, "proxies": config.proxies}
     for name in ("limits", "metadata", "extra"):
         found[f"default-{name}"] = getattr(ModelInfo(id="m"), name)
         found[f"catalogue-{name}"] = getattr(default_catalogue().get("openai/gpt-oss-20b"), name)
