@@ -41,7 +41,7 @@ def test_retired_model_is_a_warning(caplog, place, name):
             "default_model": "llama-3.3-70b-versatile",
         },
     ],
-    ids=["default", "live", "unknown", "disabled", "other"],
+    ids=["default", "offered", "unknown", "disabled", "other"],
 )
 def test_other_models_are_none(caplog, settings):
     """Live or unknown models, a provider that makes no calls, another server: nothing is said."""
