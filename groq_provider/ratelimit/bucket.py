@@ -70,6 +70,12 @@ DIMENSIONS: Mapping[str, Dimension] = {
 }
 
 
+#: How long a limit that the service has named refuses what is larger, without a request being tried.
+_TRUSTED = _MINUTE
+#: Fewer requests or tokens than in any plan of the service.
+_PLAUSIBLE = 15
+
+
 class Bucket:
     """One limit.
 
@@ -84,7 +90,20 @@ class Bucket:
     .. versionadded:: 0.1.0
     """
 
-    __slots__ = ("_mark", "_own", "bound", "burst", "capacity", "dimension", "interval", "kind", "limit", "name", "tat")
+    __slots__ = (
+        "_mark",
+        "_own",
+        "bound",
+        "burst",
+        "capacity",
+        "dimension",
+        "heard",
+        "interval",
+        "kind",
+        "limit",
+        "name",
+        "tat",
+    )
 
     def __init__(
         self, dimension: Dimension, limit: int, *, share: int = WHOLE, now: int = 0, bound: bool = False
@@ -93,6 +112,7 @@ class Bucket:
         self.name = dimension.name
         self.kind = dimension.kind
         self.bound = bound
+        self.heard = now  # when the service named the limit last
         self.tat = now
         #: What of ``tat`` others have used, as far as the service told: full at _own without them when _mark was the tat. 0: nothing.
         self._own = self._mark = 0
@@ -179,7 +199,7 @@ class Bucket:
         own = self.own(now)
         if candidate < own and (bound or self.bound):
             candidate = own
-        candidate = max(candidate, now)
+        candidate = min(max(candidate, now), self.latest(now))
         if candidate < tat and not idle:
             candidate = tat - (tat - candidate) // 10
         self.tat = candidate
@@ -202,6 +222,10 @@ class Bucket:
     def empty(self, now: int) -> None:
         """Take whatever is left, though nobody here used it."""
         self._put(max(self.tat, now + self.burst), self.own(now))
+
+    def latest(self, now: int) -> int:
+        """Return the latest ``tat`` there may be: empty, with a debt of one period. No figure of the service blocks for longer."""
+        return now + self.burst + self.dimension.period
 
     def remaining(self, now: int) -> int:
         """Return what is left for this process, the margin of the share held back; negative while in debt."""
@@ -282,9 +306,21 @@ class BucketSet:
                 latest, cause = ready, bucket
         return latest, cause
 
-    def never_fits(self, cost: Cost) -> Bucket | None:
-        """Return a bucket whose whole limit is less than *cost*, if there is one."""
-        return next((bucket for bucket in self._buckets if cost[bucket.kind] > bucket.limit), None)
+    def never_fits(self, cost: Cost, now: int | None = None) -> Bucket | None:
+        """Return a bucket whose whole limit is less than *cost*, if there is one.
+
+        With *now* a limit that the service has not named for a while counts only if it is configured: it may have been a slip, and only
+        a request that goes out can show that.
+        """
+        return next(
+            (
+                bucket
+                for bucket in self._buckets
+                if cost[bucket.kind] > bucket.limit
+                and (now is None or now - bucket.heard < _TRUSTED or self._configured.get(bucket.name) == bucket.limit)
+            ),
+            None,
+        )
 
     def fitted(self, cost: Cost) -> Cost:
         """Return *cost* cut to the limits: a margin on top of an estimate must not make a request impossible."""
@@ -306,6 +342,7 @@ class BucketSet:
                 bucket.credit(difference, now)
             elif difference:
                 bucket.charge(-difference, now)
+                bucket.tat = min(bucket.tat, bucket.latest(now))
 
     def learn(self, name: str, limit: int, now: int) -> str | None:
         """Take over a limit the service named.
@@ -319,15 +356,34 @@ class BucketSet:
             return None  # the service blocks a model in other ways; a limit of nothing would wait for ever
         limit = min(limit, self._configured.get(name, limit))
         bucket = self.get(name)
+        if bucket is not None:
+            bucket.heard = now
         if bucket is None:
             bucket = Bucket(DIMENSIONS[name], limit, share=self.share, now=now)
             bucket.resize(limit, share=self.share, now=now, parts=self._parts)
+            bucket.heard = now
             self._buckets.append(bucket)
             return "adopted"
         before = bucket.limit
         if limit != before:
             bucket.resize(limit, share=self.share, now=now, parts=self._parts)
         return "lowered" if limit < before else None
+
+    def heal(self, now: int) -> bool:
+        """Double limits that are smaller than any plan's and were not named for a whole period; say whether there are such limits.
+
+        One of a few requests, read once in a text, would hold back everything for good: headers do not speak of all limits.
+        """
+        tiny = False
+        for bucket in self._buckets:
+            configured = self._configured.get(bucket.name)
+            if bucket.limit < _PLAUSIBLE and configured != bucket.limit:
+                tiny = True
+                if now - bucket.heard >= bucket.dimension.period:
+                    limit = min(2 * bucket.limit, configured or 2 * bucket.limit)
+                    bucket.resize(limit, share=self.share, now=now, parts=self._parts)
+                    bucket.heard = now
+        return tiny
 
     def set_share(self, share: int, now: int) -> None:
         """Use another share of the token limits from now on."""

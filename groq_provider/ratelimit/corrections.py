@@ -22,6 +22,7 @@ __all__ = ["Corrections"]
 _LOWEST_SHARE = WHOLE // 2
 #: Seconds: no limit has a longer period, so nothing holds a model back for more.
 _LONGEST_PAUSE = 86_400.0
+_LONGEST_PAUSES = {"minute": 60.0, "hour": 3600.0}
 _RECOVERY, _RECOVERY_PERIOD = WHOLE // 100, 60 * SECOND
 
 
@@ -49,6 +50,7 @@ class Corrections:
         "_gate",
         "_open",
         "_synced",
+        "_tiny",
         "last",
         "learned",
     )
@@ -61,6 +63,7 @@ class Corrections:
         self._changed = 0  # instant the share was changed last
         self._cut = 0  # newest request out at the last cut: one burst of refusals cuts once
         self._careful = False
+        self._tiny = False  # whether a limit may have to be healed
         self._synced = 0  # request whose headers were applied last
         self.last: RateLimitInfo | None = None
         self.learned: dict[str, int] = {}
@@ -104,6 +107,8 @@ class Corrections:
                 reset = None
         if bucket is None:
             return
+        if limit is not None:
+            bucket.heard = now
         if reset is not None:
             full = now + int(reset * SECOND)
         elif remaining is not None and limit is not None:
@@ -144,7 +149,7 @@ class Corrections:
             pause = info.retry_after
         self._gate.close(
             now,
-            None if pause is None else int(min(pause, _LONGEST_PAUSE) * SECOND),
+            None if pause is None else int(min(pause, _LONGEST_PAUSES.get(error.scope or "", _LONGEST_PAUSE)) * SECOND),
             sent=newest,
             scope=error.scope,
             limit_name=error.limit_name,
@@ -167,6 +172,8 @@ class Corrections:
         By a hundredth a minute, and only while half of the limit is in use: idle minutes prove nothing.
         """
         self._gate.answered(sequence)
+        if self._tiny:
+            self._tiny = self._buckets.heal(now)
         if self._buckets.share < self._base and not self._careful and now - self._changed >= _RECOVERY_PERIOD:
             busy = (2 * bucket.remaining(now) <= bucket.capacity for bucket in self._buckets if bucket.kind >= TOKENS)
             if any(busy):
@@ -179,6 +186,7 @@ class Corrections:
 
     def _learn(self, name: str, limit: int, now: int) -> str | None:
         outcome = self._buckets.learn(name, limit, now)
+        self._tiny = True  # perhaps: the next good answer looks
         if outcome == "adopted":
             self.learned[name] = limit
         return outcome

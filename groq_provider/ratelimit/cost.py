@@ -62,6 +62,12 @@ class Estimator:
         least = prompt if prompt < corrected else corrected  # noqa: FURB136 - min() costs three times as much
         return Estimate((1, corrected + output, corrected, output), (1, least + output, least, output), prompt)
 
+    def guess(self, prompt: int) -> Estimate:
+        """Return what a call is taken to cost that does not say how long its answer may be; that guess alone never makes it too large."""
+        found = self.estimate(prompt, self.expected_output())
+        least = found.need[2]
+        return Estimate(found.cost, (1, least, least, 0), prompt)
+
     def expected_output(self) -> int:
         """Return how long an answer will be if nobody says: the 99th percentile of recent ones (nearest rank)."""
         if self._p99 is None:

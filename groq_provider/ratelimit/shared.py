@@ -424,7 +424,9 @@ class SharedModelState(ModelState):
             self._spent = [spent - units for spent, units in zip(self._spent, left, strict=True)]
             return
         # Rounded down, a debt up: no rounding ever lets more through than the limit.
-        credits_ = {b.name: left[b.kind] * b.interval // _MICRO for b in self._buckets if left[b.kind]}
+        credits_ = {
+            b.name: max(left[b.kind] * b.interval, -b.dimension.period) // _MICRO for b in self._buckets if left[b.kind]
+        }
         if credits_ or start:
             self._tell(credits=credits_, start=start)
 

@@ -143,7 +143,7 @@ class ModelState:
                     if self._late:
                         self._clear_up()
                     if estimate is None:
-                        estimate = self._estimator.estimate(prompt, self._estimator.expected_output())
+                        estimate = self._estimator.guess(prompt)
                     if arrival is None:
                         arrival = self._arrivals = self._arrivals + 1
                     held.arrival = arrival
@@ -372,7 +372,7 @@ class ModelState:
         estimate = ticket.estimate
         if self._buckets.never_fits(estimate.cost) is None:
             return None
-        bucket = self._buckets.never_fits(estimate.need)
+        bucket = self._buckets.never_fits(estimate.need, self._now())
         if bucket is not None:
             return TooLarge(bucket, bucket.limit, estimate.need[bucket.kind])
         ticket.estimate = estimate._replace(cost=self._buckets.fitted(estimate.cost))

@@ -196,9 +196,20 @@ def test_unhinted_429_holds_all_threads():
         assert min(crowd.results) >= 1
 
 
-@pytest.mark.parametrize("scope", [None, "minute", "day"])
+def test_pause_ends_with_its_window():
+    """A limit per minute has room again within one, whatever the service says."""
+    clock = FakeClock()
+    limiter = TokenBucketRateLimiter(clock=clock)
+    held = limiter.reserve("m", prompt_tokens=1, max_output_tokens=1)
+    held.feedback(None, RateLimitedError("slow down", retry_after=3600.0, scope="minute"))
+    held.refund(keep_request=True)
+    limiter.reserve("m", prompt_tokens=1, max_output_tokens=1).keep()
+    assert clock.monotonic() == pytest.approx(1000 + 60)
+
+
+@pytest.mark.parametrize("scope", [None, "hour", "day"])
 def test_too_long_pause_is_refused(scope):
-    """A pause longer than a call would wait is refused at once, whatever the limit: an hour is known to all."""
+    """A pause longer than a call would wait is refused at once: an hour is known to all."""
     clock = FakeClock()
     limiter = TokenBucketRateLimiter(clock=clock)
     held = limiter.reserve("m", prompt_tokens=1, max_output_tokens=1)
