@@ -321,6 +321,7 @@ MADE = {
     "JSONSchemaFormat": {"name": "n", "schema": {}},
     "LLMRequest": {"messages": "Hello"},
     "Message": {"role": "user", "content": "Hello"},
+    "OtherPart": {"data": {"type": "video_url", "video_url": {"url": "https://example.org/a.mp4"}}},
     "ProviderConfig": {"api_key": "gsk_test"},
     "ResponseFormat": {"type": "json_object"},
     "TextPart": {"text": "words"},

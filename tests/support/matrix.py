@@ -136,11 +136,6 @@ DEVIATIONS = [
         "The caller's own limit: the matrix says so in words (17), and there is no time left for another try.",
     ),
     Deviation(r"4-one-dead", "connection", "The address that works gives a connection like any other."),
-    Deviation(
-        r"8-407-plain",
-        "error reservation",
-        "Through a proxy for plain HTTP the 407 is an answer like any other: a status, whose tokens are given back.",
-    ),
     Deviation(r"11", "connection", "The stale connection is dropped; the fresh one that serves the call is kept."),
     Deviation(
         r"16-.*",

@@ -550,10 +550,11 @@ CONNECT = [
     Case(id="8-407", error=e.ProxyError, stage=through_proxy(proxy_handler("a:b")), attempts=1, **UNSENT),
     Case(
         id="8-407-plain",
-        error=e.APIStatusError,
+        error=e.ProxyError,
         stage=through_proxy(proxy_handler("a:b"), secure=False),
         attempts=1,
-        spent="T",
+        spent="F",
+        sent=(False,),
     ),
 ]
 HEADS = [

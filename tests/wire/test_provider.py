@@ -257,7 +257,7 @@ def test_request_reaches_other_endpoints(emulator, provider):
         pytest.param(lambda p: p.generate([]), e.InvalidRequestError, "empty", id="no messages"),
         pytest.param(lambda p: p.generate(""), e.InvalidRequestError, "empty", id="empty prompt"),
         pytest.param(lambda p: p.generate(5), e.InvalidRequestError, "int", id="number as prompt"),
-        pytest.param(lambda p: p.generate(None), e.InvalidRequestError, "NoneType", id="no prompt"),
+        pytest.param(lambda p: p.generate(None), e.InvalidRequestError, "missing", id="no prompt"),
         pytest.param(lambda p: p.generate(b"Hi"), e.InvalidRequestError, "bytes", id="bytes as prompt"),
         pytest.param(lambda p: p.generate({"role": "user", "content": "x"}), e.InvalidRequestError, "list", id="one mapping"),
         pytest.param(lambda p: p.generate([{"role": "user", "content": 5}]), e.InvalidRequestError, "content", id="content no text"),
