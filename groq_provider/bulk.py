@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 
 from groq_provider import errors as e
+from groq_provider._signals import struck
 from groq_provider.cancel import CancelToken
 from groq_provider.concurrency import MOST, Controller, comparable
 from groq_provider.types.messages import Message
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["BulkResult", "BulkRun"]
 
 _log = logging.getLogger(__name__)
+_PACKAGE = __name__.rpartition("bulk")[0]
 #: What an attempt ended with that was refused for lack of room.
 _REFUSALS = (e.RateLimitedError, e.OverloadedError)
 _REFUSAL_NAMES = {error.__name__ for error in _REFUSALS}
@@ -72,7 +74,10 @@ class BulkRun:
     :class:`~groq_provider.ProviderClosedError` or :class:`~groq_provider.RequestCancelledError` after the results of those that were
     taken; going on after :meth:`close`, or after an interrupt, is a :class:`RuntimeError`.
 
-    Thread safety: it belongs to one iterating thread; :meth:`cancel` may be called from any.
+    Thread safety: it belongs to one iterating thread; :meth:`cancel` may be called from any. A signal handler whose thread is inside this
+    library must not wait for other threads, which may need what the interrupted call holds: a run that it starts there works on its items
+    in the handler's own thread, one after the other; to iterate an older one is a :class:`RuntimeError`; and :meth:`close` ends the
+    items without waiting for the threads.
 
     .. versionadded:: 0.1.0
     """
@@ -104,8 +109,11 @@ class BulkRun:
         self._call = call
         self._fields = fields
         self._ordered = ordered
-        self._threads: ThreadPoolExecutor | _Crew
-        if max_workers == "auto":
+        self._threads: ThreadPoolExecutor | _Crew | _Here
+        if _in_a_handler():
+            self._threads = _Here()
+            self._workers = 1
+        elif max_workers == "auto":
             self._threads = _Crew()
         else:
             self._workers = max_workers
@@ -121,7 +129,7 @@ class BulkRun:
         self._cut: BaseException | None = None
         #: What whoever goes on after the end gets.
         self._end: BaseException = RuntimeError("the run was closed before its end")
-        self._closed = False
+        self._closed = self._given_back = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.completed} of {self.submitted} taken done>"
@@ -137,6 +145,10 @@ class BulkRun:
     def __next__(self) -> BulkResult:
         if self._closed:
             raise self._end
+        if not isinstance(self._threads, _Here) and _in_a_handler():
+            raise RuntimeError(
+                "a signal handler cannot wait for a run whose threads may need what the interrupted call holds"
+            )
         try:
             self._fill()
             if not self._running:
@@ -196,13 +208,15 @@ class BulkRun:
 
     def close(self) -> None:
         """End what is unfinished and give back the threads. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
-        self._token.cancel()
+        if not self._closed:
+            self._closed = True
+            self._token.cancel()
+            if self._outer is not None and self._handle is not None:
+                self._outer.unsubscribe(self._handle)
+        if self._given_back or _in_a_handler():
+            return  # the call that it interrupted may hold a lock of the pool; the next close() or the collector gives them back
+        self._given_back = True
         self._threads.shutdown(wait=True, cancel_futures=True)
-        if self._outer is not None and self._handle is not None:
-            self._outer.unsubscribe(self._handle)
 
     def __enter__(self) -> BulkRun:
         return self
@@ -213,11 +227,34 @@ class BulkRun:
         self.close()
 
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
+        if not getattr(self, "_given_back", True):
             # Left without a with-block: end the work, do not wait for it.
-            self._closed = True
+            self._closed = self._given_back = True
             self._token.cancel()
             self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+#: Reads the input, which may be another run.
+_READING = frozenset({BulkRun._fill.__code__})  # noqa: SLF001 - ours
+
+
+def _in_a_handler() -> bool:
+    """Say whether a signal handler asks whose thread may hold what threads of a run need."""
+    return struck(_PACKAGE, _READING, (f"{_PACKAGE}cli", f"{_PACKAGE}testing"))
+
+
+class _Here:
+    """In place of a pool of threads: works on each item as it is submitted."""
+
+    workers = 1
+
+    def submit(self, function: Callable[..., BulkResult], *args: Any) -> Future[BulkResult]:
+        future: Future[BulkResult] = Future()
+        future.set_result(function(*args))
+        return future
+
+    def shutdown(self, *, wait: bool, cancel_futures: bool) -> None:
+        """Nothing is left to be done."""
 
 
 class _Crew:

@@ -12,6 +12,8 @@ What may be done to the connection from where:
   whoever holds the lock looks there again after letting go. So neither waits for anything, and neither touches a socket that may be
   somebody else's by now.
 - What the socket does not take at once is sent by whoever leads; nobody waits for it with the lock held.
+- A signal handler may find the lock held, or the connection led, by the call that it interrupted. Its own calls go elsewhere
+  (:meth:`Http2Pool._aside`); it cannot wait for a stream that is here.
 
 Ctrl-C, which strikes the main thread wherever it is, may strike it while it takes in frames or makes some. What it tears then is shared,
 so that the connection ends, and the streams of other threads on it with an error that is worth another try.
@@ -29,6 +31,8 @@ from collections import deque
 from threading import TIMEOUT_MAX, Lock
 from typing import TYPE_CHECKING, Any
 
+from groq_provider._signals import struck
+
 from .call import tries
 from .http2_frames import Frames
 from .http2_stream import CLOSED, STREAM_WINDOW, FrameError, GoneError, NoRoomError, Stream, as_closed
@@ -44,7 +48,7 @@ if TYPE_CHECKING:
 
     from .call import CallState
 
-__all__ = ["PING_AFTER", "PING_PATIENCE", "Http2Connection"]
+__all__ = ["OURS", "PING_AFTER", "PING_PATIENCE", "Http2Connection"]
 
 #: After so many seconds without a byte, while somebody waits for one, the peer is asked for a sign of life, and has so many to give it.
 #: The question stands behind all that was to be sent before. As long as some of that leaves every PING_PATIENCE seconds, the answer is
@@ -55,6 +59,8 @@ _READ = 16_384
 _MAX_TURNS = 64
 #: What may have left although the system has not said so: TLS sends whole records.
 _RECORD = 16_384 + 512
+#: What the modules are called that share the lock of a connection or a pool.
+OURS = __name__.rpartition("_")[0]
 
 _log = logging.getLogger(__name__)
 _poll = getattr(select, "poll", None)  # not on every system
@@ -136,9 +142,8 @@ class Http2Connection:
         self._turning = False
         self._waiting: dict[Stream, None] = {}  # in the order of their coming; each is woken by whoever takes it out
         self._chosen: Stream | None = None  # woken to lead, and not there yet
-        self._left: deque[tuple[Stream | None, bool]] = (
-            deque()
-        )  # given up, by whoever cannot wait for the lock; whether cancelled
+        #: For whoever holds the lock, from those who cannot wait for it: a stream given up, and whether by a cancel; or how much of it was taken.
+        self._left: deque[tuple[Stream | None, bool, int]] = deque()
         self._pipe = _Pipe()
         self._blocked = False  # whether the socket takes no more
         self._received = 0  # how often something came
@@ -175,6 +180,11 @@ class Http2Connection:
     def led(self) -> bool:
         """Whether somebody reads what comes."""
         return self._leader is not None
+
+    @property
+    def engaged(self) -> bool:
+        """Whether somebody is here, who may be the call that a signal handler has interrupted."""
+        return self._leader is not None or self._chosen is not None or bool(self._waiting) or self._lock.locked()
 
     def greet(self, call: CallState) -> None:
         """Wait until the peer's settings have arrived; without them nobody knows how many streams it allows."""
@@ -294,22 +304,19 @@ class Http2Connection:
         stream.taken += count
         if stream.taken < STREAM_WINDOW // 2 or stream.ended:
             return
-        with self._lock:
-            if not self.dead:
-                count, stream.taken = stream.taken, 0
-                self._frames.give_back(stream, count)
-                self._flush()
+        count, stream.taken = stream.taken, 0
+        self._left.append((stream, False, count))
         self._after()
 
     def drop(self, stream: Stream, *, cancelled: bool = False) -> None:
         """Have a stream ended. Waits for nothing, so that finalizers and signal handlers may call it; idempotent."""
-        self._left.append((stream, cancelled))
+        self._left.append((stream, cancelled, 0))
         self._after()
 
     def close(self) -> None:
         """Take no new streams; close when the last one has ended, which may be now. Waits for nothing, as above."""
         self._closing = True
-        self._left.append((None, False))
+        self._left.append((None, False, 0))
         self._after()
 
     # --- waiting -----------------------------------------------------------------------------------------------------------
@@ -318,7 +325,14 @@ class Http2Connection:
         """Wait until a stream has news, *left* seconds at most; say whether it has.
 
         In real time whatever the clock, as over HTTP/1.1 the system waits.
+
+        Raises:
+            ConnectionAbortedError: A signal handler would wait for the call that it interrupted.
         """
+        if self.engaged and not stream.news() and struck(OURS):
+            raise ConnectionAbortedError(
+                "a signal handler cannot read what the call that it interrupted has to read first"
+            )
         until = None if left is None else time.monotonic() + left
         try:
             while not stream.news():
@@ -627,8 +641,11 @@ class Http2Connection:
 
     def _work_off(self) -> None:
         while self._left:
-            stream, cancelled = self._left[0]
-            if stream is not None and cancelled:
+            stream, cancelled, count = self._left[0]
+            if stream is not None and count:
+                if not self.dead:
+                    self._frames.give_back(stream, count)
+            elif stream is not None and cancelled:
                 self._frames.cancelled(stream)
             elif stream is not None:
                 self._frames.reset(stream)

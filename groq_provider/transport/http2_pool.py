@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from urllib3.exceptions import ClosedPoolError, ProxyError
 
+from groq_provider._signals import struck
 from groq_provider.errors import PoolTimeoutError, RequestCancelledError
 
 from .call import CallState, activate, current, tries, wake
 from .http2_answer import Http2Answer
-from .http2_connection import Http2Connection
+from .http2_connection import OURS, Http2Connection
 from .http2_fallback import FallbackPool
 from .http2_fields import fields_of
 from .http2_stream import Http11RequiredError, NoRoomError, Stream, UnprocessedError
@@ -114,7 +115,7 @@ class Http2Pool:
         self._queue: deque[_Waiter] = deque()
         self._connecting = False
         #: Places given back and not yet free, and connections that have changed: see Slots.
-        self._returned: deque[tuple[Http2Connection, int]] = deque()
+        self._returned: deque[tuple[Http2Connection | None, int]] = deque()
 
     def __repr__(self) -> str:
         if self._only_http1:
@@ -135,7 +136,9 @@ class Http2Pool:
         while True:
             waiter, before = _Waiter(), call.sent
             try:
-                answer = self._exchange(waiter, fields, body, call)
+                answer = (
+                    self._aside(fields, body, call) if self._struck() else self._exchange(waiter, fields, body, call)
+                )
             except Http11RequiredError:
                 call.sent = before
                 call.deadline = call.total_deadline
@@ -189,6 +192,33 @@ class Http2Pool:
             elif isinstance(error, (ConnectionError, ssl.SSLError)) and stream.connection.stale(stream):
                 raise _StaleError(error) from None
             raise
+
+    def _struck(self) -> bool:
+        """Say whether a signal handler asks whose thread may hold what it needs here."""
+        return (
+            self._lock.locked()
+            or self._connecting
+            or bool(self._queue)
+            or any(each.engaged or each.taken >= each.limit for each in self._connections)
+        ) and struck(OURS)
+
+    def _aside(self, fields: Any, body: bytes | None, call: CallState) -> Http2Answer | None:
+        """Send a request as :meth:`_exchange` does, on a connection that is for nothing else, and touch nothing that others share."""
+        if self._closed:
+            raise ClosedPoolError(self.http1, "the pool is closed")
+        connection = self._connect(call)
+        if connection is None:
+            return None
+        stream = Stream(connection)
+        try:
+            connection.open(stream, fields, body, call)
+            return Http2Answer(stream, connection.await_head(stream, call), call)
+        except BaseException:
+            call.unbind()
+            connection.drop(stream)
+            raise
+        finally:
+            connection.close()  # when the stream has ended
 
     # --- places ------------------------------------------------------------------------------------------------------------
 
@@ -316,7 +346,9 @@ class Http2Pool:
         """Serve those who wait, in their order, as far as it goes. With the lock held."""
         while self._queue:
             waiter = self._queue[0]
-            if self._only_http1:
+            if self._closed:
+                waiter.problem = ClosedPoolError(self.http1, "the pool is closed")
+            elif self._only_http1:
                 waiter.http1 = True
             elif not waiter.served():  # else an interrupt struck before it was taken out
                 # What is too old stays for now: the next one who comes sees to it.
@@ -328,8 +360,8 @@ class Http2Pool:
             waiter.wake()
             self._queue.popleft()
 
-    def _given(self, connection: Http2Connection, count: int) -> None:
-        """Take back *count* places of a connection; 0: something else about it has changed. Waits for nothing."""
+    def _given(self, connection: Http2Connection | None, count: int) -> None:
+        """Take back *count* places of a connection; 0: something else about it, or the pool, has changed. Waits for nothing."""
         self._returned.append((connection, count))
         self._settle()
 
@@ -340,9 +372,10 @@ class Http2Pool:
             try:
                 while self._returned:
                     connection, count = self._returned[0]
-                    connection.taken = taken = connection.taken - count if connection.taken > count else 0
+                    if connection is not None:
+                        connection.taken = connection.taken - count if connection.taken > count else 0
                     self._returned.popleft()  # no call between the two: an interrupt may strike after any
-                    if count and not taken:
+                    if connection is not None and count and not connection.taken:
                         connection.idle_since = self.clock.monotonic()
                     if not count:
                         # From now some may be waiting for something else: a place, not a connection.
@@ -436,6 +469,8 @@ class Http2Pool:
         Returns:
             For how many calls there is a place, *connections* at most.
         """
+        if self._struck():  # a handler; it has connections of its own
+            return min(connections, self._places())
         call = CallState(self.clock, total_deadline=self.clock.monotonic() + timeout)
         try:
             with activate(call):
@@ -500,14 +535,9 @@ class Http2Pool:
         return f"{len(open_)} connections of HTTP/2 with {sum(each.taken for each in open_)} streams"
 
     def close(self) -> None:
-        """Open no more; close each connection when its last stream has ended."""
-        with self._lock:
-            self._closed = True
-            for waiter in self._queue:
-                waiter.problem = ClosedPoolError(self.http1, "the pool is closed")
-                waiter.wake()
-            self._queue.clear()
-        self._settle()
+        """Open no more; close each connection when its last stream has ended. Waits for nothing."""
+        self._closed = True  # without the lock, which the call that a handler has interrupted may hold
+        self._given(None, 0)
         for connection in list(self._connections):
             connection.close()
         self.http1.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -25,7 +26,8 @@ EVENTS = [
     {"choices": [{"index": 0, "delta": {"content": "!"}}]},
     {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "x_groq": {"usage": _USAGE}},
 ]
-_BODY = b"".join(chunk(b"data: %s\n\n" % json.dumps(event).encode()) for event in EVENTS) + chunk(b"data: [DONE]\n\n")
+_LINES = [b"data: %s\n\n" % json.dumps(event).encode() for event in EVENTS] + [b"data: [DONE]\n\n"]
+_BODY = b"".join(map(chunk, _LINES))
 STREAM = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n" + _BODY + b"0\r\n\r\n"
 )
@@ -38,20 +40,46 @@ def service(sock, server):
         sock.sendall(MODELS if request.method == "GET" else STREAM if b'"stream":true' in request.body else PLAIN)
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("place", ["memory", "file", "tls"])
-def test_handlers_may_call_everything(place, full, tmp_path):
-    """Struck at random instants: nothing hangs, nothing raises but what the method raises anywhere, and nobody stays in flight."""
-    settings, context = {}, None
-    if place == "file":
-        settings["rate_limit_store"] = f"file://{tmp_path}/limits"
-    if place == "tls":
+async def http2_service(request):
+    """The same over HTTP/2."""
+    body = await request.whole()
+    kind = "text/event-stream" if b'"stream":true' in body else "application/json"
+    request.head(200, ("content-type", kind), *(tuple(limit.split(": ")) for limit in _LIMITS))
+    if request.method == "GET":
+        await request.data(MODELS.partition(b"\r\n\r\n")[2], end=True)
+    elif kind == "application/json":
+        await request.data(PLAIN.partition(b"\r\n\r\n")[2], end=True)
+    else:
+        for line in _LINES:
+            await request.data(line, end=line is _LINES[-1])
+
+
+@contextlib.contextmanager
+def serving_over(place):
+    """The service where *place* says, and the settings for it."""
+    if place == "http2":
+        from support.http2_servers import Http2Server, authority
+
+        with Http2Server(http2_service) as server:
+            yield server, {"http2": True, "ca_bundle": authority().file}
+    elif place == "tls":
         from support.http2_servers import authority
 
-        context = authority().context("http/1.1")
-        settings["ca_bundle"] = authority().file
+        with serving(service, authority().context("http/1.1")) as server:
+            yield server, {"ca_bundle": authority().file}
+    else:
+        with serving(service) as server:
+            yield server, {}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("place", ["memory", "file", "tls", "http2"])
+def test_handlers_may_call_everything(place, full, tmp_path):
+    """Struck at random instants: nothing hangs, nothing raises but what the method raises anywhere, and nobody stays in flight."""
     count, seed = (2_000, 1) if full else (25, 1)
-    with serving(service, context) as server:
+    with serving_over(place) as (server, settings):
+        if place == "file":
+            settings["rate_limit_store"] = f"file://{tmp_path}/limits"
         order = {"url": server.url, "settings": settings, "seed": seed, "count": count, "methods": list(METHODS)}
         run = subprocess.run(
             [sys.executable, str(WORKER), json.dumps(order)],

@@ -54,7 +54,7 @@ METHODS: dict[str, Callable[[GroqProvider], object]] = {
     "generate": lambda provider: provider.generate("Hello", max_completion_tokens=20),
     "generate_stream": read,
     "leave_a_stream": lambda provider: read(provider, 0),
-    # "generate_many": lambda provider: list(provider.generate_many(["a", "b", "c"], max_workers=2)),
+    "generate_many": lambda provider: list(provider.generate_many(["a", "b", "c"], max_workers=2)),
     "request": lambda provider: provider.request("GET", "/models"),
     "list_models": lambda provider: provider.list_models(refresh=True),
     "get_models": lambda provider: (provider.get_models(), provider.get_capabilities(), provider.fastest_models()),

@@ -1,0 +1,129 @@
+"""What a signal handler does with runs over threads, and with the only connection, while its thread is inside the library.
+
+No real signals: a callback of a token that was cancelled already runs inside the library, too.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from support.fakes import PATIENCE
+
+from groq_provider import PoolTimeoutError, RequestCancelledError
+from groq_provider._signals import struck
+from groq_provider.bulk import BulkRun
+from groq_provider.cancel import CancelToken
+from groq_provider.clock import SystemClock
+from groq_provider.transport.call import CallState
+from groq_provider.transport.slots import Slots
+from groq_provider.types.response import LLMResponse
+
+
+def in_a_handler(work):
+    """Do *work* in the middle of a function of the library's; return its result."""
+    token = CancelToken()
+    token.cancel()
+    results = []
+    token.subscribe(lambda: results.append(work()))
+    return results[0]
+
+
+def run_of(items, call, workers=2, ordered=True):
+    return BulkRun(items, call, fields={}, max_workers=workers, ordered=ordered, cancel=None)
+
+
+def answered(request, _token):
+    return threading.get_ident(), request
+
+
+def waiting(release):
+    """Calls that wait for *release*, or their cancel."""
+
+    def call(_request, token):
+        token.subscribe(release.set)
+        assert release.wait(PATIENCE)
+        if token.cancelled:
+            raise RequestCancelledError("cancelled")
+        return LLMResponse
+
+    return call
+
+
+def test_struck_tells_handlers_apart():
+    """Nothing of ours below: no handler; other threads run none."""
+    assert not struck("groq_provider.")
+    assert in_a_handler(lambda: struck("groq_provider."))
+    assert not in_a_handler(lambda: struck("groq_provider.bulk"))
+    found = []
+    thread = threading.Thread(target=lambda: found.append(in_a_handler(lambda: struck("groq_provider."))))
+    thread.start()
+    thread.join()
+    assert found == [False]
+
+
+@pytest.mark.parametrize("workers", [3, "auto"])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_handlers_run_needs_no_thread(workers, ordered):
+    """Its items are worked on in the handler's thread, whatever locks that holds."""
+    results = in_a_handler(lambda: list(run_of(["a", "b", "c"], answered, workers, ordered)))
+    assert [result.index for result in results] == [0, 1, 2]
+    assert {result.response[0] for result in results} == {threading.get_ident()}
+
+
+def test_older_run_is_not_awaited():
+    """Its threads may need what the interrupted call holds; the run itself is as it was."""
+    release = threading.Event()
+    with run_of(["a"], waiting(release)) as run:
+        with pytest.raises(RuntimeError, match="signal handler"):
+            in_a_handler(lambda: next(run))
+        release.set()
+        assert next(run).ok
+
+
+def test_run_closes_without_waiting():
+    """The items end, and the threads are given back by the next close."""
+    begun = threading.Event()
+    release, lock = threading.Event(), threading.Lock()
+    held = waiting(release)
+
+    def call(request, token):
+        begun.set()
+        try:
+            return held(request, token)
+        finally:
+            with lock:
+                pass
+
+    run = run_of(["a"], call)
+    run._fill()
+    assert begun.wait(PATIENCE)
+    with lock:  # what the interrupted call holds
+        in_a_handler(run.close)
+    assert release.is_set()
+    with pytest.raises(RuntimeError):
+        next(run)
+    threads = list(run._threads._threads)
+    run.close()
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_run_may_read_run():
+    """The input of one may be another, which is no handler: over threads as ever."""
+    first = run_of(["a", "b", "c"], answered)
+    second = run_of((f"{result.index}" for result in first), answered)
+    results = list(second)
+    assert [result.index for result in results] == [0, 1, 2]
+    assert threading.get_ident() not in {result.response[0] for result in results}
+
+
+def test_only_connection_refused_at_once():
+    """The interrupted call has it, and cannot go on before the handler returns."""
+    slots = Slots(1)
+    slot = slots.take(CallState(SystemClock()), None)
+    with pytest.raises(PoolTimeoutError, match="signal handler") as caught:
+        in_a_handler(lambda: slots.take(CallState(SystemClock()), None))
+    assert not caught.value.retryable
+    slot.give()
+    in_a_handler(lambda: slots.take(CallState(SystemClock()), None)).give()
+    assert (slots._free, len(slots._queue)) == (1, 0)
