@@ -6,18 +6,25 @@ Exit codes: 0 for success, 1 for an error or bad health, 2 for wrong usage, 130 
 from __future__ import annotations
 
 import argparse
+import codecs
+import functools
 import math
 import os
 import sys
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
 from groq_provider import GroqProviderError, __version__
 
 from .advice import complaint
 from .screen import say
+from .text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from groq_provider import GroqProvider, ProviderConfig
+    from groq_provider.testing import RecordedRequest
 
 __all__ = ["main"]
 
@@ -50,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     parser = _parser()
     try:
-        args = parser.parse_args(argv)
+        args = parser.parse_args(_arguments() if argv is None else argv)
     except SystemExit as stop:  # --help, --version, wrong usage; all said already
         return stop.code if isinstance(stop.code, int) else 2
     if args.command is None:
@@ -60,14 +67,26 @@ def _run(argv: Sequence[str] | None) -> int:
     return command(args)
 
 
+def _arguments() -> list[str]:
+    """Return the arguments of the process, as UTF-8 also where the locale knows only ASCII."""
+    return [os.fsencode(argument).decode("utf-8", "replace") for argument in sys.argv[1:]]
+
+
 def _make_streams_safe() -> None:
-    """Let no text fail to print: a terminal without Unicode gets question marks, a closed stream nothing."""
+    """Let no text fail to print: a terminal without Unicode gets question marks, a closed stream nothing.
+
+    Whatever the locale has made of the streams: those of C and POSIX may be ASCII, and let only halves of characters through.
+    """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - open as long as the process
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    if hasattr(sys.stdin, "reconfigure"):
+        # What is not ASCII, and yet comes in a locale of ASCII, is UTF-8 as a rule.
+        ascii_only = codecs.lookup(sys.stdin.encoding).name == "ascii"
+        sys.stdin.reconfigure(encoding="utf-8" if ascii_only else None, errors="replace")
 
 
 def _drop_output() -> None:
@@ -95,6 +114,19 @@ def _number(kind: Callable[[str], float], low: float, high: float = math.inf, *,
     return convert
 
 
+def _add_service(parser: argparse.ArgumentParser, *, timeout: str = "as configured") -> None:
+    """Add what every command takes that calls the service."""
+    group = parser.add_argument_group("service")
+    group.add_argument("--base-url", metavar="URL", help="root of the API (default: GROQ_BASE_URL, else Groq's)")
+    group.add_argument("--config", metavar="FILE", help="settings of a .yaml, .toml or .json file")
+    group.add_argument(
+        "--timeout",
+        type=_number(float, 0.001, 86_400, what="a number of seconds above 0"),
+        metavar="SECONDS",
+        help=f"longest time for a call, retries included (default: {timeout})",
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     count = _number(int, 1, 1_000_000, what="a number of at least 1")
     parser = argparse.ArgumentParser(
@@ -120,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         help="threads of the batch (default: 8)",
     )
     demo.add_argument("--no-color", action="store_true", help="no colours; NO_COLOR in the environment does the same")
+    _add_service(demo)
     demo.set_defaults(command=_demo)
 
     chat = commands.add_parser("chat", help="ask something; without a text, talk line by line")
@@ -131,24 +164,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     chat.add_argument("--max-tokens", type=count, metavar="N", help="longest answer in tokens, reasoning included")
     chat.add_argument("--json", action="store_true", help="print each answer as one line of JSON, when it is complete")
+    _add_service(chat)
     chat.set_defaults(command=_chat)
 
     models = commands.add_parser("models", help="list the models of the catalogue, or of the service")
     models.add_argument("--refresh", action="store_true", help="ask the service; needs a key")
     models.add_argument("--all", action="store_true", help="also those that were shut down or will be")
     models.add_argument("--json", action="store_true", help="everything that is known of each, as JSON")
+    _add_service(models)
     models.set_defaults(command=_models)
 
     health = commands.add_parser("health", help="check the service; exit code 0 when it is healthy, else 1")
     health.add_argument("--probe", choices=("models", "chat"), default="models", help="chat costs a few tokens")
-    health.add_argument(
-        "--timeout",
-        type=_number(float, 0.001, 86_400, what="a number of seconds above 0"),
-        default=10.0,
-        metavar="SECONDS",
-        help="default: 10",
-    )
     health.add_argument("--json", action="store_true", help="print the outcome as JSON")
+    _add_service(health, timeout="10")
     health.set_defaults(command=_health)
 
     emulator = commands.add_parser("emulator", help="run a local Groq for tests until Ctrl-C or SIGTERM")
@@ -175,29 +204,59 @@ def _parser() -> argparse.ArgumentParser:
 # Each imports what it needs when it runs: `--help` and `--version` answer at once.
 
 
+def _configuration(args: argparse.Namespace) -> ProviderConfig:
+    from groq_provider import ProviderConfig
+
+    settings: dict[str, Any] = {}
+    if args.base_url is not None:
+        settings["base_url"] = args.base_url
+    if args.timeout is not None:
+        settings["timeout"] = args.timeout
+    return ProviderConfig.load(args.config, **settings)
+
+
+def _connect(args: argparse.Namespace) -> GroqProvider:
+    from groq_provider import GroqProvider
+
+    return GroqProvider(_configuration(args))
+
+
 def _demo(args: argparse.Namespace) -> int:
     from .demo import run
 
-    return run(model=args.model, prompt=args.prompt, items=args.items, workers=args.workers, color=not args.no_color)
+    named = args.base_url is not None or args.config is not None
+    return run(
+        model=args.model,
+        prompt=args.prompt,
+        items=args.items,
+        workers=args.workers,
+        color=not args.no_color,
+        config=_configuration(args) if named else None,
+        timeout=args.timeout,
+    )
 
 
 def _chat(args: argparse.Namespace) -> int:
     from .chat import run
 
     fields = {"model": args.model, "temperature": args.temperature, "max_completion_tokens": args.max_tokens}
-    return run(args.text, system=args.system, as_json=args.json, fields=fields)
+    connect = functools.partial(_connect, args)
+    return run(args.text, connect=connect, system=args.system, as_json=args.json, fields=fields)
 
 
 def _models(args: argparse.Namespace) -> int:
     from .show import models
 
-    return models(refresh=args.refresh, everything=args.all, as_json=args.json)
+    return models(
+        connect=functools.partial(_connect, args), refresh=args.refresh, everything=args.all, as_json=args.json
+    )
 
 
 def _health(args: argparse.Namespace) -> int:
     from .show import health
 
-    return health(probe=args.probe, timeout=args.timeout, as_json=args.json)
+    timeout = 10.0 if args.timeout is None else args.timeout
+    return health(connect=functools.partial(_connect, args), probe=args.probe, timeout=timeout, as_json=args.json)
 
 
 def _emulator(args: argparse.Namespace) -> int:
@@ -205,7 +264,7 @@ def _emulator(args: argparse.Namespace) -> int:
 
     say("Any key but 'invalid' is accepted. Point GROQ_BASE_URL to the address below; Ctrl-C ends it.")
     try:
-        serve(args.host, args.port, plan=args.plan, speed=args.speed)
+        serve(args.host, args.port, plan=args.plan, speed=args.speed, on_answer=_tell)
     except (OSError, OverflowError) as error:
         if isinstance(error, BrokenPipeError):
             raise
@@ -214,3 +273,21 @@ def _emulator(args: argparse.Namespace) -> int:
         )
         return 1
     return 0
+
+
+def _tell(request: RecordedRequest) -> None:
+    """Say one line about a request to the emulator: nothing of the prompt, and no key."""
+    body = request.json if isinstance(request.json, dict) else {}
+    ending = {"sent": "", "broken": "broken off", "client-gone": "the client left"}.get(
+        request.outcome, request.outcome
+    )
+    words = [
+        time.strftime("%H:%M:%S"),
+        request.method,
+        request.path,
+        request.status,
+        body.get("model", ""),
+        "streamed" if body.get("stream") is True else "",
+        ending,
+    ]
+    say(" ".join(filter(None, (one_line(word)[:200] for word in words))))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import groq_provider as g
 
+from .text import one_line
+
 __all__ = ["complaint"]
 
 # The first that fits counts, so subclasses stand before their bases. Errors whose message says what to do are not here.
@@ -35,15 +37,11 @@ _ADVICE: tuple[tuple[type[g.GroqProviderError], str], ...] = (
 
 def complaint(error: g.GroqProviderError) -> str:
     """Return what happened on one line, and on a second what to do, where the message does not say so itself."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    if error.request_id:
-        text += f" (request {error.request_id})"
+    text = one_line(error) or type(error).__name__
     if error.retry_after:
         text += f" (retry after {error.retry_after:.3g} s)"
     hint = next((hint for kind, hint in _ADVICE if isinstance(error, kind)), None)
     replacement = getattr(error, "replacement", None)
     if replacement:
-        hint = f"Use --model {replacement}."
-    # What comes from a server must not steer the terminal.
-    line = "".join(character if character.isprintable() else "?" for character in text)
-    return f"groq-provider: {line}" + (f"\n  {hint}" if hint else "")
+        hint = f"Use --model {one_line(replacement)}."
+    return f"groq-provider: {text}" + (f"\n  {hint}" if hint else "")

@@ -7,23 +7,34 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from groq_provider import GroqProvider, GroqProviderError, Message
+from groq_provider import GroqProviderError, Message
 
 from .advice import complaint
+from .live import Answer, Waiting, limited
 from .screen import as_data, out, out_json, say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-    from groq_provider import LLMResponse
+    from groq_provider import GroqProvider, LLMResponse, LLMStream
 
 __all__ = ["run"]
 
 
-def run(text: str | None, *, system: str | None, as_json: bool, fields: Mapping[str, Any]) -> int:
+_INTERRUPTED = 130
+
+
+def run(
+    text: str | None,
+    *,
+    connect: Callable[[], GroqProvider],
+    system: str | None,
+    as_json: bool,
+    fields: Mapping[str, Any],
+) -> int:
     """Answer *text*, standard input for `-`, or line by line."""
     history = [] if system is None else [Message.system(system)]
-    with GroqProvider() as provider:
+    with connect() as provider:
         talk = _Talk(provider, history, as_json=as_json, fields=fields)
         if text is None:
             return _loop(talk)
@@ -48,9 +59,12 @@ class _Talk:
     def ask(self, text: str) -> None:
         """Print the answer as it comes, and keep both; a failed question leaves no trace in the history."""
         messages = [*self.history, Message.user(text)]
-        with self.provider.generate_stream(messages, **self.fields) as stream:
+        with (
+            Waiting(lambda: limited(self.provider, "waiting for the first token")) as sign,
+            self.provider.generate_stream(messages, **self.fields) as stream,
+        ):
             if not self.as_json:
-                self._print(chunk.content for chunk in stream)
+                self._print(stream, sign)
             response = stream.collect()
         self.history = [*messages, response.message]
         if self.as_json:
@@ -59,20 +73,30 @@ class _Talk:
             say(_summary(response))
 
     @staticmethod
-    def _print(pieces: Iterator[str]) -> None:
-        begun = False
+    def _print(stream: LLMStream, sign: Waiting) -> None:
+        answer = Answer()
         try:
-            for piece in pieces:
-                begun = begun or bool(piece)
-                out(piece, end="")
+            for chunk in stream:
+                if chunk.content:
+                    sign.end()
+                    answer.add(chunk.content)
+                elif chunk.reasoning:
+                    sign.what = _thinking
         finally:
-            if begun:
-                out("")
+            answer.end()
+
+
+def _thinking() -> str:
+    return "the model thinks"
 
 
 def _loop(talk: _Talk) -> int:
-    """Talk until the input ends; the exit code is that of the last question."""
+    """Talk until the input ends; the exit code is that of the last question.
+
+    On a terminal Ctrl-C ends an answer, and at the prompt the talk.
+    """
     code = 0
+    at_terminal = sys.stdin is not None and sys.stdin.isatty()
     for line in _lines():
         if not line.strip():
             continue
@@ -82,6 +106,11 @@ def _loop(talk: _Talk) -> int:
         except GroqProviderError as error:
             say(complaint(error))
             code = 1
+        except KeyboardInterrupt:
+            if not at_terminal:
+                raise
+            say("\ninterrupted; this question and its answer are left out of the talk")
+            code = _INTERRUPTED
     return code
 
 
@@ -95,7 +124,7 @@ def _lines() -> Iterator[str]:
         import readline  # noqa: F401 - gives input() its history and editing
     except ImportError:
         pass  # Windows
-    say("Ctrl-D ends the talk.")
+    say("Ctrl-C ends an answer, Ctrl-D the talk.")
     while True:
         try:
             yield input("> ")

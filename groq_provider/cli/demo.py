@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import io
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
@@ -11,12 +11,14 @@ from groq_provider import DEFAULT_MODEL, CancelToken, GroqProviderError, default
 from groq_provider.testing import demo_provider
 
 from .advice import complaint
+from .live import Answer, Waiting, limited
 from .screen import Progress, Screen, out
+from .text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from groq_provider import GroqProvider, LLMResponse
+    from groq_provider import GroqProvider, LLMResponse, ProviderConfig
 
 __all__ = ["run"]
 
@@ -32,6 +34,15 @@ _LIMIT_NAMES = {
 }
 
 
+class _Notes(io.StringIO):
+    """Shows what is written to it as all other output."""
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            out(text)
+        return len(text)
+
+
 def stream_prompt(number: int) -> str:
     """What a stream asks, numbered from 1."""
     return f"In one short sentence: what is the number {number} known for?"
@@ -42,20 +53,29 @@ def batch_prompt(number: int) -> str:
     return f"In one short sentence: what happened in the year {1900 + number}?"
 
 
-def run(*, model: str | None, prompt: str | None, items: int, workers: int, color: bool) -> int:
+def run(
+    *,
+    model: str | None,
+    prompt: str | None,
+    items: int,
+    workers: int,
+    color: bool,
+    config: ProviderConfig | None,
+    timeout: float | None,
+) -> int:
     """Stream an answer, run streams and a batch over threads, print the figures; 1 if anything failed."""
     screen = Screen(color=color)
-    with demo_provider(model=model, notes=sys.stdout) as provider:
-        fields = _short_reasoning(model or DEFAULT_MODEL)
+    with demo_provider(model=model, notes=_Notes(), config=config, timeout=timeout) as provider:
+        fields = _short_reasoning(model or (config.default_model if config else DEFAULT_MODEL))
         screen.heading("An answer, streamed")
         _stream(provider, prompt or _PROMPT, fields)
 
         streams = min(items, _MOST_STREAMS)
         screen.heading(f"{streams} streams over {min(workers, streams)} threads (one provider, ThreadPoolExecutor)")
-        failed = _show(screen, streams, lambda: _streams(provider, streams, workers, fields))
+        failed = _show(screen, provider, streams, lambda: _streams(provider, streams, workers, fields))
 
         screen.heading(f"A batch of {items} over {workers} threads (generate_many)")
-        failed += _show(screen, items, lambda: _batch(provider, items, workers, fields))
+        failed += _show(screen, provider, items, lambda: _batch(provider, items, workers, fields))
 
         out("")
         _tables(screen, provider)
@@ -68,16 +88,22 @@ def _short_reasoning(model: str) -> dict[str, Any]:
 
 
 def _stream(provider: GroqProvider, prompt: str, fields: dict[str, Any]) -> None:
-    with provider.generate_stream(prompt, max_completion_tokens=512, **fields) as stream:
+    answer = Answer()
+    with (
+        Waiting(lambda: limited(provider, "waiting for the first token")) as sign,
+        provider.generate_stream(prompt, max_completion_tokens=512, **fields) as stream,
+    ):
         try:
             for chunk in stream:
-                out(chunk.content, end="")
+                if chunk.content:
+                    sign.end()
+                    answer.add(chunk.content)
         finally:
-            out("")
+            answer.end()
     response = stream.response
     timing, usage, limits = response.timing, response.usage, response.rate_limit
     out("")
-    out(f"  model         {response.model} (finish reason: {response.finish_reason})")
+    out(f"  model         {one_line(response.model)} (finish reason: {one_line(response.finish_reason)})")
     if timing.time_to_first_token is not None:
         out(f"  first token   {timing.time_to_first_token * 1000:.0f} ms")
     if timing.tokens_per_second is not None:
@@ -101,12 +127,14 @@ def _count(number: int | None) -> str:
     return "?" if number is None else f"{number:,}"
 
 
-def _show(screen: Screen, total: int, work: Callable[[], Iterator[LLMResponse | GroqProviderError]]) -> int:
+def _show(
+    screen: Screen, provider: GroqProvider, total: int, work: Callable[[], Iterator[LLMResponse | GroqProviderError]]
+) -> int:
     """Run *work* with a line of progress, then say how it went; returns how many items failed."""
     counts = Progress(total)
     errors: list[GroqProviderError] = []
     started = time.monotonic()
-    with screen.progress(counts) as changed:
+    with screen.progress(counts, lambda: limited(provider, "")) as changed:
         for outcome in work():
             counts.done += 1
             if isinstance(outcome, GroqProviderError):
@@ -187,6 +215,6 @@ def _tables(screen: Screen, provider: GroqProvider) -> None:
         for status in states
         for name, window in status.windows.items()
     ]
-    screen.table(("get_rate_limits()", "limit ", "size", "left", "full again in", "known "), limits)
+    screen.table(("get_rate_limits()", "limit ", "size", "left", "full again in", "known "), limits, keys=2)
     used = dict.fromkeys(name for status in states for name in status.windows)
     out(", ".join(f"{name.upper()}: {_LIMIT_NAMES.get(name, name)}" for name in used))

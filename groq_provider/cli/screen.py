@@ -13,34 +13,36 @@ import attrs
 
 from groq_provider import ConfigurationError
 
+from .text import one_line, visible, wrapped
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["Progress", "Screen", "as_data", "out", "out_json", "say"]
 
-_CONTROL = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])  # all but tab and line feed
 
-
-def out(text: str, *, end: str = "\n") -> None:
-    """Print and hand over at once. On a terminal control characters are left out: a model's words must not steer it."""
+def out(text: str) -> None:
+    """Print lines and hand over at once; on a terminal wrapped at words, and without control characters."""
     if sys.stdout.isatty():
-        text = text.translate(_CONTROL)
-    sys.stdout.write(text + end)
+        text = wrapped(visible(text))
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def say(text: str) -> None:
     """Tell the user something that is not the output."""
     try:
-        sys.stderr.write(text + "\n")
+        text = visible(text)
+        sys.stderr.write((wrapped(text) if sys.stderr.isatty() else text) + "\n")
         sys.stderr.flush()
     except OSError:
         pass  # nobody listens there either
 
 
 def out_json(data: Any, *, indent: int | None = None) -> None:
-    """Print as JSON, non-ASCII escaped: it reads the same in every encoding."""
-    out(json.dumps(data, indent=indent))
+    """Print as JSON, escaped but for printable ASCII: it reads the same in every encoding, and steers no terminal."""
+    sys.stdout.write(json.dumps(data, indent=indent).replace("\x7f", "\\u007f") + "\n")
+    sys.stdout.flush()
 
 
 def as_data(value: Any) -> dict[str, Any]:
@@ -96,20 +98,41 @@ class Screen:
 
         self._show(Text(f"\n{text}", style="bold"))
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print a table; the first column is text, all others are numbers but those whose name ends in a space."""
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, keys: int = 1) -> None:
+        """Print a table, or where it is wider than the terminal a paragraph for each row.
+
+        Args:
+            columns: Names; the columns are numbers but for the first and those whose name ends in a space.
+            rows: The cells. They may come from outside.
+            keys: How many of the first cells identify a row; they head its paragraph.
+        """
+        cells = [[one_line(cell) for cell in row] for row in rows]
+        unbounded = self._console.options.update(width=10_000)
+        for padding in (1, 0):
+            table = self._table(columns, cells, padding)
+            if self._console.measure(table, options=unbounded).maximum <= self._console.width:
+                self._show(table)
+                break
+        else:
+            for row in cells:
+                out("  ".join(row[:keys]))
+                more = zip(columns[keys:], row[keys:], strict=True)
+                out("  " + ", ".join(f"{name.strip()} {cell}" for name, cell in more if cell))
+        out("")
+
+    @staticmethod
+    def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], padding: int) -> Any:
         from rich import box
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 0, 0, 1))
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 0, 0, padding))
         for position, name in enumerate(columns):
             left = position == 0 or name.endswith(" ")
-            fixed = 0 < position < len(columns) - 1
-            table.add_column(name.strip(), justify="left" if left else "right", overflow="fold", no_wrap=fixed)
+            table.add_column(name.strip(), justify="left" if left else "right", no_wrap=True)
         for row in rows:
-            table.add_row(*row)
-        self._show(table)
-        out("")
+            table.add_row(*map(Text, row))  # a plain text would be read as markup
+        return table
 
     def _show(self, thing: Any) -> None:
         # By way of `out`, so that a closed pipe is found where all other output finds it.
@@ -120,8 +143,8 @@ class Screen:
         sys.stdout.flush()
 
     @contextmanager
-    def progress(self, counts: Progress) -> Iterator[Callable[[], None]]:
-        """Show *counts* on a terminal as long as the with block runs; what it gives is called after each change."""
+    def progress(self, counts: Progress, note: Callable[[], str]) -> Iterator[Callable[[], None]]:
+        """Show *counts* and a *note* on a terminal as long as the with block runs; what it gives is called after each change."""
         if not self._console.is_terminal:
             yield lambda: None
             return
@@ -132,9 +155,11 @@ class Screen:
             max_refresh = None
 
             def render(self, task: r.Task) -> Text:
-                return Text(counts.text(task.elapsed or 0.0))
+                return Text(", ".join(filter(None, (counts.text(task.elapsed or 0.0), note()))))
 
-        columns = (r.SpinnerColumn(), r.BarColumn(bar_width=30), Counts())
+        spinner = "line" if self._console.options.ascii_only else "dots"
+        bar = [r.BarColumn(bar_width=30)] if self._console.width >= 80 else []
+        columns = (r.SpinnerColumn(spinner), *bar, Counts())
         with r.Progress(*columns, console=self._console, transient=True) as live:
             task = live.add_task("", total=counts.total)
             yield lambda: live.update(task, completed=counts.done)

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from groq_provider import GroqProvider, default_catalogue
+from groq_provider import default_catalogue
 
+from .live import Waiting, limited
 from .screen import Screen, as_data, out, out_json
+from .text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from groq_provider import ModelInfo
+    from groq_provider import GroqProvider, ModelInfo
 
 __all__ = ["health", "models"]
 
 
-def models(*, refresh: bool, everything: bool, as_json: bool) -> int:
+def models(*, connect: Callable[[], GroqProvider], refresh: bool, everything: bool, as_json: bool) -> int:
     """List the models of the catalogue, or with *refresh* those of the service."""
     screen = None if as_json else Screen()
     found: Sequence[ModelInfo]
     if refresh:
-        with GroqProvider() as provider:
+        with connect() as provider, Waiting(lambda: "waiting for the list of models"):
             found = provider.list_models(refresh=True)
     else:
         found = default_catalogue().models
@@ -29,9 +31,9 @@ def models(*, refresh: bool, everything: bool, as_json: bool) -> int:
     if screen is None:
         out_json([as_data(model) for model in shown], indent=2)
         return 0
-    columns = ("model", "context", "answer", "tokens/s", "$ in/out", "state ")
+    columns = ("model", "context", "answer", "speed", "$ in/out", "state ")
     screen.table(columns, [_row(model) for model in shown])
-    out("context and answer: most tokens. tokens/s: nominal, published by the service.")
+    out("context and answer: most tokens. speed: tokens per second, nominal, published by the service.")
     out("$ in/out: list price of a million tokens in US dollars.")
     if len(shown) < len(found):
         out(f"{len(found) - len(shown)} models that were shut down or will be are left out; --all shows them.")
@@ -44,7 +46,10 @@ def _row(model: ModelInfo) -> tuple[str, ...]:
     state = model.stage or ("active" if model.active else "")
     if model.deprecated:
         state = f"{state}, shut down {model.shutdown_date or ''}".rstrip()
-        state += f"; use {model.replacement}" if model.replacement else ""
+        following = default_catalogue().replacement_for(
+            model.id
+        )  # a live one; what was recommended then may be gone itself
+        state += f"; use {following}" if following else ""
     return (
         model.id,
         f"{model.context_size:,}" if model.context_size else "",
@@ -55,15 +60,15 @@ def _row(model: ModelInfo) -> tuple[str, ...]:
     )
 
 
-def health(*, probe: str, timeout: float, as_json: bool) -> int:
+def health(*, connect: Callable[[], GroqProvider], probe: str, timeout: float, as_json: bool) -> int:
     """Check the service; 0 when it is healthy."""
-    with GroqProvider() as provider:
+    with connect() as provider, Waiting(lambda: limited(provider, "waiting for the service")):
         found = provider.get_health(probe=probe, timeout=timeout)
     if as_json:
         out_json(as_data(found), indent=2)
     else:
         text = f"{found.status}: {found.model_count} models, answered in {found.latency * 1000:.0f} ms"
         if found.message:
-            text = f"{found.status}: {' '.join(found.message.split())}"
+            text = f"{found.status}: {one_line(found.message)}"
         out(text)
     return 0 if found.status == "healthy" else 1

@@ -354,7 +354,14 @@ def _once(function: Callable[[], None]) -> Callable[[], None]:
     return call
 
 
-def serve(host: str, port: int, *, plan: Plan | None = None, speed: float = 1.0) -> None:
+def serve(
+    host: str,
+    port: int,
+    *,
+    plan: Plan | None = None,
+    speed: float = 1.0,
+    on_answer: Callable[[RecordedRequest], object] | None = None,
+) -> None:
     """Run an emulator until Ctrl-C or SIGTERM, for the command line. Prints the base URL first.
 
     Call it from the main thread, which alone can wait for signals.
@@ -364,6 +371,7 @@ def serve(host: str, port: int, *, plan: Plan | None = None, speed: float = 1.0)
         port: Port to listen on; 0 picks a free one.
         plan: Plan whose limits are enforced; `None` enforces none.
         speed: Factor on the models' nominal speed; 0 is as fast as possible.
+        on_answer: Called with each request once its answer is out.
     """
     stop = threading.Event()
 
@@ -372,7 +380,7 @@ def serve(host: str, port: int, *, plan: Plan | None = None, speed: float = 1.0)
 
     previous = {name: signal.signal(name, on_signal) for name in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with Emulator(host=host, port=port, plan=plan, speed=speed) as emulator:
+        with Emulator(host=host, port=port, plan=plan, speed=speed, on_answer=on_answer) as emulator:
             sys.stdout.write(f"{emulator.base_url}\n")
             sys.stdout.flush()
             # In slices: a wait without end cannot be interrupted on Windows.

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
-
-import requests
+from typing import TYPE_CHECKING, Any, TextIO
 
 from groq_provider import GroqProvider, ProviderConfig
 from groq_provider.testing.emulator import Emulator
@@ -17,7 +15,13 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def demo_provider(*, model: str | None = None, notes: TextIO | None = None) -> Iterator[GroqProvider]:
+def demo_provider(
+    *,
+    model: str | None = None,
+    notes: TextIO | None = None,
+    config: ProviderConfig | None = None,
+    timeout: float | None = None,
+) -> Iterator[GroqProvider]:
     """Give a provider on Groq if `GROQ_API_KEY` is set, else on an `Emulator` that runs as long as the with block.
 
     Says on *notes* which of the two it is. The emulator keeps to the nominal speeds of the models and to limits of 1,000
@@ -26,6 +30,8 @@ def demo_provider(*, model: str | None = None, notes: TextIO | None = None) -> I
     Args:
         model: Default model; `None` means as configured.
         notes: Where to say it; `None` means standard error.
+        config: Talk to what it names, whether the variable is set or not.
+        timeout: Seconds for each call; `None` means as configured.
 
     Raises:
         ConfigurationError: A `GROQ_…` variable or the model is wrong.
@@ -33,24 +39,23 @@ def demo_provider(*, model: str | None = None, notes: TextIO | None = None) -> I
     .. versionadded:: 0.1.0
     """
     notes = sys.stderr if notes is None else notes
-    if os.environ.get("GROQ_API_KEY", "").strip():
-        config = ProviderConfig.load(default_model=model)
+    settings: dict[str, Any] = {"default_model": model}
+    if timeout is not None:
+        settings["timeout"] = timeout
+    if config is not None or os.environ.get("GROQ_API_KEY", "").strip():
+        config = ProviderConfig.load(config, **settings)
         with GroqProvider(config) as provider:
             print(f"Talking to {config.base_url}.", file=notes, flush=True)
             yield provider
         return
     # Those of the developer plan, and a limit per day as the free plan has, so that there is something to see.
     emulator = Emulator(limits={"rpm": 1000, "rpd": 14_400, "tpm": 250_000})
-    # A session that was told not to look at the environment: no proxy stands between two ends of this machine.
-    with emulator, requests.Session() as session:
-        session.trust_env = False
+    with emulator:
         print(
             f"GROQ_API_KEY is not set: talking to the bundled emulator at {emulator.base_url}; "
             "its words are made up, nothing leaves this machine.",
             file=notes,
             flush=True,
         )
-        with GroqProvider(
-            base_url=emulator.base_url, api_key=emulator.api_key, default_model=model, session=session
-        ) as provider:
+        with GroqProvider(base_url=emulator.base_url, api_key=emulator.api_key, **settings) as provider:
             yield provider

@@ -36,7 +36,7 @@ LAYERS = {
     4: ["engine", "exchange", "stream"],
     5: ["resources", "health", "bulk", "concurrency", "fallback"],
     6: ["provider"],
-    7: ["cli", "testing", ""],
+    7: ["cli", "testing", "", "__main__"],
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
 

@@ -255,7 +255,7 @@ def test_unknown_model_suggests_model_list(service, capsys):
     assert main(["chat", "hi", "--model", "no-such-model"]) == 1
     first, second = capsys.readouterr().err.splitlines()
     assert "`no-such-model`" in first
-    assert "(request req_" in first
+    assert "[request id req_" in first
     assert "groq-provider models --refresh" in second
 
 
