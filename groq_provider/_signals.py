@@ -9,6 +9,9 @@ which cannot go on before the handler returns.
 What cannot be shared with the interrupted call is not: where :func:`struck` says that there is one, a call over HTTP/2 goes out on a connection of its
 own, and a run of ``generate_many`` works on its items in the handler's thread. What exists already and needs the interrupted call to go on, such as a
 stream on its connection or a run over threads, refuses to be waited for, at once.
+
+Not covered: modules that the first call of a kind loads. A handler that strikes in the middle of one finds the half of it, and may see an
+``ImportError``; ``warm_up()`` loads them before.
 """
 
 from __future__ import annotations

@@ -505,6 +505,9 @@ class GroqProvider:
         """
         self._require_open()
         self._engine.load()
+        from . import bulk  # noqa: F401 - for its effect
+        from .types import status  # noqa: F401 - likewise
+
         return self._transport.warm_up(connections, timeout=timeout)
 
     def close(self) -> None:
