@@ -141,7 +141,10 @@ class Bucket:
         """
         used, own, before = max(self.tat - now, 0), self.own(now) - now, self.interval
         self._size(limit, share, parts)
-        self._put(now - (-used * self.interval // before), now - (-own * self.interval // before))
+        latest = self.latest(now)
+        self._put(
+            min(now - (-used * self.interval // before), latest), min(now - (-own * self.interval // before), latest)
+        )
 
     def ready_at(self, units: int) -> int:
         """Return the instant at which *units* fit; may lie in the past.
@@ -156,8 +159,8 @@ class Bucket:
         return self.tat + units * self.interval - self.burst
 
     def charge(self, units: int, now: int) -> None:
-        """Take *units*, into debt if need be."""
-        self.tat = max(self.tat, now) + units * self.interval
+        """Take *units*, into a debt of one period at most if need be."""
+        self.tat = min(max(self.tat, now) + units * self.interval, self.latest(now))
 
     def credit(self, units: int, now: int) -> None:
         """Give *units* back, not beyond full."""

@@ -7,7 +7,7 @@ from collections import deque
 from threading import Lock, RLock, get_ident, main_thread
 from typing import TYPE_CHECKING
 
-from groq_provider._signals import held_here, struck
+from groq_provider._signals import held_here
 from groq_provider.errors import PoolTimeoutError, RequestCancelledError
 
 from .call import tries, wake
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Slot", "Slots"]
 
-_PACKAGE = __name__.rpartition("transport")[0]
 #: Seconds between two looks of a wait that others cannot end.
 _LOOK_AFTER = 0.05
 
@@ -59,7 +58,6 @@ class Slots:
         self._lock = RLock()
         self._free = self._count  # guarded by _lock, like _queue
         self._queue: deque[Slot] = deque()
-        self._holder = 0  # the thread that was granted one last
         #: Given back and not yet free. A finalizer may run inside any lock, this one's included, so that giving back cannot wait
         #: for it: whoever holds it looks here again after letting go.
         self._returned: deque[None] = deque()
@@ -70,14 +68,13 @@ class Slots:
         """Wait for a slot.
 
         Raises:
-            PoolTimeoutError: None came free until the instant *limit*, or its thread has the only one, and this is a signal handler.
+            PoolTimeoutError: None came free until the instant *limit*.
             RequestCancelledError: The call was cancelled.
         """
         slot = Slot()
         try:
             with self._lock:
                 if self._free > 0 and not self._queue:
-                    self._holder = slot.thread
                     self._free -= 1
                     slot._slots = self
                 else:
@@ -88,12 +85,6 @@ class Slots:
             if self._returned:
                 self._settle()
             if slot.lock is not None:
-                if self._hopeless(slot):
-                    raise PoolTimeoutError(
-                        "a signal handler cannot wait for the one connection (max_connections=1): its own thread has it",
-                        sent=False,
-                        retryable=False,
-                    )
                 self._wait(slot, slot.lock, call, limit)
         except BaseException:
             self._leave(slot)
@@ -121,19 +112,6 @@ class Slots:
             raise PoolTimeoutError(
                 f"all {self._count} connections (max_connections) were busy for too long", sent=False
             )
-
-    def _hopeless(self, slot: Slot) -> bool:
-        """Say whether the only slot is most likely that of a call which cannot go on before this one is over."""
-        return (
-            self._count == 1
-            and slot._slots is None
-            and self._holder == slot.thread
-            and not self._returned
-            and not any(
-                other.thread == slot.thread for other in list(self._queue) if other is not slot
-            )  # it waits itself
-            and struck(_PACKAGE)
-        )
 
     def _place(self, slot: Slot) -> int:
         """Return where in the queue a newcomer stands: last, but before one that waits in the same thread.
@@ -165,7 +143,6 @@ class Slots:
                 while self._free > 0 and self._queue:
                     # Without a call, after which an interrupt might come, before the one that wakes.
                     first = self._queue[0]
-                    self._holder = first.thread
                     del self._queue[0]
                     self._free -= 1
                     first._slots = self

@@ -423,6 +423,7 @@ WRONG_STREAM = {
 }
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("work", WRONG_STREAM, ids=lambda work: work.__name__)
 def test_broken_answer_fails_its_stream(work):
     """Soon, with its own class, and never a success; the connection and what else is on it live on."""
@@ -589,6 +590,7 @@ WRONG_CONNECTION = [
 ]
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("work", WRONG_CONNECTION, ids=lambda work: work.__name__)
 def test_broken_connection_fails_its_streams(work):
     """A broken connection fails its streams soon and no later call, which goes over another connection."""

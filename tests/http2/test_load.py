@@ -51,6 +51,7 @@ def test_fifty_threads_many_requests():
         assert (metrics.success_count, metrics.error_count) == (10_000, 0)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", ["hypercorn", "nginx and emulator"])
 def test_fifty_threads_requests_and_streams(kind, full):

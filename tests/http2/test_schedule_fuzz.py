@@ -61,6 +61,7 @@ def test_closing_leaves_no_connection(seeds):
             assert no_connection_left(server), seed
 
 
+@pytest.mark.full
 def test_streams_stay_whole_and_apart(seeds):
     """Answers, streams left early and cancels on connections that take three at a time: each gets its own, all places come back."""
     seen, few = Counter(), {SettingCodes.MAX_CONCURRENT_STREAMS: 3}

@@ -105,7 +105,7 @@ def test_demo_fits_the_terminal(columns):
         assert name in words
 
 
-def test_spinner_says_what_it_waits_for(service):
+def test_spinner_names_the_wait(service):
     """Until the first token, and then it is gone."""
     held = Fault(stall_before_headers=True)
     service.enqueue(Reply("There it is.", fault=held))
@@ -127,7 +127,7 @@ def test_spinner_names_the_rate_limit(service):
         assert terminal.child.wait(PATIENCE) == 0
 
 
-def test_ctrl_c_ends_the_answer_only(service):
+def test_ctrl_c_ends_answer_only(service):
     """The talk goes on, without the question, until Ctrl-D."""
     gate = Gate()
     service.enqueue(Reply("one two three four five", gate=gate), "Still here.")
@@ -160,6 +160,7 @@ def test_models_cannot_steer_the_terminal():
     assert re.sub("\x1b\\[[01]m", "", shown).replace("\n", "").isprintable()  # the head is bold
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
 @pytest.mark.parametrize(
     "arguments", [["chat", "Grüße ☃"], ["models"], ["health"], ["demo", "--items", "1"]], ids=lambda a: a[0]

@@ -159,6 +159,7 @@ def event(content, finish=None):
     return chunk(b"data: " + json.dumps(data).encode() + b"\n\n")
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
 @pytest.mark.parametrize("how", ["cancel", "token", "close", "provider", "garbage", "exit"])
 def test_child_cannot_end_parents_read(secure, how, tmp_path):

@@ -60,6 +60,7 @@ def interrupted(child):
     return out
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_programs_end_on_ctrl_c(name):
     """At once, though no answer ever comes and most of their work is still to do."""
@@ -73,6 +74,7 @@ def test_programs_end_on_ctrl_c(name):
         held.release()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", ["first", "streaming", "streaming.py", "chat.py", "migrate_from_openai.py"])
 def test_streams_end_on_ctrl_c(name):
     """In the middle of an answer; what had come is on the screen."""

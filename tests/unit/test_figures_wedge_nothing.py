@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from datetime import datetime, timezone
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.fakes import FakeClock, LedgerStore
+from support.fakes import FakeClock
 
 from groq_provider.errors import RateLimitedError, RequestTooLargeError
 from groq_provider.ratelimit.limiter import TokenBucketRateLimiter
@@ -54,13 +53,12 @@ def error_of(headers, text):
     return error_from_response(429, headers, body.encode(), now=NOW)
 
 
-@pytest.mark.parametrize("shared", [False, True], ids=["memory", "store"])
 @given(ANSWERS)
 @settings(max_examples=150)
-def test_a_call_goes_out_soon(shared, answers):
+def test_a_call_goes_out_soon(answers):
     """A small one, once the newest answer is a window old: of a minute, as all limits here are. With a debt, a window later."""
     clock = FakeClock()
-    limiter = TokenBucketRateLimiter(clock=clock, **({"store": LedgerStore(clock, hosts=1)} if shared else {}))
+    limiter = TokenBucketRateLimiter(clock=clock)
     for refused, headers, text, usage in answers:
         try:
             place = limiter.try_reserve(M, prompt_tokens=10, max_output_tokens=None)

@@ -74,6 +74,7 @@ class Crowd:
         return [self.grants[number] for number in range(CALLERS)]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("think", [0.0, 0.05, 2.0], ids=["no-think-time", "50ms", "2s"])
 def test_equal_callers_get_equal_shares(make_limiter, think, seed):

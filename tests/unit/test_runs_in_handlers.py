@@ -10,13 +10,10 @@ import threading
 import pytest
 from support.fakes import PATIENCE
 
-from groq_provider import PoolTimeoutError, RequestCancelledError
+from groq_provider import RequestCancelledError
 from groq_provider._signals import struck
 from groq_provider.bulk import BulkRun
 from groq_provider.cancel import CancelToken
-from groq_provider.clock import SystemClock
-from groq_provider.transport.call import CallState
-from groq_provider.transport.slots import Slots
 from groq_provider.types.response import LLMResponse
 
 
@@ -115,15 +112,3 @@ def test_run_may_read_run():
     results = list(second)
     assert [result.index for result in results] == [0, 1, 2]
     assert threading.get_ident() not in {result.response[0] for result in results}
-
-
-def test_only_connection_refused_at_once():
-    """The interrupted call has it, and cannot go on before the handler returns."""
-    slots = Slots(1)
-    slot = slots.take(CallState(SystemClock()), None)
-    with pytest.raises(PoolTimeoutError, match="signal handler") as caught:
-        in_a_handler(lambda: slots.take(CallState(SystemClock()), None))
-    assert not caught.value.retryable
-    slot.give()
-    in_a_handler(lambda: slots.take(CallState(SystemClock()), None)).give()
-    assert (slots._free, len(slots._queue)) == (1, 0)

@@ -456,6 +456,7 @@ def test_idle_state_says_nothing(now, asks):
     assert ledger.take(now, everything)._replace(version=1) == fresh.take(now, everything)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("interval", "burst", "costs"),
     [

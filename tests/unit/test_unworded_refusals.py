@@ -40,6 +40,7 @@ def crowd(limit, *, seed=0, whole=True, takes=USUAL, make=lambda clock: TokenBuc
     return Crowd(make(simulation), simulation, server, **more), server
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("takes", [QUICK, USUAL], ids=["quick", "usual"])
 @pytest.mark.parametrize("whole", [True, False], ids=["whole-seconds", "exact"])
 @pytest.mark.parametrize("limit", LIMITS.values(), ids=LIMITS)

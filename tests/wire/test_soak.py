@@ -72,6 +72,7 @@ def measured(emulator, work, rounds, kept=1):
         tracemalloc.stop()
 
 
+@pytest.mark.full
 @pytest.mark.over_http2("nginx", full=True)
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 def test_calls_leave_nothing_behind(emulator, provider, full, wire, unhurried):
