@@ -62,15 +62,6 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(skip)
 
 
-def pytest_collection_finish(session):
-    """The collector looks at what tests make, and not at half a million objects of pytest each time.
-
-    Some tests call it often, and where it comes by itself it would stop every thread for a third of a second.
-    """
-    gc.collect()
-    gc.freeze()
-
-
 def _representatives(items):
     """Yield what runs by default: no test marked ``full``, and of one marked ``sample(count)`` its first cases."""
     seen = Counter()
@@ -86,6 +77,16 @@ def _representatives(items):
 def full(request):
     """Whether the long tests run whole."""
     return request.config.getoption("--full")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_collections():
+    """The collector looks at what a module of tests makes, and not at half a million objects of pytest each time.
+
+    Some tests call it often, and where it comes by itself it would stop every thread for a third of a second.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
