@@ -325,11 +325,11 @@ class BucketSet:
             None,
         )
 
-    def fitted(self, cost: Cost) -> Cost:
-        """Return *cost* cut to the limits: a margin on top of an estimate must not make a request impossible."""
+    def fitted(self, cost: Cost, need: Cost) -> Cost:
+        """Return *cost* cut to the limits: a margin on top of what a request is known to *need* must not make it impossible."""
         units = list(cost)
         for bucket in self._buckets:
-            units[bucket.kind] = min(units[bucket.kind], bucket.limit)
+            units[bucket.kind] = min(units[bucket.kind], max(bucket.limit, need[bucket.kind]))
         return units[0], units[1], units[2], units[3]
 
     def charge(self, cost: Cost, now: int) -> None:

@@ -375,7 +375,7 @@ class ModelState:
         bucket = self._buckets.never_fits(estimate.need, self._now())
         if bucket is not None:
             return TooLarge(bucket, bucket.limit, estimate.need[bucket.kind])
-        ticket.estimate = estimate._replace(cost=self._buckets.fitted(estimate.cost))
+        ticket.estimate = estimate._replace(cost=self._buckets.fitted(estimate.cost, estimate.need))
         return None
 
     def _hopeless(self, ticket: Ticket, now: int) -> Refusal | None:

@@ -75,7 +75,8 @@ def test_only_over_limit_never_fits():
     buckets = BucketSet({"tpm": 1000}, share=SHARE)
     assert buckets.never_fits(cost(1000)) is None
     assert buckets.never_fits(cost(1001)) is buckets.get("tpm")
-    assert buckets.fitted(cost(prompt=1001))[TOKENS] == 1000
+    assert buckets.fitted(cost(prompt=1001), cost(prompt=900))[TOKENS] == 1000
+    assert buckets.fitted(cost(prompt=1100), cost(prompt=1001))[TOKENS] == 1001  # what is needed is never cut
 
 
 def test_zero_cost_is_always_free():
