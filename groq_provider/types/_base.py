@@ -34,14 +34,63 @@ class ReadOnly(dict[Any, Any]):
         return self
 
     def __reduce__(self) -> tuple[type[ReadOnly], tuple[dict[Any, Any]]]:
-        return ReadOnly, (dict(self),)
+        return type(self), (dict(self),)
+
+
+class FromAnswer(ReadOnly):
+    """A mapping of an answer: read-only itself, and plain JSON inside, whose depth and size the server chose."""
+
+    __slots__ = ()
+
+
+class ReadOnlyList(list[Any]):
+    """A list inside a read-only mapping: it is equal to a list and serialises as one, and cannot be changed."""
+
+    __slots__ = ()
+
+    def _refuse(self, *_args: object, **_more: object) -> NoReturn:
+        raise TypeError("this list is read-only; make a list of it to change it")
+
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse
+    append = clear = extend = insert = pop = remove = reverse = sort = _refuse
+
+    def __copy__(self) -> ReadOnlyList:
+        return self
+
+    def __reduce__(self) -> tuple[type[ReadOnlyList], tuple[list[Any]]]:
+        return ReadOnlyList, (list(self),)
+
+
+#: The default of mappings: nothing needs a copy of its own of what cannot be changed.
+EMPTY = ReadOnly()
 
 
 def read_only(given: Any) -> Any:
-    """Return a mapping as a copy that cannot be changed, nor what it holds; anything else as it is, for checks to come."""
+    """Return a mapping as a copy that cannot be changed, nor what it holds; anything else as it is, for checks to come.
+
+    Raises:
+        InvalidRequestError: It is nested too deep, or holds itself.
+    """
+    try:
+        return _frozen(given) if isinstance(given, Mapping) else given
+    except RecursionError:
+        raise InvalidRequestError("a mapping is nested too deep") from None
+
+
+def _frozen(given: Any) -> Any:
+    if type(given) is ReadOnly:
+        return given
     if isinstance(given, Mapping):
-        return ReadOnly({key: read_only(item) for key, item in given.items()})
-    return tuple([read_only(item) for item in given]) if isinstance(given, list) else given
+        return ReadOnly({key: _frozen(item) for key, item in given.items()})
+    if isinstance(given, list):
+        return ReadOnlyList([_frozen(item) for item in given])
+    return tuple([_frozen(item) for item in given]) if type(given) is tuple else given
+
+
+def freeze(instance: object, attribute: attrs.Attribute[Any], given: object) -> None:
+    """Put a read-only copy in the place of a mapping. Validators do it, for a converter would run for every default, too."""
+    if type(given) is not ReadOnly:
+        object.__setattr__(instance, attribute.name, read_only(given))
 
 
 def mask(content: object) -> str:
@@ -274,11 +323,11 @@ def one_of(*allowed: str) -> Validator:
     return check
 
 
-def mapping(*, optional: bool = True, values: type | None = None) -> Validator:
-    """Check a mapping with string keys and, if given, values of one type."""
+def mapping(*, optional: bool = True, values: type | None = None, keep: type | None = None) -> Validator:
+    """Check a mapping with string keys and, if given, values of one type; make it read-only, unless it is of the class to keep."""
 
-    def check(_instance: object, attribute: attrs.Attribute[Any], given: object) -> None:
-        if given is None and optional:
+    def check(instance: object, attribute: attrs.Attribute[Any], given: object) -> None:
+        if given is EMPTY or (given is None and optional):
             return
         if not isinstance(given, Mapping):
             raise InvalidRequestError(f"{attribute.name} must be a mapping, not {type(given).__name__}")
@@ -289,5 +338,7 @@ def mapping(*, optional: bool = True, values: type | None = None) -> Validator:
             if kinds is not None and (not isinstance(item, kinds) or isinstance(item, bool)):
                 noun = "a number" if values is float else getattr(values, "__name__", "")
                 raise InvalidRequestError(f"{attribute.name}[{key!r}] must be {noun}, not {type(item).__name__}")
+        if type(given) is not keep:
+            freeze(instance, attribute, given)
 
     return check

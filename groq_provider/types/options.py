@@ -9,7 +9,7 @@ import attrs
 
 from groq_provider.errors import InvalidRequestError
 
-from ._base import boolean, build, mapping, mask, optional_build, text
+from ._base import EMPTY, boolean, build, mapping, mask, optional_build, text
 from .request import to_exclude_domains, to_include_domains
 
 __all__ = ["Document", "JSONSchemaFormat", "ResponseFormat", "SearchSettings", "StreamOptions"]
@@ -53,7 +53,7 @@ class JSONSchemaFormat:
     description: str | None = attrs.field(default=None, validator=text())
     schema: Mapping[str, Any] | None = attrs.field(default=None, validator=mapping())
     strict: bool | None = attrs.field(default=None, validator=boolean())
-    extra: Mapping[str, Any] = attrs.field(factory=dict, validator=mapping(optional=False), repr=mask)
+    extra: Mapping[str, Any] = attrs.field(default=EMPTY, validator=mapping(optional=False), repr=mask)
 
 
 def _to_json_schema(data: object) -> JSONSchemaFormat | None:
@@ -71,7 +71,7 @@ class ResponseFormat:
 
     type: str = attrs.field(validator=text(optional=False, empty=False))
     json_schema: JSONSchemaFormat | None = attrs.field(default=None, converter=_to_json_schema)
-    extra: Mapping[str, Any] = attrs.field(factory=dict, validator=mapping(optional=False), repr=mask)
+    extra: Mapping[str, Any] = attrs.field(default=EMPTY, validator=mapping(optional=False), repr=mask)
 
 
 @attrs.frozen(kw_only=True)
@@ -95,4 +95,4 @@ class StreamOptions:
     """
 
     include_usage: bool | None = attrs.field(default=None, validator=boolean())
-    extra: Mapping[str, Any] = attrs.field(factory=dict, validator=mapping(optional=False), repr=mask)
+    extra: Mapping[str, Any] = attrs.field(default=EMPTY, validator=mapping(optional=False), repr=mask)

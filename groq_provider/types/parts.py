@@ -13,7 +13,7 @@ import attrs
 
 from groq_provider.errors import InvalidRequestError
 
-from ._base import boolean, build, mapping, mask, number, optional_build, shorten, text
+from ._base import EMPTY, FromAnswer, boolean, build, mapping, mask, number, optional_build, shorten, text
 
 __all__ = ["ContentPart", "DocumentPart", "ImagePart", "OtherPart", "TextPart", "Tool", "ToolCall", "ToolFunction"]
 
@@ -132,7 +132,7 @@ class ToolFunction:
     description: str | None = attrs.field(default=None, validator=text())
     parameters: Mapping[str, Any] | None = attrs.field(default=None, validator=mapping())
     strict: bool | None = attrs.field(default=None, validator=boolean())
-    extra: Mapping[str, Any] = attrs.field(factory=dict, validator=mapping(optional=False), repr=mask)
+    extra: Mapping[str, Any] = attrs.field(default=EMPTY, validator=mapping(optional=False), repr=mask)
 
 
 def _to_function(data: object) -> ToolFunction | None:
@@ -153,7 +153,7 @@ class Tool:
 
     type: str = attrs.field(default="function", validator=text(optional=False, empty=False))
     function: ToolFunction | None = attrs.field(default=None, converter=_to_function)
-    extra: Mapping[str, Any] = attrs.field(factory=dict, validator=mapping(optional=False), repr=mask)
+    extra: Mapping[str, Any] = attrs.field(default=EMPTY, validator=mapping(optional=False), repr=mask)
 
     def __attrs_post_init__(self) -> None:
         if self.type == "function" and self.function is None:
@@ -193,7 +193,9 @@ class ToolCall:
     arguments: str = attrs.field(default="{}", validator=text(optional=False), repr=mask)
     type: str = attrs.field(default="function", validator=text(optional=False))
     index: int | None = attrs.field(default=None, validator=number(0, integer=True), eq=False)
-    extra: Mapping[str, Any] = attrs.field(factory=dict, validator=mapping(optional=False), repr=False, eq=False)
+    extra: Mapping[str, Any] = attrs.field(
+        default=EMPTY, validator=mapping(optional=False, keep=FromAnswer), repr=False, eq=False
+    )
 
     def parse(self) -> dict[str, Any]:
         """Decode the arguments.

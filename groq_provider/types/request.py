@@ -11,15 +11,18 @@ import attrs
 from groq_provider.errors import InvalidRequestError
 
 from ._base import (
+    EMPTY,
     boolean,
     build,
     check_given,
     defer_checks,
+    freeze,
     many,
     mapping,
     mask,
     nearest,
     number,
+    read_only,
     shorten,
     strings,
     text,
@@ -65,9 +68,10 @@ def _stop(data: object) -> str | tuple[str, ...] | None:
     return strings(data, "stop") or ()
 
 
-def _word_or_mapping(_instance: object, attribute: attrs.Attribute[Any], given: object) -> None:
+def _word_or_mapping(instance: object, attribute: attrs.Attribute[Any], given: object) -> None:
     if not isinstance(given, (str, Mapping)):
         raise InvalidRequestError(f"{attribute.name} must be text or a mapping, not {type(given).__name__}")
+    freeze(instance, attribute, given)
 
 
 def _uuid(given: object) -> uuid.UUID:
@@ -86,7 +90,7 @@ def _functions(data: object) -> tuple[Mapping[str, Any], ...] | None:
         return None
     if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Sequence):
         raise InvalidRequestError(f"functions must be a sequence of mappings, not {type(data).__name__}")
-    return tuple(data)
+    return tuple([read_only(item) for item in data])
 
 
 def _to_stream_options(data: object) -> StreamOptions | None:
@@ -224,11 +228,11 @@ class LLMRequest:
     metadata: Mapping[str, Any] | None = attrs.field(default=None, validator=mapping(), repr=mask)
     store: bool | None = attrs.field(default=None, validator=boolean())
     functions: tuple[Mapping[str, Any], ...] | None = attrs.field(default=None, converter=_functions)
-    function_call: str | Mapping[str, Any] | None = attrs.field(default=None)
+    function_call: str | Mapping[str, Any] | None = attrs.field(default=None, validator=_word_or_mapping)
     debug: bool | None = attrs.field(default=None, validator=boolean())
     id: uuid.UUID = attrs.field(factory=uuid.uuid4, converter=_uuid)
     custom_id: str | None = attrs.field(default=None, validator=text())
-    provider_metadata: Mapping[str, Any] = attrs.field(factory=dict, validator=mapping(optional=False), repr=mask)
+    provider_metadata: Mapping[str, Any] = attrs.field(default=EMPTY, validator=mapping(optional=False), repr=mask)
 
     def __attrs_post_init__(self) -> None:
         check_given(self)

@@ -15,6 +15,7 @@ import attrs
 from groq_provider.errors import ResponseDecodeError
 from groq_provider.types import request as q
 from groq_provider.types import response as r
+from groq_provider.types._base import FromAnswer
 from groq_provider.types.allowed import GROQ
 from groq_provider.types.messages import ROLES
 
@@ -391,7 +392,7 @@ def response_fields(data: object, look: Callable[[], object] = int) -> dict[str,
                     arguments=clean(c.arguments),
                     type=c.type or "function",
                     index=i,
-                    extra=c.extra,
+                    extra=FromAnswer(c.extra),
                 )
                 for i, c in enumerate(whole)
             ]

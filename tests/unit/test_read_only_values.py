@@ -69,7 +69,7 @@ def test_what_was_given_stays_apart():
     model = ModelInfo(id="m", metadata=given)
     given["a"]["b"].append(2)
     given["c"] = 3
-    assert model.metadata == {"a": {"b": (1,)}}
+    assert model.metadata == {"a": {"b": [1]}}
 
 
 def test_plan_follows_nobody():
