@@ -39,6 +39,15 @@ class _Ring:
         self.local = 0
         self.seen = 1  # of the calls counted, when room was made last
 
+    def fail(self, total: float | None, *, local: bool) -> None:
+        """Count a failed call, under the lock."""
+        if local:
+            self.local += 1
+            return
+        self.failed += 1
+        if total is not None:
+            self.failures.append(total)
+
 
 class LatencyTracker:
     """Keeps the newest calls of each model and computes statistics over them.
@@ -102,15 +111,11 @@ class LatencyTracker:
         """
         ring = self._rings.get(model) or self._add(model)
         with ring.lock:
-            if ok:
+            if not ok:
+                ring.fail(total, local=local)
+            else:
                 ring.samples.append((total, wait, first_token, tokens_per_second))
                 ring.succeeded += 1
-            elif local:
-                ring.local += 1
-            else:
-                ring.failed += 1
-                if total is not None:
-                    ring.failures.append(total)
 
     def get_metrics(self, model: str | None = None) -> LatencyMetrics:
         """Return statistics for one model, or over the samples of all.

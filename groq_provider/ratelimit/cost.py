@@ -92,7 +92,9 @@ class Estimator:
             # A ratio of averages, not an average of ratios: long prompts count for more, as they do for the limit.
             self._estimated += _WEIGHT * (prompt - self._estimated)
             self._actual += _WEIGHT * (usage.prompt_tokens - self._actual)
-            ratio = min(max(self._actual / self._estimated, _LOWEST), _HIGHEST)
+            ratio = self._actual / self._estimated
+            if not _LOWEST <= ratio <= _HIGHEST:
+                ratio = min(max(ratio, _LOWEST), _HIGHEST)
             self._factor = round(ratio * (WHOLE + _MARGIN))
         self._completions.append(usage.completion_tokens)
         self._p99 = None
@@ -102,9 +104,11 @@ class Estimator:
 
 def actual_cost(usage: Usage) -> Cost:
     """Return what the service's limits count of a finished call: cached tokens are not counted."""
+    prompt, output = usage.prompt_tokens, usage.completion_tokens
+    if prompt > 0 and not usage.cached_tokens:  # nearly all of them
+        return 1, prompt + output, prompt, output
     cached = usage.cached_tokens or 0
-    prompt = max(usage.prompt_tokens - cached, 0)
-    output = usage.completion_tokens
+    prompt = max(prompt - cached, 0)
     counted = prompt + output
     if not usage.prompt_tokens and not output:  # only the sum was reported
         counted = max(usage.total_tokens - cached, 0)

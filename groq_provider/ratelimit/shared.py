@@ -452,6 +452,10 @@ class SharedModelState(ModelState):
         if closed and not self._gate.active:
             self._hurry()
 
+    def _feedback_now(self, sequence: int, info: RateLimitInfo | None, limited: RateLimitedError | None) -> None:
+        super()._feedback_now(sequence, info, limited)
+        self._follow(self._now())  # also where nobody waits
+
     def _correct(self, sequence: int, info: RateLimitInfo | None, limited: RateLimitedError | None, now: int) -> None:
         before = {bucket.name: bucket.tat for bucket in self._buckets}
         super()._correct(sequence, info, limited, now)

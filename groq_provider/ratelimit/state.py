@@ -81,8 +81,6 @@ class ModelState:
         self._inside = False
         #: What is left to whoever is under the lock, or comes there next: by signal handlers, as above, and by reservations that were
         #: collected unsettled. A finalizer may run anywhere, even with the lock held by the same thread, so it only appends here.
-        #: What is left to whoever is under the lock, or comes there next: by signal handlers, as above, and by reservations that were
-        #: collected unsettled. A finalizer may run anywhere, even with the lock held by the same thread, so it only appends here.
         self._late: deque[Callable[[], object]] = deque()
         self._buckets = BucketSet(limits, share=share, now=self._now())
         self._estimator = Estimator()
@@ -149,8 +147,12 @@ class ModelState:
                     held.arrival = arrival
                     now = int(self._monotonic() * SECOND)
                     # Nobody overtakes: the fast path is closed while anybody waits or the gate is in use.
-                    blind = self._blind and self._held_back(now)
-                    if not self._line and not self._gate.active and not blind and self._take_now(estimate.cost, now):
+                    if (
+                        not (self._blind and self._held_back(now))
+                        and not self._line
+                        and not self._gate.active
+                        and self._take_now(estimate.cost, now)
+                    ):
                         self._enter(held, estimate)
                         return held
                     ticket = Ticket(
@@ -485,11 +487,13 @@ class ModelState:
 
     def _end_now(self, held: HeldReservation, actual: Cost | None, usage: Usage | None) -> Estimate | None:
         """End a reservation; return what was reserved, if this call replaced it by something else."""
-        estimate = self._close(held)
+        held.closed = True
+        estimate = self._forget(held.sequence)
         if estimate is None or actual is None:
             return None
         now = self._now()
-        self._buckets.settle(self._reserved(held, estimate, actual), actual, now)
+        late = held.sequence <= self._adopted_until
+        self._buckets.settle(self._reserved(held, estimate, actual) if late else estimate.cost, actual, now)
         if usage is not None:
             self.proven = True
             if usage.source == "reported":
@@ -539,13 +543,15 @@ class ModelState:
             _log.info("limits of model %.200r learned from the service: %s", self.model, shown)
 
     def _feedback_now(self, sequence: int, info: RateLimitInfo | None, limited: RateLimitedError | None) -> None:
-        self._clear_up()
+        if self._late:
+            self._clear_up()
         now = self._now()
         self._correct(sequence, info, limited, now)
-        self._advance(now)
-        head = self._line.head
-        if head is not None:
-            head.rouse()  # it may have become clear that it waits in vain
+        if self._line:
+            self._advance(now)
+            head = self._line.head
+            if head is not None:
+                head.rouse()  # it may have become clear that it waits in vain
 
     def _correct(self, sequence: int, info: RateLimitInfo | None, limited: RateLimitedError | None, now: int) -> None:
         self._blind = False

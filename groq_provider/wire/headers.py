@@ -34,6 +34,8 @@ _MINUTE, _DAY = 60.0, 86_400.0
 
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
 _PIECE = re.compile(r"(\d{1,15}(?:\.\d{0,15})?|\.\d{1,15})(h|ms|m|us|µs|μs|ns|s)")
+#: Nearly all durations of the service: ``7.66s``, ``2m59.56s``.
+_USUAL = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(\d{1,9}(?:\.\d{0,9})?)s")
 _PLAIN = re.compile(r"\d{1,15}(?:\.\d{0,15})?|\.\d{1,15}")
 
 # Waits in sentences, compiled on first use: most programs meet few.
@@ -62,9 +64,11 @@ def parse_duration(text: str | None) -> float | None:
     """
     if text is None:
         return None
-    number = text[:-1]
-    if text[-1:] == "s" and len(text) < 16 and number.isascii() and number.replace(".", "", 1).isdigit():
-        return float(number)  # most of them: 7.66s
+    if usual := _USUAL.fullmatch(text):
+        hours, minutes, seconds = usual.groups()
+        if minutes is hours is None:
+            return float(seconds)
+        return float(hours or 0) * 3600.0 + float(minutes or 0) * 60.0 + float(seconds)
     text = text.strip()
     if not text or len(text) > 64:
         return None
@@ -135,7 +139,7 @@ def parse_rate_limit(headers: Mapping[str, str]) -> RateLimitInfo | None:
         and reset_requests is not None
         and requests_left <= requests
         and reset_requests <= _DAY
-        and -0.5 < reset_requests / _DAY - 1 + requests_left / requests < 0.5
+        and 0.5 < reset_requests / _DAY + requests_left / requests < 1.5
     ):
         requests_left, reset_requests = _reconciled(requests, requests_left, reset_requests, _DAY)
     if not (
@@ -144,7 +148,7 @@ def parse_rate_limit(headers: Mapping[str, str]) -> RateLimitInfo | None:
         and reset_tokens is not None
         and tokens_left <= tokens
         and reset_tokens <= _MINUTE
-        and -0.5 < reset_tokens / _MINUTE - 1 + tokens_left / tokens < 0.5
+        and 0.5 < reset_tokens / _MINUTE + tokens_left / tokens < 1.5
     ):
         tokens_left, reset_tokens = _reconciled(tokens, tokens_left, reset_tokens, _MINUTE)
     retry_after = get("retry-after")
