@@ -105,6 +105,13 @@ class Exchange:
         started: Monotonic instant the call began; ``None``: now.
     """
 
+    # What few calls change stands here: an object of more than thirty attributes of its own costs a kilobyte more.
+    _retries = 0
+    _last_cost = 0.0
+    _handle = 0
+    _permit: Permit | None = None
+    _counted = False  # whether the circuit breaker has been told of a success
+
     def __init__(
         self,
         engine: Engine,
@@ -150,10 +157,8 @@ class Exchange:
         self.rate_limit: RateLimitInfo | None = None
         self.request_id: str | None = None
         self.waited = 0.0
-        self._retries = 0
         self._patience = engine.policy.patience
         self._asked_usage = stream and engine.ask_usage and request is not None and request.stream_options is None
-        self._last_cost = 0.0
         self._wait = 0.0  # before the attempt under way
         self._attempt_at = self.started
         self._attempt_wall: datetime | None = None
@@ -161,9 +166,6 @@ class Exchange:
         self._rejected = False  # whether the service surely did no work on the attempt
         self._begun = False
         self._over = False
-        self._handle = 0
-        self._permit: Permit | None = None
-        self._counted = False  # whether the circuit breaker has been told of a success
 
     @classmethod
     def completion(cls, engine: Engine, request: LLMRequest, options: CallOptions, *, stream: bool) -> Exchange:

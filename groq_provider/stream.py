@@ -57,6 +57,14 @@ class ResponseStream:
     .. versionadded:: 0.1.0
     """
 
+    # What few streams change stands here: an object of more than thirty attributes of its own costs a kilobyte more.
+    #: Whether this is a forked child's copy of a stream that the parent reads.
+    foreign = False
+    _cut = False  # whether a chunk was dropped that nobody got
+    _error: e.GroqProviderError | None = None
+    #: A failure before the first chunk that poll() has met: next() sees to it, as another try takes time.
+    _problem: e.GroqProviderError | None = None
+
     def __init__(self, exchange: Exchange, wire: WireResponse) -> None:
         self._exchange = exchange
         self._call, self._idle = exchange.call, exchange.options.timeouts.idle
@@ -68,12 +76,6 @@ class ResponseStream:
         self._given = False  # whether a chunk was handed out: from there nothing is tried again
         self._away = True  # whether the reader was busy elsewhere since the last read
         self._looked = False  # or since it had looked in vain, while the limits ran on
-        #: Whether this is a forked child's copy of a stream that the parent reads.
-        self.foreign = False
-        self._cut = False  # whether a chunk was dropped that nobody got
-        self._error: e.GroqProviderError | None = None
-        #: A failure before the first chunk that poll() has met: next() sees to it, as another try takes time.
-        self._problem: e.GroqProviderError | None = None
         self._response: LLMResponse | None = None
         try:
             self._start(wire)
@@ -136,6 +138,7 @@ class ResponseStream:
         return self
 
     def __next__(self) -> ResponseChunk:
+        event: Event | None
         for mine in self._turns:
             if mine:
                 try:  # mine only in here
@@ -143,13 +146,14 @@ class ResponseStream:
                     if events is None or self._pending or self._call._cancelled:  # noqa: SLF001 - the property takes longer than the rest of this
                         return self._next()
                     # The short way for nearly every chunk: one like those before, of a read that is not used up.
-                    event = chunk = None
                     try:  # still mine
                         for event in events:
                             if not event[0] and (chunk := self._assembler.again(event[1])) is not None:
                                 return chunk
                             self._pump(event)
                             break
+                        else:
+                            self._events = None  # used up
                     except e.GroqProviderError as error:
                         self._broken(error)
                     except BaseException:  # KeyboardInterrupt and the like
@@ -295,8 +299,6 @@ class ResponseStream:
                 if self._pending:
                     self._events = events
                     return
-            if self._size > MAX_STREAM:
-                raise e.ResponseTooLargeError(f"the stream is larger than {MAX_STREAM:,} bytes", sent=True)
             if self._alive and not self._away and self._first_token_at is not None:
                 # Only chunks keep a stream alive: comments and pings reset nothing. Until the first token its own limit runs.
                 call = self._call
@@ -320,6 +322,8 @@ class ResponseStream:
         if self._lines is not None:
             self._exchange.call.look()
             return self._decoder.events(self._batch())
+        if self._size > MAX_STREAM:
+            raise e.ResponseTooLargeError(f"the stream is larger than {MAX_STREAM:,} bytes", sent=True)
         self._reader = get_ident()
         if self._away:
             self._back()
@@ -344,9 +348,10 @@ class ResponseStream:
         if lines is None:
             self._end_of_body()
             return None
-        self._size += sum(map(len, lines), len(lines))  # with their ends
+        number = len(lines)
+        self._size += sum(map(len, lines), number)  # with their ends
         self._alive = False
-        if len(lines) > _BATCH:
+        if number > _BATCH:
             self._lines = iter(lines)
             lines = self._batch()
         return self._decoder.events(lines)
@@ -396,31 +401,29 @@ class ResponseStream:
                 self._alive = True
                 self._pending.append(chunk)
                 return
-        if name not in _OWN_NAMES and not _names_itself(event):
+        elif name not in _OWN_NAMES and not _names_itself(event):
             return  # a ping, a heartbeat: whatever it carries, nobody asked for it
         if data[:6] == DONE:
             self._end_of_stream(clean=True)
             return
-        if not data.strip() and name != "error":
-            return
-        self._alive = True
-        look = self._exchange.call.look
-        if len(data) > _LARGE:
-            look()
         try:
             text = str(data, "utf-8")
         except UnicodeDecodeError:
             self.decode_errors += 1
             text = str(data[: json_text.AT_ONCE], "utf-8", "replace")
         try:
-            if len(data) > json_text.AT_ONCE:
-                decoded = json_text.loads(data, "an event of the stream", look=look)
-            else:
+            if len(data) <= _LARGE:
                 decoded = json_text.loads_text(text, "an event of the stream")
+            else:
+                self._call.look()
+                decoded = json_text.loads(data, "an event of the stream", look=self._call.look)
         except e.ResponseDecodeError:
             if name != "error":
+                if not data.strip():
+                    return  # an event without data, which is no sign of life
                 raise
             decoded = text
+        self._alive = True
         if name == "error" or (type(decoded) is dict and (decoded.get("error") or decoded.get("object") == "error")):
             self._wire.drain(self._exchange.call)  # the last event: if the body ends here, the connection serves again
             raise self._service_error(decoded)

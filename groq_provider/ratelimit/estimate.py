@@ -35,7 +35,7 @@ def estimate_prompt_tokens(request: LLMRequest, tokenizer: Callable[[str], int] 
     for message in request.messages:
         tokens += _MESSAGE_TOKENS
         content = message.content
-        if tokenizer is None and type(content) is str and message.reasoning is message.tool_calls is None:
+        if tokenizer is None and type(content) is str and message.reasoning is None and message.tool_calls is None:
             size += len(content) if content.isascii() else len(content.encode("utf-8", "replace"))
             continue  # nearly all of them
         texts: list[str] = []

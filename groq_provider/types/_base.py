@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import attrs
@@ -12,7 +13,7 @@ import attrs
 from groq_provider.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 T = TypeVar("T")
 
@@ -121,6 +122,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {found[0]!r}?)" if found else ""
 
 
+def all_of(names: Iterable[str]) -> Callable[[object], tuple[Any, ...]]:
+    """Return what reads so many attributes of an object at once; at least two."""
+    return attrgetter(*names)
+
+
 @functools.cache
 def field_names(cls: type[Any]) -> tuple[str, ...]:
     """Return the names a class is built from."""
@@ -224,16 +230,17 @@ def defer_checks(_cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.A
 
 
 @functools.cache
-def _deferred(cls: type[Any]) -> tuple[tuple[str, Any, attrs.Attribute[Any]], ...]:
-    return tuple((f.name, f.metadata[_CHECK], f) for f in attrs.fields(cls) if _CHECK in f.metadata)
+def _deferred(cls: type[Any]) -> tuple[Callable[[object], tuple[Any, ...]], tuple[attrs.Attribute[Any], ...]]:
+    fields = tuple(f for f in attrs.fields(cls) if _CHECK in f.metadata)
+    return all_of(f.name for f in fields), fields
 
 
 def check_given(instance: object) -> None:
     """Run the deferred validators of the fields that are not ``None``."""
-    for name, check, attribute in _deferred(type(instance)):  # type: ignore[arg-type]  # classes are hashable
-        given = getattr(instance, name)
+    values, fields = _deferred(type(instance))  # type: ignore[arg-type]  # classes are hashable
+    for given, attribute in zip(values(instance), fields):  # noqa: B905 - of one length, and this is a hot path
         if given is not None:
-            check(instance, attribute, given)
+            attribute.metadata[_CHECK](instance, attribute, given)
 
 
 # --- validators: one message shape, "field = value: what is allowed" ---------------------------------------------------

@@ -29,6 +29,8 @@ _NO_FINISH = ("", "null", "error")
 
 #: What stands before the text in a chunk, as compact JSON and as spaced JSON.
 _MARKS = (b'"content":"', b'"content": "')
+#: The beginning of no chunk: nothing has been learned, or it cannot be used just now.
+_NO_HEAD = b"\0"
 #: So many chunks are tried as a pattern; a server that gives each an id of its own has none.
 _TRIES = 4
 #: Values that are kept of all chunks together beside the texts: a stream may be four times as long as a plain answer.
@@ -87,7 +89,7 @@ class Assembler:
         self._calls: ToolCalls | None = None
         #: First halves of characters that a server has cut in two, by where their second halves will come.
         self._halves: dict[tuple[int, str], str] = {}
-        self._resting = b""  # the pattern of :meth:`again`, while a half is open
+        self._resting = _NO_HEAD  # the pattern of :meth:`again`, while a half is open
         self._fields: dict[str, Any] = {}
         self._logprobs: Any = None
         self._finish: str | None = None
@@ -104,7 +106,7 @@ class Assembler:
         self.failed: dict[str, Any] | None = None
         self._others = 0  # chunks with something for the reader, but without content
         #: The bytes around the text of a chunk that held one piece of text and nothing new: of the next one usually, too.
-        self._head = self._tail = b""
+        self._head, self._tail = _NO_HEAD, b""
         self._between = slice(0)
         self._tries = _TRIES
         #: The first chunk, if its envelope is nothing but the usual: the first text goes out before anybody looks at it.
@@ -120,8 +122,7 @@ class Assembler:
 
         Decoding the rest once more would find what is known already. That is most of the work for a chunk of one token.
         """
-        head = self._head
-        if not head or not data.startswith(head) or not data.endswith(self._tail):
+        if not data.startswith(self._head) or not data.endswith(self._tail):
             return None
         try:
             text = str(data[self._between], "utf-8")
@@ -331,15 +332,17 @@ class Assembler:
             return text
         text, later = whole(half + text)
         if half and place == _CONTENT:
-            self._head, self._resting = self._resting, b""
+            self._head, self._resting = self._resting, _NO_HEAD
         if later:
             self._halves[place] = later
             if place == _CONTENT:
-                self._head, self._resting = b"", self._head
+                self._head, self._resting = _NO_HEAD, self._head
         return text
 
     def rest(self) -> ResponseChunk | None:
         """Return what the end of the stream leaves of characters cut in two, as part of the answer; to be asked for once."""
+        if self._calls is None and not self._halves:
+            return None
         calls = () if self._calls is None else self._calls.rest()
         content, reasoning = [self._halves.pop((0, name), "") and LOST for name in ("content", "reasoning")]
         if not content and not reasoning and not calls:

@@ -15,12 +15,27 @@ import attrs
 from groq_provider.errors import ResponseDecodeError
 from groq_provider.types import request as q
 from groq_provider.types import response as r
-from groq_provider.types._base import FromAnswer
+from groq_provider.types._base import FromAnswer, all_of
 from groq_provider.types.allowed import GROQ
 from groq_provider.types.messages import ROLES
 
 from .converter import decode, encode
-from .fields import MAX_TOKENS, amount, clean, count, instant, items, objects, paced, seconds, spoken, text, word, wrong
+from .fields import (
+    MAX_SECONDS,
+    MAX_TOKENS,
+    amount,
+    clean,
+    count,
+    instant,
+    items,
+    objects,
+    paced,
+    seconds,
+    spoken,
+    text,
+    word,
+    wrong,
+)
 from .json_text import as_text, count_values, dumps
 
 if TYPE_CHECKING:
@@ -59,9 +74,11 @@ _ROLES = frozenset(ROLES) - {"tool"}
 
 
 @functools.cache
-def _sent_fields() -> tuple[str, ...]:
+def _sent_fields() -> tuple[tuple[str, ...], Callable[[object], tuple[Any, ...]]]:
+    """Return the names of the fields that are sent as they are, and what reads them all."""
     apart = OWN_FIELDS | {"model", "messages"}
-    return tuple(a.name for a in attrs.fields(q.LLMRequest) if a.name not in apart)
+    names = tuple(a.name for a in attrs.fields(q.LLMRequest) if a.name not in apart)
+    return names, all_of(names)
 
 
 _NO_RARE = (None,) * 6
@@ -104,8 +121,8 @@ def request_body(
                 messages[index] = encode(allowed.check_message(message, index))
     body: dict[str, Any] = {"model": model, "messages": messages}
     checks = allowed.fields
-    for name in _sent_fields():
-        given = getattr(request, name)
+    names, values = _sent_fields()
+    for name, given in zip(names, values(request)):  # noqa: B905 - of one length, and this is a hot path
         if given is not None:
             if name in checks:
                 checks[name](request, given)
@@ -160,21 +177,31 @@ def usage(data: object) -> r.Usage | None:
         cached = _detail(details, "cached_tokens", extra, "prompt_tokens_details", most=prompt)
     if details := get("completion_tokens_details"):
         reasoning = _detail(details, "reasoning_tokens", extra, "completion_tokens_details")
+    queue, before, during, whole = get("queue_time"), get("prompt_time"), get("completion_time"), get("total_time")
+    if not (
+        type(queue) is type(before) is type(during) is type(whole) is float
+        and 0.0 <= queue <= MAX_SECONDS
+        and 0.0 <= before <= MAX_SECONDS
+        and 0.0 <= during <= MAX_SECONDS
+        and 0.0 <= whole <= MAX_SECONDS
+    ):
+        queue, before, during, whole = [seconds(data, key) for key in _TIMES]
     return r.Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
         total_tokens=total or prompt + completion,
         cached_tokens=cached,
         reasoning_tokens=reasoning,
-        queue_time=seconds(data, "queue_time"),
-        prompt_time=seconds(data, "prompt_time"),
-        completion_time=seconds(data, "completion_time"),
-        total_time=seconds(data, "total_time"),
+        queue_time=queue,
+        prompt_time=before,
+        completion_time=during,
+        total_time=whole,
         extra=extra,
     )
 
 
 _TOKENS = ("prompt_tokens", "completion_tokens", "total_tokens")
+_TIMES = ("queue_time", "prompt_time", "completion_time", "total_time")
 
 
 def _absurd(data: dict[str, Any]) -> bool:

@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 __all__ = [
     "LOST",
+    "MAX_SECONDS",
     "MAX_TOKENS",
     "MOST_ITEMS",
     "amount",
@@ -37,7 +38,8 @@ __all__ = [
 
 #: More tokens than any answer has, prompt included; a larger figure is none.
 MAX_TOKENS = 100_000_000
-_MAX_SECONDS = 7 * 86_400.0
+#: A longer time is none.
+MAX_SECONDS = 7 * 86_400.0
 
 #: More choices, calls or parts than any answer has.
 MOST_ITEMS = 10_000
@@ -133,9 +135,9 @@ def amount(data: dict[str, Any], key: str, most: int = MAX_TOKENS) -> int | None
 def seconds(data: dict[str, Any], key: str) -> float | None:
     """Return the number under *key*, if it is there and can be a duration."""
     found = data.get(key)
-    if found is None or (type(found) is float and 0.0 <= found <= _MAX_SECONDS):
+    if found is None or (type(found) is float and 0.0 <= found <= MAX_SECONDS):
         return found
-    return float(found) if type(found) is int and 0 <= found <= _MAX_SECONDS else None
+    return float(found) if type(found) is int and 0 <= found <= MAX_SECONDS else None
 
 
 def objects(data: dict[str, Any], key: str) -> list[dict[str, Any]]:

@@ -53,23 +53,26 @@ class LineSplitter:
         """
         if not data:
             return []
-        if self._after_cr and data[:1] == b"\n":
-            data = data[1:]  # second half of a CRLF
+        if self._after_cr:
             self._after_cr = False
-            if not data:
-                return []
-        self._after_cr = data[-1:] == b"\r"
+            if data[:1] == b"\n":
+                data = data[1:]  # second half of a CRLF
+                if not data:
+                    return []
         if b"\r" in data:
+            self._after_cr = data[-1:] == b"\r"
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         if b"\n" not in data:
             self._hold(data)
             return []
         lines = data.split(b"\n")
         rest = lines.pop()
+        size = len(data)
         if self._rest:
+            size += len(self._rest)
             lines[0] = b"".join((self._rest, lines[0]))
             self._rest.clear()
-        if len(data) > self.max_line or len(lines[0]) > self.max_line:
+        if size > self.max_line:
             for line in lines:
                 self._check(len(line))
         if rest:
@@ -122,11 +125,11 @@ class EventDecoder:
 
     def events(self, lines: list[bytes]) -> Iterator[Event]:
         """Take lines, and yield the events they complete, each before the next line is looked at."""
-        most = self.max_event
+        short = max(map(len, lines), default=0) < self.max_event
         fresh = not (self._first or self._data or self._name)
         rest = iter(lines)
         for line in rest:
-            if fresh and line[:6] == b"data: " and len(line) < most:
+            if fresh and short and line[:6] == b"data: ":
                 # Nearly every event is one line of data and an empty one.
                 after = next(rest, None)
                 if after == b"":
