@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
@@ -158,7 +159,7 @@ _HOMES = {
     "types.status": "LatencyMetrics MeasuredProfile ProviderHealth RateLimitStatus RateLimitWindow",
 }
 _COMPLETED = ("types.messages", "types.request", "types.response")
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+_HOME_OF = dict(chain.from_iterable(dict.fromkeys(names.split(), module).items() for module, names in _HOMES.items()))
 
 __all__ = [
     "DEFAULT_MODEL",

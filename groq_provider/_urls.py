@@ -46,6 +46,8 @@ def hide_credentials(url: str) -> str:
     >>> hide_credentials("http://user:secret@proxy.example:8080")
     'http://****@proxy.example:8080'
     """
+    if "?" not in url and "#" not in url and "@" not in url:
+        return url
     cut = re.split(r"[?#]", url, maxsplit=1)[0]
     # Everything up to the last "@", slashes included: a password may hold one.
     if "@" in url:
@@ -70,7 +72,7 @@ def check_proxy(text: object) -> tuple[str, str]:
     """
     if not isinstance(text, str):
         return "", f"must be a URL such as 'http://proxy:8080', not {type(text).__name__}"
-    if any(char.isspace() or not char.isprintable() for char in text):
+    if " " in text or not text.isprintable():  # of all spaces that one alone is printable
         return (
             "",
             "spaces, line ends and control characters are not allowed; in a user name or password percent-encode them: ' ' as %20",
@@ -139,7 +141,7 @@ def normalise_base_url(
         raise ConfigurationError(f"{here}: must be a URL such as 'https://api.groq.com', of at most 2048 characters")
     if "?" in url or "#" in url:
         raise ConfigurationError(f"{here}: leave out the query and the fragment")
-    if "\\" in url or any(char.isspace() or not char.isprintable() for char in url):
+    if "\\" in url or " " in url or not url.isprintable():  # of all spaces that one alone is printable
         raise ConfigurationError(f"{here}: spaces, control characters and backslashes are not allowed")
     match = re.match(_SCHEME, url)
     scheme = match[1].lower() if match else ""
@@ -198,7 +200,7 @@ def _check_host(host: str, here: str) -> tuple[str, bool]:
     labels = name.split(".")
     if len(name) > 253 or not all(re.fullmatch(_LABEL, label) for label in labels):
         raise ConfigurationError(f"{here}: {shorten(host, 80)} is no host name")
-    if labels[-1].isdigit() or re.fullmatch(r"0x[0-9a-f]*", labels[-1]):
+    if labels[-1].isdigit() or (labels[-1].startswith("0x") and re.fullmatch(r"0x[0-9a-f]*", labels[-1])):
         try:
             return str(ipaddress.IPv4Address(name)), ipaddress.IPv4Address(name).is_loopback
         except ValueError:
@@ -243,7 +245,7 @@ def _usual_root(root: str, type: ProviderType) -> str:
     """Return the root that a path without an endpoint stands for."""
     if type is not ProviderType.GROQ:
         return root or "/v1"
-    if root.endswith("/v1") or re.fullmatch(_CLOUDFLARE, root):
+    if root.endswith("/v1") or (root.endswith("/groq") and re.fullmatch(_CLOUDFLARE, root)):
         return root
     # A prefix before it is a gateway, as Groq's own SDK has it: GROQ_BASE_URL + "/openai/v1/…".
     return f"{root}/v1" if root.endswith("/openai") else f"{root}/openai/v1"

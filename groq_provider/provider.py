@@ -28,7 +28,6 @@ from .errors import (
 )
 from .health import HealthMonitor
 from .latency import LatencyTracker, NullLatencyTracker
-from .protocols import LatencyRecorder, RateLimiter
 from .ratelimit.estimate import estimate_prompt_tokens
 from .ratelimit.limiter import TokenBucketRateLimiter
 from .resources.models import Models
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from .breaker import CircuitBreaker
     from .bulk import BulkRun
     from .config import ProviderSettings
+    from .protocols import LatencyRecorder, RateLimiter
     from .stream import ResponseStream
     from .types.allowed import Allowed
     from .types.fields import RequestFields
@@ -139,9 +139,10 @@ class GroqProvider:
 
     def _make_parts(self, given: dict[str, Any], *, lazy: bool = False) -> None:
         """Make what the caller did not give."""
-        for name, protocol in (("clock", Clock), ("rate_limiter", RateLimiter), ("latency_tracker", LatencyRecorder)):
-            if name in given and not isinstance(given[name], protocol):
-                raise ConfigurationError(f"{name} must be a {protocol.__name__}, not {type(given[name]).__name__}")
+        for name, part in given.items():
+            protocol = _protocol_of(name)
+            if protocol is not None and not isinstance(part, protocol):
+                raise ConfigurationError(f"{name} must be a {protocol.__name__}, not {type(part).__name__}")
         if "tokenizer" in given and not callable(given["tokenizer"]):
             raise ConfigurationError(
                 f"tokenizer must take a text and return a number, not be {type(given['tokenizer']).__name__}"
@@ -693,3 +694,14 @@ def _anything() -> Allowed:
 def _check_token(cancel: object) -> None:
     if cancel is not None and not isinstance(cancel, CancelToken):
         raise InvalidRequestError(f"cancel must be a CancelToken, not {type(cancel).__name__}")
+
+
+def _protocol_of(name: str) -> type | None:
+    """Return what a part given under that name has to be, if that is a protocol."""
+    if name == "clock":
+        return Clock
+    if name not in {"rate_limiter", "latency_tracker"}:
+        return None
+    from .protocols import LatencyRecorder, RateLimiter  # most programs give neither
+
+    return RateLimiter if name == "rate_limiter" else LatencyRecorder

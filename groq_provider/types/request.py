@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -295,7 +296,7 @@ def check_extra(body: Mapping[str, Any], what: str) -> None:
             raise InvalidRequestError(f"{what} holds {name!r}, which cannot be replaced there: {hint}")
 
 
-REQUEST_FIELDS = frozenset(a.name for a in attrs.fields(LLMRequest))
+REQUEST_FIELDS = frozenset(map(attrgetter("name"), attrs.fields(LLMRequest)))
 
 
 def _check_names(fields: Mapping[str, Any]) -> None:
