@@ -128,7 +128,7 @@ def main() -> None:
     order = json.loads(sys.argv[1])
     program = Program(order["url"], order["settings"], order["seed"])
     signal.signal(signal.SIGALRM, program._strike)
-    program._call(METHODS["generate"])  # what is loaded late is loaded
+    program._call(METHODS["warm_up"])  # loads what is loaded late, in the middle of which no handler may strike
     for name in order["methods"]:
         print(name, flush=True)
         try:
