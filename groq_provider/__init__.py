@@ -294,7 +294,13 @@ def __getattr__(name: str) -> Any:
     module = _HOME_OF.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f".{module}", __name__), name)
+    try:
+        home = importlib.import_module(f".{module}", __name__)
+    except (
+        AttributeError
+    ) as error:  # of `from groq_provider import X` it would make a "cannot import name" without this cause
+        raise ImportError(f"{__name__}.{module} cannot be loaded: {error}", name=f"{__name__}.{module}") from error
+    found = getattr(home, name)
     if module in _COMPLETED:
         # Whoever takes these classes from here may read their annotations, too; the package itself takes them from where they are.
         importlib.import_module(".types", __name__).complete()

@@ -6,7 +6,7 @@ import functools
 import os
 import socket
 import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from groq_provider.cancel import CancelToken
 from groq_provider.errors import ReadTimeoutError, RequestCancelledError
@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = ["CallState", "Interruptible", "activate", "adopt", "current", "tries", "wake"]
 
-# The base-class method on purpose. SSLSocket.shutdown() drops the TLS layer first, after which a reader that still runs is
-# handed ciphertext (cpython#124618); urllib3's response.shutdown() has the same flaw.
-_shutdown = socket.socket.shutdown
+
+def _shutdown(sock: Any, how: int) -> None:
+    # The base-class method on purpose. SSLSocket.shutdown() drops the TLS layer first, after which a reader that still runs is
+    # handed ciphertext (cpython#124618); urllib3's response.shutdown() has the same flaw. Looked up here, for gevent may have replaced it.
+    if isinstance(sock, socket.SocketType):
+        socket.SocketType.shutdown(sock, how)
+    else:
+        sock.shutdown(how)  # Eventlet's, which has the real one inside; its TLS sockets are real ones
 
 
 class Interruptible(Protocol):
@@ -181,7 +186,7 @@ class CallState(CancelToken):
                 interrupt()
                 return
             try:
-                _shutdown(owned, socket.SHUT_RDWR)  # type: ignore[arg-type]  # what cannot be interrupted is a socket
+                _shutdown(owned, socket.SHUT_RDWR)  # what cannot be interrupted is a socket
             except OSError:
                 pass  # not connected yet, or gone already
 
