@@ -21,7 +21,7 @@ from ._version import __version__
 if TYPE_CHECKING:
     from ._defaults import DEFAULT_MODEL, FAST_MODEL, ProviderType
     from .breaker import BreakerPolicy, CircuitBreaker
-    from .bulk import BulkResult, BulkRun
+    from .bulk import BulkFailure, BulkResult, BulkRun, BulkSuccess
     from .cancel import CancelToken
     from .catalog import MODEL_MIGRATION, Catalogue, default_catalogue
     from .clock import Clock, SystemClock
@@ -120,7 +120,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "_defaults": "DEFAULT_MODEL FAST_MODEL ProviderType",
     "breaker": "BreakerPolicy CircuitBreaker",
-    "bulk": "BulkResult BulkRun",
+    "bulk": "BulkFailure BulkResult BulkRun BulkSuccess",
     "cancel": "CancelToken",
     "catalog": "MODEL_MIGRATION Catalogue default_catalogue",
     "clock": "Clock SystemClock",
@@ -172,8 +172,10 @@ __all__ = [
     "AuthenticationError",
     "BreakerPolicy",
     "BrowserResult",
+    "BulkFailure",
     "BulkResult",
     "BulkRun",
+    "BulkSuccess",
     "CancelToken",
     "Catalogue",
     "Chart",

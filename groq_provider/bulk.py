@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import logging
 import math
@@ -9,7 +10,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +19,7 @@ import attrs
 from groq_provider import errors as e
 from groq_provider._signals import struck
 from groq_provider.cancel import CancelToken
-from groq_provider.concurrency import MOST, Controller, comparable
+from groq_provider.concurrency import Controller, comparable
 from groq_provider.types.messages import Message
 from groq_provider.types.request import LLMRequest
 from groq_provider.types.response import LLMResponse
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
-__all__ = ["BulkResult", "BulkRun"]
+__all__ = ["BulkFailure", "BulkResult", "BulkRun", "BulkSuccess"]
 
 _log = logging.getLogger(__name__)
 _PACKAGE = __name__.rpartition("bulk")[0]
@@ -36,11 +37,16 @@ _REFUSALS = (e.RateLimitedError, e.OverloadedError)
 _REFUSAL_NAMES = {error.__name__ for error in _REFUSALS}
 #: More of its time than this in the limiter's queue or between retries, and a call is no reason to have more of them.
 _WAITING = 0.1
+#: Seconds that a thread without an item waits for the next. To start another takes a thousandth of it.
+_LINGER = 0.1
 
 
 @attrs.frozen(kw_only=True)
 class BulkResult:
     """The outcome of one item: a response or an error, exactly one of them.
+
+    A run gives out its two kinds, :class:`BulkSuccess` and :class:`BulkFailure`, so that type checkers know that there is a response
+    after ``if result.error is None``, and an error otherwise. For ``if result.ok`` mypy knows it, pyright does not.
 
     Attributes:
         index: Position in the input, from 0.
@@ -64,11 +70,55 @@ class BulkResult:
         return self.error is None
 
 
+@attrs.frozen(kw_only=True)
+class BulkSuccess(BulkResult):
+    """The outcome of an item that was answered.
+
+    Its fields are those of :class:`BulkResult`.
+
+    .. versionadded:: 0.1.0
+    """
+
+    response: LLMResponse
+    error: None = attrs.field(default=None, eq=False)
+
+    @property
+    def ok(self) -> Literal[True]:
+        """Whether there is a response: yes."""
+        return True
+
+
+@attrs.frozen(kw_only=True)
+class BulkFailure(BulkResult):
+    """The outcome of an item that failed.
+
+    Its fields are those of :class:`BulkResult`.
+
+    .. versionadded:: 0.1.0
+    """
+
+    response: None = None
+    error: e.GroqProviderError = attrs.field(eq=False)
+
+    @property
+    def ok(self) -> Literal[False]:
+        """Whether there is a response: no."""
+        return False
+
+
+#: What a run gives out.
+_Outcome = BulkSuccess | BulkFailure
+#: An item that waits, and the same with its number once a thread has taken it.
+_Job = tuple["Future[_Outcome]", "Callable[..., _Outcome]", tuple[Any, ...]]
+_Taken = tuple[int, "Future[_Outcome]", "Callable[..., _Outcome]", tuple[Any, ...]]
+
+
 class BulkRun:
     """Iterate it for results; use it as a context manager, so that leaving early ends what is unfinished.
 
     At most twice as many items as workers (as :attr:`workers` says at that moment) are taken from the input ahead of the results,
-    so inputs of any length take little memory. The input is read in the thread that iterates.
+    so inputs of any length take little memory. The input is read in the thread that iterates. Where the system has no more threads, the
+    run goes on with those it has; if it has none, that thread works on the items, too.
 
     It never ends early in silence: if the provider is closed, or the run cancelled, while items are left untaken, iterating ends with
     :class:`~groq_provider.ProviderClosedError` or :class:`~groq_provider.RequestCancelledError` after the results of those that were
@@ -109,20 +159,16 @@ class BulkRun:
         self._call = call
         self._fields = fields
         self._ordered = ordered
-        self._threads: ThreadPoolExecutor | _Crew | _Here
+        self._threads: _Crew | _Here
         if _in_a_handler():
             self._threads = _Here()
-            self._workers = 1
-        elif max_workers == "auto":
-            self._threads = _Crew()
         else:
-            self._workers = max_workers
-            self._threads = ThreadPoolExecutor(max_workers, thread_name_prefix="groq-bulk")
+            self._threads = _Crew(Controller() if max_workers == "auto" else _Fixed(max_workers))
         self._token = CancelToken()
         self._outer = cancel
         self._handle = None if cancel is None else cancel.subscribe(self._token.cancel)
-        self._waiting: deque[Future[BulkResult]] = deque()  # in order of input; ordered runs only
-        self._done: queue.SimpleQueue[Future[BulkResult]] = queue.SimpleQueue()  # unordered runs only
+        self._waiting: deque[Future[_Outcome]] = deque()  # in order of input; ordered runs only
+        self._done: queue.SimpleQueue[Future[_Outcome]] = queue.SimpleQueue()  # unordered runs only
         self._running = 0
         self._exhausted = False
         #: Why items were left untaken: raised once what is under way has been handed out.
@@ -137,12 +183,12 @@ class BulkRun:
     @property
     def workers(self) -> int:
         """How many items may be worked on at once: what was asked for; with ``"auto"`` the number right now."""
-        return self._threads.workers if isinstance(self._threads, _Crew) else self._workers
+        return self._threads.workers
 
-    def __iter__(self) -> Iterator[BulkResult]:
+    def __iter__(self) -> Iterator[BulkSuccess | BulkFailure]:
         return self
 
-    def __next__(self) -> BulkResult:
+    def __next__(self) -> BulkSuccess | BulkFailure:
         if self._closed:
             raise self._end
         if not isinstance(self._threads, _Here) and _in_a_handler():
@@ -155,6 +201,7 @@ class BulkRun:
                 self._end = StopIteration() if self._cut is None else self._cut
                 self.close()
                 raise self._end
+            self._threads.lend()
             result = (self._waiting.popleft() if self._ordered else self._done.get()).result()
         except BaseException:  # KeyboardInterrupt while waiting, an input that fails
             self.close()
@@ -216,7 +263,7 @@ class BulkRun:
         if self._given_back or _in_a_handler():
             return  # the call that it interrupted may hold a lock of the pool; the next close() or the collector gives them back
         self._given_back = True
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.shutdown(wait=True)
 
     def __enter__(self) -> BulkRun:
         return self
@@ -231,7 +278,7 @@ class BulkRun:
             # Left without a with-block: end the work, do not wait for it.
             self._closed = self._given_back = True
             self._token.cancel()
-            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._threads.shutdown(wait=False)
 
 
 #: Reads the input, which may be another run.
@@ -248,105 +295,194 @@ class _Here:
 
     workers = 1
 
-    def submit(self, function: Callable[..., BulkResult], *args: Any) -> Future[BulkResult]:
-        future: Future[BulkResult] = Future()
+    def submit(self, function: Callable[..., _Outcome], *args: Any) -> Future[_Outcome]:
+        future: Future[_Outcome] = Future()
         future.set_result(function(*args))
         return future
 
-    def shutdown(self, *, wait: bool, cancel_futures: bool) -> None:
+    def lend(self) -> None:
+        """Each item is done when it has been submitted."""
+
+    def shutdown(self, *, wait: bool) -> None:
         """Nothing is left to be done."""
 
 
-class _Crew:
-    """A pool of threads of which as many work at once as its controller says.
+class _Fixed:
+    """In place of a controller: as many at once as the caller asked for.
 
-    A thread takes item after item, and ends where the controller wants fewer. New ones are begun only by whoever submits: a worker
-    must not hold a lock of the pool, for a run nobody holds any more may be collected, and its pool shut down, in any thread.
-
-    Thread safety: one thread submits.
+    Thread safety: as a controller's.
     """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards the controller and the two below; held for a moment, never during a call
-        self._controller = Controller()
-        self._pending: deque[tuple[Future[BulkResult], Callable[..., BulkResult], tuple[Any, ...]]] = deque()
-        self._opening: set[object] = set()  # threads asked for that have not begun
-        self._threads = ThreadPoolExecutor(MOST, thread_name_prefix="groq-bulk")
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.in_flight = 0
+
+    def start(self) -> int:
+        self.in_flight += 1
+        return 0
+
+    def end(self, _number: int, **_outcome: Any) -> None:
+        self.in_flight -= 1
+
+
+class _Crew:
+    """Threads of which as many work at once as their controller says.
+
+    A thread takes item after item. When none is left, or the controller wants fewer, it waits a moment for the next and ends; so it need
+    not be told that the interpreter ends. A ThreadPoolExecutor does not do: it takes no work once the main thread has ended, though
+    other threads go on, and raises where no thread can be started. Only the thread that submits begins new ones, and an abandoned run
+    is shut down without the lock: that may happen in any thread, in the middle of what the lock guards.
+
+    Thread safety: one thread submits and lends.
+    """
+
+    def __init__(self, controller: Controller | _Fixed) -> None:
+        self._lock = threading.Lock()  # guards the four below; held for a moment, never during a call
+        self._controller = controller
+        self._pending: deque[_Job] = deque()
+        self._idle: dict[threading.Lock, None] = {}  # one for each thread that waits for an item, released to wake it
+        self._opening: set[threading.Lock] = set()  # of threads begun or woken that have not looked for an item since
+        self._over = False
+        self._threads: list[threading.Thread] = []  # of the submitting thread alone
+        self._short = False  # whether items wait and no thread works, because none can be started; of that thread, too
 
     @property
     def workers(self) -> int:
         return self._controller.limit
 
-    def submit(self, function: Callable[..., BulkResult], *args: Any) -> Future[BulkResult]:
-        future: Future[BulkResult] = Future()
+    def submit(self, function: Callable[..., _Outcome], *args: Any) -> Future[_Outcome]:
+        future: Future[_Outcome] = Future()
         with self._lock:
             self._pending.append((future, function, args))
-        while True:
-            with self._lock:
-                free = self._controller.limit - self._controller.in_flight
-                if len(self._opening) >= min(free, len(self._pending)):
-                    return future
-                claim = object()
-                self._opening.add(claim)
-            try:
-                self._threads.submit(self._work, claim)
-            except RuntimeError:  # the system has no more threads, or the interpreter ends
-                with self._lock:
-                    self._opening.discard(claim)
-                    if not self._opening and not self._controller.in_flight:
-                        raise
-                return future  # those there are will do it
+        self._begin()
+        return future
 
-    def shutdown(self, *, wait: bool, cancel_futures: bool) -> None:
-        while cancel_futures:  # without the lock: this may be a finalizer, in a thread that holds it
+    def lend(self) -> None:
+        """Where no thread works and none can be started, work on an item in this one."""
+        if not self._short:
+            return
+        self._begin()
+        if self._short and (job := self._next(None, {}, None)) is not None:
+            self._work_on(*job, None)
+
+    def shutdown(self, *, wait: bool) -> None:
+        self._over = True
+        while True:
             try:
                 future, _, _ = self._pending.popleft()
             except IndexError:
                 break
             future.cancel()
-        self._threads.shutdown(wait=wait, cancel_futures=cancel_futures)
-
-    def _work(self, claim: object) -> None:
-        job = self._next(None, {}, claim)
-        while job is not None:
-            number, future, function, args = job
-            result: BulkResult | None = None
-            failure: BaseException | None = None
-            outcome: dict[str, Any] = {}
-            if future.set_running_or_notify_cancel():
-                try:
-                    result = function(*args)
-                    outcome = _outcome(result)
-                except BaseException as error:  # noqa: BLE001 - handed to whoever reads the results, as a pool does
-                    failure = error
-            job = self._next(number, outcome)
-            if failure is not None:
-                future.set_exception(failure)
-            elif result is not None:
-                future.set_result(result)
-            del future, function, args, result, failure  # a thread that waits holds nothing of what it did
-
-    def _next(
-        self, number: int | None, outcome: dict[str, Any], claim: object = None
-    ) -> tuple[int, Future[BulkResult], Callable[..., BulkResult], tuple[Any, ...]] | None:
-        """End one item and begin another in one step, so that the moment between them does not look like a slot nobody needs."""
+        if not wait:
+            return
         with self._lock:
-            self._opening.discard(claim)
+            idle, self._idle = self._idle, {}
+        for bell in idle:
+            _ring(bell)
+        for thread in self._threads:
+            with contextlib.suppress(RuntimeError):  # an interrupt came before it was started
+                thread.join()
+
+    def _begin(self) -> None:
+        """Wake or start the threads that the items waiting want and the controller allows, as far as the system has them."""
+        self._short = False
+        while True:
+            with self._lock:
+                free = self._controller.limit - self._controller.in_flight
+                if len(self._opening) >= min(free, len(self._pending)):
+                    return
+                woken = bool(self._idle)
+                bell = self._idle.popitem()[0] if woken else threading.Lock()
+                self._opening.add(bell)
+            if woken:
+                _ring(bell)
+                continue
+            bell.acquire()
+            self._threads = [known for known in self._threads if known.is_alive()]
+            thread = threading.Thread(target=self._work, args=(bell,), name="groq-bulk")
+            self._threads.append(thread)
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no more, or the interpreter ends
+                with self._lock:
+                    self._opening.discard(bell)
+                    self._short = not self._opening and not self._controller.in_flight
+                return  # those there are will do it
+
+    def _work(self, bell: threading.Lock) -> None:
+        while True:
+            job = self._next(None, {}, bell)
+            while job is not None:
+                job = self._work_on(*job, bell)
+            if self._over:
+                return
+            if not bell.acquire(timeout=_LINGER):
+                with self._lock:
+                    if bell in self._idle:  # else it has just been woken
+                        del self._idle[bell]
+                        return
+
+    def _work_on(
+        self,
+        number: int,
+        future: Future[_Outcome],
+        function: Callable[..., _Outcome],
+        args: tuple[Any, ...],
+        bell: threading.Lock | None,
+    ) -> _Taken | None:
+        """Do one item; return the next, if this is a thread of the crew."""
+        result: _Outcome | None = None
+        failure: BaseException | None = None
+        outcome: dict[str, Any] = {}
+        if future.set_running_or_notify_cancel():
+            try:
+                result = function(*args)
+                if isinstance(self._controller, Controller):
+                    outcome = _outcome(result)
+            except BaseException as error:  # noqa: BLE001 - handed to whoever reads the results, as a pool does
+                failure = error
+        job = self._next(number, outcome, bell)
+        if failure is not None:
+            future.set_exception(failure)
+        elif result is not None:
+            future.set_result(result)
+        del failure  # its traceback holds this frame
+        return job
+
+    def _next(self, number: int | None, outcome: dict[str, Any], bell: threading.Lock | None) -> _Taken | None:
+        """End one item and begin another in one step, so that the moment between them does not look like a slot nobody needs.
+
+        Args:
+            number: Of the item that ends; ``None``: none does.
+            outcome: How, for the controller.
+            bell: The thread's own, by which it is woken if there is no other item; ``None``: it is none of the crew, and has done its share.
+        """
+        with self._lock:
             before = self._controller.limit
             if number is not None:
                 self._controller.end(number, **outcome)
             after = self._controller.limit
             job = None
-            if self._controller.in_flight < after:
+            if (bell is not None or number is None) and self._controller.in_flight < after:
                 try:
                     waiting = self._pending.popleft()
                 except IndexError:  # none left, or a finalizer was here
                     pass
                 else:
                     job = (self._controller.start(), *waiting)
+            if bell is not None:
+                self._opening.discard(bell)
+                self._idle.pop(bell, None)  # there, if it rang late
+                if job is None and not self._over:
+                    self._idle[bell] = None
         if after != before:
             _log.debug("workers: %d instead of %d", after, before)
         return job
+
+
+def _ring(bell: threading.Lock) -> None:
+    with contextlib.suppress(RuntimeError):  # it rings already, from a time when its thread woke without it
+        bell.release()
 
 
 def _outcome(result: BulkResult) -> dict[str, Any]:
@@ -382,20 +518,20 @@ def _run(
     token: CancelToken,
     index: int,
     item: Any,
-) -> BulkResult:
+) -> _Outcome:
     """Work on one item, in a thread of the pool; whatever happens is a result."""
     request = None
     custom_id = str(index)
     try:
         request = LLMRequest.of(item, **fields)
         custom_id = request.custom_id or custom_id
-        return BulkResult(index=index, custom_id=custom_id, request=request, response=call(request, token))
+        return BulkSuccess(index=index, custom_id=custom_id, request=request, response=call(request, token))
     except e.GroqProviderError as error:
         # The frames say nothing of the item, and their variables are the prompt as it was given.
-        return BulkResult(index=index, custom_id=custom_id, request=request, error=e.without_frames(error))
+        return BulkFailure(index=index, custom_id=custom_id, request=request, error=e.without_frames(error))
     except Exception as error:  # noqa: BLE001 - a bug must not take the other items with it
         wrapped = e.GroqProviderError(f"unexpected {type(error).__name__} in a bulk item: {str(error)[:200]}")
         if error.__traceback__ is not None:
             error.__traceback__ = error.__traceback__.tb_next  # without this frame, which holds the item
         wrapped.__cause__ = error
-        return BulkResult(index=index, custom_id=custom_id, request=request, error=wrapped)
+        return BulkFailure(index=index, custom_id=custom_id, request=request, error=wrapped)

@@ -338,7 +338,8 @@ class GroqProvider:
             fields: Request fields for every item.
 
         Returns:
-            An iterator of :class:`~groq_provider.BulkResult`; an item that fails is a result with an ``error``.
+            An iterator of :class:`~groq_provider.BulkSuccess` and :class:`~groq_provider.BulkFailure`, which are each a
+            :class:`~groq_provider.BulkResult`: an item that fails is a result with an ``error``.
         """
         try:
             return self._bulk(requests, fields, timeout, cancel, max_workers=max_workers, ordered=ordered)

@@ -28,7 +28,7 @@ from support.transports import fork, join
 from support.workers import ask, echo, sign_in, throw, use
 
 import groq_provider
-from groq_provider import CancelToken, GroqProvider, ToolFunction
+from groq_provider import CancelToken, GroqProvider, LLMResponse, ToolFunction
 from groq_provider import errors as e
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -315,7 +315,9 @@ VALUES = value_classes()
 #: What cannot be made without words: how it is.
 MADE = {
     "Attempt": {"number": 1, "started_at": "2026-11-01"},
+    "BulkFailure": {"index": 0, "custom_id": "0", "error": e.RateLimitedError("limited", retry_after=1.0)},
     "BulkResult": {"index": 0, "custom_id": "0", "error": e.RateLimitedError("limited", retry_after=1.0)},
+    "BulkSuccess": {"index": 0, "custom_id": "0", "response": LLMResponse(content="ok")},
     "Document": {"text": "words"},
     "DocumentPart": {"data": {"a": 1}},
     "ImagePart": {"url": "https://example.org/a.png"},

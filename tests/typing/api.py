@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from typing_extensions import assert_type
+from typing_extensions import assert_never, assert_type
 
 from groq_provider import (
     APIStatusError,
     Attempt,
+    BulkFailure,
     BulkResult,
     BulkRun,
+    BulkSuccess,
     CancelToken,
     ConfigurationError,
     ExecutedTool,
@@ -158,13 +160,48 @@ def many(provider: GroqProvider, prompts: Sequence[str]) -> list[str]:
     with provider.generate_many(prompts, max_workers=32, ordered=False, timeout=60, temperature=0) as run:
         assert_type(run, BulkRun)
         for result in run:
-            assert_type(result, BulkResult)
+            assert_type(result, BulkSuccess | BulkFailure)
             assert_type(result.index, int)
             assert_type(result.custom_id, str)
             assert_type(result.response, LLMResponse | None)
             assert_type(result.error, GroqProviderError | None)
     provider.generate_many(LLMRequest(messages=(Message.user(p),), custom_id=p) for p in prompts)
     return [result.response.content for result in provider.generate_many(prompts) if result.response is not None]
+
+
+def outcomes(provider: GroqProvider, prompts: Sequence[str]) -> None:
+    """Each way to tell answers from failures tells type checkers that the one is there and the other is not."""
+    for result in provider.generate_many(prompts):
+        known: BulkResult = result
+        assert_type(known.response, LLMResponse | None)
+        result.response.content  # type: ignore[union-attr]  # noqa: B018 - there may be none
+        if result.error is None:
+            assert_type(result, BulkSuccess)
+            assert_type(result.response.content, str)
+        else:
+            assert_type(result.error, GroqProviderError)
+            assert_type(result.response, None)
+        if result.ok:
+            assert_type(result.response, LLMResponse)
+            assert_type(result.error, None)
+        else:
+            assert_type(result.error.retryable, bool)
+        if not result.ok:
+            assert_type(result.error, GroqProviderError)
+            continue
+        assert_type(result.response, LLMResponse)
+        if result.response is None:
+            assert_never(result)
+    for result in provider.generate_many(prompts):
+        if result.response is None:
+            assert_type(result.error, GroqProviderError)
+        else:
+            assert_type(result.error, None)
+        match result:
+            case BulkSuccess(response=answer):
+                assert_type(answer, LLMResponse)
+            case BulkFailure(error=error):
+                assert_type(error, GroqProviderError)
 
 
 def failures(provider: GroqProvider) -> None:
