@@ -32,7 +32,11 @@ end
 local state = {}
 local found = redis.call('HGETALL', KEYS[1])
 for i = 1, #found, 2 do
-  state[found[i]] = tonumber(found[i + 1])
+  local number = tonumber(found[i + 1])
+  -- Nothing else was written by this script. NaN fails the comparison, too.
+  if number and math.abs(number) < 9007199254740992 then
+    state[found[i]] = number
+  end
 end
 
 local changed = {}
@@ -122,11 +126,21 @@ end
 
 local horizon, latest, spacing = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local seen, claimant = tonumber(ARGV[8]), tonumber(ARGV[9])
-local version, gate = state.version or 0, state.gate or 0
+local version = state.version or 0
 local lost = version < seen
 version = math.max(version, seen) + 1
 set('version', version)
-local start = math.max(now, state.start or 0, gate)
+-- Nobody means more than that: 10 s, 60 s and one spacing, 2 s.
+local newest = math.min(state.start or 0, now + 10000000)
+local gate = math.min(state.gate or 0, now + 60000000 + spacing)
+local claimed = math.min(state.claim_until or 0, now + 2000000)
+for name, instant in pairs({start = newest, gate = gate, claim_until = claimed}) do
+  if state[name] then
+    set(name, instant)
+  end
+end
+newest = math.max(now, newest)
+local start = math.max(newest, gate)
 local longest = state.fill or 0
 for i = 10, #ARGV, 4 do
   local name, cost, burst, known = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
@@ -137,6 +151,10 @@ for i = 10, #ARGV, 4 do
     set(name, full)
   end
   if cost ~= 0 then
+    if full > newest + 2 * burst then
+      full = newest + 2 * burst
+      set(name, full)
+    end
     local ready = full
     if cost < burst then
       ready = full + cost - burst
@@ -146,7 +164,7 @@ for i = 10, #ARGV, 4 do
 end
 set('fill', longest)
 local first = state.claimant or 0
-local behind = first ~= 0 and first ~= claimant and now < (state.claim_until or 0)
+local behind = first ~= 0 and first ~= claimant and now < claimed
 if behind then
   start = math.max(start, state.claim_start or 0)
 end

@@ -7,6 +7,10 @@ script of the Redis store is its twin, and a test compares them command by comma
 It knows time only: sizes, shares and units are the caller's, who says how long a bucket needs to refill what he wants. So processes that know
 different limits get along, and a limit that changes needs no word here.
 
+No state can hold a model up for good, whoever wrote it: each :meth:`Ledger.take` first cuts what it finds to what can be meant. A bucket is empty
+and owes one more burst at most, the newest place is :data:`FARTHEST_PLACE` ahead, the gate stays closed for :data:`LONGEST_PAUSE` and one spacing,
+a claim lasts for :data:`CLAIM_LIFE`.
+
 Pure: no clock, no lock, no I/O. The caller passes *now*.
 """
 
@@ -17,10 +21,16 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CLAIM_LIFE", "NO_LIMIT", "Ask", "Change", "Ledger", "Taken", "Want"]
+__all__ = ["CLAIM_LIFE", "FARTHEST_PLACE", "LONGEST_PAUSE", "NO_LIMIT", "Ask", "Change", "Ledger", "Taken", "Want"]
 
 #: How long a place at the front is kept for a process that does not come back to it.
 CLAIM_LIFE = 2_000_000
+
+#: How far ahead a place may be: more than any caller reserves.
+FARTHEST_PLACE = 10_000_000
+
+#: How long one process can close the gate for the others; after that they try for themselves.
+LONGEST_PAUSE = 60_000_000
 
 #: A ``latest`` that never refuses.
 NO_LIMIT = 1 << 50
@@ -44,7 +54,7 @@ class Ask(NamedTuple):
 
     wants: tuple[Want, ...]
     horizon: int
-    """How far ahead a place may be reserved."""
+    """How far ahead a place may be reserved, at most :data:`FARTHEST_PLACE`."""
     latest: int
     """How far ahead the caller could use one; :data:`NO_LIMIT` for any. A place later than that is not reserved."""
     spacing: int
@@ -83,7 +93,7 @@ class Change(NamedTuple):
     start: int = 0
     """Start of a place that is given back unused."""
     pause: int = 0
-    """Close the gate for that long."""
+    """Close the gate for that long, at most :data:`LONGEST_PAUSE` and one spacing of the next to ask."""
     opened: bool = False
     """Open the gate."""
     claimant: int = 0
@@ -128,12 +138,19 @@ class Ledger:
         full_at = self.full_at
         lost = self.version < ask.seen
         self.version = max(self.version, ask.seen) + 1
-        start = max(now, self.start, self.gate)
+        if self.start > now or self.gate > now or self.claim_until > now:
+            self.start = min(self.start, now + FARTHEST_PLACE)
+            self.gate = min(self.gate, now + LONGEST_PAUSE + ask.spacing)
+            self.claim_until = min(self.claim_until, now + CLAIM_LIFE)
+        newest = max(now, self.start)
+        start = max(newest, self.gate)
         for name, cost, burst, known in ask.wants:
             full = full_at.get(name)
             if full is None or (lost and full < now + known):
                 full = full_at[name] = now + known
             if cost:
+                if full - newest > 2 * burst:
+                    full = full_at[name] = newest + 2 * burst
                 ready = full if cost >= burst else full + cost - burst
                 start = max(start, ready)
         behind = self.claimant not in {0, ask.claimant} and now < self.claim_until

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .bucket import SECOND
-from .ledger import CLAIM_LIFE, NO_LIMIT, Ask, Change, Want
+from .ledger import CLAIM_LIFE, LONGEST_PAUSE, NO_LIMIT, Ask, Change, Want
 from .line import NEVER
 from .refusal import TooLate
 from .state import ModelState
@@ -49,8 +49,6 @@ _HORIZON = 100_000
 _PATIENCE = SECOND
 #: The least time between two questions of a head that is not served.
 _BREATH = SECOND // 200
-#: How long a gate closed in one process holds the others at most; after that they try for themselves.
-_LONGEST_PAUSE = 60 * SECOND
 #: Taken for the number of processes while no store has said it.
 _EXPECTED_HOSTS = 4
 
@@ -355,7 +353,7 @@ class SharedModelState(ModelState):
         self._seen = max(self._seen, taken.version)
         # In the order of the wants; one that was learned meanwhile is at the end.
         for bucket, full in zip(self._buckets, taken.full, strict=False):
-            bucket.tat = now + full * _MICRO
+            bucket.tat = min(now + full * _MICRO, bucket.latest(now))
         if taken.reserved:
             self._grant(ticket, taken, now)
             return
@@ -465,7 +463,7 @@ class SharedModelState(ModelState):
         full = {b.name: _micro(b.tat - now) for b in self._buckets if b.tat > max(before.get(b.name, 0), now)}
         pause = 0
         if limited is not None:
-            pause = _micro(min(max(self._gate.opens_at - now, 0), _LONGEST_PAUSE))
+            pause = min(_micro(max(self._gate.opens_at - now, 0)), LONGEST_PAUSE)
         opened = limited is None and 0 < self._gated <= sequence
         if opened or limited is not None:
             self._gated = 0

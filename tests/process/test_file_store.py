@@ -29,7 +29,7 @@ from groq_provider.clock import SystemClock
 from groq_provider.errors import ConfigurationError
 from groq_provider.ratelimit import file_store
 from groq_provider.ratelimit.file_store import FileStore
-from groq_provider.ratelimit.ledger import NO_LIMIT, Ask, Change, Want
+from groq_provider.ratelimit.ledger import LONGEST_PAUSE, NO_LIMIT, Ask, Change, Want
 from groq_provider.ratelimit.stores import StoreAwayError
 
 pytestmark = pytest.mark.skipif(file_store.fcntl is None, reason="needs flock")
@@ -431,7 +431,7 @@ def test_a_reboot_shifts_all_instants(path, boot, clock, off, expected, uptime):
     """By what the wall clock says has passed."""
     store = FileStore(path, clock=clock)
     store.adjust(KEY, Change(credits={"rpm": -100 * SECOND}, pause=50 * SECOND))
-    store.take(KEY, Ask((Want("rpm", 1, 1, 0),), 0, NO_LIMIT, 0, 0, 7))  # claims the front
+    store.take(KEY, Ask((Want("rpm", 1, 100 * SECOND, 0),), 0, NO_LIMIT, 0, 0, 7))  # claims the front
     store.close()
     reboot(boot, clock, off=off, uptime=uptime)
     for _ in range(2):  # the second finds it done
@@ -574,12 +574,14 @@ def test_damaged_header_voids_records(path, store, clock, running):
     other.close()
 
 
-def test_absurd_figures_last_for_ever(store, clock):
-    """Figures beyond sense are kept as for ever, so no answer of the service can break the file."""
+def test_absurd_figures_last_one_window(store, clock):
+    """Figures beyond sense neither break the file nor hold anyone for longer than the longest pause."""
     store.adjust(KEY, Change(credits={"rpm": -(10**30)}, full={"tpm": 10**40}, pause=10**50))
     taken = store.take(KEY, ask(10**60, known=10**60))
     assert not taken.reserved
-    assert taken.wait > 10**15
+    assert taken.wait == LONGEST_PAUSE
+    clock.micros += taken.wait
+    assert store.take(KEY, ask()).reserved
     assert store.take("other", ask()).reserved
 
 

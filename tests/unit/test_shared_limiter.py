@@ -330,6 +330,16 @@ def test_foreign_claim_is_no_refusal():
     assert clock.monotonic() - before <= 3
     ledger.claimant, ledger.claim_start, ledger.claim_until = 5, ledger.last + 50_000_000, ledger.last + 50_000_000
     before = clock.monotonic()
+    take(one, deadline=before + 20).keep()  # nobody can claim that much: it is cut to two seconds
+    assert clock.monotonic() - before <= 3
+    as_it_is = store.take
+
+    def renewed(key, ask):
+        ledger.claimant, ledger.claim_start, ledger.claim_until = 5, ledger.last + 50_000_000, ledger.last + 2_000_000
+        return as_it_is(key, ask)
+
+    store.take = renewed
+    before = clock.monotonic()
     with pytest.raises(RateLimitTimeoutError):
         take(one, deadline=before + 20)
     assert clock.monotonic() - before <= 4

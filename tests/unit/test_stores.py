@@ -212,7 +212,7 @@ def test_pause_beats_simultaneous_opening(store):
     ],
 )
 def test_settlement_credits_and_debts(store, credit, full):
-    """Credit up to full; debt without bound."""
+    """Credit up to full; debt beyond empty."""
     drain(store)
     store.adjust(KEY, Change(credits={"rpm": credit}))
     assert store.take(KEY, ask(want(0))).full == (full,)
@@ -304,6 +304,8 @@ def test_closing_loses_nothing(store):
 _NAMES = sorted(DIMENSIONS)
 # From buckets that refill in a millisecond to those of a day.
 _SPANS = st.sampled_from([1, 7, 999, 400_000, SECOND, 30 * SECOND, 86_400 * SECOND]) | st.integers(0, 2 * SECOND)
+#: And what nobody can mean.
+_FIGURES = _SPANS | st.just(10**14)
 _KEYS = st.sampled_from(["a", "b", "c"])
 _STEPS = st.sampled_from([0, 1, -1, SECOND, -SECOND, 90 * SECOND, -90 * SECOND]) | st.integers(-SECOND, 3 * SECOND)
 _WANTS = st.lists(
@@ -320,13 +322,13 @@ _ASKS = st.builds(
     st.just(0) | st.integers(0, 60),
     st.sampled_from([1, 2, 3, (1 << 48) - 1]),
 )
-_CREDITS = st.dictionaries(st.sampled_from(_NAMES), _SPANS | _SPANS.map(lambda span: -span), max_size=6)
+_CREDITS = st.dictionaries(st.sampled_from(_NAMES), _FIGURES | _FIGURES.map(lambda span: -span), max_size=6)
 _CHANGES = st.builds(
     Change,
     credits=_CREDITS,
-    full=st.dictionaries(st.sampled_from(_NAMES), _SPANS, max_size=6),
+    full=st.dictionaries(st.sampled_from(_NAMES), _FIGURES, max_size=6),
     start=st.sampled_from([0, 1, 2]),  # 1: the last place of this key, 2: the one before
-    pause=st.just(0) | _SPANS,
+    pause=st.just(0) | _FIGURES,
     opened=st.booleans(),
     claimant=st.sampled_from([0, 1, 2, 3]),
 )
