@@ -35,6 +35,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    gc.disable()  # until the tests are collected: nearly all of those objects stay, and the collector takes a third of the time
     everything = config.getoption("--full") or config.getoption("--all")
     hypothesis.settings.load_profile("every test" if everything else "default run")
     # A shell starts its background jobs with Ctrl-C ignored, which children inherit; tests send it to theirs.
@@ -60,6 +61,11 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "live" in item.keywords:
             item.add_marker(skip)
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 def _representatives(items):
