@@ -23,7 +23,7 @@ from support.sockets import open_sockets
 # How long an example takes is no matter of a test here: the machine may stop for half a second in the middle of one.
 _UNHURRIED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
 hypothesis.settings.register_profile("default run", max_examples=30, **_UNHURRIED)
-hypothesis.settings.register_profile("every test", max_examples=100, **_UNHURRIED)
+hypothesis.settings.register_profile("every test", max_examples=150, **_UNHURRIED)
 
 _LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
 

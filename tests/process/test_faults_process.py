@@ -375,7 +375,7 @@ def test_76_interrupted_line_leaves_nothing(part, call, full):
         ) as provider,
     ):
         plain_call(provider)
-        for number in itertools.count(step=1 if full else 2):
+        for number in itertools.count(step=1 if full else 5):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ResourceWarning)
                 with contextlib.suppress(KeyboardInterrupt), striking(MODULES[part], number) as striker:

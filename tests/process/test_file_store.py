@@ -124,7 +124,7 @@ def end(process):
 @pytest.mark.parametrize(("method", "threads"), [("spawn", 4), ("fork", 1)], ids=["spawn", "fork"])
 def test_processes_lose_no_update(path, method, threads):
     """Every call of 4 processes is counted exactly once."""
-    rounds, processes = 150, 4
+    rounds, processes = 60, 4
     store = FileStore(path, clock=StoreClock(), patience=60)
     store.adjust(KEY, Change(credits={"rpm": -DEBT}))
     context = get_context(method)
@@ -826,7 +826,7 @@ def test_full_table_reuses_idlest_place(store, clock):
 
 def test_many_keys_cost_no_memory(store, clock):
     """Any number of keys costs no memory: idle ones are forgotten here as in memory."""
-    for number in range(3000):
+    for number in range(1500):
         clock.micros += 10
         assert store.take(f"model {number}", ask()).version == 1
     assert len(store._places) <= 1024

@@ -4,7 +4,7 @@ import json
 from datetime import datetime, timezone
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from groq_provider.errors import ResponseDecodeError
@@ -359,7 +359,6 @@ def test_broken_arguments_refused_when_parsed():
 
 
 @given(st.lists(st.text("ab{}", min_size=1, max_size=5), min_size=1, max_size=4), st.data())
-@settings(max_examples=60)
 def test_call_order_keeps_answer_same(texts, data):
     """Fragments of different calls may come in any order, in any grouping; those of one call stay in theirs."""
     queues = {i: list(text) for i, text in enumerate(texts)}

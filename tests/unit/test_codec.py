@@ -250,7 +250,6 @@ def test_bad_json_is_one_error(body, message):
 
 
 @given(st.binary(max_size=60) | st.text('{}[]",:0123456789.eE+-nulltrefas\\u ', max_size=60).map(str.encode))
-@settings(max_examples=300)
 def test_any_bytes_decode_or_fail(body):
     """Any bytes are JSON or our error; nothing else comes out of the decoder."""
     with suppress(ResponseDecodeError):
@@ -866,7 +865,6 @@ def shaped(key):
 
 
 @given(JSON_LIKE | shaped("message"))
-@settings(max_examples=100)
 def test_any_value_as_answer(data):
     """Any value is an answer that can be written again, or ResponseDecodeError; nothing else comes out."""
     with suppress(ResponseDecodeError):
@@ -874,7 +872,6 @@ def test_any_value_as_answer(data):
 
 
 @given(JSON_LIKE | OBJECT_LIKE)
-@settings(max_examples=80)
 def test_any_value_gives_valid_usage(data):
     """Nothing is raised; numbers are numbers."""
     found = codec.usage(data)
@@ -882,7 +879,6 @@ def test_any_value_gives_valid_usage(data):
 
 
 @given(st.lists(JSON_LIKE | shaped("delta"), max_size=4))
-@settings(max_examples=100)
 def test_any_values_as_chunks(values):
     """A stream of anything gives chunks or ResponseDecodeError, and what had arrived can always be put together."""
     assembler = Assembler()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import datetime, timezone
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.fakes import FakeClock
 
@@ -54,7 +54,6 @@ def error_of(headers, text):
 
 
 @given(ANSWERS)
-@settings(max_examples=150)
 def test_a_call_goes_out_soon(answers):
     """A small one, once the newest answer is a window old: of a minute, as all limits here are. With a debt, a window later."""
     clock = FakeClock()

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from requests.structures import CaseInsensitiveDict
 
@@ -180,7 +180,6 @@ VALUES = (
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), VALUES))
-@settings(max_examples=120)
 def test_no_header_breaks_anything(headers):
     """Whatever a server writes is a figure that makes sense, or none."""
     seconds = parse_retry_after(headers, NOW)
@@ -199,7 +198,6 @@ def test_no_header_breaks_anything(headers):
 
 
 @given(st.integers(0, 10**9), st.integers(0, 59), st.integers(0, 999))
-@settings(max_examples=100)
 def test_go_durations_round_trip(hours, minutes, milliseconds):
     """What Go prints is what is read."""
     assert parse_duration(f"{hours}h{minutes}m0.{milliseconds:03d}s") == pytest.approx(

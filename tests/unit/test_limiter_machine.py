@@ -350,7 +350,7 @@ def test_invariants_survive_any_order(full):
     run_state_machine_as_test(
         LimiterMachine,
         settings=settings(
-            max_examples=1000 if full else 60,
+            max_examples=1000 if full else 30,
             stateful_step_count=40,
         ),
     )

@@ -16,7 +16,7 @@ TPM = 60_000
 FIGURES = ["admission", "late admission", "end"]
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("figures", FIGURES)
 @pytest.mark.parametrize("seed", range(2))
 def test_full_quota_without_refusals(make_limiter, figures, seed):

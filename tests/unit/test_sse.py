@@ -4,7 +4,7 @@ import json
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from groq_provider.errors import ResponseTooLargeError
@@ -146,7 +146,6 @@ BODIES = st.lists(
 
 
 @given(BODIES, st.lists(st.integers(0, 120), max_size=12))
-@settings(max_examples=400)
 def test_any_split_gives_same_events(body, cuts):
     """However the network cuts a body, the events are those of the whole, the unfinished last one too."""
     edges = sorted({0, len(body), *(cut for cut in cuts if cut < len(body))})
@@ -243,7 +242,6 @@ def test_long_line_is_copied_once():
 
 
 @given(st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3), max_size=8), st.integers(1, 40))
-@settings(max_examples=80)
 def test_json_travels_unharmed(values, step):
     """Any text the service can write in JSON comes out as it went in, U+2028 and lone CR included."""
     body = b"".join(

@@ -6,7 +6,7 @@ import json
 from contextlib import ExitStack
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.fakes import FakeClock, LedgerStore
 from support.redis_server import shared
@@ -73,7 +73,6 @@ def corrupt(kind, store, fields):
     fields={"claimant": 9, "claim_start": 10**14, "claim_until": 10**14},
     asks=[(0, Ask((), 0, NO_LIMIT, SECOND, 0, 1))],
 )
-@settings(max_examples=60)
 def test_a_foreign_state_holds_briefly(kind, fields, asks):
     """All asks are answered as the model answers them, and the next call goes out when its pause, its place or its debt is over."""
     clock = StoreClock(10**15)
@@ -142,7 +141,6 @@ def live_through(limiter, clock, answers):
 
 @pytest.mark.parametrize("limits", [None, RateLimits(rpm=30, tpm=6000)], ids=["learned", "configured"])
 @given(answers=ANSWERS, fields=STATES)
-@settings(max_examples=60)
 def test_another_process_goes_out(limits, answers, fields):
     """Whatever one process was told and whatever stands in the store: another one waits for a pause, or for a debt of one window."""
     clock = FakeClock(start=10.0**6)

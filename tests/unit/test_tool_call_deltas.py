@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from groq_provider.types.response import LLMResponse
@@ -118,7 +118,6 @@ WAYS = {
     size=st.integers(1, 6),
     data=st.data(),
 )
-@settings(max_examples=80)
 def test_no_call_is_ever_lost(way, texts, size, data):
     """However a server numbers calls that follow each other, and however it groups the fragments: each is there, whole."""
     fragments = []

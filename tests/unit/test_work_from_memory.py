@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.bench import Bench, streamed
 
@@ -32,7 +32,6 @@ def outcome(decode):
 
 
 @given(VALUES, st.booleans(), st.sampled_from([None, 1]), st.sampled_from([40, 47, 64, 200]), st.data())
-@settings(max_examples=300)
 def test_pieces_decode_like_the_whole(value, escaped, indent, piece, data):
     """Wherever a text is cut, and also where it is damaged: the same value, or none."""
     with pytest.MonkeyPatch.context() as patch:

@@ -1310,7 +1310,7 @@ def test_threads_get_their_own_answers(emulator):
     def work(number):
         with connect(emulator) as connection:
             barrier.wait(10)
-            for turn in range(10):
+            for turn in range(4):
                 response = send(connection, chat(f"thread {number} turn {turn}", stream=turn % 2 == 1))
                 data = response.read()
                 if turn % 2:

@@ -77,10 +77,10 @@ def test_one_command_for_demo_tests():
     assert demo.endswith("groq-provider demo")
     assert tests.splitlines() == [tests]
     assert "'.[test]'" in tests
-    assert tests.endswith("-m pytest -n 6")
+    assert tests.endswith("-m pytest -n 5")
     continuous = ROOT / ".ci" / "run"
     if continuous.exists():  # not in every copy of the sources
-        assert "-m pytest -n 6" in continuous.read_text(encoding="utf-8")
+        assert "-m pytest -n 5" in continuous.read_text(encoding="utf-8")
         assert "-e '.[test]'" in continuous.read_text(encoding="utf-8")
 
 

@@ -776,7 +776,7 @@ def lifetime(server, key, begun):
     return left, left + math.ceil((time.monotonic() - begun) * 1000)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     wants=st.lists(
         st.builds(want, st.sampled_from(NAMES), *[st.integers(0, 1 << 40)] * 3),

@@ -526,7 +526,7 @@ def test_any_split_gives_same_lines():
             for part in replayed.get(timeout=PATIENCE):
                 sock.sendall(part)
 
-    @settings(max_examples=60, database=None)
+    @settings(database=None)
     @given(body=BODY.map(b"".join), cuts=st.lists(st.integers(0, 200), max_size=8), chunks=st.lists(st.integers(1, 9)))
     def check_split(body, cuts, chunks):
         pieces, rest = [], body
