@@ -590,7 +590,7 @@ WRONG_CONNECTION = [
 ]
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("work", WRONG_CONNECTION, ids=lambda work: work.__name__)
 def test_broken_connection_fails_its_streams(work):
     """A broken connection fails its streams soon and no later call, which goes over another connection."""

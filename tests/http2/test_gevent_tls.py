@@ -45,7 +45,7 @@ with GroqProvider(**settings) as provider:
 """
 
 
-@pytest.mark.parametrize("protocol", ["1.1", "2"])
+@pytest.mark.parametrize("protocol", [pytest.param("1.1", marks=pytest.mark.full), "2"])
 def test_tls_calls_never_stop_loop(protocol):
     """Forty at once, each with its own answer; a stream that waits lets others run, and is cancelled by one of them."""
     pytest.importorskip("gevent")

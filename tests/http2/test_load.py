@@ -56,7 +56,7 @@ def test_fifty_threads_many_requests():
 @pytest.mark.parametrize("kind", ["hypercorn", "nginx and emulator"])
 def test_fifty_threads_requests_and_streams(kind, full):
     """The same against servers that make their answers: as many of each as it takes, whole with --full."""
-    calls = 100 if full else 10
+    calls = 100 if full else 5
     if kind == "hypercorn":
         with Hypercorn() as server, provider_on(server) as provider:
             _ask_all(provider, calls)

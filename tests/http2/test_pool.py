@@ -496,6 +496,7 @@ def test_interrupt_gives_place_back():
         assert server.wait(lambda: server.open_connections == 1)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize(
     "work", [lambda provider: provider.generate("x"), lambda provider: provider.warm_up(1)], ids=["call", "warm-up"]

@@ -83,7 +83,7 @@ def run(program, *args):
     )
 
 
-@pytest.mark.parametrize("patched", ["early", "late"])
+@pytest.mark.parametrize("patched", [pytest.param("early", marks=pytest.mark.full), "late"])
 def test_eventlet_calls_run_concurrently(patched):
     """Whether it has replaced the sockets before this library was loaded or after."""
     end = threading.Event()

@@ -63,7 +63,7 @@ def test_example_runs_without_key(name):
         assert text in done.stdout
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", EXPECTED)
 def test_example_with_key_uses_service(name):
     """The key and the address of the environment are used."""

@@ -121,7 +121,10 @@ def end(process):
 # --- many processes ---
 
 
-@pytest.mark.parametrize(("method", "threads"), [("spawn", 4), ("fork", 1)], ids=["spawn", "fork"])
+@pytest.mark.parametrize(
+    ("method", "threads"),
+    [pytest.param("spawn", 4, marks=pytest.mark.full, id="spawn"), pytest.param("fork", 1, id="fork")],
+)
 def test_processes_lose_no_update(path, method, threads):
     """Every call of 4 processes is counted exactly once."""
     rounds, processes = 60, 4

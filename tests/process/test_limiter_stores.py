@@ -94,7 +94,7 @@ def test_four_processes_get_exact_share(kind, seed, cleanup):
     assert jain(fleet.grants) >= 0.99
 
 
-@pytest.mark.sample(1)
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["ledger", "file", "redis"])
 @pytest.mark.parametrize("used", [None, 0.4], ids=["all-used", "0.4-used"])
 def test_four_processes_with_large_costs(kind, used, cleanup):

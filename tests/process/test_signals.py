@@ -73,7 +73,10 @@ def serving_over(place):
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("place", ["memory", "file", pytest.param("tls", marks=pytest.mark.full), "http2"])
+@pytest.mark.parametrize(
+    "place",
+    ["memory", pytest.param("file", marks=pytest.mark.full), pytest.param("tls", marks=pytest.mark.full), "http2"],
+)
 def test_handlers_may_call_everything(place, full, tmp_path):
     """Struck at random instants: nothing hangs, nothing raises but what the method raises anywhere, and nobody stays in flight."""
     count, seed = (2_000, 1) if full else (25, 1)

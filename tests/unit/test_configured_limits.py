@@ -92,7 +92,9 @@ def make_limiter(request):
 
 
 @pytest.mark.parametrize("headers", HEADERS)
-@pytest.mark.parametrize("share", [0.3, pytest.param(0.97, marks=pytest.mark.full), 1.0])
+@pytest.mark.parametrize(
+    "share", [pytest.param(0.3, marks=pytest.mark.full), pytest.param(0.97, marks=pytest.mark.full), 1.0]
+)
 @pytest.mark.parametrize("name", DIMENSIONS)
 def test_configured_limit_holds(make_limiter, name, share, headers):
     """In no time does more go out than the limit at once and its rate since, of requests or of tokens at their share."""

@@ -88,7 +88,9 @@ def test_a_waiting_queue_wastes_nothing(make_limiter, seed):
     assert -0.01 <= worst <= 0
 
 
-@pytest.mark.parametrize("rpm", [30, 61, 1000])
+@pytest.mark.parametrize(
+    "rpm", [pytest.param(30, marks=pytest.mark.full), 61, pytest.param(1000, marks=pytest.mark.full)]
+)
 def test_requests_are_whole(make_limiter, rpm):
     """The share is for estimates; requests are counted alike on both sides."""
     begun, until, requests, _ = admissions(

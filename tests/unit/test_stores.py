@@ -470,7 +470,7 @@ def test_idle_state_says_nothing(now, asks):
 @pytest.mark.parametrize("horizon", [0, 50_000, SECOND])
 def test_processes_take_turns(interval, burst, costs, horizon):
     """Each comes back when it was told to: nobody starves, the large call least of all, and nothing is left unused."""
-    draw, ledger, end = random.Random(1), Ledger(), 600 * SECOND
+    draw, ledger, end = random.Random(1), Ledger(), max(120 * SECOND, 300 * interval)
     grants = [0] * len(costs)
     due = [(draw.randrange(1000), number) for number in range(len(costs))]
     while due[0][0] < end:

@@ -60,7 +60,7 @@ LONG = {
 }
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", LONG)
 def test_decoding_looks_up_often(name):
     """Once in 32 KiB of text, or it has ended: what has to be done for so much takes some milliseconds."""

@@ -1323,7 +1323,7 @@ def test_threads_get_their_own_answers(emulator):
         for done in [pool.submit(work, number) for number in range(64)]:
             done.result()
     assert emulator.connections == 64
-    assert len(emulator.requests) == 640
+    assert len(emulator.requests) == 256
     assert emulator.errors == []
 
 

@@ -164,6 +164,7 @@ def test_bad_base_url_refused_early(url: str) -> None:
     assert caught.value.attempts == ()
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "case", [case for case in CASES if case.error is e.ResponseTooLargeError], ids=lambda case: case.id
 )
