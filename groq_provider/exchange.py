@@ -18,6 +18,7 @@ from groq_provider._urls import CHAT_PATH
 from groq_provider.ratelimit.estimate import estimate_prompt_tokens, estimate_text_tokens
 from groq_provider.retry import retry_delay, throttling, timed
 from groq_provider.transport.call import CallState
+from groq_provider.types._base import ReadOnly
 from groq_provider.types.allowed import GROQ
 from groq_provider.types.response import Attempt, LLMResponse, Timing, Usage
 from groq_provider.wire import codec, json_text
@@ -801,11 +802,11 @@ class Exchange:
             self.request_id = x_groq.id
         if metadata:
             first = timing.time_to_first_token
-            fields["provider_metadata"] = {
-                "first_token_latency_ms": None if first is None else round(first * 1000),
-                "total_latency_ms": round(timing.total * 1000),
-                "tokens_per_second": timing.tokens_per_second,
-            }
+            fields["provider_metadata"] = ReadOnly(
+                first_token_latency_ms=None if first is None else round(first * 1000),
+                total_latency_ms=round(timing.total * 1000),
+                tokens_per_second=timing.tokens_per_second,
+            )
         fields.setdefault("model", self.model)
         return LLMResponse(
             request_id=self.request_id,

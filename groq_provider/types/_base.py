@@ -38,12 +38,6 @@ class ReadOnly(dict[Any, Any]):
         return type(self), (dict(self),)
 
 
-class FromAnswer(ReadOnly):
-    """A mapping of an answer: read-only itself, and plain JSON inside, whose depth and size the server chose."""
-
-    __slots__ = ()
-
-
 class ReadOnlyList(list[Any]):
     """A list inside a read-only mapping: it is equal to a list and serialises as one, and cannot be changed."""
 
@@ -86,6 +80,48 @@ def _frozen(given: Any) -> Any:
     if isinstance(given, list):
         return ReadOnlyList([_frozen(item) for item in given])
     return tuple([_frozen(item) for item in given]) if type(given) is tuple else given
+
+
+def kept(given: Any) -> Any:
+    """Convert the mapping of an answer's value; nearly all are read-only already."""
+    if type(given) is ReadOnly or given is None:
+        return given
+    return from_answer(given) if type(given) is dict else read_only(given)
+
+
+def from_answer(found: Any, look: Callable[[], object] = int) -> Any:
+    """Return decoded JSON as a copy that cannot be changed, however deep: the server chose its depth and size.
+
+    Args:
+        found: What :mod:`json` made.
+        look: Called every few milliseconds of work; it may raise.
+    """
+    if type(found) not in _COPIES:
+        return found
+    whole = _COPIES[type(found)](found)
+    pending = [whole]
+    steps = 0
+    while pending:
+        place = pending.pop()
+        if type(place) is ReadOnly:
+            for key, item in place.items():
+                if type(item) in _COPIES:
+                    copy = _COPIES[type(item)](item)
+                    dict.__setitem__(place, key, copy)
+                    pending.append(copy)
+        else:
+            for index, item in enumerate(place):
+                if type(item) in _COPIES:
+                    copy = _COPIES[type(item)](item)
+                    list.__setitem__(place, index, copy)
+                    pending.append(copy)
+        steps += 1
+        if not steps % 4096:
+            look()
+    return whole
+
+
+_COPIES: dict[type, Callable[[Any], Any]] = {dict: ReadOnly, list: ReadOnlyList}
 
 
 def freeze(instance: object, attribute: attrs.Attribute[Any], given: object) -> None:
@@ -330,8 +366,8 @@ def one_of(*allowed: str) -> Validator:
     return check
 
 
-def mapping(*, optional: bool = True, values: type | None = None, keep: type | None = None) -> Validator:
-    """Check a mapping with string keys and, if given, values of one type; make it read-only, unless it is of the class to keep."""
+def mapping(*, optional: bool = True, values: type | None = None) -> Validator:
+    """Check a mapping with string keys and, if given, values of one type; make it read-only."""
 
     def check(instance: object, attribute: attrs.Attribute[Any], given: object) -> None:
         if given is EMPTY or (given is None and optional):
@@ -345,7 +381,6 @@ def mapping(*, optional: bool = True, values: type | None = None, keep: type | N
             if kinds is not None and (not isinstance(item, kinds) or isinstance(item, bool)):
                 noun = "a number" if values is float else getattr(values, "__name__", "")
                 raise InvalidRequestError(f"{attribute.name}[{key!r}] must be {noun}, not {type(item).__name__}")
-        if type(given) is not keep:
-            freeze(instance, attribute, given)
+        freeze(instance, attribute, given)
 
     return check

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from ._base import mask
+from ._base import EMPTY, kept, mask
 from .response import Usage
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
     "UsageBreakdown",
 ]
 
-_extra: Any = attrs.field(factory=dict, repr=False)
+_extra: Any = attrs.field(default=EMPTY, converter=kept, repr=False)
 
 
 @attrs.frozen(kw_only=True)

@@ -13,7 +13,7 @@ import attrs
 
 from groq_provider.errors import InvalidRequestError
 
-from ._base import EMPTY, FromAnswer, boolean, build, mapping, mask, number, optional_build, shorten, text
+from ._base import EMPTY, boolean, build, mapping, mask, number, optional_build, shorten, text
 
 __all__ = ["ContentPart", "DocumentPart", "ImagePart", "OtherPart", "TextPart", "Tool", "ToolCall", "ToolFunction"]
 
@@ -193,9 +193,7 @@ class ToolCall:
     arguments: str = attrs.field(default="{}", validator=text(optional=False), repr=mask)
     type: str = attrs.field(default="function", validator=text(optional=False))
     index: int | None = attrs.field(default=None, validator=number(0, integer=True), eq=False)
-    extra: Mapping[str, Any] = attrs.field(
-        default=EMPTY, validator=mapping(optional=False, keep=FromAnswer), repr=False, eq=False
-    )
+    extra: Mapping[str, Any] = attrs.field(default=EMPTY, validator=mapping(optional=False), repr=False, eq=False)
 
     def parse(self) -> dict[str, Any]:
         """Decode the arguments.

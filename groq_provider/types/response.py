@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ._base import mask
+from ._base import EMPTY, from_answer, kept, mask
 from .messages import Message
 
 if TYPE_CHECKING:  # not read until an answer has some: see converter.converter
@@ -27,7 +27,7 @@ __all__ = [
     "XGroqUsage",
 ]
 
-_extra: Any = attrs.field(factory=dict, repr=False)
+_extra: Any = attrs.field(default=EMPTY, converter=kept, repr=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -94,7 +94,7 @@ class XGroq:
     seed: int | None = None
     usage: XGroqUsage | None = None
     error: str | None = None
-    debug: Any = attrs.field(default=None, repr=False)
+    debug: Any = attrs.field(default=None, converter=from_answer, repr=False)
     extra: Mapping[str, Any] = _extra
 
 
@@ -212,7 +212,7 @@ class LLMResponse:
         x_groq: The service's own part.
         mcp_list_tools: Tools of remote MCP servers.
         provider_metadata: ``first_token_latency_ms``, ``total_latency_ms``, ``tokens_per_second``.
-        raw: The decoded JSON body of a plain answer; ``None`` for a stream.
+        raw: The decoded JSON body of a plain answer, read-only; ``None`` for a stream.
         extra: Fields of the answer this version does not know.
 
     .. versionadded:: 0.1.0
@@ -234,16 +234,25 @@ class LLMResponse:
     created_at: datetime | None = None
     executed_tools: tuple[ExecutedTool, ...] = ()
     annotations: tuple[Annotation, ...] = ()
-    function_call: Mapping[str, Any] | None = attrs.field(default=None, repr=mask)
-    logprobs: Any = None
+    function_call: Mapping[str, Any] | None = attrs.field(default=None, converter=kept, repr=mask)
+    logprobs: Any = attrs.field(default=None, converter=from_answer)
     system_fingerprint: str | None = None
     service_tier: str | None = None
     usage_breakdown: UsageBreakdown | None = None
     x_groq: XGroq | None = None
     mcp_list_tools: tuple[MCPToolList, ...] | None = None
-    provider_metadata: Mapping[str, Any] = attrs.field(factory=dict)
-    raw: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
+    provider_metadata: Mapping[str, Any] = attrs.field(default=EMPTY, converter=kept)
+    _raw: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
     extra: Mapping[str, Any] = _extra
+
+    @property
+    def raw(self) -> Mapping[str, Any] | None:
+        """See the class."""
+        found = self._raw
+        if type(found) is dict:  # made read-only when it is first asked for: few callers do
+            found = from_answer(found)
+            object.__setattr__(self, "_raw", found)
+        return found
 
     @property
     def message(self) -> Message:
@@ -292,7 +301,7 @@ class ResponseChunk:
     finish_reason: str | None = None
     index: int = 0
     usage: Usage | None = None
-    provider_metadata: Mapping[str, Any] = attrs.field(factory=dict)
+    provider_metadata: Mapping[str, Any] = attrs.field(default=EMPTY, converter=kept)
 
 
 @attrs.frozen(kw_only=True)

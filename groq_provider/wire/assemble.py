@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from groq_provider.errors import ResponseDecodeError, ResponseTooLargeError
+from groq_provider.types._base import from_answer
 from groq_provider.types.response import ResponseChunk, ToolCallDelta, Usage
 
 from . import codec
@@ -300,7 +301,7 @@ class Assembler:
 
     def _rare(self, delta: dict[str, Any], index: int, path: str) -> tuple[ToolCallDelta, ...]:
         calls = [
-            codec.tool_call(item, f"{path}.tool_calls[{i}]")
+            codec.tool_call(item, f"{path}.tool_calls[{i}]", self._look)
             for i, item in enumerate(paced(items(delta, "tool_calls", path), self._look))
         ]
         parts = codec.message_parts(delta, self._look)
@@ -357,7 +358,7 @@ class Assembler:
         if type(x_groq) is dict:
             self._read_x_groq(x_groq)
         if "usage" in data:
-            self.usage = codec.usage(data["usage"]) or self.usage
+            self.usage = codec.usage(data["usage"], self._look) or self.usage
         extra = fields.pop("extra", None)
         if extra:
             self._keep(extra)
@@ -374,9 +375,9 @@ class Assembler:
         rest = dict(x_groq)
         reported = rest.get("usage")
         if type(reported) is dict and "completion_tokens" in reported:
-            self.usage = codec.usage(rest.pop("usage")) or self.usage
+            self.usage = codec.usage(rest.pop("usage"), self._look) or self.usage
         if type(breakdown := rest.pop("usage_breakdown", None)) is dict:
-            self._fields["usage_breakdown"] = codec.usage_breakdown(breakdown)
+            self._fields["usage_breakdown"] = codec.usage_breakdown(breakdown, self._look)
         if rest.get("error"):
             self.stop_error = as_text(rest["error"])  # whole: a key in it is to be blanked out first
             rest["error"] = self.stop_error
@@ -410,21 +411,22 @@ class Assembler:
             for name in ("executed_tools", "annotations"):
                 fields[name] = tuple(fields.get(name, ()))
         if self._notes or "extra" in fields:
-            extra = fields["extra"] = dict(fields.get("extra", {}))
+            extra = dict(fields.get("extra", {}))
             for place, notes in self._notes.items():
                 # The service's own, if it ever sends something of that name beside the choices.
                 known = extra.get(place)
-                extra[place] = {**known, **notes} if type(known) is dict else dict(notes)
+                extra[place] = {**known, **notes} if type(known) is dict else notes
+            fields["extra"] = from_answer(extra, self._look)
         if (call := self._fields.get("function_call")) is not None:
-            fields["function_call"] = {**call, "arguments": "".join(self._function)}
+            fields["function_call"] = from_answer({**call, "arguments": "".join(self._function)}, self._look)
         if "_x_groq" in self._fields:
-            fields["x_groq"] = codec.x_groq(self._fields["_x_groq"])
+            fields["x_groq"] = codec.x_groq(self._fields["_x_groq"], self._look)
         fields["content"] = "".join(self._content)
         fields["reasoning"] = "".join(self._reasoning) or None
         fields["tool_calls"] = () if self._calls is None else self._calls.whole()
         fields["finish_reason"] = self.finish_reason
         if self._logprobs is not None:
-            fields["logprobs"] = _join_logprobs(None, self._logprobs)
+            fields["logprobs"] = from_answer(self._logprobs, self._look)
         if self.usage is not None:
             fields["usage"] = self.usage
         return fields

@@ -15,7 +15,7 @@ import attrs
 from groq_provider.errors import ResponseDecodeError
 from groq_provider.types import request as q
 from groq_provider.types import response as r
-from groq_provider.types._base import FromAnswer, all_of
+from groq_provider.types._base import EMPTY, all_of, from_answer
 from groq_provider.types.allowed import GROQ
 from groq_provider.types.messages import ROLES
 
@@ -149,7 +149,7 @@ _USAGE_KEYS = frozenset(
 )  # fmt: skip
 
 
-def usage(data: object) -> r.Usage | None:
+def usage(data: object, look: Callable[[], object] = int) -> r.Usage | None:
     """Return the usage that an answer reports; a missing total, or one of 0, is the sum.
 
     ``None`` for what is no report: without any figure, with zeros alone (a prompt has tokens), or with a figure that no answer has,
@@ -170,13 +170,15 @@ def usage(data: object) -> r.Usage | None:
             return None
         prompt, completion = prompt or 0, completion or 0
     cached = reasoning = None
-    extra = (
-        {key: item for key, item in data.items() if key not in _USAGE_KEYS} if not _USAGE_KEYS.issuperset(data) else {}
-    )
+    extra = _others(data, _USAGE_KEYS, look)
     if details := get("prompt_tokens_details"):
-        cached = _detail(details, "cached_tokens", extra, "prompt_tokens_details", most=prompt)
+        cached, rest = _detail(details, "cached_tokens", prompt)
+        if rest:
+            extra = from_answer({**extra, "prompt_tokens_details": rest}, look)
     if details := get("completion_tokens_details"):
-        reasoning = _detail(details, "reasoning_tokens", extra, "completion_tokens_details")
+        reasoning, rest = _detail(details, "reasoning_tokens")
+        if rest:
+            extra = from_answer({**extra, "completion_tokens_details": rest}, look)
     queue, before, during, whole = get("queue_time"), get("prompt_time"), get("completion_time"), get("total_time")
     if not (
         type(queue) is type(before) is type(during) is type(whole) is float
@@ -209,7 +211,7 @@ def _absurd(data: dict[str, Any]) -> bool:
     return any(type(found) in (int, float) and not 0 <= found <= MAX_TOKENS for found in map(data.get, _TOKENS))  # type: ignore[operator]  # numbers
 
 
-def x_groq(data: dict[str, Any]) -> r.XGroq:
+def x_groq(data: dict[str, Any], look: Callable[[], object] = int) -> r.XGroq:
     """Return the service's own part of an answer."""
     figures = data.get("usage")
     return r.XGroq(
@@ -220,11 +222,11 @@ def x_groq(data: dict[str, Any]) -> r.XGroq:
         else r.XGroqUsage(
             sram_cached_tokens=amount(figures, "sram_cached_tokens"),
             dram_cached_tokens=amount(figures, "dram_cached_tokens"),
-            extra={key: item for key, item in figures.items() if key not in _CACHE_KEYS},
+            extra=_others(figures, _CACHE_KEYS, look),
         ),
         error=word(data, "error"),
-        debug=data.get("debug"),
-        extra={key: item for key, item in data.items() if key not in _X_GROQ_KEYS},
+        debug=from_answer(data.get("debug"), look),
+        extra=_others(data, _X_GROQ_KEYS, look),
     )
 
 
@@ -232,15 +234,27 @@ _CACHE_KEYS = frozenset({"sram_cached_tokens", "dram_cached_tokens"})
 _X_GROQ_KEYS = frozenset({"id", "seed", "usage", "error", "debug"})
 
 
-def _detail(details: object, key: str, extra: dict[str, Any], name: str, most: int = MAX_TOKENS) -> int | None:
+def _detail(details: object, key: str, most: int = MAX_TOKENS) -> tuple[int | None, dict[str, Any]]:
+    """Return a figure of the details of usage, and what else they say."""
     if type(details) is not dict:
-        return None
-    if len(details) > 1 or key not in details:
-        extra[name] = {other: item for other, item in details.items() if other != key}
-    return amount(details, key, most)
+        return None, {}
+    rest = (
+        {other: item for other, item in details.items() if other != key}
+        if len(details) > 1 or key not in details
+        else {}
+    )
+    return amount(details, key, most), rest
 
 
-def tool_call(data: object, path: str) -> r.ToolCallDelta:
+def _others(data: dict[str, Any], known: frozenset[str], look: Callable[[], object]) -> Mapping[str, Any]:
+    """Return what *data* has beside the fields known here, read-only."""
+    if known.issuperset(data):
+        return EMPTY
+    found: Mapping[str, Any] = from_answer({key: item for key, item in data.items() if key not in known}, look)
+    return found
+
+
+def tool_call(data: object, path: str, look: Callable[[], object] = int) -> r.ToolCallDelta:
     """Return a tool call, whole or a fragment of one."""
     if type(data) is not dict:
         raise wrong(path, "an object", data)
@@ -250,9 +264,9 @@ def tool_call(data: object, path: str) -> r.ToolCallDelta:
     elif type(function) is not dict:
         raise wrong(f"{path}.function", "an object", function)
     index = count(data, "index", path)
-    extra = {key: item for key, item in data.items() if key not in _CALL} if not _CALL.issuperset(data) else {}
+    extra = _others(data, _CALL, look)
     if len(function) > 2:
-        extra["function"] = {key: item for key, item in function.items() if key not in ("name", "arguments")}
+        extra = from_answer({**extra, "function": _others(function, _FUNCTION, look)}, look)
     return r.ToolCallDelta(
         index=-1 if index is None else index,
         id=_call_id(data, path),
@@ -264,6 +278,7 @@ def tool_call(data: object, path: str) -> r.ToolCallDelta:
 
 
 _CALL = frozenset({"index", "id", "type", "function"})
+_FUNCTION = frozenset({"name", "arguments"})
 
 
 def _call_id(data: dict[str, Any], path: str) -> str | None:
@@ -305,9 +320,9 @@ def envelope(data: dict[str, Any], look: Callable[[], object] = int) -> dict[str
     if (created := instant(get("created"))) is not None:
         fields["created_at"] = created
     if type(own := get("x_groq")) is dict:
-        fields["x_groq"] = x_groq(own)
+        fields["x_groq"] = x_groq(own, look)
     if type(breakdown := get("usage_breakdown")) is dict:
-        fields["usage_breakdown"] = usage_breakdown(breakdown)
+        fields["usage_breakdown"] = usage_breakdown(breakdown, look)
     if get("mcp_list_tools"):
         from groq_provider.types import activity  # most answers do without
 
@@ -333,21 +348,25 @@ def _readable(cls: type[T], data: dict[str, Any], key: str, look: Callable[[], o
     return tuple(found)
 
 
-def usage_breakdown(data: dict[str, Any]) -> activity.UsageBreakdown:
+def usage_breakdown(data: dict[str, Any], look: Callable[[], object] = int) -> activity.UsageBreakdown:
     """Return usage by model; its parts have the nested form of ``usage``."""
     from groq_provider.types import activity
 
     parts = [
         activity.ModelUsage(
             model=word(item, "model") or "",
-            usage=usage(figures := item.get("usage"))
-            or r.Usage(source="unknown", extra=figures if type(figures) is dict else {}),
-            extra={key: found for key, found in item.items() if key not in ("model", "usage")},
+            usage=usage(figures := item.get("usage"), look)
+            or r.Usage(source="unknown", extra=from_answer(figures, look) if type(figures) is dict else EMPTY),
+            extra=_others(item, _BY_MODEL, look),
         )
         for item in objects(data, "models")
     ]
-    rest = {key: item for key, item in data.items() if key != "models"}
-    return activity.UsageBreakdown(models=tuple(parts) if data.get("models") is not None else None, extra=rest)
+    models = tuple(parts) if data.get("models") is not None else None
+    return activity.UsageBreakdown(models=models, extra=_others(data, _MODELS, look))
+
+
+_BY_MODEL = frozenset({"model", "usage"})
+_MODELS = frozenset({"models"})
 
 
 def message_parts(message: dict[str, Any], look: Callable[[], object] = int) -> dict[str, Any]:
@@ -361,7 +380,7 @@ def message_parts(message: dict[str, Any], look: Callable[[], object] = int) -> 
         if annotations := _readable(activity.Annotation, message, "annotations", look):
             fields["annotations"] = annotations
     if type(message.get("function_call")) is dict:
-        fields["function_call"] = message["function_call"]
+        fields["function_call"] = from_answer(message["function_call"], look)
     return fields
 
 
@@ -406,11 +425,11 @@ def response_fields(data: object, look: Callable[[], object] = int) -> dict[str,
     fields["reasoning"] = thought and clean(thought)
     finish = word(choice, "finish_reason")
     fields["finish_reason"] = finish if finish != "null" else None
-    fields["logprobs"] = choice.get("logprobs")
+    fields["logprobs"] = from_answer(choice.get("logprobs"), look)
     if calls := items(message, "tool_calls", path):
         from groq_provider.types import parts as p  # most answers do without
 
-        whole = [tool_call(item, f"{path}.tool_calls[{i}]") for i, item in enumerate(paced(calls, look))]
+        whole = [tool_call(item, f"{path}.tool_calls[{i}]", look) for i, item in enumerate(paced(calls, look))]
         fields["tool_calls"] = tuple(
             [
                 p.ToolCall(
@@ -419,19 +438,22 @@ def response_fields(data: object, look: Callable[[], object] = int) -> dict[str,
                     arguments=clean(c.arguments),
                     type=c.type or "function",
                     index=i,
-                    extra=FromAnswer(c.extra),
+                    extra=c.extra,
                 )
                 for i, c in enumerate(whole)
             ]
         )
+    extra = fields.get("extra", {})
     if not _USUAL_MESSAGE.issuperset(message):
         if unknown := unknown_parts(message):
-            fields["extra"] = {**fields.get("extra", {}), "message": unknown}
+            extra = {**extra, "message": unknown}
         fields.update(message_parts(message, look))
     if not _CHOICE.issuperset(choice):
         unknown = {key: item for key, item in choice.items() if key not in _CHOICE and item is not None}
         if unknown:
-            fields["extra"] = {**fields.get("extra", {}), "choice": unknown}
-    if (reported := usage(data.get("usage"))) is not None:
+            extra = {**extra, "choice": unknown}
+    if extra:
+        fields["extra"] = from_answer(extra, look)
+    if (reported := usage(data.get("usage"), look)) is not None:
         fields["usage"] = reported
     return fields

@@ -132,12 +132,12 @@ def _answer_hook(made: Converter) -> Any:
     from cattrs.gen import make_dict_structure_fn, override
 
     def factory(cls: Any) -> Any:
-        known = frozenset(attrs.fields_dict(cls))
+        known = frozenset(field.alias for field in attrs.fields(cls))
         if "extra" not in known:
             return make_dict_structure_fn(cls, made)
         known -= {"extra"}
         own_form = cls in _OWN_FORM
-        fill = make_dict_structure_fn(cls, made, extra=override(omit=True))
+        fill = make_dict_structure_fn(cls, made, extra=override(omit=True), **_aliases(cls))
 
         def structure(data: Any, _cls: Any) -> Any:
             found = fill(
@@ -153,12 +153,21 @@ def _answer_hook(made: Converter) -> Any:
     return factory
 
 
+def _aliases(cls: Any) -> dict[str, Any]:
+    """Let fields behind a property have its name in JSON."""
+    from cattrs.gen import override
+
+    return {field.name: override(rename=field.alias) for field in attrs.fields(cls) if field.alias != field.name}
+
+
 def _extra_hook(made: Converter) -> Any:
     """Return a hook factory: what stands in ``extra`` goes back to its own level."""
     from cattrs.gen import make_dict_unstructure_fn, override
 
     def factory(cls: Any) -> Any:
-        write = make_dict_unstructure_fn(cls, made, _cattrs_omit_if_default=True, extra=override(omit=True))
+        write = make_dict_unstructure_fn(
+            cls, made, _cattrs_omit_if_default=True, extra=override(omit=True), **_aliases(cls)
+        )
         required = [a.name for a in attrs.fields(cls) if a.name == "type"]
         own_form = cls in _OWN_FORM
 
@@ -254,10 +263,11 @@ def _locate(cls: type, data: Any, path: str) -> str | None:
     if not isinstance(data, dict):
         return f"expected an object, got {type(data).__name__} @ {path}"
     for field in attrs.fields(attrs.resolve_types(cls)):
-        if field.name in data and field.name != "extra" and data[field.name] is not None:
+        name = field.alias
+        if name in data and name != "extra" and data[name] is not None:
             try:
-                converter().structure(data[field.name], field.type)
+                converter().structure(data[name], field.type)
             except Exception as error:  # noqa: BLE001 - as above
-                return f"{str(error)[:200] or type(error).__name__} @ {path}.{field.name}"
+                return f"{str(error)[:200] or type(error).__name__} @ {path}.{name}"
     missing = [a.name for a in attrs.fields(cls) if a.default is attrs.NOTHING and data.get(a.name) is None]
     return f"no {missing[0]!r} @ {path}" if missing else None

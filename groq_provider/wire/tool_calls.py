@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from groq_provider.errors import ResponseTooLargeError
-from groq_provider.types._base import FromAnswer
+from groq_provider.types._base import ReadOnly
 from groq_provider.types.response import ToolCallDelta
 
 from .fields import LOST, MOST_ITEMS, whole
@@ -124,5 +124,11 @@ class _PartialCall:
         from groq_provider.types.parts import ToolCall  # most answers do without
 
         arguments = "".join(self.arguments)
-        extra = FromAnswer(self.extra)
-        return ToolCall(id=self.id, name=self.name, arguments=arguments, type=self.type, index=self.index, extra=extra)
+        return ToolCall(
+            id=self.id,
+            name=self.name,
+            arguments=arguments,
+            type=self.type,
+            index=self.index,
+            extra=ReadOnly(self.extra),
+        )

@@ -301,7 +301,7 @@ def extra_of(cls):
 def build(cls, **fields):
     if "extra" in attrs.fields_dict(cls):
         fields.setdefault("extra", extra_of(cls))
-    assert set(fields) == set(attrs.fields_dict(cls)), "a field of the class is not tested"
+    assert set(fields) == {field.alias for field in attrs.fields(cls)}, "a field of the class is not tested"
     return st.builds(cls, **fields)
 
 
@@ -894,7 +894,7 @@ def test_deep_nesting_is_our_error():
     """What a decoder of another depth let through does not end the interpreter."""
     deep = nested(50_000)
     fields = codec.response_fields(answer(logprobs=deep, choice={"logprobs": deep}))
-    assert fields["logprobs"] is deep
+    assert isinstance(fields["logprobs"], list)
     assert codec.response_fields(answer(x_groq={"usage": deep}))["x_groq"] == XGroq()
     Assembler().feed({"choices": [], "x_groq": {"error": deep}})
 

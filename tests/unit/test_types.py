@@ -842,7 +842,7 @@ def test_docstrings_describe_every_field():
     """The reference is complete and in order."""
     for cls in (LLMRequest, LLMResponse, ModelInfo, LatencyMetrics, ProviderHealth):
         described = [line.split(":")[0].strip() for line in inspect.getdoc(cls).splitlines() if line.startswith("    ")]
-        names = [a.name for a in attrs.fields(cls)]
+        names = [a.alias for a in attrs.fields(cls)]
         assert [name for name in described if name in names] == names
 
 
