@@ -208,7 +208,7 @@ def _together(count: int, work: Callable[[int], Any]) -> float:
 
 def measure_cold(client: Client, calls: int, warm: int) -> dict[str, float]:
     """The first calls of a process, all at once; imports are done before."""
-    import groq_provider.exchange  # noqa: F401 - for its effect
+    import groq_provider.call.call  # noqa: F401 - for its effect
 
     if warm:
         client.provider.warm_up(warm)

@@ -21,21 +21,21 @@ import tempfile
 import time
 from functools import partial
 
-from groq_provider.ratelimit.file_store import FileStore
-from groq_provider.ratelimit.ledger import NO_LIMIT, Ask, Change, Ledger, Want
-from groq_provider.ratelimit.stores import StoreAwayError
+from groq_provider.ratelimit.store.file import FileStore
+from groq_provider.ratelimit.store.gcra_state import NO_LIMIT, AcquireRequest, Adjustment, BucketCharge, GcraState
+from groq_provider.ratelimit.store.protocol import StoreUnavailableError
 
 # Buckets so large that nothing waits.
-WANTS = tuple(Want(name, 10, 10**12, 0) for name in ("rpm", "rpd", "tpm", "tpd"))
-ASK = Ask(WANTS, horizon=1_000_000, latest=NO_LIMIT, spacing=0, seen=0, claimant=1)
-CHANGE = Change(credits={"tpm": 5, "tpd": 5})
+WANTS = tuple(BucketCharge(name, 10, 10**12, 0) for name in ("rpm", "rpd", "tpm", "tpd"))
+ASK = AcquireRequest(WANTS, horizon=1_000_000, latest=NO_LIMIT, spacing=0, seen=0, claimant=1)
+CHANGE = Adjustment(credits={"tpm": 5, "tpd": 5})
 
 
 class LedgerStore:
     """The model alone, in memory: the floor."""
 
     def __init__(self):
-        self.ledger = Ledger()
+        self.ledger = GcraState()
 
     def take(self, _key, ask):
         return self.ledger.take(time.monotonic_ns() // 1000, ask)
@@ -77,7 +77,7 @@ class Server:
             return sock.connect_ex(("127.0.0.1", port)) == 0
 
     def store(self, _folder=None, timeout=10):
-        from groq_provider.ratelimit.redis_store import RedisStore
+        from groq_provider.ratelimit.store.redis import RedisStore
 
         return RedisStore(self.url, timeout=timeout)
 
@@ -92,7 +92,7 @@ class Server:
             before = time.perf_counter()
             try:
                 store.take("key", ASK)
-            except StoreAwayError:
+            except StoreUnavailableError:
                 found.append((time.perf_counter() - before) * 1000)
         self.process.send_signal(signal.SIGCONT)
         store.close()

@@ -16,17 +16,18 @@ import logging
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from ._version import __version__
+from groq_provider._version import __version__
 
 if TYPE_CHECKING:
-    from ._defaults import DEFAULT_MODEL, FAST_MODEL, ProviderType
-    from .breaker import BreakerPolicy, CircuitBreaker
-    from .bulk import BulkFailure, BulkResult, BulkRun, BulkSuccess
-    from .cancel import CancelToken
-    from .catalog import MODEL_MIGRATION, Catalogue, default_catalogue
-    from .clock import Clock, SystemClock
-    from .config import ProviderConfig, RateLimits, RetryPolicy, Timeouts
-    from .errors import (
+    from groq_provider.bulk.run import BulkFailure, BulkResult, BulkRun, BulkSuccess
+    from groq_provider.call.breaker import BreakerPolicy, CircuitBreaker
+    from groq_provider.call.stream import ResponseStream
+    from groq_provider.cancel import CancelToken
+    from groq_provider.catalog import MODEL_MIGRATION, Catalogue, default_catalogue
+    from groq_provider.clock import Clock, SystemClock
+    from groq_provider.config import ProviderConfig, RateLimits, RetryPolicy, Timeouts
+    from groq_provider.config.defaults import DEFAULT_MODEL, FAST_MODEL, ProviderType
+    from groq_provider.errors import (
         APIConnectionError,
         APIStatusError,
         AuthenticationError,
@@ -71,17 +72,16 @@ if TYPE_CHECKING:
         ToolUseFailedError,
         TransportError,
     )
-    from .fallback.provider import FallbackProvider
-    from .fallback.stream import FallbackStream
-    from .latency import LatencyTracker
-    from .protocols import LatencyRecorder, Provider, RateLimiter, Reservation
-    from .provider import GroqProvider
-    from .ratelimit.file_store import FileStore
-    from .ratelimit.limiter import TokenBucketRateLimiter
-    from .ratelimit.redis_store import RedisStore
-    from .ratelimit.stores import RateLimitStore
-    from .stream import ResponseStream
-    from .types.activity import (
+    from groq_provider.fallback.fallback_provider import FallbackProvider
+    from groq_provider.fallback.fallback_stream import FallbackStream
+    from groq_provider.latency import LatencyTracker
+    from groq_provider.protocols import LatencyRecorder, Provider, RateLimiter, Reservation
+    from groq_provider.provider import GroqProvider
+    from groq_provider.ratelimit.limiter import TokenBucketRateLimiter
+    from groq_provider.ratelimit.store.file import FileStore
+    from groq_provider.ratelimit.store.protocol import RateLimitStore
+    from groq_provider.ratelimit.store.redis import RedisStore
+    from groq_provider.types.activity import (
         Annotation,
         BrowserResult,
         Chart,
@@ -97,13 +97,22 @@ if TYPE_CHECKING:
         SearchResults,
         UsageBreakdown,
     )
-    from .types.fields import RequestFields
-    from .types.messages import Message
-    from .types.models import ModelCapability, ModelInfo, ModelLimits, ModelPricing, PerformanceProfile
-    from .types.options import Document, JSONSchemaFormat, ResponseFormat, SearchSettings, StreamOptions
-    from .types.parts import ContentPart, DocumentPart, ImagePart, OtherPart, TextPart, Tool, ToolCall, ToolFunction
-    from .types.request import LLMRequest
-    from .types.response import (
+    from groq_provider.types.messages import Message
+    from groq_provider.types.model_info import ModelCapability, ModelInfo, ModelLimits, ModelPricing, PerformanceProfile
+    from groq_provider.types.options import Document, JSONSchemaFormat, ResponseFormat, SearchSettings, StreamOptions
+    from groq_provider.types.parts import (
+        ContentPart,
+        DocumentPart,
+        ImagePart,
+        OtherPart,
+        TextPart,
+        Tool,
+        ToolCall,
+        ToolFunction,
+    )
+    from groq_provider.types.request import LLMRequest
+    from groq_provider.types.request_fields import RequestFields
+    from groq_provider.types.response import (
         Attempt,
         LLMResponse,
         RateLimitInfo,
@@ -114,13 +123,19 @@ if TYPE_CHECKING:
         XGroq,
         XGroqUsage,
     )
-    from .types.status import LatencyMetrics, MeasuredProfile, ProviderHealth, RateLimitStatus, RateLimitWindow
+    from groq_provider.types.status import (
+        LatencyMetrics,
+        MeasuredProfile,
+        ProviderHealth,
+        RateLimitStatus,
+        RateLimitWindow,
+    )
 
 #: Where each name lives. A test holds this, ``__all__`` and the imports above against each other.
 _HOMES = {
-    "_defaults": "DEFAULT_MODEL FAST_MODEL ProviderType",
-    "breaker": "BreakerPolicy CircuitBreaker",
-    "bulk": "BulkFailure BulkResult BulkRun BulkSuccess",
+    "config.defaults": "DEFAULT_MODEL FAST_MODEL ProviderType",
+    "call.breaker": "BreakerPolicy CircuitBreaker",
+    "bulk.run": "BulkFailure BulkResult BulkRun BulkSuccess",
     "cancel": "CancelToken",
     "catalog": "MODEL_MIGRATION Catalogue default_catalogue",
     "clock": "Clock SystemClock",
@@ -135,19 +150,19 @@ _HOMES = {
         "ResponseTooLargeError StreamError StreamIdleTimeoutError StreamInterruptedError StreamProtocolError TLSError "
         "ToolUseFailedError TransportError"
     ),
-    "fallback.provider": "FallbackProvider",
-    "fallback.stream": "FallbackStream",
+    "fallback.fallback_provider": "FallbackProvider",
+    "fallback.fallback_stream": "FallbackStream",
     "latency": "LatencyTracker",
     "protocols": "LatencyRecorder Provider RateLimiter Reservation",
     "provider": "GroqProvider",
-    "ratelimit.file_store": "FileStore",
+    "ratelimit.store.file": "FileStore",
     "ratelimit.limiter": "TokenBucketRateLimiter",
-    "ratelimit.redis_store": "RedisStore",
-    "ratelimit.stores": "RateLimitStore",
-    "stream": "ResponseStream",
-    "types.fields": "RequestFields",
+    "ratelimit.store.redis": "RedisStore",
+    "ratelimit.store.protocol": "RateLimitStore",
+    "call.stream": "ResponseStream",
+    "types.request_fields": "RequestFields",
     "types.messages": "Message",
-    "types.models": "ModelCapability ModelInfo ModelLimits ModelPricing PerformanceProfile",
+    "types.model_info": "ModelCapability ModelInfo ModelLimits ModelPricing PerformanceProfile",
     "types.options": "Document JSONSchemaFormat ResponseFormat SearchSettings StreamOptions",
     "types.parts": "ContentPart DocumentPart ImagePart OtherPart TextPart Tool ToolCall ToolFunction",
     "types.request": "LLMRequest",

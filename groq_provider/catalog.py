@@ -18,9 +18,9 @@ from typing import Any
 
 import attrs
 
-from .errors import ModelNotFoundError
-from .types._base import nearest, shorten
-from .types.models import ModelCapability, ModelInfo, ModelLimits, ModelPricing, PerformanceProfile
+from groq_provider.errors import ModelNotFoundError
+from groq_provider.types._base import nearest, shorten
+from groq_provider.types.model_info import ModelCapability, ModelInfo, ModelLimits, ModelPricing, PerformanceProfile
 
 __all__ = ["MODEL_MIGRATION", "Catalogue", "default_catalogue"]
 

@@ -60,7 +60,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from .types.response import Attempt, LLMResponse
+    from groq_provider.types.response import Attempt, LLMResponse
 
 __all__ = [
     "APIConnectionError",

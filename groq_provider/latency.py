@@ -7,13 +7,13 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from ._fork import forkable
-from .errors import ConfigurationError
+from groq_provider._fork import forkable
+from groq_provider.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .types.status import LatencyMetrics
+    from groq_provider.types.status import LatencyMetrics
 
 __all__ = ["LatencyTracker", "NullLatencyTracker"]
 
@@ -215,7 +215,7 @@ class NullLatencyTracker:
 
 
 def _summarise(samples: Sequence[_Sample], failures: Sequence[float], **counts: int) -> LatencyMetrics:
-    from .types.status import LatencyMetrics  # for whoever looks
+    from groq_provider.types.status import LatencyMetrics  # for whoever looks
 
     whole = [(total, wait) for total, wait, _, _ in samples if total is not None]
     totals = sorted([total for total, _ in whole])

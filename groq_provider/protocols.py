@@ -9,17 +9,17 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from ._defaults import ProviderType
-    from .cancel import CancelToken
-    from .config import Timeouts
-    from .errors import RateLimitedError
-    from .transport.call import CallState
-    from .types.fields import RequestFields
-    from .types.messages import Message
-    from .types.models import ModelCapability, ModelInfo
-    from .types.request import LLMRequest
-    from .types.response import LLMResponse, RateLimitInfo, ResponseChunk, Usage
-    from .types.status import LatencyMetrics, ProviderHealth, RateLimitStatus
+    from groq_provider.cancel import CancelToken
+    from groq_provider.config import Timeouts
+    from groq_provider.config.defaults import ProviderType
+    from groq_provider.errors import RateLimitedError
+    from groq_provider.transport.scope import CancelScope
+    from groq_provider.types.messages import Message
+    from groq_provider.types.model_info import ModelCapability, ModelInfo
+    from groq_provider.types.request import LLMRequest
+    from groq_provider.types.request_fields import RequestFields
+    from groq_provider.types.response import LLMResponse, RateLimitInfo, ResponseChunk, Usage
+    from groq_provider.types.status import LatencyMetrics, ProviderHealth, RateLimitStatus
 
 __all__ = ["LatencyRecorder", "Provider", "RateLimiter", "Reservation", "Transport", "WireResponse"]
 
@@ -116,7 +116,7 @@ class WireResponse(Protocol):
         """Drop the connection from a finalizer: no lock may be touched."""
         ...
 
-    def drain(self, call: CallState) -> None:
+    def drain(self, call: CancelScope) -> None:
         """Read on to the end of the body, within bounds, so that the connection can serve again; else close it."""
         ...
 
@@ -138,7 +138,7 @@ class Transport(Protocol):
         *,
         headers: Mapping[str, str],
         body: bytes | None,
-        call: CallState,
+        call: CancelScope,
         query: str = "",
     ) -> WireResponse:
         """Send one request and return when the head of the answer is there. Raises only this library's errors."""

@@ -10,14 +10,14 @@ from urllib.parse import unquote
 
 import attrs
 
-from . import _checks as checks
-from ._defaults import DEFAULT_MODEL, ProviderType
-from ._urls import CHAT_PATH
-from .cancel import CancelToken
-from .clock import Clock, SystemClock
-from .config import ProviderConfig, Timeouts
-from .engine import CallOptions, Engine
-from .errors import (
+from groq_provider import _validate as checks
+from groq_provider.call.runtime import CallOptions, Runtime
+from groq_provider.cancel import CancelToken
+from groq_provider.clock import Clock, SystemClock
+from groq_provider.config import ProviderConfig, Timeouts
+from groq_provider.config.defaults import DEFAULT_MODEL, ProviderType
+from groq_provider.config.urls import CHAT_PATH
+from groq_provider.errors import (
     ConfigurationError,
     GroqProviderError,
     IncompleteResponseError,
@@ -26,13 +26,13 @@ from .errors import (
     ProviderDisabledError,
     without_frames,
 )
-from .health import HealthMonitor
-from .latency import LatencyTracker, NullLatencyTracker
-from .ratelimit.estimate import estimate_prompt_tokens
-from .ratelimit.limiter import TokenBucketRateLimiter
-from .resources.models import Models
-from .transport.session import SecretHeader, SessionTransport
-from .types.request import LLMRequest, check_extra, whole
+from groq_provider.health import HealthMonitor
+from groq_provider.latency import LatencyTracker, NullLatencyTracker
+from groq_provider.ratelimit.estimate import estimate_prompt_tokens
+from groq_provider.ratelimit.limiter import TokenBucketRateLimiter
+from groq_provider.resources.models import Models
+from groq_provider.transport.session import SecretHeader, SessionTransport
+from groq_provider.types.request import LLMRequest, check_extra, whole
 
 if TYPE_CHECKING:
     import os
@@ -41,17 +41,17 @@ if TYPE_CHECKING:
     import requests
     from typing_extensions import Self, Unpack
 
-    from .breaker import CircuitBreaker
-    from .bulk import BulkRun
-    from .config import ProviderSettings
-    from .protocols import LatencyRecorder, RateLimiter
-    from .stream import ResponseStream
-    from .types.allowed import Allowed
-    from .types.fields import RequestFields
-    from .types.messages import Message
-    from .types.models import ModelCapability, ModelInfo
-    from .types.response import LLMResponse
-    from .types.status import LatencyMetrics, MeasuredProfile, ProviderHealth, RateLimitStatus
+    from groq_provider.bulk.run import BulkRun
+    from groq_provider.call.breaker import CircuitBreaker
+    from groq_provider.call.stream import ResponseStream
+    from groq_provider.config import ProviderSettings
+    from groq_provider.protocols import LatencyRecorder, RateLimiter
+    from groq_provider.types.allowed import Allowed
+    from groq_provider.types.messages import Message
+    from groq_provider.types.model_info import ModelCapability, ModelInfo
+    from groq_provider.types.request_fields import RequestFields
+    from groq_provider.types.response import LLMResponse
+    from groq_provider.types.status import LatencyMetrics, MeasuredProfile, ProviderHealth, RateLimitStatus
 
     Prompt = str | Message | Sequence[Message | Mapping[str, Any]] | LLMRequest
     Timeout = float | str | Timeouts | None
@@ -191,7 +191,7 @@ class GroqProvider:
             session=self._session,
         )
         self._models = Models(config.models, lambda: self.request("GET", "/models"), with_catalogue=groq)
-        self._engine = Engine(
+        self._engine = Runtime(
             transport=self._transport,
             limiter=self._limiter,
             tracker=self._tracker,
@@ -219,7 +219,7 @@ class GroqProvider:
     def _breaker(self) -> CircuitBreaker | None:
         if not self._config.circuit_breaker:
             return None
-        from .breaker import BreakerPolicy, CircuitBreaker
+        from groq_provider.call.breaker import BreakerPolicy, CircuitBreaker
 
         policy = BreakerPolicy.of(self._config.circuit_breaker)
         return None if policy is None else CircuitBreaker(policy, self._clock, name=self.get_name())
@@ -436,7 +436,7 @@ class GroqProvider:
 
         Models of neither are left out.
         """
-        from .types.status import MeasuredProfile  # for whoever looks
+        from groq_provider.types.status import MeasuredProfile  # for whoever looks
 
         found: dict[str, MeasuredProfile] = {}
         for model in self.get_models():
@@ -507,8 +507,7 @@ class GroqProvider:
         """
         self._require_open()
         self._engine.load()
-        from . import bulk  # noqa: F401 - for its effect
-        from .types import status  # noqa: F401 - likewise
+        from groq_provider.types import status  # noqa: F401 - likewise
 
         return self._transport.warm_up(connections, timeout=timeout)
 
@@ -580,8 +579,8 @@ class GroqProvider:
             return self._answer_item(request, timeout=limits, cancel=token)
 
         self._require_open()
-        from .bulk import BulkRun
-        from .types.allowed import GROQ
+        from groq_provider.bulk.run import BulkRun
+        from groq_provider.types.allowed import GROQ
 
         # What is wrong for every item is one error, here.
         (self._engine.allowed or GROQ).check_fields(LLMRequest.of("x", **whole(fields)))
@@ -608,7 +607,7 @@ class GroqProvider:
             raise InvalidRequestError(f"method = {checks.shown(method)}: must be an HTTP method")
         if json is None:
             return None
-        from .wire import json_text  # loaded by the first call
+        from groq_provider.wire import json_text  # loaded by the first call
 
         return json_text.dumps(json)
 
@@ -655,7 +654,7 @@ class GroqProvider:
         return self._probe("GET", "/models", None, timeout)
 
     def _ask_chat(self, timeout: float, model: str | None) -> Any:
-        from .wire import codec
+        from groq_provider.wire import codec
 
         if model is None:
             live = (known.id for known in self.fastest_models() if not known.deprecated)
@@ -670,7 +669,7 @@ class GroqProvider:
 
 
 def _read_chat(answer: Any) -> None:
-    from .wire import codec
+    from groq_provider.wire import codec
 
     if codec.response_fields(answer)["finish_reason"] == "error":
         raise IncompleteResponseError("the server ended the answer with finish_reason 'error'", sent=True)
@@ -687,7 +686,7 @@ def _climbs(path: str) -> bool:
 
 
 def _anything() -> Allowed:
-    from .types.allowed import ANYTHING  # most providers are of this service
+    from groq_provider.types.allowed import ANYTHING  # most providers are of this service
 
     return ANYTHING
 
@@ -703,6 +702,6 @@ def _protocol_of(name: str) -> type | None:
         return Clock
     if name not in {"rate_limiter", "latency_tracker"}:
         return None
-    from .protocols import LatencyRecorder, RateLimiter  # most programs give neither
+    from groq_provider.protocols import LatencyRecorder, RateLimiter  # most programs give neither
 
     return RateLimiter if name == "rate_limiter" else LatencyRecorder

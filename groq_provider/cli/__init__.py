@@ -15,10 +15,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from groq_provider import GroqProviderError, __version__
-
-from .advice import complaint
-from .screen import say
-from .text import one_line
+from groq_provider.cli.advice import complaint
+from groq_provider.cli.screen import say
+from groq_provider.cli.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -222,7 +221,7 @@ def _connect(args: argparse.Namespace) -> GroqProvider:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from .demo import run
+    from groq_provider.cli.demo import run
 
     named = args.base_url is not None or args.config is not None
     return run(
@@ -237,7 +236,7 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _chat(args: argparse.Namespace) -> int:
-    from .chat import run
+    from groq_provider.cli.chat import run
 
     fields = {"model": args.model, "temperature": args.temperature, "max_completion_tokens": args.max_tokens}
     connect = functools.partial(_connect, args)
@@ -245,7 +244,7 @@ def _chat(args: argparse.Namespace) -> int:
 
 
 def _models(args: argparse.Namespace) -> int:
-    from .show import models
+    from groq_provider.cli.show import models
 
     return models(
         connect=functools.partial(_connect, args), refresh=args.refresh, everything=args.all, as_json=args.json
@@ -253,7 +252,7 @@ def _models(args: argparse.Namespace) -> int:
 
 
 def _health(args: argparse.Namespace) -> int:
-    from .show import health
+    from groq_provider.cli.show import health
 
     timeout = 10.0 if args.timeout is None else args.timeout
     return health(connect=functools.partial(_connect, args), probe=args.probe, timeout=timeout, as_json=args.json)

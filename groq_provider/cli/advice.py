@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import groq_provider as g
-
-from .text import one_line
+from groq_provider.cli.text import one_line
 
 __all__ = ["complaint"]
 

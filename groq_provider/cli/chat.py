@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from groq_provider import GroqProviderError, Message
-
-from .advice import complaint
-from .live import Answer, Waiting, limited
-from .screen import as_data, out, out_json, say
+from groq_provider.cli.advice import complaint
+from groq_provider.cli.live import Answer, Waiting, limited
+from groq_provider.cli.screen import as_data, out, out_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -8,12 +8,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
 
 from groq_provider import DEFAULT_MODEL, CancelToken, GroqProviderError, default_catalogue
+from groq_provider.cli.advice import complaint
+from groq_provider.cli.live import Answer, Waiting, limited
+from groq_provider.cli.screen import Progress, Screen, out
+from groq_provider.cli.text import one_line
 from groq_provider.testing import demo_provider
-
-from .advice import complaint
-from .live import Answer, Waiting, limited
-from .screen import Progress, Screen, out
-from .text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

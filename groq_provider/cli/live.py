@@ -8,8 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from groq_provider import GroqProviderError
-
-from .text import Wrap, columns, one_line, visible
+from groq_provider.cli.text import Wrap, columns, one_line, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable

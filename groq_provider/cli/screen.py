@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from groq_provider import ConfigurationError
-
-from .text import one_line, visible, wrapped
+from groq_provider.cli.text import one_line, visible, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from groq_provider import default_catalogue
-
-from .live import Waiting, limited
-from .screen import Screen, as_data, out, out_json
-from .text import one_line
+from groq_provider.cli.live import Waiting, limited
+from groq_provider.cli.screen import Screen, as_data, out, out_json
+from groq_provider.cli.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from .bucket import WHOLE
+from groq_provider.ratelimit.bucket import WHOLE
 
 if TYPE_CHECKING:
+    from groq_provider.ratelimit.bucket import Cost
     from groq_provider.types.response import Usage
-
-    from .bucket import Cost
 
 __all__ = ["Estimate", "Estimator", "actual_cost"]
 

@@ -9,9 +9,9 @@ Not thread-safe by itself: the lock of the model's state guards it.
 
 from __future__ import annotations
 
-from .bucket import SECOND
+from groq_provider.ratelimit.bucket import SECOND
 
-__all__ = ["Gate"]
+__all__ = ["ThrottleGate"]
 
 #: How long the gate stays closed when the service does not say; doubles with every such refusal in a row.
 _FIRST, _LONGEST = SECOND, 8 * SECOND
@@ -29,7 +29,7 @@ _HOLD = 4
 _MARGIN = 1.02
 
 
-class Gate:
+class ThrottleGate:
     """Holds everybody back after a refusal, then lets them out one by one until an answer shows that it works again.
 
     After a refusal that explains itself, all may go on then: the limits themselves are known. After another one they go on one by one,

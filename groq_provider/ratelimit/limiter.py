@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from groq_provider._checks import Hidden
 from groq_provider._fork import forkable
+from groq_provider._validate import Hidden
 from groq_provider.clock import SystemClock
 from groq_provider.errors import ConfigurationError
-
-from .bucket import DIMENSIONS, WHOLE
-from .state import ModelState, RetiredError
-from .stores import RateLimitStore, open_store
+from groq_provider.ratelimit.bucket import DIMENSIONS, WHOLE
+from groq_provider.ratelimit.model import ModelLimiter, RetiredError
+from groq_provider.ratelimit.store.protocol import RateLimitStore, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,9 +20,8 @@ if TYPE_CHECKING:
     from groq_provider.clock import Clock
     from groq_provider.config import RateLimits
     from groq_provider.protocols import Reservation
+    from groq_provider.ratelimit.shared_model import StoreLink
     from groq_provider.types.status import RateLimitStatus
-
-    from .shared import StoreLink
 
 __all__ = ["TokenBucketRateLimiter"]
 
@@ -86,11 +84,11 @@ class TokenBucketRateLimiter:
         self._own_store = opened if isinstance(store, str) else None
         self._link: StoreLink | None = None
         if opened is not None:
-            from .shared import StoreLink
+            from groq_provider.ratelimit.shared_model import StoreLink
 
             self._link = StoreLink(opened, self._clock)
         self._lock = threading.RLock()  # guards additions to _states; looking up needs no lock; reentrant: _signals
-        self._states: dict[str, ModelState] = {}
+        self._states: dict[str, ModelLimiter] = {}
         forkable(self)
 
     def __repr__(self) -> str:
@@ -193,7 +191,7 @@ class TokenBucketRateLimiter:
         """Return the state of every model seen, by its id; a snapshot."""
         return {state.model: state.status() for state in list(self._states.values())}
 
-    def _add(self, model: str) -> ModelState:
+    def _add(self, model: str) -> ModelLimiter:
         with self._lock:
             state = self._states.get(model)
             if state is None:
@@ -219,12 +217,12 @@ class TokenBucketRateLimiter:
             if state.retire(used=True):
                 self._forget(state)
 
-    def _forget(self, state: ModelState) -> None:
+    def _forget(self, state: ModelLimiter) -> None:
         with self._lock:
             if self._states.get(state.model) is state:
                 del self._states[state.model]
 
-    def _new_state(self, model: str) -> ModelState:
+    def _new_state(self, model: str) -> ModelLimiter:
         sizes: dict[str, int | None] = {}
         share = WHOLE * 97 // 100
         if self._limits is not None:
@@ -232,12 +230,12 @@ class TokenBucketRateLimiter:
             sizes = {name: getattr(limits, name) for name in DIMENSIONS}
             share = max(round(limits.share * WHOLE), 1)
         if self._link is None:
-            return ModelState(model, sizes, share=share, clock=self._clock)
-        from .shared import SharedModelState
+            return ModelLimiter(model, sizes, share=share, clock=self._clock)
+        from groq_provider.ratelimit.shared_model import SharedModelLimiter
 
         # The first colon ends the scope, whatever is in it: no other pair of scope and model gives the same key.
         key = f"{self._scope.replace('%', '%25').replace(':', '%3A')}:{model}"
-        return SharedModelState(model, sizes, share=share, clock=self._clock, link=self._link, key=key)
+        return SharedModelLimiter(model, sizes, share=share, clock=self._clock, link=self._link, key=key)
 
     def close(self) -> None:
         """Give back what a store opened by its URL holds; a later call opens it again, for as long as it takes."""

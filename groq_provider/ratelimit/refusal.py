@@ -6,14 +6,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from groq_provider.errors import RateLimitedError, RateLimitTimeoutError, RequestTooLargeError
-
-from .bucket import SECOND
+from groq_provider.ratelimit.bucket import SECOND
 
 if TYPE_CHECKING:
     from groq_provider.clock import Clock
     from groq_provider.errors import GroqProviderError
-
-    from .bucket import Bucket
+    from groq_provider.ratelimit.bucket import Bucket
 
 __all__ = ["Refusal", "TooLarge", "TooLate", "TooLong"]
 

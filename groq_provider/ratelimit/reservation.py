@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .cost import actual_cost
+from groq_provider.ratelimit.cost import actual_cost
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -12,10 +12,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from groq_provider.errors import RateLimitedError
+    from groq_provider.ratelimit.bucket import Cost
+    from groq_provider.ratelimit.model import ModelLimiter
     from groq_provider.types.response import RateLimitInfo, Usage
-
-    from .bucket import Cost
-    from .state import ModelState
 
 __all__ = ["HeldReservation"]
 
@@ -42,7 +41,7 @@ class HeldReservation:
 
     __slots__ = ("__weakref__", "_state", "arrival", "closed", "sequence", "wait")
 
-    def __init__(self, state: ModelState) -> None:
+    def __init__(self, state: ModelLimiter) -> None:
         self._state = state
         self.wait = 0.0
         self.arrival = 0

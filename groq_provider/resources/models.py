@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from groq_provider.catalog import Catalogue
-    from groq_provider.types.models import ModelCapability, ModelInfo
+    from groq_provider.types.model_info import ModelCapability, ModelInfo
 
 __all__ = ["Models"]
 

@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from groq_provider.testing.clock import FakeClock
     from groq_provider.testing.emulator import Emulator, serve
+    from groq_provider.testing.fake_clock import FakeClock
     from groq_provider.testing.offline import demo_provider
     from groq_provider.testing.replies import Fault, Gate, RecordedRequest, Reply
 
@@ -18,7 +18,7 @@ __all__ = ["Emulator", "FakeClock", "Fault", "Gate", "RecordedRequest", "Reply",
 
 _HOMES = {
     "Emulator": "emulator",
-    "FakeClock": "clock",
+    "FakeClock": "fake_clock",
     "Fault": "replies",
     "Gate": "replies",
     "RecordedRequest": "replies",

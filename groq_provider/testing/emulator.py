@@ -15,7 +15,7 @@ from groq_provider.testing._http import BadRequestError, BrokenError, Writer
 from groq_provider.testing._models import model_table
 from groq_provider.testing._server import Server
 from groq_provider.testing._service import CallbackError, Clock, Script, Service, Settings
-from groq_provider.testing.clock import FakeClock
+from groq_provider.testing.fake_clock import FakeClock
 from groq_provider.testing.replies import Fault, Gate, RecordedRequest, Reply, as_reply
 
 if TYPE_CHECKING:

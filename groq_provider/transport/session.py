@@ -24,28 +24,26 @@ from urllib3.connection import ProxyConfig
 from urllib3.exceptions import ClosedPoolError
 from urllib3.util import Timeout, parse_url
 
-from groq_provider._checks import Hidden as SecretHeader
-from groq_provider._urls import CHAT_PATH, check_proxy
+from groq_provider._validate import Hidden as SecretHeader
 from groq_provider._version import __version__
+from groq_provider.config.urls import CHAT_PATH, check_proxy
 from groq_provider.errors import (
     ConfigurationError,
     GroqProviderError,
     ProviderClosedError,
 )
-
-from .call import CallState, activate, adopt
-from .connection import TLSSocket, socket_options
-from .failures import map_send_error
-from .pool import POOL_SIZE, PlainPool, TLSPool, at_fork
-from .response import Response
-from .slots import Slots
+from groq_provider.transport.error_mapping import map_send_error
+from groq_provider.transport.http1.connection import TLSSocket, socket_options
+from groq_provider.transport.http1.pool import POOL_SIZE, PlainPool, TLSPool, at_fork
+from groq_provider.transport.permits import ConnectionLimiter
+from groq_provider.transport.requests_response import Response
+from groq_provider.transport.scope import CancelScope, activate, adopt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from groq_provider.clock import Clock
-
-    from .http2_pool import Http2Pool
+    from groq_provider.transport.http2.pool import Http2Pool
 
 __all__ = ["Adapter", "SecretHeader", "SessionTransport"]
 
@@ -131,7 +129,7 @@ def _http2_pool() -> type[Http2Pool]:
         ConfigurationError: It is not installed.
     """
     try:
-        from .http2_pool import Http2Pool
+        from groq_provider.transport.http2.pool import Http2Pool
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in {"h2", "hpack", "hyperframe"}:
             raise
@@ -271,7 +269,7 @@ class Adapter(HTTPAdapter):
         if getattr(request, "call", None) is None:
             timeout = kwargs.get("timeout")
             connect, read = timeout if isinstance(timeout, tuple) else (timeout, timeout)
-            request.call = CallState(self._clock, connect=connect, after_send=read)
+            request.call = CancelScope(self._clock, connect=connect, after_send=read)
             adopt(request.call)
 
     def request_url(self, request: Any, proxies: Any) -> str:  # noqa: ARG002 - requests' signature
@@ -282,7 +280,7 @@ class Adapter(HTTPAdapter):
 
     def build_response(self, req: Any, resp: Any) -> Response:
         """Return our answer; no cookies, no charset guessing."""
-        call: CallState | None = getattr(req, "call", None)
+        call: CancelScope | None = getattr(req, "call", None)
         if call is not None and call.sent is False:
             call.request_sent()  # an answer without a connection: from the `responses` library
         return Response(resp, req, call)
@@ -362,7 +360,7 @@ class SessionTransport:
             if api_key is None or name.lower() != "authorization":
                 _set_header(self._headers, name, SecretHeader(text))
         self._authorization = None if api_key is None else SecretHeader(f"Bearer {api_key}")
-        self._slots = None if max_connections is None else Slots(max_connections)
+        self._slots = None if max_connections is None else ConnectionLimiter(max_connections)
         #: What the engine sends with every call of a kind is one and the same object, which cannot change, and is merged once. No dict:
         #: without a global interpreter lock one has a lock, which a forked child may find taken for ever.
         self._merged: tuple[tuple[Mapping[str, str], _Headers], ...] = ()
@@ -383,7 +381,7 @@ class SessionTransport:
         *,
         headers: Mapping[str, str] | None,
         body: bytes | None,
-        call: CallState,
+        call: CancelScope,
         query: str = "",
     ) -> Response:
         """Send one request and return when the head of the answer is there.
@@ -438,7 +436,7 @@ class SessionTransport:
                 _set_header(headers, name, text)
         return headers
 
-    def _exchange(self, request: _Request, call: CallState) -> Response:
+    def _exchange(self, request: _Request, call: CancelScope) -> Response:
         problem: BaseException
         try:
             with activate(call):

@@ -11,7 +11,7 @@ def complete() -> None:
     For whoever reads the annotations of values: ``typing.get_type_hints``, cattrs, documentation tools. Those who only make values and
     read them do without, and start more quickly.
     """
-    from . import activity, messages, options, parts, request, response
+    from groq_provider.types import activity, messages, options, parts, request, response
 
     names = {name: getattr(home, name) for home in (activity, options, parts) for name in home.__all__}
     for module in (messages, request, response):

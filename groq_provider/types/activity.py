@@ -10,8 +10,8 @@ from typing import Any
 
 import attrs
 
-from ._base import EMPTY, kept, mask
-from .response import Usage
+from groq_provider.types._base import EMPTY, kept, mask
+from groq_provider.types.response import Usage
 
 __all__ = [
     "Annotation",

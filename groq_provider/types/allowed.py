@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from groq_provider.errors import InvalidRequestError
-
-from ._base import field_names, mapping, nearest, number, one_of, shorten
-from .messages import ANSWER_ONLY, ROLES, Message
-from .request import LLMRequest
+from groq_provider.types._base import field_names, mapping, nearest, number, one_of, shorten
+from groq_provider.types.messages import ANSWER_ONLY, ROLES, Message
+from groq_provider.types.request import LLMRequest
 
 if TYPE_CHECKING:
-    from .options import ResponseFormat, StreamOptions
-    from .parts import ContentPart, Tool
+    from groq_provider.types.options import ResponseFormat, StreamOptions
+    from groq_provider.types.parts import ContentPart, Tool
 
 __all__ = ["ANYTHING", "GROQ", "Allowed"]
 
@@ -199,7 +198,7 @@ def _message(message: Message, place: str) -> Message:
 
 
 def _part(part: ContentPart, place: str) -> None:
-    from .parts import ImagePart, OtherPart  # loaded with the first message that has parts
+    from groq_provider.types.parts import ImagePart, OtherPart  # loaded with the first message that has parts
 
     if isinstance(part, ImagePart) and part.detail not in (None, "auto", "low", "high"):
         raise InvalidRequestError(

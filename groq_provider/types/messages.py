@@ -11,11 +11,19 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from groq_provider.errors import InvalidRequestError
-
-from ._base import build, check_given, defer_checks, mapping, mask, nearest, placed, text
+from groq_provider.types._base import build, check_given, defer_checks, mapping, mask, nearest, placed, text
 
 if TYPE_CHECKING:
-    from .parts import ContentPart, DocumentPart, ImagePart, OtherPart, TextPart, Tool, ToolCall, ToolFunction
+    from groq_provider.types.parts import (
+        ContentPart,
+        DocumentPart,
+        ImagePart,
+        OtherPart,
+        TextPart,
+        Tool,
+        ToolCall,
+        ToolFunction,
+    )
 
 __all__ = [
     "ContentPart",
@@ -43,7 +51,7 @@ def _content(data: object) -> str | tuple[ContentPart, ...] | None:
         raise InvalidRequestError(f"content must be text, a sequence of parts or None, not {type(data).__name__}")
     if not data:
         raise InvalidRequestError("content is an empty sequence: give at least one part, or text")
-    from .parts import as_part
+    from groq_provider.types.parts import as_part
 
     return tuple([as_part(item, f"content[{index}]") for index, item in enumerate(data)])
 
@@ -53,7 +61,7 @@ def _tool_calls(data: object) -> tuple[ToolCall, ...] | None:
         return None
     if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Sequence):
         raise InvalidRequestError(f"tool_calls must be a sequence, not {type(data).__name__}")
-    from .parts import as_tool_call
+    from groq_provider.types.parts import as_tool_call
 
     calls = [as_tool_call(item, f"tool_calls[{index}]") for index, item in enumerate(data)]
     # Models leave the arguments of a function that takes none empty, or write null; sent back like that they are refused.
@@ -155,7 +163,7 @@ def as_message(data: object, what: str) -> Message:
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from . import parts
+        from groq_provider.types import parts
 
         return getattr(parts, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

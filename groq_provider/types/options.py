@@ -8,9 +8,8 @@ from typing import Any
 import attrs
 
 from groq_provider.errors import InvalidRequestError
-
-from ._base import EMPTY, boolean, build, mapping, mask, optional_build, text
-from .request import to_exclude_domains, to_include_domains
+from groq_provider.types._base import EMPTY, boolean, build, mapping, mask, optional_build, text
+from groq_provider.types.request import to_exclude_domains, to_include_domains
 
 __all__ = ["Document", "JSONSchemaFormat", "ResponseFormat", "SearchSettings", "StreamOptions"]
 

@@ -12,8 +12,7 @@ from typing import Any, Union
 import attrs
 
 from groq_provider.errors import InvalidRequestError
-
-from ._base import EMPTY, boolean, build, mapping, mask, number, optional_build, shorten, text
+from groq_provider.types._base import EMPTY, boolean, build, mapping, mask, number, optional_build, shorten, text
 
 __all__ = ["ContentPart", "DocumentPart", "ImagePart", "OtherPart", "TextPart", "Tool", "ToolCall", "ToolFunction"]
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from groq_provider.errors import InvalidRequestError
-
-from ._base import (
+from groq_provider.types._base import (
     EMPTY,
     boolean,
     build,
@@ -28,11 +27,11 @@ from ._base import (
     strings,
     text,
 )
-from .messages import Message, as_message
+from groq_provider.types.messages import Message, as_message
 
 if TYPE_CHECKING:
-    from .options import Document, JSONSchemaFormat, ResponseFormat, SearchSettings, StreamOptions
-    from .parts import Tool
+    from groq_provider.types.options import Document, JSONSchemaFormat, ResponseFormat, SearchSettings, StreamOptions
+    from groq_provider.types.parts import Tool
 
 __all__ = ["Document", "JSONSchemaFormat", "LLMRequest", "ResponseFormat", "SearchSettings", "StreamOptions"]
 
@@ -42,7 +41,7 @@ def _documents(data: object) -> tuple[Document, ...] | None:
         return None
     if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Sequence):
         raise InvalidRequestError(f"documents must be a sequence, not {type(data).__name__}")
-    from .options import as_document
+    from groq_provider.types.options import as_document
 
     return tuple([as_document(item, f"documents[{index}]") for index, item in enumerate(data)])
 
@@ -97,7 +96,7 @@ def _functions(data: object) -> tuple[Mapping[str, Any], ...] | None:
 def _to_stream_options(data: object) -> StreamOptions | None:
     if data is None:
         return None
-    from .options import StreamOptions
+    from groq_provider.types.options import StreamOptions
 
     return build(StreamOptions, data, what="stream_options")
 
@@ -105,7 +104,7 @@ def _to_stream_options(data: object) -> StreamOptions | None:
 def _to_tools(data: object) -> tuple[Tool, ...] | None:
     if data is None:
         return None
-    from .parts import Tool
+    from groq_provider.types.parts import Tool
 
     return many(Tool, data, what="tools")
 
@@ -113,7 +112,7 @@ def _to_tools(data: object) -> tuple[Tool, ...] | None:
 def _to_response_format(data: object) -> ResponseFormat | None:
     if data is None:
         return None
-    from .options import ResponseFormat
+    from groq_provider.types.options import ResponseFormat
 
     return build(ResponseFormat, data, what="response_format")
 
@@ -121,7 +120,7 @@ def _to_response_format(data: object) -> ResponseFormat | None:
 def _to_search_settings(data: object) -> SearchSettings | None:
     if data is None:
         return None
-    from .options import SearchSettings
+    from groq_provider.types.options import SearchSettings
 
     return build(SearchSettings, data, what="search_settings")
 
@@ -310,7 +309,7 @@ def _check_names(fields: Mapping[str, Any]) -> None:
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from . import options
+        from groq_provider.types import options
 
         return getattr(options, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

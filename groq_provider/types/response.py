@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ._base import EMPTY, from_answer, kept, mask
-from .messages import Message
+from groq_provider.types._base import EMPTY, from_answer, kept, mask
+from groq_provider.types.messages import Message
 
 if TYPE_CHECKING:  # not read until an answer has some: see converter.converter
-    from .activity import Annotation, ExecutedTool, MCPToolList, UsageBreakdown
-    from .parts import ToolCall
+    from groq_provider.types.activity import Annotation, ExecutedTool, MCPToolList, UsageBreakdown
+    from groq_provider.types.parts import ToolCall
 
 __all__ = [
     "Attempt",

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from ._base import read_only
-from .response import RateLimitInfo
+from groq_provider.types._base import read_only
+from groq_provider.types.response import RateLimitInfo
 
 if TYPE_CHECKING:
     from groq_provider.errors import GroqProviderError

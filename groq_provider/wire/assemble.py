@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 from groq_provider.errors import ResponseDecodeError, ResponseTooLargeError
 from groq_provider.types._base import from_answer
 from groq_provider.types.response import ResponseChunk, ToolCallDelta, Usage
-
-from . import codec
-from .fields import LOST, items, paced, spoken, whole
-from .json_text import MOST_VALUES, as_text, count_values
+from groq_provider.wire import codec
+from groq_provider.wire.json_fields import LOST, items, paced, spoken, whole
+from groq_provider.wire.json_text import MOST_VALUES, as_text, count_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .tool_calls import ToolCalls
+    from groq_provider.wire.tool_calls import ToolCalls
 
 __all__ = ["Assembler"]
 
@@ -321,7 +320,7 @@ class Assembler:
         if not calls:
             return ()
         if self._calls is None:
-            from .tool_calls import ToolCalls  # most answers do without
+            from groq_provider.wire.tool_calls import ToolCalls  # most answers do without
 
             self._calls = ToolCalls()
         return tuple([self._calls.add(call) for call in paced(calls, self._look)])

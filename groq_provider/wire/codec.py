@@ -18,9 +18,8 @@ from groq_provider.types import response as r
 from groq_provider.types._base import EMPTY, all_of, from_answer
 from groq_provider.types.allowed import GROQ
 from groq_provider.types.messages import ROLES
-
-from .converter import decode, encode
-from .fields import (
+from groq_provider.wire.converter import decode, encode
+from groq_provider.wire.json_fields import (
     MAX_SECONDS,
     MAX_TOKENS,
     amount,
@@ -36,15 +35,14 @@ from .fields import (
     word,
     wrong,
 )
-from .json_text import as_text, count_values, dumps
+from groq_provider.wire.json_text import as_text, count_values, dumps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from groq_provider.types import activity
     from groq_provider.types.allowed import Allowed
-
-    from .json_text import Body
+    from groq_provider.wire.json_text import Body
 
 __all__ = [
     "OWN_FIELDS",
@@ -153,7 +151,7 @@ def usage(data: object, look: Callable[[], object] = int) -> r.Usage | None:
     """Return the usage that an answer reports; a missing total, or one of 0, is the sum.
 
     ``None`` for what is no report: without any figure, with zeros alone (a prompt has tokens), or with a figure that no answer has,
-    below 0 or beyond :data:`~groq_provider.wire.fields.MAX_TOKENS`.
+    below 0 or beyond :data:`~groq_provider.wire.json_fields.MAX_TOKENS`.
     """
     if type(data) is not dict:
         return None

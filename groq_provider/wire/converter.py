@@ -16,8 +16,7 @@ from groq_provider.types import messages as m
 from groq_provider.types import request as q
 from groq_provider.types import response as r
 from groq_provider.types._base import build
-
-from .fields import instant
+from groq_provider.wire.json_fields import instant
 
 if TYPE_CHECKING:
     from cattrs import Converter

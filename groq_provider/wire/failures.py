@@ -15,9 +15,8 @@ from itertools import islice
 from typing import Any
 
 from groq_provider import errors as e
-
-from . import headers as h
-from .json_text import AT_ONCE, as_text, loads
+from groq_provider.wire import headers as h
+from groq_provider.wire.json_text import AT_ONCE, as_text, loads
 
 __all__ = [
     "MAX_ERROR_BODY",

@@ -8,8 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from groq_provider.errors import ResponseTooLargeError
-
-from .json_text import count_values, scan_json
+from groq_provider.wire.json_text import count_values, scan_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable

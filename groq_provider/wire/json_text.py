@@ -66,7 +66,7 @@ def loads(
     """
     if len(data) <= AT_ONCE:
         return loads_text(data.decode("utf-8", "replace"), what)
-    from .json_pieces import Pieces  # most texts are short
+    from groq_provider.wire.json_pieces import Pieces  # most texts are short
 
     try:
         return Pieces(data, look or int, most, what).decode()

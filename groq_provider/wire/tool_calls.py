@@ -9,8 +9,7 @@ import attrs
 from groq_provider.errors import ResponseTooLargeError
 from groq_provider.types._base import ReadOnly
 from groq_provider.types.response import ToolCallDelta
-
-from .fields import LOST, MOST_ITEMS, whole
+from groq_provider.wire.json_fields import LOST, MOST_ITEMS, whole
 
 if TYPE_CHECKING:
     from groq_provider.types.parts import ToolCall

@@ -47,8 +47,10 @@ from support.http2_servers import ErrorCodes, Http2Server, SettingCodes, until
 
 from groq_provider import CancelToken, RetryPolicy, Timeouts
 from groq_provider import errors as e
-from groq_provider.transport import http2_connection, http2_pool, session
-from groq_provider.transport.http2_connection import Http2Connection
+from groq_provider.transport import session
+from groq_provider.transport.http2 import connection as http2_connection
+from groq_provider.transport.http2 import pool as http2_pool
+from groq_provider.transport.http2.connection import Http2Connection
 
 JSON = ("content-type", "application/json")
 

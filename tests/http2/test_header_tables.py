@@ -11,8 +11,8 @@ import h2.connection
 import h2.settings
 from hpack import HeaderTuple
 
-from groq_provider.transport.http2_frames import Frames
-from groq_provider.transport.http2_stream import Stream
+from groq_provider.transport.http2.frames import Frames
+from groq_provider.transport.http2.stream import Stream
 
 
 @pytest.mark.parametrize("offered", [0, 100, 4_096, 1 << 20, (1 << 32) - 1])

@@ -18,13 +18,17 @@ from support.http2_servers import Http2Server, SettingCodes, until
 
 from groq_provider import RateLimits
 from groq_provider import errors as e
-from groq_provider.transport import http2_connection, http2_pool
-from groq_provider.transport.call import CallState, tries
-from groq_provider.transport.slots import Slot, Slots
+from groq_provider.transport.http2 import connection as http2_connection
+from groq_provider.transport.http2 import pool as http2_pool
+from groq_provider.transport.permits import ConnectionLimiter, Permit
+from groq_provider.transport.scope import CancelScope, tries
 
 HERE = Path(http2_pool.__file__).parent
 #: Whose lines are struck: what is called from them on behalf of one call.
-FILES = {str(HERE / name) for name in ("http2_connection.py", "http2_frames.py", "http2_stream.py", "slots.py")}
+FILES = {str((HERE / name).resolve()) for name in ("connection.py", "frames.py", "stream.py", "../permits.py")}
+
+
+assert all(Path(file).is_file() for file in FILES)
 
 
 class Interrupter:
@@ -105,7 +109,7 @@ def test_tried_lock_is_taken_once():
 def given_back(provider):
     slots = provider._transport._slots
 
-    slot = Slot()  # here: its finalizer is not to be struck
+    slot = Permit()  # here: its finalizer is not to be struck
 
     def give():
         slot._slots = slots
@@ -146,10 +150,10 @@ def test_interrupt_loses_no_slot():
     from groq_provider.clock import SystemClock
 
     def strike(number):
-        slots = Slots(1)
-        slot = slots.take(CallState(SystemClock()), None)
+        slots = ConnectionLimiter(1)
+        slot = slots.take(CancelScope(SystemClock()), None)
         results = []
-        with running(lambda: results.append(slots.take(CallState(SystemClock()), None))):
+        with running(lambda: results.append(slots.take(CancelScope(SystemClock()), None))):
             assert until(lambda: slots._queue)
             with interrupted(number) as interrupter:
                 slot.give()
@@ -168,8 +172,8 @@ def test_interrupted_waiter_loses_no_slot():
     files, kept = FILES | {clock.__file__}, []
 
     def strike(number):
-        slots = Slots(1)
-        slot = slots.take(CallState(clock.SystemClock()), None)
+        slots = ConnectionLimiter(1)
+        slot = slots.take(CancelScope(clock.SystemClock()), None)
         over = threading.Event()
 
         def give():
@@ -180,7 +184,7 @@ def test_interrupted_waiter_loses_no_slot():
         with running(give):
             with interrupted(number, files) as interrupter:
                 try:
-                    taken.append(slots.take(CallState(clock.SystemClock()), None))
+                    taken.append(slots.take(CancelScope(clock.SystemClock()), None))
                 except KeyboardInterrupt as problem:
                     kept.append(problem)
                     raise

@@ -40,8 +40,9 @@ import groq_provider
 from groq_provider import Timeouts
 from groq_provider import errors as e
 from groq_provider.clock import SystemClock
-from groq_provider.transport import http2_connection, http2_pool
-from groq_provider.transport.http2_pool import Http2Pool
+from groq_provider.transport.http2 import connection as http2_connection
+from groq_provider.transport.http2 import pool as http2_pool
+from groq_provider.transport.http2.pool import Http2Pool
 
 
 def pool_of(provider):

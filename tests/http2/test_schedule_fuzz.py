@@ -20,12 +20,12 @@ from groq_provider import errors as e
 FILES = {
     str(PACKAGE / "transport" / name)
     for name in (
-        "call.py",
-        "http2_answer.py",
-        "http2_connection.py",
-        "http2_frames.py",
-        "http2_pool.py",
-        "http2_stream.py",
+        "scope.py",
+        "http2/response.py",
+        "http2/connection.py",
+        "http2/frames.py",
+        "http2/pool.py",
+        "http2/stream.py",
     )
 }
 

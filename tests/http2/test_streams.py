@@ -38,8 +38,8 @@ from support.servers import _pump, full_backlog
 from groq_provider import CancelToken, Timeouts
 from groq_provider import errors as e
 from groq_provider.clock import SystemClock
-from groq_provider.transport.call import CallState
-from groq_provider.transport.http2_connection import Http2Connection
+from groq_provider.transport.http2.connection import Http2Connection
+from groq_provider.transport.scope import CancelScope
 
 CANCEL = int(ErrorCodes.CANCEL)
 
@@ -783,6 +783,6 @@ def test_head_with_end_is_seen():
         def failure(self):
             return AssertionError("the head was overlooked")
 
-    call = CallState(SystemClock(), total_deadline=SystemClock().monotonic() + PATIENCE)
+    call = CancelScope(SystemClock(), total_deadline=SystemClock().monotonic() + PATIENCE)
     connection = SimpleNamespace(wait=lambda _stream, _left: True)
     assert Http2Connection.await_head(connection, Slipping(), call) == [(b":status", b"200")]

@@ -21,7 +21,7 @@ from groq_provider import (
     RequestTooLargeError,
     TokenBucketRateLimiter,
 )
-from groq_provider.ratelimit.stores import StoreAwayError
+from groq_provider.ratelimit.store.protocol import StoreUnavailableError
 from groq_provider.testing import Emulator
 
 MODEL = "openai/gpt-oss-20b"
@@ -111,7 +111,7 @@ def test_83_lost_answer_not_repeated():
             taken = super().take(key, ask)
             if self.lost:
                 self.lost -= 1
-                raise StoreAwayError("reset by peer")
+                raise StoreUnavailableError("reset by peer")
             return taken
 
     clock = FakeClock()

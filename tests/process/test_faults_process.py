@@ -32,7 +32,7 @@ from support.servers import FaultServer, answer, chunk, read_request, serving
 import groq_provider
 from groq_provider import BreakerPolicy, FallbackProvider, GroqProvider, RateLimits, RetryPolicy, Timeouts
 from groq_provider import errors as e
-from groq_provider.breaker import CircuitBreaker
+from groq_provider.call.breaker import CircuitBreaker
 from groq_provider.ratelimit.estimate import estimate_text_tokens
 from groq_provider.ratelimit.limiter import TokenBucketRateLimiter
 from groq_provider.testing import Gate, Reply
@@ -300,6 +300,7 @@ class Striker:
 
     def __init__(self, modules, number):
         self.files = {str(PACKAGE / name) for name in modules}
+        assert all(Path(file).is_file() for file in self.files)
         self.left = number
         self.where = None
 
@@ -335,11 +336,11 @@ def striking(modules, number):
 
 
 MODULES = {
-    "limiter": ["ratelimit/limiter.py", "ratelimit/state.py", "ratelimit/line.py", "ratelimit/reservation.py", "ratelimit/bucket.py"],
-    "engine": ["engine.py", "provider.py", "retry.py", "cancel.py", "latency.py"],
-    "stream": ["stream.py", "wire/assemble.py", "wire/sse.py"],
-    "pool": ["transport/pool.py", "transport/session.py", "transport/call.py", "transport/connection.py"],
-    "answer": ["transport/response.py"],
+    "limiter": ["ratelimit/limiter.py", "ratelimit/model.py", "ratelimit/queue.py", "ratelimit/reservation.py", "ratelimit/bucket.py"],
+    "call": ["call/runtime.py", "call/call.py", "provider.py", "call/retry.py", "cancel.py", "latency.py"],
+    "stream": ["call/stream.py", "wire/assemble.py", "wire/sse.py"],
+    "pool": ["transport/http1/pool.py", "transport/session.py", "transport/scope.py", "transport/http1/connection.py"],
+    "answer": ["transport/requests_response.py"],
 }  # fmt: skip
 
 
@@ -413,7 +414,7 @@ def test_76_interrupt_never_fakes_whole(way):
             with asker.generate_stream("x") as stream:
                 with (
                     contextlib.suppress(KeyboardInterrupt),
-                    striking([*MODULES["stream"], "fallback/stream.py"], number) as striker,
+                    striking([*MODULES["stream"], "fallback/fallback_stream.py"], number) as striker,
                 ):
                     given.extend(part.content for part in stream)
                 if striker.where is None:

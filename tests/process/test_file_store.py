@@ -27,10 +27,10 @@ from support.store_workers import DEBT, ask, hammer, race, work, work_on
 from groq_provider._signals import held_here
 from groq_provider.clock import SystemClock
 from groq_provider.errors import ConfigurationError
-from groq_provider.ratelimit import file_store
-from groq_provider.ratelimit.file_store import FileStore
-from groq_provider.ratelimit.ledger import LONGEST_PAUSE, NO_LIMIT, Ask, Change, Want
-from groq_provider.ratelimit.stores import StoreAwayError
+from groq_provider.ratelimit.store import file as file_store
+from groq_provider.ratelimit.store.file import FileStore
+from groq_provider.ratelimit.store.gcra_state import LONGEST_PAUSE, NO_LIMIT, AcquireRequest, Adjustment, BucketCharge
+from groq_provider.ratelimit.store.protocol import StoreUnavailableError
 
 pytestmark = pytest.mark.skipif(file_store.fcntl is None, reason="needs flock")
 
@@ -73,9 +73,9 @@ def started(program, *args, prepare="", **options):
         sys.path.insert(0, {str(TESTS)!r})
         from support.store_kinds import StoreClock
         from support.store_workers import ask
-        from groq_provider.ratelimit.ledger import Change
-        from groq_provider.ratelimit.stores import StoreAwayError
-        from groq_provider.ratelimit.file_store import FileStore
+        from groq_provider.ratelimit.store.gcra_state import Change
+        from groq_provider.ratelimit.store.protocol import StoreAwayError
+        from groq_provider.ratelimit.store.file import FileStore
         {prepare}
         store = FileStore(sys.argv[1], clock=StoreClock())
 
@@ -129,7 +129,7 @@ def test_processes_lose_no_update(path, method, threads):
     """Every call of 4 processes is counted exactly once."""
     rounds, processes = 60, 4
     store = FileStore(path, clock=StoreClock(), patience=60)
-    store.adjust(KEY, Change(credits={"rpm": -DEBT}))
+    store.adjust(KEY, Adjustment(credits={"rpm": -DEBT}))
     context = get_context(method)
     target, given = (work, store) if method == "fork" else (work_on, str(path))
     workers = [context.Process(target=target, args=(given, threads, rounds)) for _ in range(processes)]
@@ -176,7 +176,7 @@ def test_stores_in_process_stay_apart(path, clock):
 def test_system_clock_is_shared(path):
     """What one process waits for another sees the same end of."""
     program = """
-        from groq_provider.ratelimit.ledger import NO_LIMIT, Ask, Want
+        from groq_provider.ratelimit.store.gcra_state import NO_LIMIT, Ask, Want
         store = FileStore(sys.argv[1])
         print(store.take("shared", Ask((Want("rpm", 10**9, 10**9, 0),), 0, NO_LIMIT, 0, 0, 1)).start)
     """
@@ -185,7 +185,7 @@ def test_system_clock_is_shared(path):
     after = time.monotonic_ns() // 1000
     assert before - 1 <= start <= after + 1
     store = FileStore(path)
-    full = store.take(KEY, Ask((Want("rpm", 0, 1, 0),), 0, NO_LIMIT, 0, 0, 1)).full[0]
+    full = store.take(KEY, AcquireRequest((BucketCharge("rpm", 0, 1, 0),), 0, NO_LIMIT, 0, 0, 1)).full[0]
     assert 0 < 10**9 - full <= time.monotonic_ns() // 1000 - start + 1
     store.close()
 
@@ -198,7 +198,7 @@ def test_killed_process_frees_lock(path, store):
     store.take(KEY, ask())
     holder = started("hold(); store.take('shared', ask(500))", path)
     expect(holder, "held")
-    with pytest.raises(StoreAwayError, match=r"was not free for 0\.1 s"):
+    with pytest.raises(StoreUnavailableError, match=r"was not free for 0\.1 s"):
         store.take(KEY, ask())
     end(holder)
     assert left(store) == (1, 2)
@@ -208,7 +208,7 @@ def test_random_kills_leave_whole_records(path, full):
     """Processes killed at random leave whole records: the next goes on where the last whole update ended."""
     context, draw = get_context("fork"), random.Random(4)
     store = FileStore(path, clock=StoreClock(), patience=20)
-    store.adjust(KEY, Change(credits={"rpm": -DEBT}))
+    store.adjust(KEY, Adjustment(credits={"rpm": -DEBT}))
     debt, version = left(store)
     for _ in range(200 if full else 25):
         worker = context.Process(target=hammer, args=(store,))
@@ -245,7 +245,7 @@ def test_a_stopped_process_stops_nobody(path, store):
         began, away = time.monotonic(), []
 
         def refused():
-            with pytest.raises(StoreAwayError):
+            with pytest.raises(StoreUnavailableError):
                 store.take(KEY, ask())
             away.append(time.monotonic() - began)
 
@@ -268,7 +268,7 @@ def test_store_made_while_lock_held(path):
     holder = started("hold(); store.take('shared', ask())", path)
     expect(holder, "held")
     store = FileStore(path, clock=StoreClock())
-    with pytest.raises(StoreAwayError):
+    with pytest.raises(StoreUnavailableError):
         store.take(KEY, ask())
     finish(holder, "\n")
     assert left(store) == (1, 2)
@@ -433,8 +433,10 @@ def reboot(boot, clock, *, off, uptime=5 * SECOND):
 def test_a_reboot_shifts_all_instants(path, boot, clock, off, expected, uptime):  # noqa: PLR0917 - a table
     """By what the wall clock says has passed."""
     store = FileStore(path, clock=clock)
-    store.adjust(KEY, Change(credits={"rpm": -100 * SECOND}, pause=50 * SECOND))
-    store.take(KEY, Ask((Want("rpm", 1, 100 * SECOND, 0),), 0, NO_LIMIT, 0, 0, 7))  # claims the front
+    store.adjust(KEY, Adjustment(credits={"rpm": -100 * SECOND}, pause=50 * SECOND))
+    store.take(
+        KEY, AcquireRequest((BucketCharge("rpm", 1, 100 * SECOND, 0),), 0, NO_LIMIT, 0, 0, 7)
+    )  # claims the front
     store.close()
     reboot(boot, clock, off=off, uptime=uptime)
     for _ in range(2):  # the second finds it done
@@ -449,7 +451,7 @@ def test_reboot_shifts_once_despite_kills(path, boot, clock, monkeypatch):
     """Killed between two records, the next one does the rest, and no record twice."""
     store = FileStore(path, clock=clock)
     for number in range(10):
-        store.adjust(f"key {number}", Change(credits={"rpm": -100 * SECOND}))
+        store.adjust(f"key {number}", Adjustment(credits={"rpm": -100 * SECOND}))
     store.close()
     reboot(boot, clock, off=30 * SECOND)
     write = FileStore._write
@@ -478,7 +480,7 @@ def test_restarted_clock_shows_reboot(path, boot, clock):
     """Without a boot ID, on systems that number no starts, a monotonic clock that began anew tells of a reboot."""
     boot.unlink()
     store = FileStore(path, clock=clock)
-    store.adjust(KEY, Change(credits={"rpm": -100 * SECOND}))
+    store.adjust(KEY, Adjustment(credits={"rpm": -100 * SECOND}))
     store.close()
     clock.micros -= 995 * SECOND
     clock.wall += 1025 * SECOND
@@ -492,7 +494,7 @@ def test_restarted_clock_shows_reboot(path, boot, clock):
 def test_header_times_are_renewed(path, boot, clock):
     """So that little is lost if the wall clock is wrong after the reboot, and a change of it while the computer runs is none."""
     store = FileStore(path, clock=clock)
-    store.adjust(KEY, Change(credits={"rpm": -1000 * SECOND}))
+    store.adjust(KEY, Adjustment(credits={"rpm": -1000 * SECOND}))
     clock.micros += 600 * SECOND
     clock.wall += 3600 * SECOND  # set by its owner
     assert left(store)[0] == 400 * SECOND
@@ -510,7 +512,7 @@ def test_foreign_hosts_file_is_left(path, boot, clock):
     boot.write_text("another host\n")
     other = FileStore(path, clock=elsewhere)
     other.take(KEY, ask())
-    with pytest.raises(StoreAwayError, match="in use on another host"):
+    with pytest.raises(StoreUnavailableError, match="in use on another host"):
         store.take(KEY, ask())
     assert left(other)[1] == 3
     store.close()
@@ -579,7 +581,7 @@ def test_damaged_header_voids_records(path, store, clock, running):
 
 def test_absurd_figures_last_one_window(store, clock):
     """Figures beyond sense neither break the file nor hold anyone for longer than the longest pause."""
-    store.adjust(KEY, Change(credits={"rpm": -(10**30)}, full={"tpm": 10**40}, pause=10**50))
+    store.adjust(KEY, Adjustment(credits={"rpm": -(10**30)}, full={"tpm": 10**40}, pause=10**50))
     taken = store.take(KEY, ask(10**60, known=10**60))
     assert not taken.reserved
     assert taken.wait == LONGEST_PAUSE
@@ -591,7 +593,7 @@ def test_absurd_figures_last_one_window(store, clock):
 def test_unknown_bucket_name_is_mistake(store):
     """A name that no store keeps is a mistake of the caller."""
     with pytest.raises(KeyError):
-        store.take(KEY, Ask((Want("rps", 1, 1, 0),), 0, NO_LIMIT, 0, 0, 1))
+        store.take(KEY, AcquireRequest((BucketCharge("rps", 1, 1, 0),), 0, NO_LIMIT, 0, 0, 1))
 
 
 # --- what is at the path ---
@@ -614,7 +616,7 @@ def test_later_foreign_file_stays_unchanged(path, store):
     path.unlink()
     path.write_bytes(b"precious" * 9)
     for _ in range(2):
-        with pytest.raises(StoreAwayError, match="left as it is"):
+        with pytest.raises(StoreUnavailableError, match="left as it is"):
             store.take(KEY, ask())
     assert path.read_bytes() == b"precious" * 9
     path.unlink()
@@ -702,10 +704,10 @@ def test_full_device_means_store_away(store, monkeypatch):
     pwrite = os.pwrite
     with Path("/dev/full").open("r+b", buffering=0) as device, monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", lambda _fd, data, offset: pwrite(device.fileno(), data, offset))
-        with pytest.raises(StoreAwayError, match="No space left"):
+        with pytest.raises(StoreUnavailableError, match="No space left"):
             store.take(KEY, ask())
         patch.setattr(os, "pwrite", lambda _fd, data, _offset: len(data) // 2)
-        with pytest.raises(StoreAwayError, match="cut short"):
+        with pytest.raises(StoreUnavailableError, match="cut short"):
             store.take(KEY, ask())
     assert left(store) == (1, 2)
 
@@ -717,7 +719,7 @@ def test_passing_trouble_spares_settings(path, clock, monkeypatch):
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, limit[1]))
         try:
             store = FileStore(path, clock=clock)
-            with pytest.raises(StoreAwayError, match="Too many open files"):
+            with pytest.raises(StoreUnavailableError, match="Too many open files"):
                 store.take(KEY, ask())
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limit)
@@ -738,7 +740,7 @@ def test_replaced_file_is_noticed(tmp_path, path, clock, how):
         path.rename(tmp_path / "elsewhere")
     else:
         new = FileStore(tmp_path / "new", clock=clock)
-        new.adjust("unrelated", Change(pause=1))
+        new.adjust("unrelated", Adjustment(pause=1))
         new.close()
         (tmp_path / "new").rename(path)
     assert left(stores[0], known=5, seen=2) == (5, 3)
@@ -766,7 +768,7 @@ def test_constantly_replaced_file_given_up(store, monkeypatch):
     """A file that is replaced all the time is given up, not tried for ever."""
     with monkeypatch.context() as patch:
         patch.setattr(file_store, "_lstat", lambda _path: None)
-        with pytest.raises(StoreAwayError, match="replaced all the time"):
+        with pytest.raises(StoreUnavailableError, match="replaced all the time"):
             store.take(KEY, ask())
     assert left(store) == (0, 1)
 
@@ -815,12 +817,12 @@ def test_full_table_reuses_idlest_place(store, clock):
     """A full table uses the place idle longest, which says nothing any more; while none is, a new key waits."""
     fill(store)
     clock.micros += 100
-    with pytest.raises(StoreAwayError, match="full: 256 keys"):
+    with pytest.raises(StoreUnavailableError, match="full: 256 keys"):
         store.take("one more", ask())
     clock.micros += 1
     assert store.take("one more", ask(50_000)).version == 1
     assert left(store, "model 255")[0] == 355 - 101
-    with pytest.raises(StoreAwayError, match="full"):
+    with pytest.raises(StoreUnavailableError, match="full"):
         store.take("model 0", ask())  # its place is taken
     clock.micros += 10_000
     assert left(store, "model 0", seen=3) == (0, 4)

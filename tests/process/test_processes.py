@@ -205,7 +205,7 @@ def test_child_cannot_end_parents_read(secure, how, tmp_path):
                     held.clear()
                     gc.collect()
             else:
-                groq_provider.engine._close_books()
+                groq_provider.call.runtime._close_books()
             return (gone() is None) == (how == "garbage")
 
         assert join(fork(work)) == 0
@@ -579,11 +579,11 @@ LATE = """
     import os, sys, threading
     from groq_provider import GroqProvider
     provider = GroqProvider(base_url=sys.argv[1])
-    assert "groq_provider.exchange" not in sys.modules
+    assert "groq_provider.call.call" not in sys.modules
 
     class Slow:  # another thread is in the middle of the first call's imports when the child is made
         def find_spec(self, name, path=None, target=None):
-            if name == "groq_provider.exchange":
+            if name == "groq_provider.call.call":
                 started.set()
                 go.wait(20)
 

@@ -9,8 +9,8 @@ import pytest
 from support.fakes import FakeClock, FakeLimiter, FakeTracker, FakeTransport, FakeWire
 
 from groq_provider import LLMRequest, RetryPolicy, Timeouts
-from groq_provider.engine import CallOptions, Engine
-from groq_provider.stream import ResponseStream
+from groq_provider.call.runtime import CallOptions, Runtime
+from groq_provider.call.stream import ResponseStream
 
 REQUEST = LLMRequest(messages="How are you?", max_completion_tokens=50)
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13, "completion_time": 0.01}
@@ -53,7 +53,7 @@ class Bench:
         self.transport = FakeTransport(self.clock, *script)
         self.limiter = FakeLimiter(self.clock, *limiter)
         self.tracker = FakeTracker()
-        self.engine = Engine(
+        self.engine = Runtime(
             **{
                 "transport": self.transport,
                 "limiter": self.limiter,

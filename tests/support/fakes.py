@@ -9,8 +9,8 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from groq_provider.clock import SystemClock
-from groq_provider.ratelimit.ledger import Ledger
-from groq_provider.ratelimit.stores import StoreAwayError
+from groq_provider.ratelimit.store.gcra_state import GcraState
+from groq_provider.ratelimit.store.protocol import StoreUnavailableError
 from groq_provider.wire.sse import LineSplitter
 
 if TYPE_CHECKING:
@@ -334,14 +334,14 @@ class LedgerStore:
         self.clock, self.hosts = clock, hosts
         self.reason: str | None = None
         self.asked: list[object] = []  # every Ask and Change, in order, those that failed too
-        self.ledgers: dict[str, Ledger] = {}
+        self.ledgers: dict[str, GcraState] = {}
         self._lock = threading.Lock()
 
     def _ledger(self, key, what):
         self.asked.append(what)
         if self.reason is not None:
-            raise StoreAwayError(self.reason)
-        return self.ledgers.setdefault(key, Ledger()), round(self.clock.monotonic() * 1e6)
+            raise StoreUnavailableError(self.reason)
+        return self.ledgers.setdefault(key, GcraState()), round(self.clock.monotonic() * 1e6)
 
     def take(self, key, ask):
         with self._lock:

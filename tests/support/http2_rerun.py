@@ -120,7 +120,7 @@ class Wire:
 
         monkeypatch.setattr(SessionTransport, "__init__", lead)
         if self.kind == "bridge":
-            from groq_provider.transport.http2_pool import Http2Pool
+            from groq_provider.transport.http2.pool import Http2Pool
 
             monkeypatch.setattr(Http2Pool, "idle", lambda pool: self.idle(pool))  # noqa: PLW0108 - becomes a method
 

@@ -17,18 +17,18 @@ PACKAGE = Path(groq_provider.__file__).parent
 FILES = {
     str(PACKAGE / name)
     for name in (
-        "ratelimit/state.py",
-        "ratelimit/line.py",
+        "ratelimit/model.py",
+        "ratelimit/queue.py",
         "ratelimit/gate.py",
         "ratelimit/limiter.py",
         "ratelimit/reservation.py",
-        "transport/pool.py",
-        "transport/slots.py",
-        "transport/call.py",
+        "transport/http1/pool.py",
+        "transport/permits.py",
+        "transport/scope.py",
         "cancel.py",
-        "breaker.py",
+        "call/breaker.py",
         "latency.py",
-        "retry.py",
+        "call/retry.py",
     )
 }
 #: How often a thread gives way at a line, by seed.
@@ -41,6 +41,7 @@ def run(seed, *works, files=FILES):
     Returns:
         What they returned.
     """
+    assert all(Path(file).is_file() for file in files)
     chance = random.Random(seed)
     rate = RATES[seed % len(RATES)]
     barrier = threading.Barrier(len(works))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from support.fakes import FakeTracker
 
 from groq_provider import LLMRequest, RateLimitedError, RetryPolicy, Timeouts
-from groq_provider.engine import CallOptions, Engine
+from groq_provider.call.runtime import CallOptions, Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -478,7 +478,7 @@ class WorkDay:
         self._simulation = simulation
         self._stubborn = stubborn
         self.service = Service(limits, simulation, used)
-        self._engine = Engine(
+        self._engine = Runtime(
             transport=SimulatedTransport(self.service, simulation, **transport),
             limiter=limiter,
             tracker=FakeTracker(),

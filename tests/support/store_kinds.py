@@ -16,14 +16,14 @@ import pytest
 from support.fakes import PATIENCE, LedgerStore
 from support.redis_server import need_redis, shared
 
-from groq_provider.ratelimit.file_store import FileStore
+from groq_provider.ratelimit.store.file import FileStore
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
     from contextlib import ExitStack
 
-    from groq_provider.ratelimit.stores import RateLimitStore
+    from groq_provider.ratelimit.store.protocol import RateLimitStore
 
 
 class StoreClock:
@@ -61,7 +61,7 @@ _numbers = itertools.count()
 def _redis(clock: StoreClock, cleanup: ExitStack) -> RateLimitStore:
     need_redis()
     pytest.importorskip("redis", reason="needs the extra redis")
-    from groq_provider.ratelimit.redis_store import RedisStore
+    from groq_provider.ratelimit.store.redis import RedisStore
 
     # One server for all; nothing is in it under a new prefix.
     store = RedisStore(

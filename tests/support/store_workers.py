@@ -9,17 +9,17 @@ from support.fakes import PATIENCE
 from support.store_kinds import StoreClock
 
 from groq_provider import GroqProvider, RateLimits, TokenBucketRateLimiter
-from groq_provider.ratelimit.file_store import FileStore
-from groq_provider.ratelimit.ledger import NO_LIMIT, Ask, Change, Want
-from groq_provider.ratelimit.stores import RateLimitStore, open_store
+from groq_provider.ratelimit.store.file import FileStore
+from groq_provider.ratelimit.store.gcra_state import NO_LIMIT, AcquireRequest, Adjustment, BucketCharge
+from groq_provider.ratelimit.store.protocol import RateLimitStore, open_store
 
 #: A debt that never drains while a test runs.
 DEBT = 10**12
 
 
-def ask(cost: int = 1, *, burst: int = 1000, known: int = 0, seen: int = 0, horizon: int = 0) -> Ask:
+def ask(cost: int = 1, *, burst: int = 1000, known: int = 0, seen: int = 0, horizon: int = 0) -> AcquireRequest:
     """An ask of one bucket."""
-    return Ask((Want("rpm", cost, burst, known),), horizon, NO_LIMIT, 0, seen, 1)
+    return AcquireRequest((BucketCharge("rpm", cost, burst, known),), horizon, NO_LIMIT, 0, seen, 1)
 
 
 def work(store: FileStore, threads: int, rounds: int) -> None:
@@ -30,7 +30,7 @@ def work(store: FileStore, threads: int, rounds: int) -> None:
         try:
             for _ in range(rounds):
                 store.take("shared", ask(0))
-                store.adjust("shared", Change(credits={"rpm": -3}))
+                store.adjust("shared", Adjustment(credits={"rpm": -3}))
                 store.take(f"own of thread {number}", ask(0))
         except BaseException as error:
             failed.append(error)
@@ -61,7 +61,7 @@ def hammer(store: FileStore) -> None:
     """Go on until killed."""
     while True:
         store.take("shared", ask(0))
-        store.adjust("shared", Change(credits={"rpm": -3}))
+        store.adjust("shared", Adjustment(credits={"rpm": -3}))
 
 
 def patient(url: str) -> RateLimitStore:

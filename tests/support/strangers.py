@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from support.fakes import FakeTracker
 
 from groq_provider import LLMRequest, RetryPolicy, Timeouts
-from groq_provider.engine import CallOptions, Engine
+from groq_provider.call.runtime import CallOptions, Runtime
 from groq_provider.errors import GroqProviderError
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Crowd:
         policy: RetryPolicy | None = None,
     ) -> None:
         self._left = items
-        self._engine = Engine(
+        self._engine = Runtime(
             transport=server,
             limiter=limiter,
             tracker=FakeTracker(),

@@ -23,14 +23,14 @@ from groq_provider.errors import (
     GroqProviderError,
     RequestCancelledError,
 )
-from groq_provider.transport.call import CallState
+from groq_provider.transport.scope import CancelScope
 from groq_provider.transport.session import SessionTransport
 
 LIMIT = 1 << 20
 KEY = "gsk_transport_canary_0123456789"
 
 
-class LimitFromSending(CallState):
+class LimitFromSending(CancelScope):
     """A call whose total limit begins with its sending: with its last byte, or with its *first*.
 
     What it takes to get there on a loaded machine is none of a short limit's business.
@@ -65,7 +65,7 @@ def transport_to(url, **settings):
 
 def new_call(total=PATIENCE, **limits):
     clock = SystemClock()
-    return CallState(clock, total_deadline=None if total is None else clock.monotonic() + total, **limits)
+    return CancelScope(clock, total_deadline=None if total is None else clock.monotonic() + total, **limits)
 
 
 def send(transport, body=b"{}", call=None, path="/x", headers=None, **more):

@@ -9,10 +9,10 @@ from datetime import date
 import pytest
 
 from groq_provider import catalog
-from groq_provider._defaults import DEFAULT_MODEL, FAST_MODEL
 from groq_provider.catalog import MODEL_MIGRATION, Catalogue, default_catalogue
+from groq_provider.config.defaults import DEFAULT_MODEL, FAST_MODEL
 from groq_provider.errors import ModelNotFoundError
-from groq_provider.types.models import ModelCapability, ModelInfo, ModelLimits, ProviderType
+from groq_provider.types.model_info import ModelCapability, ModelInfo, ModelLimits, ProviderType
 
 ALL = (
     "text_generation",

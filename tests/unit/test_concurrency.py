@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groq_provider.concurrency import FEWEST, MOST, Controller, comparable
+from groq_provider.bulk.concurrency import FEWEST, MOST, Controller, comparable
 
 
 def rounds(controller, count=1, *, latency=1.0, **how):

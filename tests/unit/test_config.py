@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groq_provider import config_loading
-from groq_provider._checks import Hidden, check_headers, parse_duration
-from groq_provider._urls import hide_credentials, normalise_base_url
+from groq_provider._validate import Hidden, check_headers, parse_duration
 from groq_provider.config import ProviderConfig, ProviderSettings, RateLimits, RetryPolicy, Secret, Timeouts
+from groq_provider.config import files as config_loading
+from groq_provider.config.urls import hide_credentials, normalise_base_url
 from groq_provider.errors import ConfigurationError, InvalidRequestError
-from groq_provider.types.models import ProviderType
+from groq_provider.types.model_info import ProviderType
 
 CANARY = "gsk_CANARY0123456789abcdefghijklmnop"
 ROOT = "https://api.groq.com/openai/v1"

@@ -12,7 +12,7 @@ from support.fakes import FakeWire
 
 from groq_provider import CancelToken, RetryPolicy, Timeouts
 from groq_provider import errors as e
-from groq_provider.engine import CallOptions
+from groq_provider.call.runtime import CallOptions
 from groq_provider.wire.assemble import Assembler
 
 # --- success -----------------------------------------------------------------------------------------------------------------

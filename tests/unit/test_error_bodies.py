@@ -12,8 +12,8 @@ from requests.structures import CaseInsensitiveDict
 from support.fakes import FakeClock, FakeLimiter, FakeTracker, FakeTransport, FakeWire
 
 from groq_provider import errors as e
+from groq_provider.call.runtime import CallOptions, Runtime
 from groq_provider.config import RetryPolicy, Timeouts
-from groq_provider.engine import CallOptions, Engine
 from groq_provider.types.request import LLMRequest
 from groq_provider.wire import failures
 from groq_provider.wire.failures import MAX_ERROR_BODY, error_from_object, error_from_response
@@ -42,7 +42,7 @@ def test_long_failed_generation_is_whole(size):
     text = "ab" * (size // 2)
     clock = FakeClock()
     wire = FakeWire(status=400, body=json.dumps(refused(text), ensure_ascii=False).encode())
-    engine = Engine(
+    engine = Runtime(
         transport=FakeTransport(clock, wire), limiter=FakeLimiter(clock), tracker=FakeTracker(), clock=clock,
         policy=RetryPolicy(max_retries=0), provider="groq", default_model="m",
     )  # fmt: skip

@@ -13,8 +13,8 @@ from support.fakes import FakeWire
 
 from groq_provider import ConfigurationError, GroqProvider, ProviderConfig
 from groq_provider import errors as e
-from groq_provider.transport.call import CallState
-from groq_provider.transport.failures import map_send_error
+from groq_provider.transport.error_mapping import map_send_error
+from groq_provider.transport.scope import CancelScope
 from groq_provider.wire.failures import error_from_response
 
 NOW = datetime(2026, 11, 1, tzinfo=timezone.utc)
@@ -128,7 +128,7 @@ def test_plain_407_is_the_proxys():
 )  # fmt: skip
 def test_refused_tunnels_are_final(status, retryable):
     """What a proxy does not allow it does not allow the next time; a fault of its own may pass."""
-    call = CallState(Bench().clock)
+    call = CancelScope(Bench().clock)
     call.sent = False
     error = map_send_error(OSError(f"Tunnel connection failed: {status} No"), call, "https://h:443")
     assert type(error) is e.ProxyError

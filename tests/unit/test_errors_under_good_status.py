@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from support.fakes import FakeClock, FakeLimiter, FakeTracker, FakeTransport, FakeWire
 
 from groq_provider import errors as e
+from groq_provider.call.runtime import CallOptions, Runtime
 from groq_provider.config import RetryPolicy, Timeouts
-from groq_provider.engine import CallOptions, Engine
 from groq_provider.types.request import LLMRequest
 
 OPTIONS = CallOptions(timeouts=Timeouts())
@@ -25,7 +25,7 @@ class Bench:
         self.clock = FakeClock()
         self.transport = FakeTransport(self.clock, *script)
         self.limiter = FakeLimiter(self.clock)
-        self.engine = Engine(
+        self.engine = Runtime(
             transport=self.transport, limiter=self.limiter, tracker=FakeTracker(), clock=self.clock,
             policy=RetryPolicy(max_retries=retries, base_delay=0.0, throttle_delay=0.0), provider="groq", default_model="m",
             replacement_for=lambda model: "newer",

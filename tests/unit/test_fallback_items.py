@@ -10,9 +10,9 @@ from support.fakes import FakeClock, FakeLimiter
 
 from groq_provider import GroqProvider, LLMRequest, LLMResponse, ProviderHealth, RetryPolicy, Timeouts
 from groq_provider import errors as e
-from groq_provider.engine import CallOptions
-from groq_provider.fallback.provider import FallbackProvider
-from groq_provider.stream import ResponseStream
+from groq_provider.call.runtime import CallOptions
+from groq_provider.call.stream import ResponseStream
+from groq_provider.fallback.fallback_provider import FallbackProvider
 from groq_provider.types.response import Attempt
 
 NO_RETRY = RetryPolicy(max_retries=0)

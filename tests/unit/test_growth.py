@@ -7,7 +7,7 @@ import threading
 import pytest
 from support.fakes import PATIENCE, FakeClock
 
-from groq_provider.breaker import BreakerPolicy, CircuitBreaker
+from groq_provider.call.breaker import BreakerPolicy, CircuitBreaker
 from groq_provider.config import RateLimits
 from groq_provider.latency import LatencyTracker
 from groq_provider.ratelimit.limiter import TokenBucketRateLimiter

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from urllib3.util import parse_url
 
 from groq_provider import ConfigurationError, GroqProvider, ProviderConfig, SystemClock
-from groq_provider._urls import check_proxy
+from groq_provider.config.urls import check_proxy
 from groq_provider.transport.session import Adapter, SessionTransport
 
 PASSWORD = "hunter2hunter2"

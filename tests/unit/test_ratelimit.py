@@ -27,7 +27,7 @@ from groq_provider.errors import (
     RequestTooLargeError,
 )
 from groq_provider.ratelimit.limiter import TokenBucketRateLimiter
-from groq_provider.ratelimit.line import Line
+from groq_provider.ratelimit.queue import WaitQueue
 from groq_provider.types.response import Usage
 from groq_provider.types.status import RateLimitInfo
 
@@ -812,14 +812,14 @@ def test_interrupted_grant_is_finished_later():
     with Callers(limiter, clock) as callers:
         callers.queue("a", output=500)
         callers.queue("b", output=500)
-        serve = Line.serve
+        serve = WaitQueue.serve
         with pytest.MonkeyPatch.context() as patch:
 
             def interrupted(line, ticket):
-                patch.setattr(Line, "serve", serve)
+                patch.setattr(WaitQueue, "serve", serve)
                 raise KeyboardInterrupt
 
-            patch.setattr(Line, "serve", interrupted)
+            patch.setattr(WaitQueue, "serve", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 first.refund()
         second.refund()

@@ -8,7 +8,7 @@ import pytest
 
 from groq_provider import LLMResponse
 from groq_provider import errors as e
-from groq_provider.bulk import BulkRun
+from groq_provider.bulk.run import BulkRun
 
 INPUTS = {
     "list": lambda count: [str(number) for number in range(count)],

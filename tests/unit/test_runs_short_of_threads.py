@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.fakes import PATIENCE
 
-from groq_provider import BulkFailure, BulkSuccess, CancelToken, LLMResponse, RequestCancelledError, bulk
-from groq_provider.bulk import BulkRun
+from groq_provider import BulkFailure, BulkSuccess, CancelToken, LLMResponse, RequestCancelledError
+from groq_provider.bulk import run as bulk
+from groq_provider.bulk.run import BulkRun
 
 
 class Scarce:

@@ -12,11 +12,11 @@ from support.fakes import FakeClock
 from support.store_kinds import StoreClock
 
 from groq_provider.errors import ConfigurationError
-from groq_provider.ratelimit import file_store
-from groq_provider.ratelimit.file_store import FileStore
-from groq_provider.ratelimit.ledger import NO_LIMIT, Ask, Want
 from groq_provider.ratelimit.limiter import TokenBucketRateLimiter
-from groq_provider.ratelimit.stores import StoreAwayError
+from groq_provider.ratelimit.store import file as file_store
+from groq_provider.ratelimit.store.file import FileStore
+from groq_provider.ratelimit.store.gcra_state import NO_LIMIT, AcquireRequest, BucketCharge
+from groq_provider.ratelimit.store.protocol import StoreUnavailableError
 
 pytestmark = pytest.mark.skipif(file_store.fcntl is None, reason="needs flock")
 
@@ -26,7 +26,9 @@ BURST = 5
 
 
 def ask(cost=SECOND, latest=0):
-    return Ask((Want("rpm", cost, BURST * SECOND, 0),), horizon=0, latest=latest, spacing=0, seen=0, claimant=1)
+    return AcquireRequest(
+        (BucketCharge("rpm", cost, BURST * SECOND, 0),), horizon=0, latest=latest, spacing=0, seen=0, claimant=1
+    )
 
 
 @given(
@@ -111,7 +113,7 @@ def test_scope_and_model_never_collide(scope, model, other_scope, other_model):
 
 class _NoStore:
     def take(self, key, given):
-        raise StoreAwayError("not there")
+        raise StoreUnavailableError("not there")
 
     adjust = take
 
@@ -128,10 +130,10 @@ def test_hung_file_blocks_no_call(tmp_path, monkeypatch):
     def hang(*_args):
         hung.set()
         release.wait(20)
-        raise StoreAwayError("released")
+        raise StoreUnavailableError("released")
 
     def ask_in_vain():
-        with pytest.raises(StoreAwayError, match="released"):
+        with pytest.raises(StoreUnavailableError, match="released"):
             store.take("k", ask())
 
     monkeypatch.setattr(store, "_load", hang)
@@ -139,7 +141,7 @@ def test_hung_file_blocks_no_call(tmp_path, monkeypatch):
     thread.start()
     try:
         assert hung.wait(20)
-        with pytest.raises(StoreAwayError, match="another thread is busy"):
+        with pytest.raises(StoreUnavailableError, match="another thread is busy"):
             store.take("k", ask(latest=NO_LIMIT))
         store.close()
     finally:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groq_provider.call.call import MAX_BODY
 from groq_provider.errors import ResponseTooLargeError
-from groq_provider.exchange import MAX_BODY
 from groq_provider.wire.sse import DONE, MAX_EVENT_BYTES, MAX_LINE_BYTES, Event, EventDecoder, LineSplitter
 
 BOM = b"\xef\xbb\xbf"

@@ -13,19 +13,26 @@ from support.store_kinds import KINDS, LedgerStore, StoreClock
 
 from groq_provider.errors import ConfigurationError
 from groq_provider.ratelimit.bucket import DIMENSIONS
-from groq_provider.ratelimit.ledger import CLAIM_LIFE, NO_LIMIT, Ask, Change, Ledger, Want
-from groq_provider.ratelimit.stores import RateLimitStore, open_store
+from groq_provider.ratelimit.store.gcra_state import (
+    CLAIM_LIFE,
+    NO_LIMIT,
+    AcquireRequest,
+    Adjustment,
+    BucketCharge,
+    GcraState,
+)
+from groq_provider.ratelimit.store.protocol import RateLimitStore, open_store
 
 SECOND = 1_000_000
 KEY = "key"
 
 
 def want(cost=SECOND, *, burst=5 * SECOND, known=0, name="rpm"):
-    return Want(name, cost, burst, known)
+    return BucketCharge(name, cost, burst, known)
 
 
 def ask(*wants, horizon=0, latest=NO_LIMIT, spacing=SECOND, seen=0, claimant=1):
-    return Ask(wants or (want(),), horizon, latest, spacing, seen, claimant)
+    return AcquireRequest(wants or (want(),), horizon, latest, spacing, seen, claimant)
 
 
 @pytest.fixture
@@ -126,9 +133,9 @@ def test_returned_place_frees_order(store):
     drain(store)
     first = store.take(KEY, ask(horizon=9 * SECOND))
     second = store.take(KEY, ask(horizon=9 * SECOND))
-    store.adjust(KEY, Change(credits={"rpm": SECOND}, start=first.start))
+    store.adjust(KEY, Adjustment(credits={"rpm": SECOND}, start=first.start))
     assert store.take(KEY, ask(want(0))).wait == 2 * SECOND  # the second one's start still counts
-    store.adjust(KEY, Change(credits={"rpm": SECOND}, start=second.start))
+    store.adjust(KEY, Adjustment(credits={"rpm": SECOND}, start=second.start))
     assert store.take(KEY, ask(want(0))).wait == 0
     assert store.take(KEY, ask()).wait == SECOND
 
@@ -160,8 +167,8 @@ def test_a_claim_expires(store, clock):
 @pytest.mark.parametrize(
     ("change", "reserved"),
     [
-        pytest.param(Change(claimant=7), True, id="own"),
-        pytest.param(Change(claimant=9), False, id="of-another"),
+        pytest.param(Adjustment(claimant=7), True, id="own"),
+        pytest.param(Adjustment(claimant=9), False, id="of-another"),
     ],
 )
 def test_claim_can_be_given_up(store, clock, change, reserved):
@@ -184,22 +191,22 @@ def test_who_cannot_wait_claims_nothing(store, clock):
 def test_gate_closes_probes_then_opens(store, clock):
     """The gate closes after a refusal, so that no call starts, then lets out one at a time, then opens for all."""
     assert not store.take(KEY, ask()).gated
-    store.adjust(KEY, Change(pause=3 * SECOND))
-    store.adjust(KEY, Change(pause=SECOND))  # a shorter one changes nothing
+    store.adjust(KEY, Adjustment(pause=3 * SECOND))
+    store.adjust(KEY, Adjustment(pause=SECOND))  # a shorter one changes nothing
     refused = store.take(KEY, ask())
     assert (refused.reserved, refused.wait, refused.gated) == (False, 3 * SECOND, True)
     clock.micros += 3 * SECOND
     waits = [store.take(KEY, ask(horizon=9 * SECOND, spacing=2 * SECOND)).wait for _ in range(3)]
     assert waits == [0, 2 * SECOND, 4 * SECOND]
-    store.adjust(KEY, Change(opened=True))
+    store.adjust(KEY, Adjustment(opened=True))
     taken = store.take(KEY, ask(horizon=9 * SECOND))
     assert (taken.gated, taken.wait) == (False, 4 * SECOND)  # after those who have a place
 
 
 def test_pause_beats_simultaneous_opening(store):
     """A gate opened and paused at once is paused: the newer word is the refusal."""
-    store.adjust(KEY, Change(pause=9 * SECOND))
-    store.adjust(KEY, Change(opened=True, pause=SECOND))
+    store.adjust(KEY, Adjustment(pause=9 * SECOND))
+    store.adjust(KEY, Adjustment(opened=True, pause=SECOND))
     assert store.take(KEY, ask()).wait == SECOND
 
 
@@ -214,7 +221,7 @@ def test_pause_beats_simultaneous_opening(store):
 def test_settlement_credits_and_debts(store, credit, full):
     """Credit up to full; debt beyond empty."""
     drain(store)
-    store.adjust(KEY, Change(credits={"rpm": credit}))
+    store.adjust(KEY, Adjustment(credits={"rpm": credit}))
     assert store.take(KEY, ask(want(0))).full == (full,)
 
 
@@ -222,7 +229,7 @@ def test_a_debt_counts_from_now(store, clock):
     """Time in which the bucket was full pays for nothing."""
     store.take(KEY, ask())
     clock.micros += 60 * SECOND
-    store.adjust(KEY, Change(credits={"rpm": -SECOND, "tpd": -2 * SECOND, "tpm": SECOND}))
+    store.adjust(KEY, Adjustment(credits={"rpm": -SECOND, "tpd": -2 * SECOND, "tpm": SECOND}))
     found = store.take(KEY, ask(want(0), want(0, name="tpd"), want(0, name="tpm", known=7)))
     assert found.full == (SECOND, 2 * SECOND, 7)  # of a bucket nobody took from, credit means nothing
 
@@ -230,9 +237,9 @@ def test_a_debt_counts_from_now(store, clock):
 def test_service_figures_only_tighten(store):
     """Figures of the service lag behind ours."""
     drain(store)
-    store.adjust(KEY, Change(full={"rpm": 2 * SECOND, "tpm": 3 * SECOND}))
+    store.adjust(KEY, Adjustment(full={"rpm": 2 * SECOND, "tpm": 3 * SECOND}))
     assert store.take(KEY, ask(want(0), want(0, name="tpm"))).full == (5 * SECOND, 3 * SECOND)
-    store.adjust(KEY, Change(full={"rpm": 8 * SECOND}))
+    store.adjust(KEY, Adjustment(full={"rpm": 8 * SECOND}))
     assert store.take(KEY, ask(want(0))).full == (8 * SECOND,)
 
 
@@ -263,7 +270,7 @@ def test_backward_clock_stands_still(store, clock):
     assert store.take(KEY, ask()).wait == SECOND
     clock.micros += SECOND
     assert store.take(KEY, ask()).wait == SECOND
-    store.adjust(KEY, Change(credits={"rpm": SECOND}))
+    store.adjust(KEY, Adjustment(credits={"rpm": SECOND}))
     assert store.take(KEY, ask()).reserved
 
 
@@ -276,7 +283,7 @@ def test_versions_count_the_calls(store):
 def test_keys_never_touch_each_other(store, other):
     """Keys do not touch each other, whatever is in them."""
     drain(store)
-    store.adjust(KEY, Change(pause=SECOND))
+    store.adjust(KEY, Adjustment(pause=SECOND))
     taken = store.take(other, ask())
     assert (taken.reserved, taken.version, taken.gated) == (True, 1, False)
     assert not store.take(KEY, ask()).reserved
@@ -309,12 +316,12 @@ _FIGURES = _SPANS | st.just(10**14)
 _KEYS = st.sampled_from(["a", "b", "c"])
 _STEPS = st.sampled_from([0, 1, -1, SECOND, -SECOND, 90 * SECOND, -90 * SECOND]) | st.integers(-SECOND, 3 * SECOND)
 _WANTS = st.lists(
-    st.builds(Want, st.sampled_from(_NAMES), _SPANS, _SPANS.map(lambda span: span + 1), _SPANS),
+    st.builds(BucketCharge, st.sampled_from(_NAMES), _SPANS, _SPANS.map(lambda span: span + 1), _SPANS),
     max_size=6,
     unique_by=lambda found: found.name,
 ).map(tuple)
 _ASKS = st.builds(
-    Ask,
+    AcquireRequest,
     _WANTS,
     st.sampled_from([0, 1000, SECOND, 60 * SECOND]),
     st.sampled_from([0, 1000, 5 * SECOND, NO_LIMIT]),
@@ -324,7 +331,7 @@ _ASKS = st.builds(
 )
 _CREDITS = st.dictionaries(st.sampled_from(_NAMES), _FIGURES | _FIGURES.map(lambda span: -span), max_size=6)
 _CHANGES = st.builds(
-    Change,
+    Adjustment,
     credits=_CREDITS,
     full=st.dictionaries(st.sampled_from(_NAMES), _FIGURES, max_size=6),
     start=st.sampled_from([0, 1, 2]),  # 1: the last place of this key, 2: the one before
@@ -335,7 +342,7 @@ _CHANGES = st.builds(
 _COMMANDS = st.lists(st.tuples(_STEPS, _KEYS, _ASKS | _ASKS | _CHANGES), max_size=40)
 
 #: Shows all of a state: every bucket, the start and the gate in the wait, who has a claim by asking as somebody else.
-_LOOK = Ask(tuple(Want(name, 0, 1, 0) for name in _NAMES), -1, NO_LIMIT, 0, 0, 99)
+_LOOK = AcquireRequest(tuple(BucketCharge(name, 0, 1, 0) for name in _NAMES), -1, NO_LIMIT, 0, 0, 99)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "ledger"])
@@ -350,7 +357,7 @@ def test_every_store_matches_model(kind, commands):
         for step, key, command in commands:
             clock.micros = max(clock.micros + step, newest - SECOND)  # further behind it would be another clock
             newest = max(newest, clock.micros)
-            if isinstance(command, Ask):
+            if isinstance(command, AcquireRequest):
                 expected = model.take(key, command)
                 assert store.take(key, command)._replace(hosts=0) == expected
                 starts.setdefault(key, [0, 0]).append(expected.start)
@@ -362,16 +369,16 @@ def test_every_store_matches_model(kind, commands):
         for key in ("a", "b", "c"):
             for opened in (False, True):  # the gate may hide the start
                 assert store.take(key, _LOOK)._replace(hosts=0) == model.take(key, _LOOK)
-                store.adjust(key, Change(opened=opened))
-                model.adjust(key, Change(opened=opened))
+                store.adjust(key, Adjustment(opened=opened))
+                model.adjust(key, Adjustment(opened=opened))
             assert store.take(key, _LOOK)._replace(hosts=0) == model.take(key, _LOOK)
 
 
 def test_the_look_shows_every_field():
     """Otherwise the test above would miss one."""
     shown = set()
-    for name in Ledger.__slots__:
-        plain, changed = Ledger(), Ledger()
+    for name in GcraState.__slots__:
+        plain, changed = GcraState(), GcraState()
         for ledger in (plain, changed):
             ledger.take(SECOND, ask(*(want(9 * SECOND, name=each) for each in _NAMES), claimant=5))
             ledger.take(SECOND, ask(claimant=5))
@@ -383,7 +390,7 @@ def test_the_look_shows_every_field():
             setattr(changed, name, value)
         if plain.take(SECOND, _LOOK) != changed.take(SECOND, _LOOK):
             shown.add(name)
-    assert shown == set(Ledger.__slots__)
+    assert shown == set(GcraState.__slots__)
 
 
 # --- the model itself ---
@@ -406,21 +413,21 @@ _BURST = 1000
 )
 def test_windows_stay_within_burst_rate(steps):
     """Several claimants, places ahead, credits, places given back, a clock that steps back: B + r·w at the instants of the starts."""
-    ledger, now, admitted = Ledger(), 10_000, []
+    ledger, now, admitted = GcraState(), 10_000, []
     for step, cost, claimant, horizon, kind, part in steps:
         now += step
         taken = ledger.take(now, ask(want(cost, burst=_BURST), horizon=horizon, spacing=50, claimant=claimant))
         assert taken.wait >= 0
         if kind == "gate":
-            ledger.adjust(now, Change(pause=part))
+            ledger.adjust(now, Adjustment(pause=part))
         if not taken.reserved:
             continue
         if kind == "give back":
-            ledger.adjust(now, Change(credits={"rpm": cost}, start=taken.start))
+            ledger.adjust(now, Adjustment(credits={"rpm": cost}, start=taken.start))
             continue
         if kind == "settle":
             credit = min(part, cost - 1)
-            ledger.adjust(now, Change(credits={"rpm": credit}))
+            ledger.adjust(now, Adjustment(credits={"rpm": credit}))
             cost -= credit  # noqa: PLW2901 - what it cost in the end
         admitted.append((taken.start, cost))
     admitted.sort()
@@ -434,7 +441,7 @@ def test_windows_stay_within_burst_rate(steps):
 @given(steps=st.lists(st.tuples(st.integers(0, 500), st.integers(1, 2 * _BURST), st.integers(1, 3)), max_size=40))
 def test_starts_keep_their_order(steps):
     """Who has a place starts before all who come later."""
-    ledger, now, newest = Ledger(), 10_000, 0
+    ledger, now, newest = GcraState(), 10_000, 0
     for step, cost, claimant in steps:
         now += step
         taken = ledger.take(now, ask(want(cost, burst=_BURST), horizon=700, claimant=claimant))
@@ -449,11 +456,11 @@ def test_starts_keep_their_order(steps):
 )
 def test_idle_state_says_nothing(now, asks):
     """From ``idle_at`` on, answers are those of no state at all: a table may use its place."""
-    ledger = Ledger()
+    ledger = GcraState()
     for step, each in asks:
         now += step
         ledger.take(now, each)
-    fresh, now = Ledger(), max(ledger.idle_at(), now)
+    fresh, now = GcraState(), max(ledger.idle_at(), now)
     everything = ask(*(want(3, burst=3, name=name) for name in _NAMES), seen=0, claimant=77)
     assert ledger.take(now, everything)._replace(version=1) == fresh.take(now, everything)
 
@@ -470,7 +477,7 @@ def test_idle_state_says_nothing(now, asks):
 @pytest.mark.parametrize("horizon", [0, 50_000, SECOND])
 def test_processes_take_turns(interval, burst, costs, horizon):
     """Each comes back when it was told to: nobody starves, the large call least of all, and nothing is left unused."""
-    draw, ledger, end = random.Random(1), Ledger(), max(120 * SECOND, 300 * interval)
+    draw, ledger, end = random.Random(1), GcraState(), max(120 * SECOND, 300 * interval)
     grants = [0] * len(costs)
     due = [(draw.randrange(1000), number) for number in range(len(costs))]
     while due[0][0] < end:

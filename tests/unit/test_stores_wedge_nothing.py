@@ -15,8 +15,15 @@ from support.store_kinds import KINDS, StoreClock
 from groq_provider import RateLimits
 from groq_provider.errors import RateLimitedError, RequestTooLargeError
 from groq_provider.ratelimit.bucket import DIMENSIONS
-from groq_provider.ratelimit.ledger import FARTHEST_PLACE, LONGEST_PAUSE, NO_LIMIT, Ask, Change, Want
 from groq_provider.ratelimit.limiter import TokenBucketRateLimiter
+from groq_provider.ratelimit.store.gcra_state import (
+    FARTHEST_PLACE,
+    LONGEST_PAUSE,
+    NO_LIMIT,
+    AcquireRequest,
+    Adjustment,
+    BucketCharge,
+)
 from groq_provider.types.response import Usage
 from groq_provider.wire.failures import error_from_response
 
@@ -38,8 +45,8 @@ STATES = st.fixed_dictionaries(
     },
 )
 ASKS = st.builds(
-    lambda names, cost, horizon, claimant: Ask(
-        tuple(Want(name, cost, MINUTE, 0) for name in names), horizon, NO_LIMIT, SECOND, 0, claimant
+    lambda names, cost, horizon, claimant: AcquireRequest(
+        tuple(BucketCharge(name, cost, MINUTE, 0) for name in names), horizon, NO_LIMIT, SECOND, 0, claimant
     ),
     st.lists(st.sampled_from(sorted(DIMENSIONS)), max_size=6, unique=True),
     st.sampled_from([0, 1, SECOND, MINUTE, 3 * MINUTE]),
@@ -71,7 +78,7 @@ def corrupt(kind, store, fields):
 @given(fields=STATES, asks=st.lists(st.tuples(st.integers(0, MINUTE), ASKS), min_size=1, max_size=5))
 @example(
     fields={"claimant": 9, "claim_start": 10**14, "claim_until": 10**14},
-    asks=[(0, Ask((), 0, NO_LIMIT, SECOND, 0, 1))],
+    asks=[(0, AcquireRequest((), 0, NO_LIMIT, SECOND, 0, 1))],
 )
 def test_a_foreign_state_holds_briefly(kind, fields, asks):
     """All asks are answered as the model answers them, and the next call goes out when its pause, its place or its debt is over."""
@@ -79,7 +86,7 @@ def test_a_foreign_state_holds_briefly(kind, fields, asks):
     with ExitStack() as cleanup:
         store, model = KINDS[kind](clock, cleanup), LedgerStore(clock)
         for each in (store, model):
-            each.adjust(KEY, Change())
+            each.adjust(KEY, Adjustment())
         state = {name: value if name == "claimant" else clock.micros + value for name, value in fields.items()}
         corrupt(kind, store, state)
         corrupt("ledger", model, state)
@@ -87,7 +94,7 @@ def test_a_foreign_state_holds_briefly(kind, fields, asks):
             taken = store.take(KEY, ask)
             assert taken._replace(hosts=0) == model.take(KEY, ask)
             clock.micros += step
-        last = Ask((Want("rpm", SECOND, MINUTE, 0),), 0, NO_LIMIT, SECOND, 0, 3)
+        last = AcquireRequest((BucketCharge("rpm", SECOND, MINUTE, 0),), 0, NO_LIMIT, SECOND, 0, 3)
         store.take(KEY, last)
         # A claim that was found ends first; its owner does not come.
         clock.micros += max(LONGEST_PAUSE + SECOND, FARTHEST_PLACE + MINUTE + SECOND)
@@ -101,10 +108,10 @@ def test_what_redis_holds_is_numbers(number, field):
     clock = StoreClock(10**15)
     with ExitStack() as cleanup:
         store = KINDS["redis"](clock, cleanup)
-        store.adjust(KEY, Change(pause=SECOND))
+        store.adjust(KEY, Adjustment(pause=SECOND))
         corrupt("redis", store, {field: number, "claimant": 9})
         clock.micros += 2 * SECOND
-        assert store.take(KEY, Ask((Want("rpm", 1, MINUTE, 0),), 0, NO_LIMIT, 1, 0, 1)).reserved
+        assert store.take(KEY, AcquireRequest((BucketCharge("rpm", 1, MINUTE, 0),), 0, NO_LIMIT, 1, 0, 1)).reserved
 
 
 # --- two processes ---

@@ -14,16 +14,16 @@ import pytest
 from support.fakes import FakeClock, wait_for
 
 from groq_provider import CircuitOpenError, PoolTimeoutError
-from groq_provider.breaker import BreakerPolicy, CircuitBreaker
+from groq_provider.call.breaker import BreakerPolicy, CircuitBreaker
+from groq_provider.call.retry import RetryBudget
 from groq_provider.clock import SystemClock
 from groq_provider.config import RateLimits
 from groq_provider.latency import LatencyTracker
-from groq_provider.ratelimit.file_store import FileStore
-from groq_provider.ratelimit.ledger import NO_LIMIT, Ask, Change, Want
 from groq_provider.ratelimit.limiter import TokenBucketRateLimiter
-from groq_provider.retry import RetryBudget
-from groq_provider.transport.call import CallState
-from groq_provider.transport.slots import Slots
+from groq_provider.ratelimit.store.file import FileStore
+from groq_provider.ratelimit.store.gcra_state import NO_LIMIT, AcquireRequest, Adjustment, BucketCharge
+from groq_provider.transport.permits import ConnectionLimiter
+from groq_provider.transport.scope import CancelScope
 from groq_provider.types.response import Usage
 from groq_provider.types.status import RateLimitInfo
 
@@ -145,7 +145,7 @@ def test_a_handlers_call_goes_first(batch):
 
 def test_handler_passes_a_waiting_request():
     """Of max_connections: the slot that comes free is the handler's."""
-    slots, call = Slots(1), CallState(SystemClock())
+    slots, call = ConnectionLimiter(1), CancelScope(SystemClock())
     held = slots.take(call, None)
 
     class Striking(SystemClock):
@@ -156,11 +156,11 @@ def test_handler_passes_a_waiting_request():
                 self.struck = True
                 giver = threading.Thread(target=lambda: (wait_for(lambda: len(slots._queue) == 2), held.give()))
                 giver.start()
-                slots.take(CallState(self), None).give()
+                slots.take(CancelScope(self), None).give()
                 giver.join()
             return super().wait(lock, timeout)
 
-    slots.take(CallState(Striking()), None).give()
+    slots.take(CancelScope(Striking()), None).give()
     assert (slots._free, len(slots._queue)) == (1, 0)
 
 
@@ -170,18 +170,18 @@ def test_slots_right_at_any_moment():
     def handler(context):
         slots = context["slots"]
         try:
-            slots.take(CallState(SystemClock()), 0).give()
+            slots.take(CancelScope(SystemClock()), 0).give()
         except PoolTimeoutError:
             pass
 
     def action(context):
-        slots = context["slots"] = Slots(2)
+        slots = context["slots"] = ConnectionLimiter(2)
         yield
-        first, second = (slots.take(CallState(SystemClock()), None) for _ in range(2))
+        first, second = (slots.take(CancelScope(SystemClock()), None) for _ in range(2))
         first.give()
-        third = slots.take(CallState(SystemClock()), None)
+        third = slots.take(CancelScope(SystemClock()), None)
         try:
-            slots.take(CallState(SystemClock()), 0)
+            slots.take(CancelScope(SystemClock()), 0)
         except PoolTimeoutError:
             pass
         second.give()
@@ -189,15 +189,15 @@ def test_slots_right_at_any_moment():
         yield
         assert (slots._free, len(slots._queue), len(slots._returned)) == (2, 0, 0)
 
-    assert strike("transport/slots", handler, action) > 5
+    assert strike("transport/permits", handler, action) > 5
 
 
 def test_file_right_at_any_moment(tmp_path):
     """What the handler takes is counted, and what it struck is, too: each exactly once, and the file is left unlocked."""
     numbers = itertools.count()
-    ask = Ask((Want("rpd", 1, LIMIT, 0),), horizon=0, latest=NO_LIMIT, spacing=0, seen=0, claimant=1)
+    ask = AcquireRequest((BucketCharge("rpd", 1, LIMIT, 0),), horizon=0, latest=NO_LIMIT, spacing=0, seen=0, claimant=1)
     handlers = itertools.cycle(
-        [lambda store: store.take("k", ask), lambda store: store.adjust("k", Change(credits={"rpd": -1}))]
+        [lambda store: store.take("k", ask), lambda store: store.adjust("k", Adjustment(credits={"rpd": -1}))]
     )
     seen = []
 
@@ -211,7 +211,7 @@ def test_file_right_at_any_moment(tmp_path):
         store = context["store"] = FileStore(path, clock=FakeClock())
         yield
         store.take("k", ask)
-        store.adjust("k", Change(credits={"rpd": -1}))
+        store.adjust("k", Adjustment(credits={"rpd": -1}))
         yield
         other = FileStore(path, clock=FakeClock(), patience=0)  # the lock is free
         nothing = ask._replace(wants=(ask.wants[0]._replace(cost=0),))
@@ -219,7 +219,7 @@ def test_file_right_at_any_moment(tmp_path):
         other.close()
         store.close()
 
-    assert strike("ratelimit/file_store", handler, action) > 5
+    assert strike("ratelimit/store/file", handler, action) > 5
 
 
 def test_breaker_right_at_any_moment():
@@ -245,7 +245,7 @@ def test_breaker_right_at_any_moment():
         breaker.report(breaker.acquire(), True)
         assert breaker.state == "closed"
 
-    assert strike("breaker", handler, action) > 5
+    assert strike("call/breaker", handler, action) > 5
 
 
 def test_figures_take_part(tmp_path):
@@ -269,5 +269,5 @@ def test_figures_take_part(tmp_path):
         assert tracker.get_metrics(M).success_count in {1, 2}
         assert 0 <= budget._units <= 100
 
-    for part in ("latency", "retry"):
+    for part in ("latency", "call/retry"):
         assert strike(part, handler, action) > 5

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groq_provider.errors import InvalidRequestError
-from groq_provider.types import activity, messages, models, request, response, status
+from groq_provider.types import activity, messages, request, response, status
+from groq_provider.types import model_info as models
 from groq_provider.types.activity import (
     Annotation,
     BrowserResult,
@@ -35,7 +36,6 @@ from groq_provider.types.activity import (
     UsageBreakdown,
 )
 from groq_provider.types.allowed import GROQ
-from groq_provider.types.fields import RequestFields
 from groq_provider.types.messages import (
     DocumentPart,
     ImagePart,
@@ -46,7 +46,7 @@ from groq_provider.types.messages import (
     ToolCall,
     ToolFunction,
 )
-from groq_provider.types.models import ModelCapability, ModelInfo, ModelLimits, ModelPricing, PerformanceProfile
+from groq_provider.types.model_info import ModelCapability, ModelInfo, ModelLimits, ModelPricing, PerformanceProfile
 from groq_provider.types.request import (
     Document,
     JSONSchemaFormat,
@@ -55,6 +55,7 @@ from groq_provider.types.request import (
     SearchSettings,
     StreamOptions,
 )
+from groq_provider.types.request_fields import RequestFields
 from groq_provider.types.response import (
     Attempt,
     LLMResponse,

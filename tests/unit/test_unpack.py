@@ -7,7 +7,7 @@ import random
 import hpack
 import pytest
 
-from groq_provider.transport.http2_unpack import Unpacker
+from groq_provider.transport.http2.hpack import Unpacker
 
 RNG = random.Random(7)
 NAMES = [b":status", b"content-type", b"date", b"x-a", b"server", *(b"x-%d" % number for number in range(20))]

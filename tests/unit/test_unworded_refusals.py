@@ -15,9 +15,9 @@ from support.simulation import SECOND, Simulation
 from support.strangers import Bucket, Crowd, Log, Stranger, Window
 
 from groq_provider import GroqProvider, RetryPolicy, TokenBucketRateLimiter
+from groq_provider.call.retry import RetryBudget
 from groq_provider.errors import OverloadedError, ProviderUnavailableError, RateLimitedError
-from groq_provider.ratelimit.gate import Gate
-from groq_provider.retry import RetryBudget
+from groq_provider.ratelimit.gate import ThrottleGate
 from groq_provider.types.response import RateLimitInfo
 
 #: Forms of "120 requests a minute", and others.
@@ -106,7 +106,7 @@ class Line:
     """Calls that leave a gate as soon as it lets them, each answered at once; in seconds."""
 
     def __init__(self) -> None:
-        self.gate, self.now, self.sequence = Gate(), 0, 0
+        self.gate, self.now, self.sequence = ThrottleGate(), 0, 0
 
     def leave(self) -> float:
         """Let one go; return how long it waited."""

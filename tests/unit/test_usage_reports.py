@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.fakes import FakeClock, FakeLimiter, FakeTracker, FakeTransport, FakeWire
 
+from groq_provider.call.runtime import CallOptions, Runtime
 from groq_provider.config import RetryPolicy, Timeouts
-from groq_provider.engine import CallOptions, Engine
 from groq_provider.ratelimit.cost import actual_cost
 from groq_provider.types.request import LLMRequest
 from groq_provider.types.response import Usage
 from groq_provider.wire import codec
-from groq_provider.wire.fields import MAX_TOKENS
+from groq_provider.wire.json_fields import MAX_TOKENS
 
 KEYS = ["prompt_tokens", "completion_tokens", "total_tokens"]
 REAL = {"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15}
@@ -47,7 +47,7 @@ class Scene:
     def __init__(self, wire):
         clock = FakeClock()
         self.limiter = FakeLimiter(clock)
-        self.engine = Engine(
+        self.engine = Runtime(
             transport=FakeTransport(clock, wire), limiter=self.limiter, tracker=FakeTracker(), clock=clock,
             policy=RetryPolicy(max_retries=0), provider="groq", default_model="m",
         )  # fmt: skip

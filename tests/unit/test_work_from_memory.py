@@ -216,7 +216,7 @@ def test_a_poll_keeps_its_time():
 
 def test_blank_lines_count_too(monkeypatch):
     """As the bytes they are."""
-    monkeypatch.setattr("groq_provider.stream.MAX_STREAM", 10_000)
+    monkeypatch.setattr("groq_provider.call.stream.MAX_STREAM", 10_000)
     bench = Bench(*[streamed(*[b"\n" * 1000] * 50) for _ in range(2)])
     with pytest.raises(e.ResponseTooLargeError, match="larger than 10,000 bytes"):
         bench.stream().collect()

@@ -10,8 +10,8 @@ import pytest
 from support.servers import CHUNKED, chunk
 
 from groq_provider.clock import SystemClock
-from groq_provider.transport.answer import Answer, AnswerFile, BadFraming, Intake
-from groq_provider.transport.call import CallState
+from groq_provider.transport.http1.receive import BadFraming, HTTP11Response, ReceiveBuffer, ResponseFile
+from groq_provider.transport.scope import CancelScope
 
 
 class Connection:
@@ -33,7 +33,7 @@ def pair():
 
 @pytest.fixture
 def intake(pair):
-    return Intake(pair[0], CallState(SystemClock(), total_deadline=SystemClock().monotonic() + 20))
+    return ReceiveBuffer(pair[0], CancelScope(SystemClock(), total_deadline=SystemClock().monotonic() + 20))
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def answer_of(pair, intake):
         pair[1].sendall(data)
         if end:
             pair[1].shutdown(socket.SHUT_WR)
-        return Answer(Connection(), intake, method)
+        return HTTP11Response(Connection(), intake, method)
 
     return build
 
@@ -116,7 +116,7 @@ def test_chunk_needs_its_end(answer_of, rest):
 @pytest.mark.parametrize("size", [1, 2, 5, 100])
 def test_file_respects_requested_size(answer_of, size):
     """A file gives no more than asked, in whichever pieces the body came."""
-    file = AnswerFile(answer_of(CHUNKED + chunk(b"hello ") + chunk(b"world") + b"0\r\n\r\n"))
+    file = ResponseFile(answer_of(CHUNKED + chunk(b"hello ") + chunk(b"world") + b"0\r\n\r\n"))
     pieces = list(iter(lambda: file.read1(size), b""))
     assert b"".join(pieces) == b"hello world"
     assert max(map(len, pieces)) <= size
@@ -141,7 +141,7 @@ def test_chunked_end_waits_for_trailers(pair, answer_of, size, end):
 @pytest.mark.parametrize("sizes", [(None,), (4, 4, 4), (3, None)])
 def test_file_reads_whole_pieces(answer_of, sizes):
     """A read of a size gives fewer bytes only at the end, one without a size the rest."""
-    file = AnswerFile(answer_of(CHUNKED + chunk(b"hello ") + chunk(b"world") + b"0\r\n\r\n"))
+    file = ResponseFile(answer_of(CHUNKED + chunk(b"hello ") + chunk(b"world") + b"0\r\n\r\n"))
     pieces = [file.read(size) for size in sizes]
     assert b"".join(pieces) == b"hello world"
     assert [len(piece) for piece, size in zip(pieces[:-1], sizes, strict=False)] == list(sizes[:-1])

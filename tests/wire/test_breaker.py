@@ -16,7 +16,7 @@ from support.servers import answer, chunk, serving
 
 from groq_provider import FallbackProvider, GroqProvider
 from groq_provider import errors as e
-from groq_provider.breaker import BreakerPolicy, CircuitBreaker, verdict
+from groq_provider.call.breaker import BreakerPolicy, CircuitBreaker, verdict
 from groq_provider.testing import Emulator
 
 

@@ -30,7 +30,7 @@ from groq_provider import (
     Usage,
 )
 from groq_provider import errors as e
-from groq_provider.bulk import BulkRun, _outcome
+from groq_provider.bulk.run import BulkRun, _outcome
 from groq_provider.testing import Emulator, Gate, Reply
 
 
@@ -471,10 +471,10 @@ def test_refusal_burst_halves_workers_once(kind, caplog):
         return LLMResponse(timing=Timing(total=took), attempts=tuple(tries))
 
     crowd = Crowd(answer=answer)
-    with caplog.at_level(logging.DEBUG, "groq_provider.bulk"), crowd.start(15) as run:
+    with caplog.at_level(logging.DEBUG, "groq_provider.bulk.run"), crowd.start(15) as run:
         results = list(run)
     assert sum(not result.ok for result in results) == (0 if "answer" in kind else 4)
-    changes = [record.getMessage() for record in caplog.records if record.name == "groq_provider.bulk"]
+    changes = [record.getMessage() for record in caplog.records if record.name == "groq_provider.bulk.run"]
     assert changes == ["workers: 2 instead of 4"]
 
 

@@ -22,7 +22,7 @@ from groq_provider import CancelToken, GroqProvider, RateLimits, RetryPolicy, Ti
 from groq_provider import errors as e
 from groq_provider.clock import SystemClock
 from groq_provider.errors import RequestCancelledError
-from groq_provider.transport.call import CallState
+from groq_provider.transport.scope import CancelScope
 
 MODEL = "m"
 
@@ -83,7 +83,7 @@ class Interrupted(threading.local):
 @pytest.mark.parametrize("at", range(1, 40))
 def test_signal_handler_cancels_anywhere(at):
     """A signal handler may cancel at any line: no deadlock, and every subscriber and binder hears of it."""
-    call, heard = CallState(SystemClock()), []
+    call, heard = CancelScope(SystemClock()), []
     one, other = socket.socketpair()
     told = False
     with one, other:
@@ -352,7 +352,7 @@ def staged(name, tmp_path, monkeypatch):
         if name == "limiter wait":
             stage.provider._limiter.reserve(MODEL, prompt_tokens=1).keep()
         if name == "pool wait":
-            stage.first_in_pool = stage.provider._transport._slots.take(CallState(SystemClock()), None)
+            stage.first_in_pool = stage.provider._transport._slots.take(CancelScope(SystemClock()), None)
         if name == "connect":
             stage.dead_port = dead
         yield stage

@@ -29,8 +29,8 @@ from groq_provider import (
     default_catalogue,
 )
 from groq_provider import errors as e
-from groq_provider.breaker import BreakerPolicy
-from groq_provider.fallback.provider import FallbackProvider
+from groq_provider.call.breaker import BreakerPolicy
+from groq_provider.fallback.fallback_provider import FallbackProvider
 from groq_provider.testing import Emulator, Fault, Gate, Reply
 
 NO_RETRY = RetryPolicy(max_retries=0)

@@ -42,8 +42,8 @@ from support.wire_faults import (
 
 from groq_provider import GroqProvider, RetryPolicy, Timeouts
 from groq_provider import errors as e
-from groq_provider import exchange as exchange_module
-from groq_provider import stream as stream_module
+from groq_provider.call import call as exchange_module
+from groq_provider.call import stream as stream_module
 from groq_provider.wire.sse import LineSplitter
 
 pytestmark = [pytest.mark.usefixtures("nothing_secret_is_said"), pytest.mark.secrets(*SECRETS)]

@@ -129,8 +129,8 @@ def test_hpack_logs_no_headers(caplog):
     pytest.importorskip("h2")
     from hpack import Encoder
 
-    from groq_provider._checks import check_headers
-    from groq_provider.transport.http2_fields import fields_of
+    from groq_provider._validate import check_headers
+    from groq_provider.transport.http2.headers import fields_of
 
     caplog.set_level(logging.DEBUG, logger="hpack")
     fields = fields_of("POST", "https", "h", "/x", check_headers({"X-Extra": EXTRA, "X-Own": HEADER}))

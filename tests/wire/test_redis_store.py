@@ -27,12 +27,12 @@ from support.sockets import open_sockets
 from support.transports import fork, join, needs_fork
 
 from groq_provider.errors import ConfigurationError
-from groq_provider.ratelimit.ledger import CLAIM_LIFE, NO_LIMIT, Ask, Change, Want
-from groq_provider.ratelimit.stores import RateLimitStore, StoreAwayError, open_store
+from groq_provider.ratelimit.store.gcra_state import CLAIM_LIFE, NO_LIMIT, AcquireRequest, Adjustment, BucketCharge
+from groq_provider.ratelimit.store.protocol import RateLimitStore, StoreUnavailableError, open_store
 
 pytest.importorskip("redis", reason="needs the extra redis")
 
-from groq_provider.ratelimit.redis_store import RedisStore
+from groq_provider.ratelimit.store.redis import RedisStore
 
 redis_server = redis_servers.redis_server  # a fixture
 
@@ -50,11 +50,11 @@ DECIDED = SHORT + 5
 
 
 def want(name="tpm", cost=36 * SECOND, burst=HOUR, known=0):
-    return Want(name, cost, burst, known)
+    return BucketCharge(name, cost, burst, known)
 
 
 def ask(*wants, horizon=0, latest=NO_LIMIT, spacing=0, seen=0, claimant=1):
-    return Ask(wants or (want(),), horizon, latest, spacing, seen, claimant)
+    return AcquireRequest(wants or (want(),), horizon, latest, spacing, seen, claimant)
 
 
 @contextlib.contextmanager
@@ -86,7 +86,7 @@ def store(redis_server):
 def fails(call, *args):
     """Run a call that finds the store away; return what it said and how long it took."""
     begun = time.monotonic()
-    with pytest.raises(StoreAwayError) as caught:
+    with pytest.raises(StoreUnavailableError) as caught:
         call(*args)
     assert len(str(caught.value)) < 300
     return str(caught.value), time.monotonic() - begun
@@ -114,7 +114,7 @@ def test_one_round_trip_one_script(redis_server):
         with stored(redis_server.url) as store:
             for _ in range(10):
                 store.take(KEY, ask())
-                store.adjust(KEY, Change(credits={"tpm": 1}))
+                store.adjust(KEY, Adjustment(credits={"tpm": 1}))
         with stored(redis_server.url) as other:
             other.take(KEY, ask())
         stats = client.info("commandstats")
@@ -129,7 +129,7 @@ def test_script_flush_is_not_noticed(redis_server, store):
     redis_server.do("SCRIPT", "FLUSH")
     assert store.take(KEY, ask()).version == 2
     redis_server.do("SCRIPT", "FLUSH")
-    store.adjust(KEY, Change(pause=SECOND))
+    store.adjust(KEY, Adjustment(pause=SECOND))
     assert store.take(KEY, ask()).gated
 
 
@@ -260,7 +260,7 @@ def test_a_stopped_server(redis_server):
                     said, seconds = fails(call, "a", ask())
                     assert "TimeoutError" in said
                     assert seconds < DECIDED
-                assert fails(store.adjust, "a", Change())[1] < DECIDED
+                assert fails(store.adjust, "a", Adjustment())[1] < DECIDED
         finally:
             redis_server.resume()
         taken = store.take("b", ask(want(), want("rpm")))  # after it has worked off what it was sent
@@ -365,7 +365,7 @@ def test_lost_answer_is_not_repeated(redis_server, keep):
         assert healing.version == 2
         assert 0 < healing.full[0] <= 36 * SECOND
         between.keep = min(keep, 3)  # this answer has four bytes
-        fails(store.adjust, KEY, Change(credits={"tpm": -SECOND}))
+        fails(store.adjust, KEY, Adjustment(credits={"tpm": -SECOND}))
         between.keep = None
         assert 0 < store.take(KEY, ask(want(cost=0))).full[0] <= 37 * SECOND
 
@@ -446,7 +446,7 @@ def test_unconfirmed_adjustment_means_away(said):
         serving(speaking(LOOK, said)) as server,
         stored(f"redis://127.0.0.1:{server.port}") as store,
     ):
-        fails(store.adjust, KEY, Change())
+        fails(store.adjust, KEY, Adjustment())
 
 
 def test_slow_bytes_end_at_limit():
@@ -494,7 +494,7 @@ def test_replica_refuses_master_serves():
     with running() as server, stored(server.url) as store:
         store.take(KEY, ask())
         server.do("REPLICAOF", "127.0.0.1", "1")
-        for call, given_ in ((store.take, ask()), (store.adjust, Change(pause=1))):
+        for call, given_ in ((store.take, ask()), (store.adjust, Adjustment(pause=1))):
             assert "ReadOnlyError" in fails(call, KEY, given_)[0]
         with stored(server.url):
             pass  # no error of the configuration
@@ -509,7 +509,7 @@ def test_a_full_server():
         before = server.do("HGETALL", STATE)
         server.do("CONFIG", "SET", "maxmemory", "1")
         assert "OutOfMemoryError" in fails(store.take, KEY, ask())[0]
-        fails(store.adjust, KEY, Change(pause=SECOND))
+        fails(store.adjust, KEY, Adjustment(pause=SECOND))
         server.do("CONFIG", "SET", "maxmemory", "0")
         assert server.do("HGETALL", STATE) == before
         assert store.take(KEY, ask()).version == 2
@@ -522,7 +522,7 @@ def test_foreign_key_moves_the_state(redis_server, store, caplog):
     with stored(redis_server.url) as other:
         assert not other.take(KEY, ask(want(cost=HOUR))).reserved
     for _ in range(5):
-        store.adjust(KEY, Change())
+        store.adjust(KEY, Adjustment())
     assert redis_server.do("GET", STATE) == "mine"
     assert [record.levelname for record in caplog.records if "holds something else" in record.message] == [
         "WARNING"
@@ -586,7 +586,7 @@ def test_a_password_changed_while_running():
         assert store.take(KEY, ask()).reserved  # the connection is signed in
         server.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         wait_for(lambda: not store._idle[0].usable())
-        with pytest.raises(StoreAwayError, match="AuthenticationError") as caught:
+        with pytest.raises(StoreUnavailableError, match="AuthenticationError") as caught:
             store.take(KEY, ask())
         assert CANARY not in everything_said(caught.value)
 
@@ -603,7 +603,7 @@ def test_documented_rights_are_enough(redis_server):
     try:
         with stored(url) as store:
             assert store.take(KEY, ask()).reserved
-            store.adjust(KEY, Change(credits={"tpm": SECOND}, full={"tpm": HOUR}, pause=SECOND))
+            store.adjust(KEY, Adjustment(credits={"tpm": SECOND}, full={"tpm": HOUR}, pause=SECOND))
             redis_server.do("ACL", "SETUSER", "limits", "-hset")
             fails(store.take, KEY, ask())
             redis_server.do("ACL", "SETUSER", "limits", "+hset", "-evalsha")
@@ -623,7 +623,7 @@ def test_the_password_is_nowhere(locked, caplog):
         store.take(KEY, ask())
         seen = [repr(store), str(store), repr(store._idle), repr(store._address), *map(repr, vars(store).values())]
         server.kill()
-        with pytest.raises(StoreAwayError) as caught:
+        with pytest.raises(StoreUnavailableError) as caught:
             store.take(KEY, ask())
         seen.append(everything_said(caught.value))
         for way in (pickle.dumps, copy.copy, copy.deepcopy):
@@ -640,7 +640,7 @@ def test_quoting_server_shows_no_command(quotes):
     with (
         serving(speaking(said)) as server,
         stored(f"redis://:{CANARY}@127.0.0.1:{server.port}") as store,
-        pytest.raises(StoreAwayError) as caught,
+        pytest.raises(StoreUnavailableError) as caught,
     ):
         store.take(KEY, ask())
     assert CANARY not in everything_said(caught.value)
@@ -687,7 +687,7 @@ def test_missing_package_names_extra():
         import sys
         sys.modules["redis"] = None
         from groq_provider import ConfigurationError
-        from groq_provider.ratelimit.stores import open_store
+        from groq_provider.ratelimit.store.protocol import open_store
         try:
             open_store("redis://:secret@127.0.0.1:1")
         except ConfigurationError as error:
@@ -723,7 +723,7 @@ def test_tls_with_own_authority(tls):
     """A store works over TLS with an authority of its own, and keeps its connection."""
     with stored(tls.url) as store:
         assert store.take(KEY, ask()).reserved
-        store.adjust(KEY, Change(credits={"tpm": SECOND}))
+        store.adjust(KEY, Adjustment(credits={"tpm": SECOND}))
         link = store._idle[0]
         assert link._raw.version() in {"TLSv1.2", "TLSv1.3"}
         assert store.take(KEY, ask()).version == 2
@@ -801,7 +801,7 @@ def test_keys_outlive_their_state(redis_server, wants, pause):
         assert most > 0
         assert least <= 16_000
         begun = time.monotonic()
-        store.adjust(KEY, Change(pause=pause, full={"rpd": pause}))
+        store.adjust(KEY, Adjustment(pause=pause, full={"rpd": pause}))
         assert lifetime(redis_server, STATE, begun)[1] > max(pause // 1000 - 5000, 0)
 
 
@@ -818,7 +818,7 @@ def test_a_model_needs_little(redis_server, store):
     """All six limits, everything in use: 512 bytes, and some more for each further process."""
     wants = [want(name, cost=10**9 + 7, burst=10**11 + 7) for name in NAMES]
     store.take(KEY, ask(*wants, horizon=1 << 45, claimant=1 << 47))
-    store.adjust(KEY, Change(pause=SECOND))
+    store.adjust(KEY, Adjustment(pause=SECOND))
     store.take(KEY, ask(*wants, claimant=(1 << 48) - 1))
     used = [redis_server.do("MEMORY", "USAGE", key, "SAMPLES", 0) for key in (STATE, HOSTS)]
     assert sum(used) <= 512, used
@@ -838,7 +838,7 @@ def test_keys_are_declared_and_separate(tmp_path):
         wait_for(lambda: "cluster_state:ok" in str(server.do("CLUSTER", "INFO")))
         for key in AWKWARD:
             assert store.take(key, ask()).version == 1, key
-            store.adjust(key, Change(credits={"tpm": 1}))
+            store.adjust(key, Adjustment(credits={"tpm": 1}))
         for key in AWKWARD:
             assert store.take(key, ask()).version == 2, key
 
@@ -899,8 +899,8 @@ def test_threads_share_a_few_connections(redis_server, store):
 WORK = """
     import sys
     from concurrent.futures import ThreadPoolExecutor
-    from groq_provider.ratelimit.ledger import Ask, Change, Want
-    from groq_provider.ratelimit.redis_store import RedisStore
+    from groq_provider.ratelimit.store.gcra_state import Ask, Change, Want
+    from groq_provider.ratelimit.store.redis import RedisStore
     store = RedisStore(sys.argv[1], timeout=20)
     ask = Ask((Want("tpm", 36_000_000, 3_600_000_000, 0),), 0, 0, 0, 0, 1)
     print("ready", flush=True)

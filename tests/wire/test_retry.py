@@ -18,8 +18,8 @@ from support.servers import serving
 
 from groq_provider import GroqProvider, RetryPolicy, Timeouts
 from groq_provider import errors as e
-from groq_provider.retry import RetryBudget, retry_delay, throttling
-from groq_provider.transport.answer import BadFraming
+from groq_provider.call.retry import RetryBudget, retry_delay, throttling
+from groq_provider.transport.http1.receive import BadFraming
 from groq_provider.wire.failures import error_from_response
 
 

@@ -20,15 +20,15 @@ from support.servers import CHUNKED, answer, chunk, read_request, serving
 
 from groq_provider import BreakerPolicy, GroqProvider, LatencyTracker, RateLimits, RetryPolicy
 from groq_provider import errors as e
-from groq_provider.breaker import CircuitBreaker
+from groq_provider.call.breaker import CircuitBreaker
+from groq_provider.call.retry import RetryBudget
 from groq_provider.cancel import CancelToken
 from groq_provider.clock import SystemClock
 from groq_provider.ratelimit.limiter import TokenBucketRateLimiter
-from groq_provider.retry import RetryBudget
-from groq_provider.transport import call as call_module
-from groq_provider.transport.call import CallState
+from groq_provider.transport import scope as call_module
+from groq_provider.transport.permits import ConnectionLimiter
+from groq_provider.transport.scope import CancelScope
 from groq_provider.transport.session import SessionTransport
-from groq_provider.transport.slots import Slots
 from groq_provider.types.response import Usage
 from groq_provider.types.status import RateLimitInfo
 
@@ -216,7 +216,7 @@ def test_late_cancel_spares_other_calls(seeds):
     with serving(echo) as server:
         for seed in seeds:
             transport = SessionTransport(server.url, clock=SystemClock())
-            doomed: list[CallState] = []
+            doomed: list[CancelScope] = []
 
             def fetch(call, text, transport=transport):
                 body = text.encode() * 50
@@ -225,14 +225,14 @@ def test_late_cancel_spares_other_calls(seeds):
 
             def sure(rng, fetch=fetch):
                 for _ in range(4):
-                    call = CallState(SystemClock(), total_deadline=time.monotonic() + PATIENCE)
+                    call = CancelScope(SystemClock(), total_deadline=time.monotonic() + PATIENCE)
                     fetch(call, f"sure{rng.random()}")
                     assert call.resends == 0
                     outcomes["sure"] += 1
 
             def unsure(rng, fetch=fetch, doomed=doomed):
                 for _ in range(4):
-                    call = CallState(SystemClock(), total_deadline=time.monotonic() + PATIENCE)
+                    call = CancelScope(SystemClock(), total_deadline=time.monotonic() + PATIENCE)
                     doomed.append(call)
                     try:
                         fetch(call, f"unsure{rng.random()}")
@@ -242,7 +242,7 @@ def test_late_cancel_spares_other_calls(seeds):
 
             def leaving(rng, transport=transport):
                 for _ in range(2):
-                    call = CallState(SystemClock(), total_deadline=time.monotonic() + PATIENCE)
+                    call = CancelScope(SystemClock(), total_deadline=time.monotonic() + PATIENCE)
                     response = transport.send("POST", "/x", headers=None, body=b"left" * 500, call=call)
                     response.close() if rng.random() < 0.5 else response.abandon()
 
@@ -270,7 +270,7 @@ def test_closing_leaves_no_connection(seeds):
 
             def call(_rng, transport=transport):
                 for number in range(4):
-                    state = CallState(SystemClock(), total_deadline=time.monotonic() + PATIENCE)
+                    state = CancelScope(SystemClock(), total_deadline=time.monotonic() + PATIENCE)
                     body = b"%d" % number * 20
                     try:
                         response = transport.send("POST", "/x", headers=None, body=body, call=state)
@@ -295,14 +295,14 @@ def test_closing_leaves_no_connection(seeds):
 def test_slots_neither_lost_nor_doubled(seeds):
     """Grants, time limits, cancels and finalizers at once: never more than two hold one, and in the end both are free."""
     for seed in seeds:
-        slots = Slots(2)
+        slots = ConnectionLimiter(2)
         holding: list[int] = []
         most: list[int] = []
-        calls: list[CallState] = []
+        calls: list[CancelScope] = []
 
         def work(rng, slots=slots, holding=holding, most=most, calls=calls):
             for _ in range(4):
-                call = CallState(SystemClock())
+                call = CancelScope(SystemClock())
                 calls.append(call)
                 limit = None if rng.random() < 0.5 else time.monotonic() + rng.random() * 0.002
                 try:
@@ -333,7 +333,14 @@ def test_slots_neither_lost_nor_doubled(seeds):
 # --- whole calls -------------------------------------------------------------------------------------------------------------
 
 WHOLE = FILES | {
-    str(PACKAGE / name) for name in ("engine.py", "stream.py", "transport/session.py", "transport/response.py")
+    str(PACKAGE / name)
+    for name in (
+        "call/runtime.py",
+        "call/call.py",
+        "call/stream.py",
+        "transport/session.py",
+        "transport/requests_response.py",
+    )
 }
 
 
@@ -468,7 +475,7 @@ def test_every_subscriber_is_told_once(seeds):
 def test_cancel_closes_only_own_socket(seeds, monkeypatch):
     """A socket that is bound, or none: never one that was let go and belongs to another call by now."""
     wrong: list[str] = []
-    owners: dict[int, CallState | None] = {}
+    owners: dict[int, CancelScope | None] = {}
 
     def shutdown(sock, _how):
         if owners.get(sock) is not shutting.call:
@@ -478,12 +485,12 @@ def test_cancel_closes_only_own_socket(seeds, monkeypatch):
     monkeypatch.setattr(call_module, "_shutdown", shutdown)
     for seed in seeds:
         owners.clear()
-        shared: list[CallState] = []
+        shared: list[CancelScope] = []
 
         def work(rng, shared=shared):
             sock = rng.getrandbits(40)  # stands for one kept connection
             for _ in range(6):
-                call = CallState(SystemClock())
+                call = CancelScope(SystemClock())
                 shared.append(call)
                 owners[sock] = call  # before it may be shut down
                 try:
@@ -510,13 +517,13 @@ def test_sockets_survive_last_users_cancel(seeds):
     for seed in seeds:
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            calls = [CallState(SystemClock()) for _ in range(5)]
+            calls = [CancelScope(SystemClock()) for _ in range(5)]
 
             def work(_rng, calls=calls, ours=ours):
                 for call in calls:
                     call.begin(None)
                     call.unbind()
-                last = CallState(SystemClock())
+                last = CancelScope(SystemClock())
                 last.bind(ours)
                 ours.sendall(b"still there")
                 last.unbind()

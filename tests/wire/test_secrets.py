@@ -358,8 +358,8 @@ def test_an_interrupt_shows_nothing(place, monkeypatch, caplog, capsys):
     targets = {
         "limiter": "groq_provider.ratelimit.limiter.TokenBucketRateLimiter.reserve",
         "connect": "socket.socket.connect",
-        "head": "groq_provider.transport.answer.Intake.receive",
-        "body": "groq_provider.transport.response.Response.read_body",
+        "head": "groq_provider.transport.http1.receive.Intake.receive",
+        "body": "groq_provider.transport.requests_response.Response.read_body",
         "event": "groq_provider.wire.sse.EventDecoder.feed",
     }
     handler = stream_of(WORD) if place == "event" else always(answer(json.dumps(FINE).encode(), JSON))

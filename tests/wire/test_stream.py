@@ -38,7 +38,7 @@ def provider(make):
 @pytest.fixture
 def time_to_look(monkeypatch):
     """Who comes late takes in what has come by then, however long a loaded machine takes for that."""
-    monkeypatch.setattr("groq_provider.stream._GRACE", PATIENCE)
+    monkeypatch.setattr("groq_provider.call.stream._GRACE", PATIENCE)
 
 
 def text_of(chunks):

@@ -16,7 +16,7 @@ from support.servers import CHUNKED, answer, chunk, full_backlog, hanging, proxy
 from groq_provider import CancelToken, FallbackProvider, GroqProvider, RateLimits, RetryPolicy, Timeouts
 from groq_provider import errors as e
 from groq_provider.clock import SystemClock
-from groq_provider.transport.call import CallState
+from groq_provider.transport.scope import CancelScope
 from groq_provider.transport.session import SessionTransport
 
 pytestmark = pytest.mark.warm_http2
@@ -52,25 +52,25 @@ class Scene:
 
     def jump_when_sending(self):
         """Jump when the first bytes of a request leave: from then on nobody knows whether it was sent."""
-        slot = CallState.sent
+        slot = CancelScope.sent
 
         def note(call, sent):
             if sent is None and not self.clock.ahead:
                 self.clock.ahead += AHEAD
             slot.__set__(call, sent)
 
-        self.monkeypatch.setattr(CallState, "sent", property(slot.__get__, note))
+        self.monkeypatch.setattr(CancelScope, "sent", property(slot.__get__, note))
 
     def jump_when_sent(self, count=1):
         """Jump when that many requests have left."""
-        request_sent, left = CallState.request_sent, iter(range(count - 1, -1, -1))
+        request_sent, left = CancelScope.request_sent, iter(range(count - 1, -1, -1))
 
         def sent(call):
             if next(left, None) == 0:
                 self.clock.ahead += AHEAD
             request_sent(call)
 
-        self.monkeypatch.setattr(CallState, "request_sent", sent)
+        self.monkeypatch.setattr(CancelScope, "request_sent", sent)
 
     def jump_when_answered(self):
         """Jump when the head of an answer is there."""
@@ -204,7 +204,7 @@ def test_total_bounds_connection_wait(scene, call):
     """The total bounds the wait for a connection, with all of ``max_connections`` busy."""
     server = scene.serve(hanging())
     provider = scene.provider(server.url, max_connections=1)
-    slot = provider._transport._slots.take(CallState(SystemClock()), None)
+    slot = provider._transport._slots.take(CancelScope(SystemClock()), None)
     scene.jump_when_begun()
     error = held_up(provider, call)
     slot.give()

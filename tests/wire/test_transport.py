@@ -62,9 +62,9 @@ from groq_provider.errors import (
     RequestCancelledError,
 )
 from groq_provider.transport import session as session_module
-from groq_provider.transport.call import CallState
+from groq_provider.transport.permits import ConnectionLimiter
+from groq_provider.transport.scope import CancelScope
 from groq_provider.transport.session import SessionTransport
-from groq_provider.transport.slots import Slots
 
 # --- kept connections ------------------------------------------------------------------------------------------------------
 
@@ -245,7 +245,7 @@ def test_resend_has_own_connect_limit():
 
     with serving(handler) as server, transport_to(server.url, clock=clock) as transport:
         fetch(transport)
-        call = CallState(clock, connect=10, after_send=60)
+        call = CancelScope(clock, connect=10, after_send=60)
         assert fetch(transport, call=call) == b"{}"
         assert call.resends == 1
 
@@ -738,7 +738,7 @@ def test_connection_wait_spares_connect_limit():
     clock = ShiftedClock()
     with serving(always(OK)) as server, transport_to(server.url, max_connections=1, clock=clock) as transport:
         held = send(transport)
-        call = CallState(clock, connect=5, after_send=500)
+        call = CancelScope(clock, connect=5, after_send=500)
         found = queue.SimpleQueue()
         thread = threading.Thread(target=lambda: found.put(fetch(transport, call=call)))
         thread.start()
@@ -751,7 +751,7 @@ def test_connection_wait_spares_connect_limit():
 
 def test_waiters_are_served_in_order():
     """First come, first served."""
-    slots, order = Slots(1), []
+    slots, order = ConnectionLimiter(1), []
     first = slots.take(new_call(), None)
 
     def wait(number):
@@ -773,7 +773,7 @@ def test_waiters_are_served_in_order():
 
 def test_cancel_ends_connection_wait():
     """And the place in the queue is given up."""
-    slots = Slots(1)
+    slots = ConnectionLimiter(1)
     held = slots.take(new_call(), None)
     call = new_call()
     failed = queue.SimpleQueue()
@@ -808,7 +808,7 @@ class GrantingClock(SystemClock):
 
 def test_last_moment_slot_counts():
     """Timed out and granted at once: we have it, and only we."""
-    slots = Slots(1)
+    slots = ConnectionLimiter(1)
     held = slots.take(new_call(), None)
     call = new_call()
     call.clock = GrantingClock(held.give, result=False)
@@ -820,7 +820,7 @@ def test_last_moment_slot_counts():
 
 def test_cancelled_waiters_slot_goes_on():
     """Cancelled and granted at once: the next in the queue gets it."""
-    slots = Slots(1)
+    slots = ConnectionLimiter(1)
     held = slots.take(new_call(), None)
     call = new_call()
     call.clock = GrantingClock(lambda: (held.give(), call.cancel()), result=True)
@@ -832,7 +832,7 @@ def test_cancelled_waiters_slot_goes_on():
 @pytest.mark.parametrize("granted", [True, False])
 def test_interrupt_loses_no_slot(granted):
     """Ctrl-C while waiting loses no slot."""
-    slots = Slots(1)
+    slots = ConnectionLimiter(1)
     held = slots.take(new_call(), None)
     call = new_call()
     call.clock = GrantingClock(held.give if granted else lambda: None, result=KeyboardInterrupt())
@@ -844,7 +844,7 @@ def test_interrupt_loses_no_slot(granted):
 
 def test_slot_returned_inside_lock_survives():
     """A finalizer runs while its own thread holds the lock: no deadlock, and the slot is free."""
-    slots = Slots(1)
+    slots = ConnectionLimiter(1)
     held = slots.take(new_call(), None)
     with slots._lock:
         held.give()

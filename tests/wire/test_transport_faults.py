@@ -45,8 +45,8 @@ from groq_provider.errors import (
     ResponseDecodeError,
     ResponseTooLargeError,
 )
-from groq_provider.transport.call import CallState
-from groq_provider.transport.failures import map_read_error, map_send_error
+from groq_provider.transport.error_mapping import map_read_error, map_send_error
+from groq_provider.transport.scope import CancelScope
 
 # --- limits ----------------------------------------------------------------------------------------------------------------
 
@@ -1068,7 +1068,7 @@ def instance(kind):
 @pytest.mark.parametrize("kind", all_errors(), ids=lambda kind: f"{kind.__module__}.{kind.__qualname__}")
 def test_every_foreign_error_is_mapped(kind):
     """Each exception of requests, urllib3 and http.client becomes ours, before and after the request left."""
-    call = CallState(SystemClock())
+    call = CancelScope(SystemClock())
     for sent in (False, None, True):
         call.sent = sent
         error = map_send_error(instance(kind), call, "http://h")

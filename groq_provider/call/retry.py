@@ -1,0 +1,137 @@
+"""Whether and when to try again: a pure decision, and a budget shared by all calls of a provider.
+
+Three things are told apart. *Never sent*: repeating costs nothing. *Surely rejected* (an error status): the service did not work on
+it. *Maybe processed* (the connection broke after the request had left): repeating may be billed twice, which is accepted for broken
+connections and not for an answer that was merely slow, plain or streamed.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+from groq_provider import errors as e
+from groq_provider._fork import forkable
+from groq_provider.transport.http1.receive import BadFraming
+
+if TYPE_CHECKING:
+    import random
+
+    from groq_provider.clock import Clock
+    from groq_provider.config import RetryPolicy
+
+__all__ = ["RetryBudget", "retry_delay", "timed"]
+
+#: Causes of a ProtocolError that come of a connection that broke or carried somebody else's bytes: a passing trouble.
+_CUT = (http.client.BadStatusLine, http.client.IncompleteRead, BadFraming)
+#: What a resolver says of a name that it is sure does not exist.
+_NO_SUCH_NAME = {
+    getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_FAIL") if hasattr(socket, name)
+}  # not on every system
+
+
+def retry_delay(error: e.GroqProviderError, *, retries: int, policy: RetryPolicy, rng: random.Random) -> float | None:
+    """Return the seconds to wait before the next try; ``None``: do not try again.
+
+    A server's hint is never undercut, and not followed beyond ``policy.hint_cap``; without one the delay is drawn from zero to an
+    exponentially growing bound (full jitter).
+
+    Args:
+        error: What the last try ended with.
+        retries: Tries made beyond the first so far.
+        policy: The caller's switches.
+        rng: Source of the jitter.
+    """
+    if retries >= policy.max_retries or not _worth_it(error, retries):
+        return None
+    hint = error.retry_after
+    if hint is not None:
+        if hint > policy.hint_cap:
+            return None
+        return hint + rng.uniform(0, max(0.1, 0.05 * hint))
+    if isinstance(error, e.RateLimitedError) and error.scope in ("hour", "day"):
+        return None  # nobody knows when, and it is not soon
+    base = policy.throttle_delay if throttling(error) else policy.base_delay
+    return rng.uniform(0, min(policy.max_delay, base * 2.0 ** min(retries, 30)))
+
+
+def _worth_it(error: e.GroqProviderError, retries: int) -> bool:
+    if isinstance(error, (e.RequestCancelledError, e.ProviderClosedError, e.DeadlineExceededError)):
+        return False
+    if _lasting(error):
+        return retries == 0
+    if isinstance(error, e.ReadTimeoutError) and error.sent is not False:
+        return False  # it may have been processed and billed; whoever wants it again says so
+    return error.retryable
+
+
+def _lasting(error: e.GroqProviderError) -> bool:
+    """Say whether a failure hints at a broken peer or a wrong name rather than a passing trouble: tried once more, no oftener."""
+    if isinstance(error, e.ResponseDecodeError):
+        return True
+    cause = error.__cause__
+    if isinstance(error, e.ProtocolError):
+        return not isinstance(cause, _CUT)
+    return isinstance(cause, socket.gaierror) and cause.errno in _NO_SUCH_NAME
+
+
+def throttling(error: e.GroqProviderError) -> bool:
+    """Say whether the service refused for lack of room rather than failed."""
+    return isinstance(error, (e.RateLimitedError, e.OverloadedError))
+
+
+def timed(error: e.GroqProviderError) -> bool:
+    """Say whether the service refused for lack of room and said when there will be some."""
+    return throttling(error) and error.retry_after is not None
+
+
+class RetryBudget:
+    """Keeps retries a small share of the load when everything fails at once.
+
+    Holds up to 100 units and gains one a second. A retry costs 5 units after throttling, 14 after another failure, nothing
+    when the request was never sent or when the server itself has said when to come again; a call that succeeds gains one, after retries
+    the cost of its last one. In a total outage that is seven retries and then one every 14 seconds, for all threads together.
+
+    Thread safety: shared by all calls of a provider.
+    """
+
+    _CAPACITY = 100.0
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.RLock()  # guards the two below; reentrant: _signals
+        self._units = self._CAPACITY
+        self._at = clock.monotonic()
+        forkable(self)
+
+    def _after_fork_in_child(self) -> None:
+        self._lock = threading.RLock()
+
+    @staticmethod
+    def cost(error: e.GroqProviderError) -> float:
+        """Return what a retry after *error* costs."""
+        if error.sent is False or timed(error):
+            return 0.0
+        return 5.0 if throttling(error) else 14.0
+
+    def spend(self, cost: float) -> bool:
+        """Take *cost* units if they are there."""
+        if cost <= 0:
+            return True
+        with self._lock:
+            now = self._clock.monotonic()
+            self._units = min(self._CAPACITY, self._units + (now - self._at))
+            self._at = now
+            if self._units < cost:
+                return False
+            self._units -= cost
+            return True
+
+    def succeeded(self, last_cost: float) -> None:
+        """Give back after a success: the cost of its last retry, or one unit for a first try."""
+        if self._units >= self._CAPACITY:  # the usual case, without the lock: a stale look costs one unit at most
+            return
+        with self._lock:
+            self._units = min(self._CAPACITY, self._units + max(1.0, last_cost))

@@ -1,0 +1,253 @@
+"""The limits of a key shared by all hosts that reach one Redis: one script, one round trip, the server's clock."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import threading
+import time
+from datetime import datetime, timedelta, timezone
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+from groq_provider._fork import forkable
+from groq_provider._validate import Hidden
+from groq_provider.clock import SystemClock
+from groq_provider.errors import ConfigurationError
+from groq_provider.ratelimit.store.gcra_state import AcquireResult
+from groq_provider.ratelimit.store.protocol import StoreUnavailableError
+
+if TYPE_CHECKING:
+    from groq_provider.clock import Clock
+    from groq_provider.ratelimit.store.gcra_state import AcquireRequest, Adjustment
+    from groq_provider.ratelimit.store.redis_link import Link
+
+__all__ = ["RedisStore"]
+
+_log = logging.getLogger(__name__)
+
+#: Keys known to be elsewhere, at most.
+_MOST_ELSEWHERE = 256
+#: Connections kept open while nobody uses them.
+_KEPT = 32
+
+#: Numbers before the buckets in an answer to "take".
+_HEAD = 6
+
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=timezone.utc), timedelta(microseconds=1)
+
+
+class RedisStore:
+    """Keeps the ledgers in Redis, version 5 or later.
+
+    Needs the extra ``redis``. Every question is one run of one script, which is atomic there and uses the server's clock, so the
+    clocks of the hosts do not matter. A model needs less than 512 bytes and 40 more for each further process, under two keys
+    ``<prefix>:{<key>}:v1`` and ``…:hosts`` (in one slot of a cluster; this client talks to the one node it is given), which expire
+    when they say nothing any more.
+
+    What the server has to permit: the commands ``evalsha eval time hgetall hset pexpire zscore zadd zremrangebyscore zcount`` on
+    keys ``<prefix>:*``.
+
+    Thread safety: any thread; a forked child opens connections of its own.
+
+    Args:
+        url: ``redis://[user:password@]host[:port][/db]``, or ``rediss://`` for TLS, which is always verified: by the computer's
+            authorities, or by ``?ssl_ca_certs=/path/to/ca.pem``. ``?socket_timeout=0.3`` sets *timeout*.
+        timeout: Seconds for a decision as a whole, connecting included. Only looking up the host's name is not bounded by it.
+        time_source: ``"client"`` where the server forbids scripts to ask for the time: then the wall clocks of the hosts must
+            agree, and one that is ahead is followed by 5 s for each question at most. ``"clock"``, for tests: the monotonic time
+            of *clock* as it is.
+        clock: For the two latter; ``None``: the computer's own.
+        prefix: Of the keys.
+
+    Raises:
+        ConfigurationError: The URL is wrong, the extra is not installed, or the server was reached and refused: wrong password,
+            missing permission, untrusted certificate. A server that cannot be reached is no error: it may come.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 0.1,
+        time_source: Literal["server", "client", "clock"] = "server",
+        clock: Clock | None = None,
+        prefix: str = "grl",
+    ) -> None:
+        try:
+            from groq_provider.ratelimit.store import redis_link
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] != "redis":
+                raise
+            raise ConfigurationError(
+                'rate_limit_store: Redis needs an extra package: pip install "groq-provider[redis]"'
+            ) from None
+        if time_source not in {"server", "client", "clock"}:
+            raise ConfigurationError(f"time_source = {time_source!r}: must be 'server', 'client' or 'clock'")
+        self._links = redis_link
+        url = Hidden(url)  # from here on no frame shows it
+        self._address = redis_link.Address(url)
+        self._timeout = timeout if self._address.timeout is None else self._address.timeout
+        if not 0 < self._timeout <= 60:
+            raise ConfigurationError(f"timeout = {self._timeout!r}: must be above 0 and at most 60 seconds")
+        self._time_source = time_source
+        self._clock = SystemClock() if clock is None else clock
+        self._prefix = prefix
+        self._script = files("groq_provider.ratelimit.store").joinpath("ledger.lua").read_bytes()
+        self._digest = hashlib.sha1(self._script, usedforsecurity=False).hexdigest()  # the name Redis gives a script
+        self._lock = threading.RLock()  # guards the two below; reentrant: groq_provider._signals
+        self._idle: list[Link] = []
+        self._generation = 0  # of the links to keep: rises with close() and with every failure
+        self._member = secrets.token_urlsafe(6)
+        self._elsewhere: set[str] = set()  # keys whose first place holds something else
+        self._check()
+        forkable(self)
+
+    @classmethod
+    def from_url(cls, url: str) -> RedisStore:
+        """Return the store a URL names, with all other settings as they are."""
+        return cls(Hidden(url))
+
+    def __repr__(self) -> str:
+        if not hasattr(self, "_idle"):  # for tools that show the variables of a construction that failed
+            return f"<{type(self).__name__} unfinished>"
+        return f"<{type(self).__name__} {self._address.where}, {len(self._idle)} idle connections>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a RedisStore does not pickle: it knows a password. Make one from its URL where it is needed")
+
+    def take(self, key: str, ask: AcquireRequest) -> AcquireResult:
+        """Apply :meth:`Ledger.take` at the server's present time, once.
+
+        Raises:
+            StoreAwayError: No answer within the time limit, or one that cannot be used. Whether it took effect is unknown.
+        """
+        words: list[str | int] = [self._member, ask.horizon, ask.latest, ask.spacing, ask.seen, ask.claimant]
+        for want in ask.wants:
+            words += want
+        answer = self._run("take", key, words)
+        if (
+            type(answer) is not list
+            or len(answer) != _HEAD + len(ask.wants)
+            or any(type(number) is not int for number in answer)
+        ):
+            raise self._away("an answer that is not one of the script's")
+        reserved, wait, start, gated, version, hosts = answer[:_HEAD]
+        return AcquireResult(reserved == 1, wait, start, gated == 1, version, tuple(answer[_HEAD:]), hosts)
+
+    def adjust(self, key: str, change: Adjustment) -> None:
+        """Apply :meth:`Ledger.adjust` at the server's present time, once.
+
+        Raises:
+            StoreAwayError: No answer within the time limit, or one that cannot be used. Whether it took effect is unknown.
+        """
+        words: list[str | int] = [change.start, change.pause, int(change.opened), change.claimant, len(change.credits)]
+        for mapping in (change.credits, change.full):
+            for name, value in mapping.items():
+                words += (name, value)
+        if self._run("adjust", key, words) != 1:
+            raise self._away("an answer that is not one of the script's")
+
+    def close(self) -> None:
+        """Close all connections; idempotent. A later call opens one again."""
+        for link in self._forget():
+            link.drop()
+
+    def _check(self) -> None:
+        """Sign in and see whether scripts are allowed, so that what can never work is known at once."""
+        try:
+            self._run("look", "-", [])
+        except StoreUnavailableError as error:
+            cause = error.__cause__
+            if not isinstance(cause, self._links.LinkError) or not cause.refused:
+                return
+            refusal = f"rate_limit_store: {error}"
+        else:
+            return
+        raise ConfigurationError(refusal)
+
+    def _run(self, mode: str, key: str, words: list[str | int]) -> Any:
+        until = time.monotonic() + self._timeout
+        now: str | int = ""
+        step: str | int = ""
+        if self._time_source == "client":
+            now, step = (self._clock.now() - _EPOCH) // _MICROSECOND, 5_000_000
+        elif self._time_source == "clock":
+            now = round(self._clock.monotonic() * 1_000_000)
+        # What stands in braces chooses the slot of a cluster, for both keys the same: no brace in it, and not nothing.
+        tagged = key.replace("%", "%25").replace("}", "%7D") or "%"
+        tag = f"{self._prefix}:{{{tagged}}}".encode("utf-8", "surrogatepass")
+        if key in self._elsewhere:
+            tag += b":2"
+        try:
+            return self._ask(until, (2, tag + b":v1", tag + b":hosts", mode, now, step, *words))
+        except StoreUnavailableError as error:
+            cause = error.__cause__
+            if not isinstance(cause, self._links.LinkError) or not cause.occupied or key in self._elsewhere:
+                raise
+        # Something else is there, and stays: every process finds that, and goes to the same other place.
+        if len(self._elsewhere) < _MOST_ELSEWHERE:
+            self._elsewhere.add(key)
+            _log.warning(
+                "%s: a key %s:{…} holds something else; its limits are under …:2", self._address.where, self._prefix
+            )
+        tag += b":2"
+        return self._ask(until, (2, tag + b":v1", tag + b":hosts", mode, now, step, *words))
+
+    def _ask(self, until: float, rest: tuple[Any, ...]) -> Any:
+        link = self._borrow()
+        link.until = until
+        try:
+            try:
+                answer = link.command("EVALSHA", self._digest, *rest)
+            except self._links.NoScriptError:  # the server was restarted or told to forget: nothing ran
+                answer = link.command("EVAL", self._script, *rest)
+        except self._links.LinkError as error:
+            for other in self._forget():  # most likely as broken
+                other.drop()
+            raise StoreUnavailableError(f"{self._address.where}: {error}") from error
+        except BaseException:
+            link.drop()
+            raise
+        self._give_back(link)
+        return answer
+
+    def _away(self, why: str) -> StoreUnavailableError:
+        self.close()
+        return StoreUnavailableError(f"{self._address.where}: {why}")
+
+    def _borrow(self) -> Link:
+        while True:
+            with self._lock:
+                generation = self._generation
+                link = self._idle.pop() if self._idle else None
+            if link is None:
+                return self._links.Link(self._address, generation)
+            if link.usable():
+                return link
+            link.drop()
+
+    def _give_back(self, link: Link) -> None:
+        with self._lock:
+            if link.generation == self._generation and len(self._idle) < _KEPT:
+                self._idle.append(link)
+                return
+        link.drop()
+
+    def _forget(self) -> list[Link]:
+        with self._lock:
+            self._generation += 1
+            idle, self._idle = self._idle, []
+            return idle
+
+    def _after_fork_in_child(self) -> None:
+        """Leave the parent's connections to it, and count as a process of one's own."""
+        self._lock = threading.RLock()
+        self._generation += 1
+        abandoned, self._idle = self._idle, []
+        for link in abandoned:
+            link.drop()  # closes the child's copies only: redis-py shuts down nothing it did not open
+        self._member = secrets.token_urlsafe(6)

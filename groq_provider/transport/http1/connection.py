@@ -1,0 +1,344 @@
+"""Connections whose every wait ends at the call's time limit and at its cancellation."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import os
+import select
+import socket
+import ssl
+from typing import TYPE_CHECKING, Any
+
+from urllib3 import HTTPResponse
+from urllib3.connection import HTTPConnection, HTTPSConnection, _ResponseOptions
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+
+from groq_provider.errors import ConfigurationError
+from groq_provider.transport.http1.receive import HTTP11Response, ReceiveBuffer, ResponseFile
+from groq_provider.transport.scope import CancelScope, current
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from typing_extensions import Buffer
+
+__all__ = ["PlainConnection", "TLSConnection", "TLSSocket", "socket_options"]
+
+#: What is sent at once between two looks at the clock.
+_SEND_PIECE = 65_536
+
+
+def socket_options() -> list[tuple[int, int, int]]:
+    """Return the options of every socket: no delay, and probes that find a dead peer within about two minutes."""
+    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    for name, seconds in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, name):  # not on every system
+            options.append((socket.IPPROTO_TCP, getattr(socket, name), seconds))
+    return options
+
+
+_poll = getattr(select, "poll", None)  # not on every system
+
+
+def _connected(sock: socket.socket, timeout: float | None) -> bool:
+    """Wait up to *timeout* seconds until the attempt to connect has ended, well or badly."""
+    if _poll is None:  # pragma: no cover - Windows, which reports a failure as an exceptional condition
+        return any(select.select([], [sock], [sock], timeout))
+    poller = _poll()
+    poller.register(sock, select.POLLOUT)
+    return bool(poller.poll(None if timeout is None else timeout * 1000))
+
+
+class _TunnelReader(socket.SocketIO):
+    """The read side of a socket while http.client makes a tunnel through a proxy; never waits past the call's deadline."""
+
+    def __init__(self, sock: socket.socket, call: CancelScope) -> None:
+        super().__init__(sock, "r")
+        # As socket.makefile() does: the file keeps the socket open. TLS inside TLS counts on the socket below.
+        counted: Any = getattr(sock, "socket", sock)
+        counted._io_refs += 1
+        self._socket = sock
+        self._call = call
+
+    def readinto(self, buffer: Buffer) -> int | None:
+        """Read once, for as long as the call's deadline allows."""
+        self._socket.settimeout(self._call.left(self._call.deadline))
+        return self._socket.recv_into(buffer)
+
+
+class _Readable:
+    """Stands in for the socket where http.client asks it for a file."""
+
+    __slots__ = ("_call", "_sock")
+
+    def __init__(self, sock: socket.socket, call: CancelScope) -> None:
+        self._sock = sock
+        self._call = call
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_TunnelReader(self._sock, self._call))
+
+
+class _TunnelResponse(http.client.HTTPResponse):
+    """What a proxy says to CONNECT, which http.client reads by itself."""
+
+    #: Here for an object that an interrupt left half made: io closes that, too, and asks for it.
+    fp: Any = None
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(_Readable(sock, current()), *args, **kwargs)  # type: ignore[arg-type]  # only makefile() is used
+
+    def flush(self) -> None:
+        """Do nothing: nothing is ever written here, and a collector may have closed the buffer before us."""
+
+
+class _Interruptible(HTTPConnection):
+    """What both kinds of connections share."""
+
+    response_class = _TunnelResponse
+    _intake: ReceiveBuffer | None = None
+    #: The answer that urllib3 reads from it, and after which it gives it back without asking whether it can serve again.
+    judged_by: HTTP11Response | None = None
+    #: Whatever http.client is told to print for others: it would print the key.
+    debuglevel = 0
+    #: Monotonic instant it went back to the pool; ``None``: not since it was connected.
+    idle_since: float | None = None
+    #: The call that made it for HTTP/2 and was given HTTP/1.1; until its first request.
+    maker: CancelScope | None = None
+    pid = 0
+
+    def _new_conn(self) -> socket.socket:
+        """Connect, each address in turn, within what the call's limits leave for all of them together."""
+        call = current()
+        host: str = self._dns_host  # with its trailing dot, if it has one
+        try:
+            found = socket.getaddrinfo(host, self.port, 0, socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        except UnicodeError as error:
+            raise NewConnectionError(self, f"cannot resolve {self.host!r}: {error}") from error
+        problem: OSError | None = None
+        for tried, where in enumerate(found):
+            try:
+                # A dead address takes its share of the time and leaves the rest to those after it.
+                left = call.left(call.connect_deadline)
+                return self._connect_to(call, where, None if left is None else left / (len(found) - tried))
+            except OSError as error:
+                problem = error
+        if isinstance(problem, TimeoutError):
+            raise ConnectTimeoutError(self, f"connection to {self.host} timed out") from problem
+        raise NewConnectionError(self, f"cannot connect to {self.host}: {problem or 'no address'}") from problem
+
+    def _connect_to(self, call: CancelScope, where: tuple[Any, ...], timeout: float | None) -> socket.socket:
+        family, kind, protocol, _name, address = where
+        sock = socket.socket(family, kind, protocol)
+        try:
+            for option in self.socket_options or ():
+                sock.setsockopt(*option)
+            call.bind(sock)
+            # Not with a timeout: a cancel just before connect() would find nothing to shut down, and connect() would wait on.
+            sock.setblocking(False)
+            try:
+                sock.connect(address)
+                waits = False
+            except BlockingIOError:
+                waits = True
+            if waits and not call.cancelled:
+                if not _connected(sock, timeout):
+                    raise TimeoutError("timed out")
+                if failure := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    raise OSError(failure, os.strerror(failure))
+            if call.cancelled:  # a shut-down socket may report success
+                raise ConnectionAbortedError("cancelled")
+            sock.settimeout(call.left(call.connect_deadline))  # for the TLS handshake or the tunnel that follows
+        except BaseException:
+            call.unbind()
+            sock.close()
+            raise
+        self.pid = os.getpid()
+        self.idle_since = None
+        return sock
+
+    def connect(self) -> None:
+        """Connect, a proxy's tunnel and the TLS handshake included, within the limit for connecting."""
+        call = current()
+        sent, received = call.sent, call.received
+        call.deadline = call.connect_deadline
+        try:
+            super().connect()
+        except BaseException:
+            call.unbind()
+            raise
+        finally:  # what went through the tunnel so far was not the request
+            call.sent, call.received = sent, received
+            call.deadline = call.total_deadline
+
+    def send(self, data: Any) -> None:
+        """Send, looking at the clock between pieces."""
+        call = current()
+        if self.sock is None:
+            self.connect()
+        if call.sent is False:
+            call.sent = None
+        if not isinstance(data, (bytes, bytearray)):  # of somebody else's request
+            self.sock.settimeout(call.send_timeout())
+            super().send(data)
+            return
+        if len(data) <= _SEND_PIECE:
+            self.sock.settimeout(call.send_timeout())
+            self.sock.sendall(data)
+            return
+        view = memoryview(data)
+        for start in range(0, len(view), _SEND_PIECE):
+            self.sock.settimeout(call.send_timeout())
+            self.sock.sendall(view[start : start + _SEND_PIECE])
+
+    def answer(self, method: str) -> HTTP11Response:
+        """Read the head of the answer."""
+        call, intake = current(), self._intake
+        if intake is None or intake.sock is not self.sock:
+            intake = self._intake = ReceiveBuffer(self.sock, call)
+        else:
+            intake.call = call
+        return HTTP11Response(self, intake, method)
+
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as urllib3 does
+        """Read the head of the answer, for urllib3 and in its form."""
+        options, self._response_options = self._response_options, None
+        if options is None:
+            raise http.client.ResponseNotReady
+        state: Any = self  # http.client's own books: for it the answer is over, so that it lets the next request pass
+        state._HTTPConnection__state = http.client._CS_IDLE  # type: ignore[attr-defined]  # not in typeshed
+        return urllib3_response(self.answer(options.request_method), options)
+
+    def request(  # type: ignore[override]  # urllib3's signature
+        self,
+        method: str,
+        url: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        chunked: bool = False,
+        preload_content: bool = True,
+        decode_content: bool = True,
+        enforce_content_length: bool = True,
+    ) -> None:
+        """Send a request as urllib3 has it done: through a proxy, and for whoever sends through the adapter themselves."""
+        self._response_options = options = _ResponseOptions(
+            method, url, preload_content, decode_content, enforce_content_length
+        )
+        usual = headers is not None and "Host" in headers and all(isinstance(text, str) for text in headers.values())
+        if headers is not None and usual and not chunked and (body is None or isinstance(body, bytes)):
+            self.dispatch(method, url, body, headers)
+            return
+        call = current()
+        try:
+            super().request(
+                method,
+                url,
+                body,
+                headers,
+                chunked=chunked,
+                preload_content=preload_content,
+                decode_content=decode_content,
+                enforce_content_length=enforce_content_length,
+            )
+        except OSError:
+            self._response_options = options
+            call.deadline = call.earlier(call.after_send)  # urllib3 may still look for an answer that came early
+            raise
+        call.request_sent()
+
+    def dispatch(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> None:
+        """Send a request and note that it has left; head and body in one piece where they are small.
+
+        http.client's way, a call per field, takes twice as long.
+
+        Raises:
+            ValueError: A value would break the head.
+        """
+        lines = [f"{method} {url} HTTP/1.1"]
+        lines += [f"{name}: {text}" for name, text in headers.items()]
+        head = "\r\n".join(lines) + "\r\n\r\n"
+        if head.count("\n") != len(lines) + 1 or head.count("\r") != len(lines) + 1 or " " in url or "\0" in head:
+            raise ValueError("a control character in a header or the path")
+        data = head.encode("latin-1")
+        call = current()
+        try:
+            if body and len(data) + len(body) <= _SEND_PIECE:
+                self.send(data + body)
+            else:
+                self.send(data)
+                if body:
+                    self.send(body)
+        except OSError:
+            call.deadline = call.earlier(call.after_send)  # an answer may have come early, and be looked for
+            raise
+        call.request_sent()
+
+    def close(self) -> None:
+        """Close the socket, and forget what came over it."""
+        self._intake = self.judged_by = None
+        super().close()
+
+
+def urllib3_response(answer: HTTP11Response, options: _ResponseOptions) -> HTTPResponse:
+    """Return urllib3's answer around ours; the connection is for that one to give back, and for the pool to judge."""
+    if (connection := answer._connection) is not None:
+        connection.judged_by, answer._connection = answer, None
+    file: Any = ResponseFile(answer)
+    return HTTPResponse(
+        body=file,
+        # With it urllib3 gives the connection back at the end of the body, which for calls of ours is too early: they are still bound.
+        original_response=file if current().adopted else None,
+        headers=answer.headers,
+        status=answer.status,
+        version=answer.version,
+        version_string=f"HTTP/{answer.version // 10}.{answer.version % 10}",
+        reason=answer.reason,
+        preload_content=options.preload_content,
+        decode_content=options.decode_content,
+        enforce_content_length=options.enforce_content_length,
+        request_method=options.request_method,
+        request_url=options.request_url,
+    )
+
+
+class PlainConnection(_Interruptible):
+    """A connection without TLS."""
+
+
+class TLSConnection(_Interruptible, HTTPSConnection):
+    """A connection with TLS; the handshake counts as connecting."""
+
+    response_class = _TunnelResponse
+    #: Returns the TLS context to connect with; ``None``: that given at the start.
+    contexts: Callable[[], ssl.SSLContext] | None = None
+
+    def connect(self) -> None:
+        """Connect, with the certificates as their files say now."""
+        if self.contexts is not None:
+            try:
+                self.ssl_context = self.contexts()
+            except ConfigurationError:
+                if self.ssl_context is None:
+                    raise  # else the file is being replaced: what it held until now goes on to hold
+        super().connect()
+
+
+class TLSSocket(ssl.SSLSocket):
+    """A TLS socket that belongs to the call from before its handshake: wrapping takes the file descriptor from the socket below."""
+
+    def do_handshake(self, *block: bool) -> None:
+        """Shake hands within the call's limit for connecting. There is no argument where gevent has replaced the base class."""
+        call = current()
+        try:
+            call.bind(self)
+            self.settimeout(call.left(call.connect_deadline))
+            super().do_handshake(*block)
+        except BaseException:
+            # Before Python 3.12 ssl closes the socket after some errors only, a cancel or Ctrl-C not among them.
+            call.unbind()
+            self.close()
+            raise

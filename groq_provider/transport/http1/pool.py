@@ -1,0 +1,345 @@
+"""Pools of kept connections: liveness, age, fork safety, one resend on a stale connection."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import queue
+import ssl
+import threading
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ClosedPoolError
+
+from groq_provider.transport.http1.connection import PlainConnection, TLSConnection
+from groq_provider.transport.http1.receive import readable
+from groq_provider.transport.scope import CancelScope, activate, current
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from groq_provider.clock import Clock
+
+__all__ = ["MAX_IDLE", "POOL_SIZE", "PlainPool", "TLSPool", "at_fork"]
+
+#: Connections kept per host.
+POOL_SIZE = 100
+#: Seconds after which an idle connection is not used again (the design document's idle timeout).
+MAX_IDLE = 90.0
+
+#: How a connection fails whose other end has closed while it was sent to; the second on macOS.
+_EARLY_CLOSE = (errno.ECONNRESET, errno.EPROTOTYPE)
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+#: What starts anew in a forked child, by its method ``_after_fork_in_child``.
+at_fork: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+class _Kept:
+    """What a pool keeps its connections in; urllib3's own is a ``queue.LifoQueue``, whose locks are conditions written in Python.
+
+    An interrupt at the wrong moment inside of one leaves it locked for ever, and with it every call. A ``with`` on a plain lock cannot
+    be torn.
+    """
+
+    def __init__(self, maxsize: int = POOL_SIZE) -> None:
+        self.maxsize = maxsize
+        self.mutex = threading.RLock()  # guards the list; held for one look at it; reentrant: _signals
+        self.queue: list[Any] = []
+
+    def get(self, block: bool = False, timeout: float | None = None) -> Any:  # noqa: ARG002 - the signature of queues
+        """Return what was put last; never waits."""
+        with self.mutex:
+            if self.queue:
+                return self.queue.pop()
+        raise queue.Empty
+
+    def put(self, item: Any, block: bool = False, timeout: float | None = None) -> None:  # noqa: ARG002 - as above
+        """Keep a connection, or the place for one; never waits."""
+        with self.mutex:
+            if len(self.queue) >= self.maxsize:
+                if item is None or None not in self.queue:
+                    raise queue.Full
+                self.queue.remove(None)  # a connection that has no place takes one that is free
+            self.queue.append(item)
+
+    def qsize(self) -> int:
+        """Return how many there are, places included."""
+        return len(self.queue)
+
+
+class _Pool(HTTPConnectionPool):
+    """What both kinds of pools share. Never blocks; a cap on connections is the transport's business."""
+
+    QueueCls: Any = _Kept
+    clock: Clock
+    #: Whether requests go through a tunnel that a proxy makes; set by whoever makes the pool.
+    tunnelled = False
+
+    def __init__(self, *args: Any, clock: Clock, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.clock = clock
+        at_fork.add(self)
+
+    def _get_conn(self, timeout: float | None = None) -> Any:  # noqa: ARG002 - urllib3's signature; this pool never waits
+        kept = self.pool
+        if kept is None:
+            raise ClosedPoolError(self, "the pool is closed")
+        try:
+            conn: Any = kept.get(block=False)
+        except queue.Empty:
+            conn = None
+        if conn is None:
+            return self._new_conn()
+        if conn.sock is not None and not self._usable(conn):
+            if conn.pid == os.getpid():
+                conn.close()
+            else:
+                _abandon(conn)
+        return conn
+
+    def _usable(self, conn: Any) -> bool:
+        if conn.pid != os.getpid() or self.clock.monotonic() - (conn.idle_since or 0.0) > MAX_IDLE:
+            return False
+        sock = conn.sock
+        if not readable(sock, 0):
+            return True
+        if not isinstance(sock, ssl.SSLSocket):
+            return False  # closed by the peer, or bytes nobody asked for
+        # After the handshake a TLS 1.3 server sends session tickets, which make an idle socket readable. urllib3 takes that
+        # for a closed connection and throws away every connection that was opened ahead.
+        try:
+            sock.settimeout(0)
+            sock.recv(1)
+        except (ssl.SSLWantReadError, BlockingIOError):
+            return True
+        except OSError:
+            return False
+        return False
+
+    def _put_conn(self, conn: Any) -> None:
+        if conn is not None:
+            conn.idle_since = self.clock.monotonic()
+            answer = conn.judged_by
+            if answer is not None:
+                conn.judged_by = None
+                if not (answer.over and answer.serves_again):
+                    conn.close()
+        kept = self.pool
+        if kept is not None:
+            try:
+                kept.put(conn, block=False)
+            except queue.Full:
+                pass  # more than POOL_SIZE at once: closed below, which is no reason to warn
+            else:
+                if self.pool is None:  # closed meanwhile, perhaps after close() had emptied it
+                    self._empty(kept)
+                return
+        if conn is not None:
+            conn.close()
+
+    @staticmethod
+    def _empty(kept: Any) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if conn := kept.get(block=False):
+                    conn.close()
+
+    def urlopen(  # type: ignore[override]  # urllib3 has more, which requests gives by keyword or not at all
+        self, method: str, url: str, body: Any = None, headers: Any = None, retries: Any = None, **options: Any
+    ) -> Any:
+        """Send one request and return the head of its answer.
+
+        What urllib3 does, without its retries and redirects, which this client does elsewhere or not at all, and without copying the
+        header fields. Proxies are left to it, and the requests that others send.
+        """
+        if self.proxy is not None or current().adopted:
+            return super().urlopen(method, url, body, headers, retries, **options)
+        conn = self._get_conn()
+        try:
+            return self._make_request(conn, method, url, body=body, headers=headers)
+        except BaseException:
+            conn.close()
+            self._put_conn(None)
+            raise
+
+    def _exchange(self, conn: Any, method: str, url: str, **kwargs: Any) -> Any:
+        """Send a request on a connection and read the head of the answer."""
+        if self.proxy is not None or current().adopted:
+            return super()._make_request(conn, method, url, **kwargs)
+        if conn.sock is None:
+            conn.timeout = None  # the call's limits hold
+            self._validate_conn(conn)
+        try:
+            conn.dispatch(method, url, kwargs["body"], kwargs["headers"])
+        except BrokenPipeError:
+            pass  # a server may answer before it has read everything, and close: the answer can be read
+        except OSError as error:
+            if error.errno not in _EARLY_CLOSE:
+                raise
+        answer = conn.answer(method)
+        answer._pool = self
+        return answer
+
+    def _make_request(self, conn: Any, method: str, url: str, **kwargs: Any) -> Any:  # type: ignore[override]  # urllib3 passes the rest by keyword
+        call = current()
+        try:
+            reused = conn.sock is not None and conn.idle_since is not None
+            if conn.sock is not None:
+                call.bind(getattr(conn.sock, "socket", conn.sock))
+            try:
+                return self._exchange(conn, method, url, **kwargs)
+            except (ConnectionError, ssl.SSLEOFError):
+                # The peer closed an idle connection just as the request went out. Only then, and only once, the request is
+                # sent again: a fresh connection that breaks, or an answer that began, is the retry policy's business.
+                if not reused or call.received or call.cancelled:
+                    raise
+            call.unbind()
+            conn.close()
+            call.resends += 1
+            call.sent = None  # whatever becomes of the second copy, the first may have been read
+            call.connect_deadline = call.earlier(call.connect)
+            _log.debug("the kept connection was stale: sending again on a fresh one")
+            if self.tunnelled:
+                self._prepare_proxy(conn)
+            return self._exchange(conn, method, url, **kwargs)
+        except BaseException:
+            call.unbind()  # before urllib3 closes the socket, whose number may then be somebody else's
+            raise
+
+    def warm_up(self, connections: int, timeout: float) -> int:
+        """Open connections until that many are ready, and keep them.
+
+        Returns:
+            How many are ready.
+        """
+        taken = [self._get_conn() for _ in range(connections)]
+        deadline = self.clock.monotonic() + timeout
+
+        def ready(conn: Any) -> bool:
+            if conn.sock is not None:
+                return True
+            call = CancelScope(self.clock, total_deadline=deadline)
+            try:
+                with activate(call):
+                    if self.tunnelled:
+                        self._prepare_proxy(conn)
+                    else:
+                        conn.connect()
+            except Exception as error:  # noqa: BLE001 - whatever goes wrong, that connection is not ready
+                _log.debug("warm-up: %s", type(error).__name__)
+                conn.close()
+                return False
+            finally:
+                call.unbind()
+            return True
+
+        try:
+            # With a round trip between the two ends, handshakes side by side are what makes this quick.
+            return sum(side_by_side(ready, taken, threads=8))
+        finally:
+            for conn in taken:
+                self._put_conn(conn)
+
+    def idle(self) -> int:
+        """Count the open connections that wait for use; for tests and repr."""
+        kept = self.pool
+        return 0 if kept is None else sum(1 for conn in list(kept.queue) if conn is not None and conn.sock is not None)
+
+    def state(self) -> str:
+        """Say what there is, for repr."""
+        return f"{self.idle()} idle connections"
+
+    def _after_fork_in_child(self) -> None:
+        """Forget what the parent holds, without a word on its sockets and without touching a lock it may hold."""
+        kept = self.pool
+        if kept is None:
+            return
+        inherited = [conn for conn in kept.queue if conn is not None]
+        kept.__init__(kept.maxsize)  # type: ignore[misc]  # new locks, empty
+        for _ in range(kept.maxsize):
+            kept.put(None)
+        for conn in inherited:
+            _abandon(conn)
+
+
+def side_by_side(work: Callable[[Any], T], items: list[Any], *, threads: int) -> list[T]:
+    """Return what *work* makes of each item, in any order; in several threads, this one among them.
+
+    No ThreadPoolExecutor: a signal handler that came here while its own thread is in one would wait for that one's locks for ever.
+    """
+    todo, done = deque(items), list[T]()
+
+    def run(over: threading.Lock | None = None) -> None:
+        try:
+            while True:
+                try:
+                    item = todo.popleft()
+                except IndexError:
+                    return
+                done.append(work(item))
+        finally:
+            if over is not None:
+                over.release()
+
+    helpers: list[threading.Lock] = []
+    try:
+        for _ in range(min(len(items), threads) - 1):
+            over = threading.Lock()
+            over.acquire()
+            try:
+                threading.Thread(target=run, args=(over,), name="groq-warm-up", daemon=True).start()
+            except RuntimeError:
+                break  # no more can be started: those there are do it
+            helpers.append(over)
+        run()
+    finally:
+        todo.clear()
+        for over in helpers:
+            over.acquire()
+    return done
+
+
+def _abandon(conn: Any) -> None:
+    """Let go of a connection that belongs to the parent process: close our descriptor, say nothing to the peer."""
+    sock, conn.sock = conn.sock, None
+    if sock is not None:
+        try:
+            os.close(sock.detach())  # SSLSocket.close() is silent too, but detach() cannot ever send a close_notify
+        except OSError:
+            pass
+
+
+class PlainPool(_Pool):
+    """Connections without TLS."""
+
+    ConnectionCls = PlainConnection
+
+
+class TLSPool(_Pool, HTTPSConnectionPool):
+    """Connections with TLS."""
+
+    ConnectionCls = TLSConnection
+    #: Returns the TLS context for a connection made now; set by whoever makes the pool.
+    contexts: Callable[[], ssl.SSLContext] | None = None
+
+    def _new_conn(self) -> Any:
+        conn: Any = super()._new_conn()
+        conn.contexts = self.contexts
+        return conn
+
+
+def _after_fork_in_child() -> None:
+    for each in list(at_fork):
+        each._after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

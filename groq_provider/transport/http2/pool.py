@@ -1,0 +1,564 @@
+"""A pool of connections of HTTP/2 in the shape of urllib3's, for :class:`Adapter`: few connections, many streams on each.
+
+Which protocol it is the server says in the TLS handshake (ALPN). If it says HTTP/1.1, the connection that learned it goes into the
+pool of HTTP/1.1 behind this one, so that no handshake is wasted, and all requests go there from then on.
+
+Requests that others send through the adapter (``session.get(…)``) go over HTTP/1.1: they expect what urllib3 does.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import ssl
+import weakref
+from collections import deque
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from urllib3.exceptions import ClosedPoolError, ProxyError
+
+from groq_provider._signals import struck
+from groq_provider.errors import PoolTimeoutError, RequestCancelledError
+from groq_provider.transport.http1.pool import MAX_IDLE, at_fork
+from groq_provider.transport.http2.connection import OURS, Http2Connection
+from groq_provider.transport.http2.fallback import FallbackPool
+from groq_provider.transport.http2.headers import fields_of
+from groq_provider.transport.http2.response import HTTP2Response
+from groq_provider.transport.http2.stream import Http11RequiredError, NoRoomError, Stream, UnprocessedError
+from groq_provider.transport.scope import CancelScope, activate, current, tries, wake
+
+if TYPE_CHECKING:
+    from groq_provider.clock import Clock
+
+__all__ = ["MAX_CONNECTIONS", "Http2Pool"]
+
+#: A further connection is opened when all places on those before are taken; no more than so many.
+MAX_CONNECTIONS = 8
+#: How often a request that was surely not processed is sent again at once; after that it is the retry policy's, which waits between.
+_MAX_RESENDS = 4
+#: Seconds after which somebody who waits for a place looks at the connections that nobody reads, where there are several. They take
+#: turns: each waits so many times longer as there are of them, up to the second number.
+_LOOK_AFTER, _MOST_TURNS = 0.05, 20
+
+_log = logging.getLogger(__name__)
+
+
+class _Waiter:
+    """A call that needs a place, and what came of it; guarded by the pool's lock.
+
+    A place is its own from the moment it is counted, wherever an interrupt may strike from then on, until a stream is opened in it.
+    """
+
+    __slots__ = ("connection", "connects", "http1", "lock", "problem", "stream")
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.lock.acquire()
+        self.connection: Http2Connection | None = None
+        self.connects = False  # whether it is this one's turn to connect
+        self.http1 = False
+        self.problem: Exception | None = None
+        self.stream: Stream | None = None  # what it waits on, where there is a connection
+
+    def wake(self) -> None:
+        """End its wait. Waits for nothing."""
+        wake(self.lock)
+        stream = self.stream
+        if stream is not None:
+            stream.interrupt()
+
+    def served(self) -> bool:
+        """Say whether the wait is over."""
+        return self.connection is not None or self.connects or self.http1 or self.problem is not None
+
+
+class Http2Pool:
+    """Connections to one server.
+
+    Thread safety: any number of threads.
+
+    Args:
+        host: Where the server is.
+        port: Likewise.
+        clock: Time.
+        tunnelled: Whether a proxy makes a tunnel, one that is spoken to without TLS: TLS inside TLS cannot be read without waiting.
+        settings: For :class:`FallbackPool`, which makes the connections.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        clock: Clock,
+        tunnelled: bool = False,
+        **settings: Any,
+    ) -> None:
+        self.http1 = http1 = FallbackPool(host, port, clock=clock, **settings)
+        http1.tunnelled = tunnelled
+        self.clock = clock
+        self._authority = http1.host if http1.port in (None, 443) else f"{http1.host}:{http1.port}"
+        self._closed = False
+        self._only_http1 = False  # what the server said
+        #: Those that are not dead, also those that take no new streams.
+        self._connections: list[Http2Connection] = []
+        self._start()
+        weakref.finalize(self, _close_all, self._connections)
+        at_fork.add(self)
+
+    def _start(self) -> None:
+        #: Guards all that follows, and what connections keep here. Held for a look at it; never waited for by a finalizer.
+        self._lock = Lock()
+        self._queue: deque[_Waiter] = deque()
+        self._connecting = False
+        #: Places given back and not yet free, and connections that have changed: see Slots.
+        self._returned: deque[tuple[Http2Connection | None, int]] = deque()
+
+    def __repr__(self) -> str:
+        if self._only_http1:
+            return f"<{type(self).__name__} of HTTP/1.1, {self.http1!r}>"
+        return f"<{type(self).__name__} {self._connections}>"
+
+    # --- requests ----------------------------------------------------------------------------------------------------------
+
+    def urlopen(
+        self, method: str, url: str, body: Any = None, headers: Any = None, retries: Any = None, **options: Any
+    ) -> Any:
+        """Send one request and return the head of its answer."""
+        call = current()
+        if self._only_http1 or call.adopted or not (body is None or isinstance(body, bytes)):
+            return self.http1.urlopen(method, url, body, headers, retries, **options)
+        fields = fields_of(method, "https", self._authority, url, headers or {})
+        refused = 0
+        while True:
+            waiter, before = _Waiter(), call.sent
+            try:
+                answer = (
+                    self._aside(fields, body, call) if self._struck() else self._exchange(waiter, fields, body, call)
+                )
+            except Http11RequiredError:
+                call.sent = before
+                call.deadline = call.total_deadline
+                call.connect_deadline = call.earlier(call.connect)
+                break
+            except UnprocessedError as error:
+                call.sent = before  # this copy counts for nothing
+                # Of those that have served and ended since there are no more than there were. What is new and of no use already may
+                # be followed by more of its kind, a handshake each.
+                ended = waiter.connection
+                over = isinstance(error, NoRoomError) and ended is not None and ended.served and not ended.usable
+                refused += not over
+                if call.cancelled or refused > _MAX_RESENDS:
+                    raise
+                reason: Exception = error
+            except _StaleError as error:
+                # As over HTTP/1.1: the peer had closed as the request went out. Once.
+                if call.resends or call.cancelled:
+                    raise error.problem from None
+                call.resends += 1
+                call.sent = None  # whatever becomes of the second copy, the first may have been read
+                reason = error.problem
+            else:
+                if answer is None:
+                    break
+                return answer
+            _log.debug("sending again on another connection: %s", reason)
+            call.deadline = call.total_deadline
+            call.connect_deadline = call.earlier(call.connect)
+        return self.http1.urlopen(method, url, body, headers, retries, **options)
+
+    def _exchange(self, waiter: _Waiter, fields: Any, body: bytes | None, call: CancelScope) -> HTTP2Response | None:
+        """Send a request where there is a place, and return the head of its answer; ``None``: HTTP/1.1 it is."""
+        stream: Stream | None = None
+        try:
+            connection = self._take(waiter, call)
+            if connection is None:
+                return None
+            stream = Stream(connection)
+            connection.open(stream, fields, body, call)
+            head = connection.await_head(stream, call)
+            return HTTP2Response(stream, head, call)
+        except BaseException as error:
+            call.unbind()
+            if stream is None or not stream.id:
+                self._give_up(waiter)
+                raise
+            stream.connection.drop(stream)  # its end gives the place back
+            if isinstance(error, UnprocessedError) and not call.cancelled:
+                call.resends += 1
+            elif isinstance(error, (ConnectionError, ssl.SSLError)) and stream.connection.stale(stream):
+                raise _StaleError(error) from None
+            raise
+
+    def _struck(self) -> bool:
+        """Say whether a signal handler asks whose thread may hold what it needs here."""
+        return (
+            self._lock.locked()
+            or self._connecting
+            or bool(self._queue)
+            or any(each.engaged or each.taken >= each.limit for each in self._connections)
+        ) and struck(OURS)
+
+    def _aside(self, fields: Any, body: bytes | None, call: CancelScope) -> HTTP2Response | None:
+        """Send a request as :meth:`_exchange` does, on a connection that is for nothing else, and touch nothing that others share."""
+        if self._closed:
+            raise ClosedPoolError(self.http1, "the pool is closed")
+        connection = self._connect(call)
+        if connection is None:
+            return None
+        stream = Stream(connection)
+        try:
+            connection.open(stream, fields, body, call)
+            return HTTP2Response(stream, connection.await_head(stream, call), call)
+        except BaseException:
+            call.unbind()
+            connection.drop(stream)
+            raise
+        finally:
+            connection.close()  # when the stream has ended
+
+    # --- places ------------------------------------------------------------------------------------------------------------
+
+    def _take(self, waiter: _Waiter, call: CancelScope) -> Http2Connection | None:
+        """Return a connection with a place for one stream, the waiter's from now; ``None``: HTTP/1.1 it is.
+
+        Raises:
+            PoolTimeoutError: No place came free in time.
+            TimeoutError: No connection was made in time.
+            RequestCancelledError: The call was cancelled.
+        """
+        with self._lock:
+            if self._closed:
+                raise ClosedPoolError(self.http1, "the pool is closed")
+            old = [] if self._queue else self._room(waiter)
+            if self._only_http1:
+                waiter.http1 = True
+            elif waiter.connection is None:
+                if self._may_connect() and not self._queue:
+                    self._connecting = waiter.connects = True
+                else:
+                    self._queue.append(waiter)
+        self._settle()
+        for connection in old:
+            connection.close()
+        return self._served(waiter, call)
+
+    def _served(self, waiter: _Waiter, call: CancelScope) -> Http2Connection | None:
+        """Wait until a waiter is served, and return what it was given; connect, if it is its turn."""
+        if not waiter.served():
+            self._wait(waiter, call)
+        if waiter.problem is not None:
+            problem = copy.copy(waiter.problem)
+            problem.__cause__ = waiter.problem.__cause__
+            raise problem
+        if waiter.connects:
+            self._connect_for(call, waiter)
+        return waiter.connection
+
+    def _room(self, waiter: _Waiter | None) -> list[Http2Connection]:
+        """Give a waiter a place, if there is one; return connections to be closed. With the lock held."""
+        old: list[Http2Connection] = []
+        now, pid = self.clock.monotonic(), os.getpid()
+        self._connections[:] = [connection for connection in self._connections if not connection.dead]
+        for connection in self._connections:
+            if not connection.usable or connection.pid != pid:
+                continue
+            if connection.taken == 0 and now - connection.idle_since > MAX_IDLE:
+                old.append(connection)
+            elif waiter is not None and connection.taken < connection.limit:
+                connection.taken += 1
+                waiter.connection = connection  # no call between the two: an interrupt may strike after any
+                break
+        return old
+
+    def _may_connect(self) -> bool:
+        """Say whether a further connection may be made now. One at a time: its places may be enough for all who wait."""
+        if self._connecting:
+            return False
+        usable = [connection for connection in self._connections if connection.usable]
+        # One whose server has not said yet how many streams it allows may have places for all; and a server that allows none for now
+        # would allow none on another connection, either.
+        return len(usable) < MAX_CONNECTIONS and all(each.settled and each.limit > 0 for each in usable)
+
+    def _wait(self, waiter: _Waiter, call: CancelScope) -> None:
+        full, limit = False, call.connect_deadline
+        handle = call.subscribe(waiter.wake)
+        try:
+            while not waiter.served() and not call.cancelled:
+                # Who waits for a connection waits as if it were making it; who waits for a place, as for a slot, from the moment when
+                # the places are known to be taken.
+                if not full and any(each.usable and each.settled for each in self._connections):
+                    full, limit = True, call.earlier(call.after_send)
+                left = None if limit is None else limit - self.clock.monotonic()
+                if left is not None and left <= 0:
+                    break
+                self._wait_on(waiter, call, left)
+        finally:
+            call.unsubscribe(handle)
+        if call.cancelled:
+            raise RequestCancelledError("the call was cancelled", sent=call.sent)
+        if not waiter.served():
+            if full:
+                raise PoolTimeoutError(
+                    "all streams of HTTP/2 that the server allows were busy for too long", sent=call.sent
+                )
+            raise TimeoutError("timed out")
+        if full:
+            call.connect_deadline = call.earlier(call.connect)  # waiting for a place was not connecting
+
+    def _wait_on(self, waiter: _Waiter, call: CancelScope, left: float | None) -> None:
+        """Wait once, on a connection if there is one: what makes a place may be something that nobody else is there to read."""
+        pid = os.getpid()
+        usable = [found for found in list(self._connections) if found.usable and found.pid == pid]
+        unread = [found for found in usable if not found.led]
+        for connection in unread[1:]:
+            connection.look()
+        if len(usable) != 1:
+            turn = min(len(self._queue), _MOST_TURNS) * _LOOK_AFTER
+            left = turn if left is None else min(left, turn)
+        if not usable:
+            self.clock.wait(waiter.lock, left)
+            return
+        connection = (unread or usable)[0]
+        stream = waiter.stream = connection.watch()
+        try:
+            if not waiter.served() and not call.cancelled:  # asked after: whoever wakes us from now finds the stream
+                connection.wait(stream, left)
+        finally:
+            waiter.stream = None
+
+    def _give_up(self, waiter: _Waiter) -> None:
+        """Leave the queue; whatever it was given goes to the next one."""
+        with self._lock:
+            if waiter in self._queue:
+                self._queue.remove(waiter)
+            if waiter.connection is not None:
+                self._returned.append((waiter.connection, 1))
+            if waiter.connects:
+                self._connecting = waiter.connects = False
+            self._dispatch()  # also where nothing was given: an interrupt may have kept somebody else from doing it
+        self._settle()
+
+    def _dispatch(self) -> None:
+        """Serve those who wait, in their order, as far as it goes. With the lock held."""
+        while self._queue:
+            waiter = self._queue[0]
+            if self._closed:
+                waiter.problem = ClosedPoolError(self.http1, "the pool is closed")
+            elif self._only_http1:
+                waiter.http1 = True
+            elif not waiter.served():  # else an interrupt struck before it was taken out
+                # What is too old stays for now: the next one who comes sees to it.
+                self._room(waiter)
+                if waiter.connection is None:
+                    if not self._may_connect():
+                        return
+                    self._connecting = waiter.connects = True
+            waiter.wake()
+            self._queue.popleft()
+
+    def _given(self, connection: Http2Connection | None, count: int) -> None:
+        """Take back *count* places of a connection; 0: something else about it, or the pool, has changed. Waits for nothing."""
+        self._returned.append((connection, count))
+        self._settle()
+
+    def _settle(self) -> None:
+        if not self._returned:
+            return
+        for _ in tries(self._lock):
+            try:
+                while self._returned:
+                    connection, count = self._returned[0]
+                    if connection is not None:
+                        connection.taken = connection.taken - count if connection.taken > count else 0
+                    self._returned.popleft()  # no call between the two: an interrupt may strike after any
+                    if connection is not None and count and not connection.taken:
+                        connection.idle_since = self.clock.monotonic()
+                    if not count:
+                        # From now some may be waiting for something else: a place, not a connection.
+                        for waiter in self._queue:
+                            waiter.wake()
+                self._dispatch()
+            finally:
+                self._lock.release()
+            if not self._returned:
+                break
+
+    # --- connecting --------------------------------------------------------------------------------------------------------
+
+    def _connect_for(self, call: CancelScope, waiter: _Waiter) -> None:
+        """Connect, for this call and those who wait."""
+        made: Http2Connection | None = None
+        problem: BaseException | None = None
+        try:
+            made = self._connect(call)
+        except BaseException as error:
+            problem = error
+            raise
+        finally:
+            with self._lock:
+                self._connecting = waiter.connects = False
+                if problem is not None:
+                    self._share(problem, call)
+                elif made is None:
+                    self._only_http1 = waiter.http1 = True
+                else:
+                    made.idle_since = self.clock.monotonic()
+                    made.taken = 1
+                    waiter.connection = made
+                    self._connections.append(made)
+                    if len(self._connections) > 1:  # those who wait on the other have two to look at from now
+                        for each in self._queue:
+                            each.wake()
+                self._dispatch()
+                closed = self._closed
+            self._settle()
+            if closed and made is not None:
+                made.close()
+
+    def _share(self, problem: BaseException, call: CancelScope) -> None:
+        """Tell those who waited for the same connection of a failure that is not this call's own. With the lock held."""
+        own = call.cancelled or isinstance(problem, TimeoutError) or "timed out" in str(problem)
+        if own or not isinstance(problem, Exception) or any(connection.usable for connection in self._connections):
+            return  # the next one tries for itself
+        while self._queue:
+            waiter = self._queue.popleft()
+            waiter.problem = problem
+            waiter.wake()
+
+    def _connect(self, call: CancelScope) -> Http2Connection | None:
+        http1 = self.http1
+        conn: Any = http1.negotiating()
+        conn.timeout = None  # the call's limits hold
+        try:
+            if http1.tunnelled:
+                http1._prepare_proxy(conn)
+            else:
+                conn.connect()
+            call.unbind()  # from here it is not this call's alone
+            if call.cancelled:
+                raise ConnectionAbortedError("cancelled")
+            chosen = conn.sock.selected_alpn_protocol()
+            if chosen != "h2":
+                _log.debug("the server chose %s: no HTTP/2 here", chosen or "HTTP/1.1")
+                http1.keep(conn)
+                return None
+            sock, conn.sock = conn.sock, None
+            pool = weakref.ref(self)
+
+            def on_room(connection: Http2Connection, count: int) -> None:
+                if (found := pool()) is not None:
+                    found._given(connection, count)
+
+            return Http2Connection(sock, on_room)
+        except BaseException as error:
+            call.unbind()
+            conn.close()
+            if http1.proxy is not None and not conn.has_connected_to_proxy and isinstance(error, Exception):
+                raise ProxyError("cannot connect to the proxy", error) from error
+            raise
+
+    def warm_up(self, connections: int, timeout: float) -> int:
+        """Make sure that so many calls find a place without a handshake: one connection serves a hundred, as a rule.
+
+        Over HTTP/1.1, if that is what the server chooses, it opens as many connections.
+
+        Returns:
+            For how many calls there is a place, *connections* at most.
+        """
+        if self._struck():  # a handler; it has connections of its own
+            return min(connections, self._places())
+        call = CancelScope(self.clock, total_deadline=self.clock.monotonic() + timeout)
+        try:
+            with activate(call):
+                while self._warm_one(connections, call):
+                    pass
+        except ClosedPoolError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong, that connection is not ready
+            _log.debug("warm-up: %s", type(error).__name__)
+        if self._only_http1:
+            return self.http1.warm_up(connections, timeout)
+        with self._lock:
+            places = self._places()
+        self._settle()
+        return min(connections, places)
+
+    def _places(self) -> int:
+        return sum(max(0, each.limit - each.taken) for each in self._connections if each.usable)
+
+    def _warm_one(self, places: int, call: CancelScope) -> bool:
+        """Open a connection if there are fewer places; say whether that was done, and it is of use."""
+        waiter = _Waiter()
+        try:
+            with self._lock:
+                if self._closed:
+                    raise ClosedPoolError(self.http1, "the pool is closed")
+                old = self._room(None)
+                enough = self._only_http1 or self._places() >= places
+                connects = not enough and self._may_connect()
+                waits = not enough and not connects and self._connecting
+                if connects:
+                    self._connecting = waiter.connects = True
+            self._settle()
+            for connection in old:
+                connection.close()
+            if not (connects or waits):
+                return False
+            made = (
+                self._served(waiter, call) if connects else self._take(waiter, call)
+            )  # the latter: somebody else is at it
+            if made is None:
+                return False
+            made.served = True  # it may go stale before its first request
+            made.greet(call)
+            waiter.connection = None
+            self._returned.append((made, 1))
+            self._settle()
+        except BaseException:
+            self._give_up(waiter)
+            raise
+        return connects and made.usable  # where one is of no use already, more would not be, either
+
+    def idle(self) -> int:
+        """Count the open connections that wait for use; for tests and repr."""
+        return self.http1.idle() + sum(not each.dead and each.taken == 0 for each in list(self._connections))
+
+    def state(self) -> str:
+        """Say what there is, for repr."""
+        if self._only_http1:
+            return self.http1.state()
+        open_ = [connection for connection in list(self._connections) if not connection.dead]
+        return f"{len(open_)} connections of HTTP/2 with {sum(each.taken for each in open_)} streams"
+
+    def close(self) -> None:
+        """Open no more; close each connection when its last stream has ended. Waits for nothing."""
+        self._closed = True  # without the lock, which the call that a handler has interrupted may hold
+        self._given(None, 0)
+        for connection in list(self._connections):
+            connection.close()
+        self.http1.close()
+
+    def _after_fork_in_child(self) -> None:
+        """Forget what the parent holds; the pool of HTTP/1.1 does so itself."""
+        inherited = list(self._connections)
+        self._connections.clear()
+        self._start()
+        for connection in inherited:
+            connection._after_fork_in_child()
+
+
+class _StaleError(Exception):
+    """A connection had ended before the request on it was seen."""
+
+    def __init__(self, problem: Exception) -> None:
+        super().__init__()
+        self.problem = problem
+
+
+def _close_all(connections: list[Http2Connection]) -> None:
+    """Close what a pool leaves that nobody closed."""
+    for connection in list(connections):
+        connection.close()
