@@ -93,7 +93,7 @@ def cold(name, port, ca, count, warm):
     if name == "ours":
         for late in (
             "provider",
-            "exchange",
+            "call.call",
             "catalog",
         ):  # what `from groq_provider import GroqProvider` and the first call load
             importlib.import_module(f"groq_provider.{late}")

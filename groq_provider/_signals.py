@@ -2,7 +2,7 @@
 
 A handler runs in the main thread, between any two steps of whatever that thread is in, and may call any public method of this library. So
 every lock that is taken by waiting is reentrant; and what it guards is right at each step, or says that it is not for the moment, as
-:class:`~groq_provider.ratelimit.model.ModelState` does, and the change that a handler wants is made when the section it struck ends. Locks
+:class:`~groq_provider.ratelimit.model.ModelLimiter` does, and the change that a handler wants is made when the section it struck ends. Locks
 that are not reentrant belong to one waiter, or are tried and never waited for. And a handler's call goes before the one it interrupted,
 which cannot go on before the handler returns.
 

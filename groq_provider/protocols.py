@@ -116,7 +116,7 @@ class WireResponse(Protocol):
         """Drop the connection from a finalizer: no lock may be touched."""
         ...
 
-    def drain(self, call: CancelScope) -> None:
+    def drain(self, scope: CancelScope) -> None:
         """Read on to the end of the body, within bounds, so that the connection can serve again; else close it."""
         ...
 
@@ -138,7 +138,7 @@ class Transport(Protocol):
         *,
         headers: Mapping[str, str],
         body: bytes | None,
-        call: CancelScope,
+        scope: CancelScope,
         query: str = "",
     ) -> WireResponse:
         """Send one request and return when the head of the answer is there. Raises only this library's errors."""

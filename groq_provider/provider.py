@@ -191,7 +191,7 @@ class GroqProvider:
             session=self._session,
         )
         self._models = Models(config.models, lambda: self.request("GET", "/models"), with_catalogue=groq)
-        self._engine = Runtime(
+        self._runtime = Runtime(
             transport=self._transport,
             limiter=self._limiter,
             tracker=self._tracker,
@@ -213,7 +213,7 @@ class GroqProvider:
             self._clock,
             self._models.count,
             {"models": (self._ask_models, self._models.update), "chat": (self._ask_chat, _read_chat)},
-            lambda: self._engine.answered_at,
+            lambda: self._runtime.answered_at,
         )
 
     def _breaker(self) -> CircuitBreaker | None:
@@ -227,8 +227,8 @@ class GroqProvider:
     def __repr__(self) -> str:
         if not hasattr(self, "_health"):  # for tools that show the variables of a construction that failed
             return f"<{type(self).__name__} unfinished>"
-        state = "closed" if self._engine.closed else "disabled" if not self._config.enabled else "open"
-        return f"<{type(self).__name__} {self._config.base_url} {state}, {self._engine.in_flight} calls under way>"
+        state = "closed" if self._runtime.closed else "disabled" if not self._config.enabled else "open"
+        return f"<{type(self).__name__} {self._config.base_url} {state}, {self._runtime.in_flight} calls under way>"
 
     def __getstate__(self) -> dict[str, Any]:
         # Connections, limits and figures belong to a process. The configuration drops its key when it is pickled.
@@ -289,7 +289,7 @@ class GroqProvider:
         del prompt, fields, extra_headers, extra_body, extra_query
         if isinstance(prepared, GroqProviderError):
             raise prepared
-        return self._engine.generate(*prepared)
+        return self._runtime.generate(*prepared)
 
     def generate_stream(
         self,
@@ -313,7 +313,7 @@ class GroqProvider:
         del prompt, fields, extra_headers, extra_body, extra_query
         if isinstance(prepared, GroqProviderError):
             raise prepared
-        return self._engine.stream(*prepared)
+        return self._runtime.stream(*prepared)
 
     def generate_many(
         self,
@@ -381,7 +381,7 @@ class GroqProvider:
             problem = error
         else:
             del json, extra_headers, extra_query  # as in generate()
-            return self._engine.plain_request(method.upper(), path, body, options)
+            return self._runtime.plain_request(method.upper(), path, body, options)
         del json, extra_headers, extra_query
         raise without_frames(problem)
 
@@ -462,7 +462,7 @@ class GroqProvider:
         Without *probe* no I/O is done: True unless the provider is closed, disabled, without a key, or was found unhealthy in the
         last 30 seconds and has answered no call since. With *probe* the service is asked (``GET /models``, 5 s at most).
         """
-        if self._engine.closed or not self._config.enabled:
+        if self._runtime.closed or not self._config.enabled:
             return False
         if probe:
             return self.get_health(timeout=5.0).status in ("healthy", "degraded")
@@ -506,14 +506,15 @@ class GroqProvider:
             For how many calls connections are ready.
         """
         self._require_open()
-        self._engine.load()
+        self._runtime.load()
+        from groq_provider.bulk import run  # noqa: F401 - for its effect
         from groq_provider.types import status  # noqa: F401 - likewise
 
         return self._transport.warm_up(connections, timeout=timeout)
 
     def close(self) -> None:
         """End calls under way, close every connection, refuse further calls. Idempotent."""
-        self._engine.close()
+        self._runtime.close()
         self._transport.close()
         if self._given_limiter is None and isinstance(self._limiter, TokenBucketRateLimiter):
             self._limiter.close()
@@ -527,7 +528,7 @@ class GroqProvider:
     # --- small helpers -----------------------------------------------------------------------------------------------------
 
     def _require_open(self) -> None:
-        if self._engine.closed:
+        if self._runtime.closed:
             raise ProviderClosedError("the provider was closed; make a new one", sent=False)
         if self._keyless:
             self._build()
@@ -583,12 +584,12 @@ class GroqProvider:
         from groq_provider.types.allowed import GROQ
 
         # What is wrong for every item is one error, here.
-        (self._engine.allowed or GROQ).check_fields(LLMRequest.of("x", **whole(fields)))
+        (self._runtime.allowed or GROQ).check_fields(LLMRequest.of("x", **whole(fields)))
         return BulkRun(requests, call, fields=dict(fields), max_workers=max_workers, ordered=ordered, cancel=cancel)
 
     def _answer_item(self, request: LLMRequest, *, timeout: Timeouts | None, cancel: CancelToken | None) -> LLMResponse:
         """Return the answer to one item of a bulk run, of class batch in the limiter. For runs; call :meth:`generate`."""
-        return self._engine.generate(
+        return self._runtime.generate(
             request, CallOptions(timeouts=timeout or self._config.timeout, cancel=cancel, batch=True)
         )
 
@@ -665,7 +666,7 @@ class GroqProvider:
     def _probe(self, method: str, path: str, body: bytes | None, timeout: float) -> Any:
         """Ask once: a check that tries again hides what it is to find."""
         options = attrs.evolve(self._options(timeout, None, None, None, None), retry=False)
-        return self._engine.plain_request(method, path, body, options)
+        return self._runtime.plain_request(method, path, body, options)
 
 
 def _read_chat(answer: Any) -> None:

@@ -91,10 +91,10 @@ class Arrival(NamedTuple):
 class Call:
     """One call: its time limits, its attempts, its reservation, its record.
 
-    Belongs to the thread that runs the call; others reach only ``call.cancel()``.
+    Belongs to the thread that runs the call; others reach only ``scope.cancel()``.
 
     Args:
-        engine: Whose call it is.
+        runtime: Whose call it is.
         options: What the call may set.
         method: HTTP method.
         path: Under the base URL.
@@ -114,7 +114,7 @@ class Call:
 
     def __init__(
         self,
-        engine: Runtime,
+        runtime: Runtime,
         options: CallOptions,
         *,
         method: str,
@@ -125,12 +125,12 @@ class Call:
         model: str | None = None,
         started: float | None = None,
     ) -> None:
-        self.engine = engine
+        self.runtime = runtime
         self.options = options
         self.request = request
         self.model = model
         self.stream = stream
-        self.prompt_tokens = 0 if request is None else estimate_prompt_tokens(request, engine.tokenizer)
+        self.prompt_tokens = 0 if request is None else estimate_prompt_tokens(request, runtime.tokenizer)
         self._method = method
         self._path = path
         self._body = body
@@ -145,20 +145,20 @@ class Call:
         headers = _STREAM_HEADERS if stream else _PLAIN_HEADERS
         self._headers = {**headers, **options.headers} if options.headers else headers
         limits = options.timeouts
-        clock = engine.clock
+        clock = runtime.clock
         self.started = clock.monotonic() if started is None else started
         total = None if limits.total is None else self.started + limits.total
         self._wait_deadline = total if limits.wait is None else self.started + limits.wait
         if total is not None and self._wait_deadline is not None:
             self._wait_deadline = min(total, self._wait_deadline)
-        self.call = CancelScope(clock, total_deadline=total, connect=limits.connect, after_send=limits.first_token)
+        self.scope = CancelScope(clock, total_deadline=total, connect=limits.connect, after_send=limits.first_token)
         self.attempts: list[Attempt] = []
         self.reservation: Reservation | None = None
         self.rate_limit: RateLimitInfo | None = None
         self.request_id: str | None = None
         self.waited = 0.0
-        self._patience = engine.policy.patience
-        self._asked_usage = stream and engine.ask_usage and request is not None and request.stream_options is None
+        self._patience = runtime.policy.patience
+        self._asked_usage = stream and runtime.ask_usage and request is not None and request.stream_options is None
         self._wait = 0.0  # before the attempt under way
         self._attempt_at = self.started
         self._attempt_wall: datetime | None = None
@@ -168,23 +168,23 @@ class Call:
         self._over = False
 
     @classmethod
-    def completion(cls, engine: Runtime, request: LLMRequest, options: CallOptions, *, stream: bool) -> Call:
+    def completion(cls, runtime: Runtime, request: LLMRequest, options: CallOptions, *, stream: bool) -> Call:
         """Return a call for a chat completion.
 
         Raises:
             InvalidRequestError: It cannot be sent like this.
         """
-        started = engine.clock.monotonic()  # making the body counts: a long one takes a while
-        model = request.model or engine.default_model
+        started = runtime.clock.monotonic()  # making the body counts: a long one takes a while
+        model = request.model or runtime.default_model
         if not model:
             raise e.InvalidRequestError("no model: name one in the request, or set default_model")
-        request = engine.check(request, model)
+        request = runtime.check(request, model)
         try:
-            body = cls._body_of(engine, request, options, model=model, stream=stream, ask_usage=engine.ask_usage)
+            body = cls._body_of(runtime, request, options, model=model, stream=stream, ask_usage=runtime.ask_usage)
         except BaseException as error:  # noqa: BLE001 - KeyboardInterrupt and the like, too
             raise e.without_frames(error)  # noqa: B904 - the same one; the frames below show the prompt
         return cls(
-            engine,
+            runtime,
             options,
             method="POST",
             path=CHAT_PATH,
@@ -197,14 +197,14 @@ class Call:
 
     @staticmethod
     def _body_of(
-        engine: Runtime, request: LLMRequest, options: CallOptions, *, model: str, stream: bool, ask_usage: bool
+        runtime: Runtime, request: LLMRequest, options: CallOptions, *, model: str, stream: bool, ask_usage: bool
     ) -> bytes:
         return codec.request_body(
             request,
             model=model,
             stream=stream,
             extra_body=options.extra_body,
-            allowed=engine.allowed or GROQ,
+            allowed=runtime.allowed or GROQ,
             ask_usage=ask_usage,
         )
 
@@ -247,31 +247,31 @@ class Call:
     def _begin(self) -> None:
         """Count the call as under way and follow the caller's token."""
         self._begun = True
-        self.engine.enter(self.call)
+        self.runtime.enter(self.scope)
         cancel = self.options.cancel
         if cancel is not None:
-            self._handle = cancel.subscribe(self.call.cancel)
+            self._handle = cancel.subscribe(self.scope.cancel)
 
     def _reserve(self) -> None:
-        call = self.call
-        if call.cancelled:
+        scope = self.scope
+        if scope.cancelled:
             raise e.RequestCancelledError("the call was cancelled before it was sent", sent=False)
-        breaker = self.engine.breaker
+        breaker = self.runtime.breaker
         if breaker is not None and self._permit is None and self.request is not None:
             self._permit = breaker.acquire()
-        call.begin(self.options.timeouts.connect)
+        scope.begin(self.options.timeouts.connect)
         self._status = self.request_id = None  # of the attempt before
         self._rejected = False
         if self.request is None or self.model is None:
-            self._attempt_at, self._attempt_wall = self.engine.clock.monotonic(), self.engine.clock.now()
+            self._attempt_at, self._attempt_wall = self.runtime.clock.monotonic(), self.runtime.clock.now()
             return
-        reservation = self.engine.limiter.reserve(
+        reservation = self.runtime.limiter.reserve(
             self.model,
             prompt_tokens=self.prompt_tokens,
             max_output_tokens=self.request.max_output_tokens,
             deadline=self._wait_deadline,
-            long_wait=self.engine.policy.hint_cap if self.options.timeouts.wait is None else None,
-            cancel=call,
+            long_wait=self.runtime.policy.hint_cap if self.options.timeouts.wait is None else None,
+            cancel=scope,
             batch=self.options.batch,
             arrival=None if self.reservation is None else self.reservation.arrival,
         )
@@ -284,9 +284,9 @@ class Call:
                 f"the time limit of {self.options.timeouts.total:g} s was used up waiting for the rate limit; nothing was sent",
                 sent=False,
             )
-        call.begin(self.options.timeouts.connect)
-        self._attempt_at = self.engine.clock.monotonic()
-        self._attempt_wall = self.engine.clock.now()
+        scope.begin(self.options.timeouts.connect)
+        self._attempt_at = self.runtime.clock.monotonic()
+        self._attempt_wall = self.runtime.clock.now()
 
     def recover(self, error: e.GroqProviderError, *, usage: Usage | None = None) -> e.GroqProviderError | None:
         """Decide after a failed attempt: wait and return ``None`` to try again, or return the error to raise.
@@ -297,21 +297,21 @@ class Call:
         """
         error = self._translate(error)
         self._after_attempt(error, usage=usage)
-        engine, call = self.engine, self.call
+        runtime, scope = self.runtime, self.scope
         if self._usage_refused(error):
             return None
         if not self.options.retry:
             return self.failed(error, recorded=True)
         patient = self._patience > 0 and timed(error)
-        delay = retry_delay(error, retries=0 if patient else self._retries, policy=engine.policy, rng=engine.rng)
+        delay = retry_delay(error, retries=0 if patient else self._retries, policy=runtime.policy, rng=runtime.rng)
         if delay is None:
             return self.failed(error, recorded=True)
-        if call.cancelled:
+        if scope.cancelled:
             return None  # as during the delay: the next step says that it was cancelled, or closed
         if self._out_of_time(delay) or (isinstance(error, e.RateLimitedError) and self._waits_too_long(delay)):
             return self.failed(error, recorded=True)
-        cost = 0.0 if patient else engine.budget.cost(error)
-        if not engine.budget.spend(cost):
+        cost = 0.0 if patient else runtime.budget.cost(error)
+        if not runtime.budget.spend(cost):
             return self.failed(error, recorded=True)
         self._last_cost = cost
         if patient:
@@ -324,36 +324,36 @@ class Call:
 
     def _usage_refused(self, error: e.GroqProviderError) -> bool:
         """Say whether the server refused to be asked for a stream's usage; then it is not asked again, by nobody."""
-        engine, request, model = self.engine, self.request, self.model
+        runtime, request, model = self.runtime, self.request, self.model
         if not (self._asked_usage and isinstance(error, e.APIStatusError) and error.status_code in _NOT_UNDERSTOOD):
             return False
         if request is None or model is None or not any(word in error.message for word in _USAGE_WORDS):
             return False
-        engine.ask_usage = self._asked_usage = False
-        self._body = self._body_of(engine, request, self.options, model=model, stream=True, ask_usage=False)
+        runtime.ask_usage = self._asked_usage = False
+        self._body = self._body_of(runtime, request, self.options, model=model, stream=True, ask_usage=False)
         return True
 
     def _out_of_time(self, delay: float) -> bool:
         """Say whether after *delay* too little is left of the total for an attempt: it would be charged and not waited for."""
-        total = self.call.total_deadline
-        return total is not None and self.engine.clock.monotonic() + delay + _LEAST_TIME > total
+        total = self.scope.total_deadline
+        return total is not None and self.runtime.clock.monotonic() + delay + _LEAST_TIME > total
 
     def _waits_too_long(self, delay: float) -> bool:
         """Say whether *delay* ends later than the call may wait for a rate limit, whichever side counts it."""
         longest = self._wait_deadline
-        return longest is not None and self.engine.clock.monotonic() + delay > longest
+        return longest is not None and self.runtime.clock.monotonic() + delay > longest
 
     def _sleep(self, delay: float) -> float:
         """Wait out a retry delay, unless cancelled meanwhile; the next step notices that."""
         wake = threading.Lock()
         wake.acquire()
-        handle = self.call.subscribe(wake.release)
-        started = self.engine.clock.monotonic()
+        handle = self.scope.subscribe(wake.release)
+        started = self.runtime.clock.monotonic()
         try:
-            self.engine.clock.wait(wake, delay)
+            self.runtime.clock.wait(wake, delay)
         finally:
-            self.call.unsubscribe(handle)
-        return self.engine.clock.monotonic() - started
+            self.scope.unsubscribe(handle)
+        return self.runtime.clock.monotonic() - started
 
     # --- one attempt -------------------------------------------------------------------------------------------------------
 
@@ -363,9 +363,9 @@ class Call:
         Raises:
             GroqProviderError: The status, or no answer.
         """
-        engine = self.engine
-        response = engine.transport.send(
-            self._method, self._path, headers=self._headers, body=self._body, call=self.call, query=self._query
+        runtime = self.runtime
+        response = runtime.transport.send(
+            self._method, self._path, headers=self._headers, body=self._body, scope=self.scope, query=self._query
         )
         headers = response.headers
         self._status = response.status_code
@@ -377,10 +377,10 @@ class Call:
         raise self._refused(response)
 
     def _refused(self, response: WireResponse) -> e.GroqProviderError:
-        engine, status = self.engine, response.status_code
+        runtime, status = self.runtime, response.status_code
         self._rejected = True
         if 300 <= status < 400:
-            response.drain(self.call)
+            response.drain(self.scope)
             self._feedback(None)
             host = _host(response.headers.get("location", ""))
             return e.RedirectRefusedError(
@@ -389,8 +389,8 @@ class Call:
                 sent=True,
             )
         if status == _PROXY_WANTS_CREDENTIALS:  # only a proxy says so: the service has seen nothing
-            response.drain(self.call)
-            self._rejected, self.call.sent = False, False
+            response.drain(self.scope)
+            self._rejected, self.scope.sent = False, False
             return e.ProxyError(
                 "the proxy refuses the request: it asks for a user name and a password, or for others (status 407)",
                 status_code=status,
@@ -410,10 +410,10 @@ class Call:
             status,
             response.headers,
             body,
-            now=engine.clock.now(),
+            now=runtime.clock.now(),
             model=self.model,
-            provider=engine.provider,
-            secret=engine.secret,
+            provider=runtime.provider,
+            secret=runtime.secret,
         )
         self._say_which_model(error)
         error.sent = True
@@ -423,15 +423,15 @@ class Call:
     def _say_which_model(self, error: e.GroqProviderError) -> None:
         """Name the model to use instead of one that is not there."""
         if isinstance(error, e.ModelDecommissionedError):
-            error.replacement = self.engine.replacement_for(self.model or "")
+            error.replacement = self.runtime.replacement_for(self.model or "")
         elif isinstance(error, e.ModelNotFoundError):
-            e.reword(error, error.message + self.engine.nearest_to(self.model or ""))
+            e.reword(error, error.message + self.runtime.nearest_to(self.model or ""))
 
     def _feedback(self, limited: e.RateLimitedError | None) -> None:
         if limited is not None and not limited.retryable and limited.retry_after is None:
             limited = None  # a quota that is used up for good: there is nothing to wait for
         if self.reservation is not None:
-            self.reservation.feedback(self.rate_limit if self.engine.learn else None, limited)
+            self.reservation.feedback(self.rate_limit if self.runtime.learn else None, limited)
 
     def fetch(self) -> LLMResponse:
         """Send once and return the whole answer."""
@@ -452,7 +452,7 @@ class Call:
             found = reported_error(data)
             if found is not None:
                 raise self.reported(found, made=False)
-        fields = codec.response_fields(data, self.call.look)
+        fields = codec.response_fields(data, self.scope.look)
         if fields["finish_reason"] == "error":
             error = self.ended_badly(data["choices"][0])
             error.partial = self.partial(fields, output_size=len(fields["content"]))
@@ -467,15 +467,15 @@ class Call:
             made: Whether something of an answer may have been made; else no tokens are charged, as with an error status.
             request_id: Of the service, where a chunk named it.
         """
-        engine = self.engine
+        runtime = self.runtime
         error = error_from_object(
             found,
             status=None,
-            now=engine.clock.now(),
+            now=runtime.clock.now(),
             request_id=request_id or self.request_id,
             model=self.model,
-            provider=engine.provider,
-            secret=engine.secret,
+            provider=runtime.provider,
+            secret=runtime.secret,
         )
         self._say_which_model(error)
         error.sent = True
@@ -510,14 +510,14 @@ class Call:
                 raise self.reported(found, made=False)
         self._leave()
         self._over = True
-        self.engine.budget.succeeded(self._last_cost)
+        self.runtime.budget.succeeded(self._last_cost)
         return data
 
     def _read_json(self) -> Any:
         response = self.open()
         content_type = response.headers.get("content-type") or ""
         if content_type.startswith("text/event-stream"):
-            response.drain(self.call)
+            response.drain(self.scope)
             raise self._unasked_stream()
         try:
             body = response.read_body(MAX_BODY)
@@ -527,7 +527,7 @@ class Call:
         if not body:
             raise self.empty_answer()
         try:
-            return json_text.loads(body, look=self.call.look)
+            return json_text.loads(body, look=self.scope.look)
         except e.ResponseDecodeError:
             if is_stream(body):  # whatever it is labelled as
                 raise self._unasked_stream() from None
@@ -547,8 +547,8 @@ class Call:
         self, fields: dict[str, Any], *, arrival: Arrival | None = None, output_size: int | None = None
     ) -> LLMResponse:
         """Settle, record, and return the answer."""
-        engine = self.engine
-        now = engine.clock.monotonic()
+        runtime = self.runtime
+        now = runtime.clock.monotonic()
         usage = fields.get("usage")
         if usage is None:
             usage = fields["usage"] = self.estimated_usage(
@@ -558,7 +558,7 @@ class Call:
         if not self._over:
             self._leave()  # first: whoever is interrupted between these two comes here again
             self._over = True
-            engine.answered_at = now
+            runtime.answered_at = now
             self._report(True)
             self._add_attempt(None, now)
             if self.reservation is not None:
@@ -566,7 +566,7 @@ class Call:
                     self.reservation.settle(usage)
                 else:
                     self.reservation.keep()  # what the limits have counted is not known: the next headers say
-            engine.budget.succeeded(self._last_cost)
+            runtime.budget.succeeded(self._last_cost)
             self._record(
                 total=timing.total,
                 wait=timing.wait,
@@ -579,7 +579,7 @@ class Call:
         """Return what there is of an answer, without a finish reason."""
         fields["finish_reason"] = None
         usage = fields.setdefault("usage", self.estimated_usage(output_size))
-        return self._response(fields, self._timing(usage, self.engine.clock.monotonic(), arrival), metadata=False)
+        return self._response(fields, self._timing(usage, self.runtime.clock.monotonic(), arrival), metadata=False)
 
     def failed(
         self, error: e.GroqProviderError, *, usage: Usage | None = None, recorded: bool = False
@@ -604,7 +604,7 @@ class Call:
             if self.reservation is not None:
                 self.reservation.keep()  # without effect after any other settlement
             self._record(
-                total=self.engine.clock.monotonic() - self.started,
+                total=self.runtime.clock.monotonic() - self.started,
                 wait=self.waited,
                 ok=False,
                 local=self._is_local(error),
@@ -612,12 +612,12 @@ class Call:
         if error.sent is None and isinstance(error, (e.ResponseError, e.StreamError)):
             error.sent = True  # something of an answer came
         error.model = error.model or self.model
-        error.provider = error.provider or self.engine.provider
+        error.provider = error.provider or self.runtime.provider
         error.request_id = error.request_id or self.request_id
         error.attempts = tuple(self.attempts)
         self._explain(error)
         if error.retry_after is not None and error.retry_at is None:
-            error.retry_at = self.engine.clock.now() + timedelta(seconds=error.retry_after)
+            error.retry_at = self.runtime.clock.now() + timedelta(seconds=error.retry_after)
         return error
 
     def abandoned(self, usage: Usage | None = None, *, arrival: Arrival | None = None) -> None:
@@ -628,7 +628,7 @@ class Call:
         self._over = True
         self._report(None)
         if self.reservation is not None:
-            if self.call.sent is False:
+            if self.scope.sent is False:
                 self.reservation.refund()
             elif usage is not None:
                 self.reservation.settle(usage)
@@ -645,7 +645,7 @@ class Call:
 
     def _record(self, **figures: Any) -> None:
         if self.request is not None and self.model is not None:
-            self.engine.tracker.record(self.model, **figures)
+            self.runtime.tracker.record(self.model, **figures)
 
     def committed(self) -> None:
         """The first chunk was given out: a success to the circuit breaker, whatever becomes of the rest, which counts by itself."""
@@ -654,7 +654,7 @@ class Call:
 
     def _report(self, outcome: bool | None, *, not_sent: bool = False) -> None:
         """Give leave back to the circuit breaker, if one was asked."""
-        permit, breaker = self._permit, self.engine.breaker
+        permit, breaker = self._permit, self.runtime.breaker
         if permit is None or breaker is None or (self._counted and outcome is not False):
             return
         self._counted = True
@@ -664,22 +664,22 @@ class Call:
     def _leave(self) -> None:
         if self.options.cancel is not None:
             self.options.cancel.unsubscribe(self._handle)
-        self.engine.leave(self.call)
+        self.runtime.leave(self.scope)
 
     def _translate(self, error: e.GroqProviderError) -> e.GroqProviderError:
         """Name the cause the caller can act on: closed rather than cancelled, out of time rather than slow."""
-        call, engine = self.call, self.engine
-        if call.cancelled and isinstance(error, (e.TransportError, e.ResponseError, e.StreamError)):
+        scope, runtime = self.scope, self.runtime
+        if scope.cancelled and isinstance(error, (e.TransportError, e.ResponseError, e.StreamError)):
             # The socket was shut down under the reader; what that looks like depends on the framing.
-            error = e.RequestCancelledError("the call was cancelled", sent=call.sent, partial=error.partial)
+            error = e.RequestCancelledError("the call was cancelled", sent=scope.sent, partial=error.partial)
         if (
             isinstance(error, e.RequestCancelledError)
-            and engine.closed
+            and runtime.closed
             and not (self.options.cancel and self.options.cancel.cancelled)
         ):
             return e.ProviderClosedError("the provider was closed", sent=error.sent, partial=error.partial)
         timed_out = isinstance(error, TimeoutError) and not isinstance(error, e.DeadlineExceededError)
-        if timed_out and call.total_deadline is not None and engine.clock.monotonic() >= call.total_deadline:
+        if timed_out and scope.total_deadline is not None and runtime.clock.monotonic() >= scope.total_deadline:
             return e.DeadlineExceededError(
                 f"the time limit of {self.options.timeouts.total:g} s is up: {error.message}",
                 sent=error.sent,
@@ -693,11 +693,11 @@ class Call:
             return  # named before
         name = next((name for kinds, name in _STRUCK if isinstance(error, kinds)), None)
         if isinstance(error, e.RateLimitTimeoutError):
-            name = "total" if self._wait_deadline == self.call.total_deadline else "wait"
+            name = "total" if self._wait_deadline == self.scope.total_deadline else "wait"
         size = None if name is None else getattr(self.options.timeouts, name)
         if size is not None:
             e.reword(error, f"{error.message} (Timeouts.{name} = {size:g} s)")
-        hint, policy = error.retry_after, self.engine.policy
+        hint, policy = error.retry_after, self.runtime.policy
         if (
             hint is None
             or hint <= policy.hint_cap
@@ -718,12 +718,12 @@ class Call:
         reservation = self.reservation
         if self._attempt_wall is None:
             return  # it never began: the limiter said no
-        self._add_attempt(error, self.engine.clock.monotonic())
+        self._add_attempt(error, self.runtime.clock.monotonic())
         if reservation is None:
             return
         if self._rejected:
             reservation.refund(keep_request=True)  # an error status, a redirect, an empty answer: no tokens used
-        elif self.call.sent is False:
+        elif self.scope.sent is False:
             reservation.refund()
         elif usage is not None:
             reservation.settle(usage)
@@ -736,7 +736,7 @@ class Call:
             return
         self._attempt_wall = None
         number = len(self.attempts) + 1
-        for _ in range(self.call.resends):  # the connection had gone stale and the transport sent once more
+        for _ in range(self.scope.resends):  # the connection had gone stale and the transport sent once more
             self.attempts.append(
                 Attempt(number=number, started_at=started, error="APIConnectionError", wait=self._wait, sent=None)
             )
@@ -751,7 +751,7 @@ class Call:
                 wait=self._wait,
                 duration=now - self._attempt_at,
                 request_id=self.request_id,
-                sent=self.call.sent if error is not None else True,
+                sent=self.scope.sent if error is not None else True,
             )
         )
         self._wait = 0.0
@@ -770,7 +770,7 @@ class Call:
         """Return the seconds to the first token: as it arrived or, where the reader came too late to tell, as the service says."""
         if arrival.first is None:
             return None
-        sent_at = self.call.sent_at or self._attempt_at
+        sent_at = self.scope.sent_at or self._attempt_at
         taken = arrival.first - sent_at
         if arrival.first_late <= max(_LATE * taken, _LATE_AT_MOST):
             return taken
@@ -810,7 +810,7 @@ class Call:
         return LLMResponse(
             request_id=self.request_id,
             client_request_id=None if self.request is None else str(self.request.id),
-            provider=self.engine.provider,
+            provider=self.runtime.provider,
             timing=timing,
             attempts=tuple(self.attempts),
             rate_limit=self.rate_limit,

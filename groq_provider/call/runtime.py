@@ -114,14 +114,14 @@ class Runtime:
         self.closed = False
         #: When the service answered a completion last, on :attr:`clock`.
         self.answered_at: float | None = None
-        self._exchange: type[Call] | None = None
+        self._call: type[Call] | None = None
         self._reader: type[ResponseStream] | None = None
         #: Calls under way, for close(); single set operations need no lock. Weak, so that one whose end was itself cut short by an
         #: interrupt does not count for ever.
         self._live: set[weakref.ref[CancelScope]] = set()
         self._orphans: deque[Callable[[], None]] = deque()  # what finalizers could not do themselves
         self._streams: set[weakref.ref[ResponseStream]] = set()  # for the end of the interpreter
-        _engines.add(weakref.ref(self, _engines.discard))
+        _runtimes.add(weakref.ref(self, _runtimes.discard))
         forkable(self)
 
     def _after_fork_in_child(self) -> None:
@@ -141,13 +141,13 @@ class Runtime:
 
     def generate(self, request: LLMRequest, options: CallOptions) -> LLMResponse:
         """Return a whole answer."""
-        exchange = self._exchanges().completion(self, request, options, stream=False)
-        return exchange.run(exchange.fetch)
+        call = self._exchanges().completion(self, request, options, stream=False)
+        return call.run(call.fetch)
 
     def open_stream(self, request: LLMRequest, options: CallOptions) -> tuple[Call, WireResponse]:
         """Send a streamed request; return when the head of its answer is there and good."""
-        exchange = self._exchanges().completion(self, request, options, stream=True)
-        return exchange, exchange.run(exchange.open)
+        call = self._exchanges().completion(self, request, options, stream=True)
+        return call, call.run(call.open)
 
     def stream(self, request: LLMRequest, options: CallOptions) -> ResponseStream:
         """Return an answer as it is made; the request has been sent."""
@@ -160,48 +160,50 @@ class Runtime:
 
     def plain_request(self, method: str, path: str, body: bytes | None, options: CallOptions) -> Any:
         """Return the decoded JSON answer of any other endpoint."""
-        exchange = self._exchanges()(self, options, method=method, path=path, body=body)
-        return exchange.run(exchange.fetch_json)
+        call = self._exchanges()(self, options, method=method, path=path, body=body)
+        return call.run(call.fetch_json)
 
     def load(self) -> None:
         """Load ahead what the first call would have to wait for."""
         self._exchanges()
+        from groq_provider import catalog  # noqa: F401 - for its effect
+        from groq_provider.call import stream  # noqa: F401 - for its effect
 
     def _exchanges(self) -> type[Call]:
         """Return the class of calls. Loaded with the first: it brings all that an answer is made of."""
-        if self._exchange is None:
+        if self._call is None:
             from groq_provider.call.call import Call
 
-            self._exchange = Call
-        return self._exchange
+            self._call = Call
+        return self._call
 
     def close(self) -> None:
         """Refuse new calls and end those under way. Idempotent."""
         self.closed = True
         for known in self._live.copy():
-            if (call := known()) is not None:
-                call.cancel()
+            if (scope := known()) is not None:
+                scope.cancel()
         self._clear_up()
 
     def later(self, action: Callable[[], None]) -> None:
         """Have *action* run by the next call: for finalizers, which must not touch a lock."""
         self._orphans.append(action)
 
-    def enter(self, call: CancelScope) -> None:
+    def enter(self, scope: CancelScope) -> None:
         """Count a call as under way."""
         if self._orphans:
             self._clear_up()
-        self._live.add(weakref.ref(call, self._live.discard))
+        self._live.add(weakref.ref(scope, self._live.discard))
         if self.closed:
-            call.cancel()
+            scope.cancel()
 
     def follow(self, stream: ResponseStream) -> None:
         """See to the books of a stream that is still open when the interpreter ends."""
         self._streams.add(weakref.ref(stream, self._streams.discard))
 
-    def leave(self, call: CancelScope) -> None:
+    def leave(self, scope: CancelScope) -> None:
         """The opposite."""
-        self._live.discard(weakref.ref(call))
+        self._live.discard(weakref.ref(scope))
 
     def _clear_up(self) -> None:
         while self._orphans:
@@ -220,13 +222,13 @@ class Runtime:
         self._clear_up()
 
 
-_engines: set[weakref.ref[Runtime]] = set()
+_runtimes: set[weakref.ref[Runtime]] = set()
 
 
 def _close_books() -> None:
-    for known in _engines.copy():
-        if (engine := known()) is not None:
-            engine.close_books()
+    for known in _runtimes.copy():
+        if (runtime := known()) is not None:
+            runtime.close_books()
 
 
 atexit.register(_close_books)
@@ -234,9 +236,9 @@ atexit.register(_close_books)
 
 def _load_before_fork() -> None:
     """Have nothing left to import when a child is made: one that another thread is in the middle of would be locked there for ever."""
-    for known in _engines.copy():
-        if (engine := known()) is not None:
-            engine.load()
+    for known in _runtimes.copy():
+        if (runtime := known()) is not None:
+            runtime.load()
             from groq_provider.types import status  # noqa: F401 - for its effect
             from groq_provider.wire.converter import converter
 

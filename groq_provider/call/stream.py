@@ -64,9 +64,9 @@ class ResponseStream:
     #: A failure before the first chunk that poll() has met: next() sees to it, as another try takes time.
     _problem: e.GroqProviderError | None = None
 
-    def __init__(self, exchange: Call, wire: WireResponse) -> None:
-        self._exchange = exchange
-        self._call, self._idle = exchange.call, exchange.options.timeouts.idle
+    def __init__(self, call: Call, wire: WireResponse) -> None:
+        self._call = call
+        self._scope, self._idle = call.scope, call.options.timeouts.idle
         lock = Lock()  # held by who reads or closes, for that moment; guards all that follows
         # Each step of this iterator tries to take the lock. In a loop, for the reason that transport.call.tries() gives.
         self._turns, self._release = map(lock.acquire, repeat(False)), lock.release
@@ -79,11 +79,11 @@ class ResponseStream:
         try:
             self._start(wire)
             self._ended = False  # late: a finalizer has nothing to end before
-            exchange.engine.follow(self)
+            call.runtime.follow(self)
         except BaseException:  # an interrupt: nobody will have this one
             self._ended = True
             wire.close()
-            exchange.abandoned()
+            call.abandoned()
             raise
 
     def _start(self, wire: WireResponse) -> None:
@@ -92,14 +92,14 @@ class ResponseStream:
         #: Events whose bytes were not UTF-8; the broken parts read U+FFFD.
         self.decode_errors = 0
         self._decoder = EventDecoder()
-        self._assembler = Assembler(self._exchange.call.look)
+        self._assembler = Assembler(self._call.scope.look)
         #: Of the lines of the last read, those for further batches.
         self._lines: Iterator[bytes] | None = None
         #: What is left of the events that the last read completed. Each is looked at when its chunk is asked for: none has to wait for those
         #: after it.
         self._events: Iterator[Event] | None = None
         self._alive = False  # whether that read brought an event of data
-        now = self._call.clock.monotonic()
+        now = self._scope.clock.monotonic()
         #: When the reader came to read last, and when that read returned.
         self._came = self._got = now
         #: Up to then all that had arrived was taken in. What came later may have come before the reader did.
@@ -124,7 +124,7 @@ class ResponseStream:
         if not hasattr(self, "_ended"):
             return f"<{type(self).__name__} unfinished>"  # for tools that show variables
         state = "failed" if self._error else "complete" if self._response else "closed" if self._ended else "open"
-        return f"<{type(self).__name__} {self._exchange.model} {state}, {self._assembler.chunks} chunks>"
+        return f"<{type(self).__name__} {self._call.model} {state}, {self._assembler.chunks} chunks>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -142,7 +142,7 @@ class ResponseStream:
             if mine:
                 try:  # mine only in here
                     events = self._events
-                    if events is None or self._pending or self._call._cancelled:  # noqa: SLF001 - the property takes longer than the rest of this
+                    if events is None or self._pending or self._scope._cancelled:  # noqa: SLF001 - the property takes longer than the rest of this
                         return self._next()
                     # The short way for nearly every chunk: one like those before, of a read that is not used up.
                     try:  # still mine
@@ -175,7 +175,7 @@ class ResponseStream:
     def _next(self) -> ResponseChunk:
         """Return the next chunk, however long it takes."""
         pending = self._pending
-        if self._call._cancelled and not self._ended and not self._absorb():  # noqa: SLF001 - as above
+        if self._scope._cancelled and not self._ended and not self._absorb():  # noqa: SLF001 - as above
             # At once, not when all that has arrived is read. What was not given out is on the partial answer.
             self._broken(e.RequestCancelledError("the call was cancelled", sent=True))
             pending.clear()
@@ -193,7 +193,7 @@ class ResponseStream:
                 self._pump()
         if not self._given:
             self._given = True
-            self._exchange.committed()
+            self._call.committed()
         self._away = True
         try:
             return pending.popleft()
@@ -212,7 +212,7 @@ class ResponseStream:
         """
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or math.isnan(timeout):
             raise e.InvalidRequestError(f"timeout = {timeout!r}: must be a number of seconds")
-        until = self._call.clock.monotonic() + min(timeout, _LONGEST_POLL)
+        until = self._scope.clock.monotonic() + min(timeout, _LONGEST_POLL)
         for mine in self._turns:
             if mine:
                 try:  # mine only in here
@@ -223,8 +223,8 @@ class ResponseStream:
         raise self._busy()
 
     def _poll(self, until: float) -> bool:
-        call = self._call
-        clock = call.clock
+        scope = self._scope
+        clock = scope.clock
         if self._looked:
             self._came = clock.monotonic()
         self._reader = get_ident()
@@ -243,9 +243,9 @@ class ResponseStream:
                 self._back()
             now = clock.monotonic()
             # Whoever only polls is told of a time limit, too: reading past it fails.
-            late = call.deadline is not None and call.deadline <= now
+            late = scope.deadline is not None and scope.deadline <= now
             if not late:
-                end = until if call.deadline is None else min(until, call.deadline)
+                end = until if scope.deadline is None else min(until, scope.deadline)
                 if not self._wire.ready(max(0.0, end - now)):
                     now = clock.monotonic()
                     if now >= until:
@@ -264,12 +264,12 @@ class ResponseStream:
     def _back(self) -> None:
         """Start the limit for the next event anew: the time the reader spent elsewhere is not the service's silence."""
         self._away = False
-        call = self._call
-        now = self._came = call.clock.monotonic()
+        scope = self._scope
+        now = self._came = scope.clock.monotonic()
         if self._first_token_at is not None:
-            call.deadline = call.earlier(self._idle, now)
-        elif call.deadline is not None and call.deadline - now < _GRACE:
-            call.deadline = call.earlier(_GRACE, now)  # enough to take in what has arrived meanwhile
+            scope.deadline = scope.earlier(self._idle, now)
+        elif scope.deadline is not None and scope.deadline - now < _GRACE:
+            scope.deadline = scope.earlier(_GRACE, now)  # enough to take in what has arrived meanwhile
 
     def _pump(self, event: Event | None = None, *, polling: bool = False) -> None:
         """Take in what came up to the next chunk; read once if nothing is left. Leaves a chunk, the end or an error behind, or nothing yet.
@@ -300,8 +300,8 @@ class ResponseStream:
                     return
             if self._alive and not self._away and self._first_token_at is not None:
                 # Only chunks keep a stream alive: comments and pings reset nothing. Until the first token its own limit runs.
-                call = self._call
-                call.deadline = call.earlier(self._idle)
+                scope = self._scope
+                scope.deadline = scope.earlier(self._idle)
         except e.GroqProviderError as error:
             if polling and not self._begun:
                 self._problem = error
@@ -319,7 +319,7 @@ class ResponseStream:
     def _read(self) -> Iterator[Event] | None:
         """Read once; return the events that completes, ``None`` if there is nothing more to take in."""
         if self._lines is not None:
-            self._exchange.call.look()
+            self._call.scope.look()
             return self._decoder.events(self._batch())
         if self._size > MAX_STREAM:
             raise e.ResponseTooLargeError(f"the stream is larger than {MAX_STREAM:,} bytes", sent=True)
@@ -328,17 +328,17 @@ class ResponseStream:
             self._back()
         elif self._looked:
             self._looked = False
-            call = self._exchange.call
-            self._came = call.clock.monotonic()
-            late = call.deadline is not None and call.deadline <= self._came
+            scope = self._call.scope
+            self._came = scope.clock.monotonic()
+            late = scope.deadline is not None and scope.deadline <= self._came
             if late and self._wire.ready(0):  # it came in time, for all that is known; it was the reader who did not
-                call.deadline = call.earlier(_GRACE)
+                scope.deadline = scope.earlier(_GRACE)
         if self._plain is False:
             lines = self._wire.read_lines()
         elif (lines := self._first_lines()) is None:
             self._read_plain()
             return None
-        came, got = self._came, self._call.clock.monotonic()
+        came, got = self._came, self._scope.clock.monotonic()
         if (
             got - came >= (came - self._caught_up) / 10
         ):  # it did wait, and not for the system to hand over what was there
@@ -414,8 +414,8 @@ class ResponseStream:
             if len(data) <= _LARGE:
                 decoded = json_text.loads_text(text, "an event of the stream")
             else:
-                self._call.look()
-                decoded = json_text.loads(data, "an event of the stream", look=self._call.look)
+                self._scope.look()
+                decoded = json_text.loads(data, "an event of the stream", look=self._scope.look)
         except e.ResponseDecodeError:
             if name != "error":
                 if not data.strip():
@@ -424,15 +424,15 @@ class ResponseStream:
             decoded = text
         self._alive = True
         if name == "error" or (type(decoded) is dict and (decoded.get("error") or decoded.get("object") == "error")):
-            self._wire.drain(self._exchange.call)  # the last event: if the body ends here, the connection serves again
+            self._wire.drain(self._call.scope)  # the last event: if the body ends here, the connection serves again
             raise self._service_error(decoded)
         assembler = self._assembler
         chunk = assembler.feed(decoded, data)
         if assembler.stop_error is not None:
-            self._wire.drain(self._exchange.call)
+            self._wire.drain(self._call.scope)
             if assembler.failed is not None:
-                raise self._exchange.ended_badly(assembler.failed)
-            assembler.reword_stop(without_key(assembler.stop_error, self._exchange.engine.secret))
+                raise self._call.ended_badly(assembler.failed)
+            assembler.reword_stop(without_key(assembler.stop_error, self._call.runtime.secret))
             raise e.StreamInterruptedError(f"the service stopped the answer early: {assembler.stop_error[:300]}")
         if chunk is not None:
             if self._first_token_at is None:
@@ -449,9 +449,9 @@ class ResponseStream:
         if found is None:
             words = type(decoded) is dict and "message" in decoded
             found = decoded if words else {"message": json_text.as_text(decoded) if decoded else ""}
-        error: e.GroqProviderError = self._exchange.reported(found, made=True, request_id=self._assembler.request_id)
+        error: e.GroqProviderError = self._call.reported(found, made=True, request_id=self._assembler.request_id)
         if isinstance(error, e.RateLimitedError) and not self._assembler.chunks:
-            self._exchange.nothing_made()
+            self._call.nothing_made()
         if type(error) is e.APIStatusError and error.status_code is None:
             error = e.StreamInterruptedError(
                 f"the service reported an error in the stream: {error.message}", code=error.code, type=error.type
@@ -469,12 +469,10 @@ class ResponseStream:
 
     def _end_of_stream(self, *, clean: bool) -> None:
         """Hold the answer against what a whole one needs, and finish it."""
-        complete = self._assembler.finish_reason is not None or (
-            clean and not self._exchange.engine.require_finish_reason
-        )
+        complete = self._assembler.finish_reason is not None or (clean and not self._call.runtime.require_finish_reason)
         if not complete:
             raise e.StreamInterruptedError("the stream ended before the answer was complete: no finish_reason came")
-        self._wire.drain(self._exchange.call)
+        self._wire.drain(self._call.scope)
         self._assembled()
 
     def _assembled(self) -> None:
@@ -486,7 +484,7 @@ class ResponseStream:
         self._complete(assembler.response_fields(), assembler.text_size())
 
     def _complete(self, fields: dict[str, Any], size: int) -> None:
-        response = self._exchange.succeeded(fields, arrival=self._arrival, output_size=size)
+        response = self._call.succeeded(fields, arrival=self._arrival, output_size=size)
         self._response = response
         self._ended = True
         self._events = self._lines = None  # nor what came after the end
@@ -500,14 +498,14 @@ class ResponseStream:
         """Take a whole JSON answer that a server sent although a stream was asked for."""
         body = self._whole_body()
         if not body.strip():
-            raise self._exchange.empty_answer()
-        data = json_text.loads(body, look=self._exchange.call.look)
-        fields = self._exchange.answer(data)
+            raise self._call.empty_answer()
+        data = json_text.loads(body, look=self._call.scope.look)
+        fields = self._call.answer(data)
         fields["raw"] = data
         calls = tuple(
             [
-                ToolCallDelta(index=i, id=call.id, name=call.name, arguments=call.arguments, type=call.type)
-                for i, call in enumerate(fields.get("tool_calls", ()))
+                ToolCallDelta(index=i, id=scope.id, name=scope.name, arguments=scope.arguments, type=scope.type)
+                for i, scope in enumerate(fields.get("tool_calls", ()))
             ]
         )
         if fields["content"] or fields["reasoning"] or calls:
@@ -523,7 +521,7 @@ class ResponseStream:
             return self._wire.read_body(MAX_BODY)
         whole = bytearray(b"\n".join(lead))  # not the lines: an object for each would be larger than they are
         while (lines := self._wire.read_lines()) is not None:
-            self._call.look()
+            self._scope.look()
             if lines:
                 whole += b"\n"
                 whole += b"\n".join(lines)
@@ -540,10 +538,10 @@ class ResponseStream:
             raise
 
     def _recover(self, error: e.GroqProviderError) -> None:
-        exchange = self._exchange
+        call = self._call
         self._events = self._lines = self._problem = None  # what came after the failure belongs to nothing
         self._wire.close()
-        exchange.request_id = exchange.request_id or self._assembler.request_id  # some name it in their chunks only
+        call.request_id = call.request_id or self._assembler.request_id  # some name it in their chunks only
         if self._assembler.finish_reason is not None and isinstance(
             error, (e.ResponseError, e.ReadTimeoutError, e.ProtocolError)
         ):
@@ -551,22 +549,22 @@ class ResponseStream:
             self._assembled()
             return
         if not self._begun:
-            final = exchange.recover(error, usage=self._known_usage())
+            final = call.recover(error, usage=self._known_usage())
             if final is None:
                 self._again()
                 return
             error = final
             if not isinstance(error, e.ReadTimeoutError):  # before the first token that is its name
-                error = exchange.failed(self._as_stream_error(error))
+                error = call.failed(self._as_stream_error(error))
         else:
-            error = exchange.failed(self._as_stream_error(error), usage=self._known_usage())
+            error = call.failed(self._as_stream_error(error), usage=self._known_usage())
         error.partial = self.partial
         self._error = e.without_frames(error)
         self._ended = True
 
     def _again(self) -> None:
         try:
-            self._start(self._exchange.run(self._exchange.open))
+            self._start(self._call.run(self._call.open))
         except e.GroqProviderError as error:
             error.partial = self.partial
             self._error = e.without_frames(error)
@@ -574,11 +572,11 @@ class ResponseStream:
 
     def _as_stream_error(self, error: e.GroqProviderError) -> e.GroqProviderError:
         """Name a failure after the first chunk for what it is to the reader."""
-        total = self._exchange.call.total_deadline
-        in_time = total is None or self._exchange.engine.clock.monotonic() < total
+        total = self._call.scope.total_deadline
+        in_time = total is None or self._call.runtime.clock.monotonic() < total
         cls: type[e.GroqProviderError] | None = None
         if isinstance(error, e.ReadTimeoutError) and in_time:
-            cls, text = e.StreamIdleTimeoutError, f"no event for {self._exchange.options.timeouts.idle:g} s"
+            cls, text = e.StreamIdleTimeoutError, f"no event for {self._call.options.timeouts.idle:g} s"
         elif isinstance(error, (e.IncompleteResponseError, e.APIConnectionError)):
             cls, text = e.StreamInterruptedError, f"the stream broke: {error.message}"
         elif isinstance(error, (e.ResponseDecodeError, e.ProtocolError)):
@@ -590,7 +588,7 @@ class ResponseStream:
         return named
 
     def _known_usage(self) -> Any:
-        return self._assembler.usage or self._exchange.estimated_usage(self._assembler.text_size())
+        return self._assembler.usage or self._call.estimated_usage(self._assembler.text_size())
 
     def collect(self) -> LLMResponse:
         """Read to the end and return the whole answer.
@@ -626,13 +624,11 @@ class ResponseStream:
         if self._plain and self._response is not None:
             return attrs.evolve(self._response, finish_reason=None)
         assembler = self._assembler
-        return self._exchange.partial(
-            assembler.response_fields(), arrival=self._arrival, output_size=assembler.text_size()
-        )
+        return self._call.partial(assembler.response_fields(), arrival=self._arrival, output_size=assembler.text_size())
 
     def cancel(self) -> None:
         """End the stream now, from any thread: the reader gets :class:`~groq_provider.RequestCancelledError`."""
-        self._call.cancel()
+        self._scope.cancel()
 
     def close(self) -> None:
         """Stop reading and free the connection, from any thread. Idempotent; after the end without effect.
@@ -681,7 +677,7 @@ class ResponseStream:
 
     def _free(self) -> None:
         self._wire.close()
-        self._exchange.abandoned(self._known_usage(), arrival=self._arrival)
+        self._call.abandoned(self._known_usage(), arrival=self._arrival)
 
     def close_books(self, readers: Collection[int]) -> None:
         """Settle and record what there is, as the interpreter ends, and close the connection unless one of *readers* has it.
@@ -691,7 +687,7 @@ class ResponseStream:
         if self._reader not in readers:
             self.close()
         elif not self._ended:
-            self._exchange.abandoned(self._known_usage(), arrival=self._arrival)
+            self._call.abandoned(self._known_usage(), arrival=self._arrival)
 
     @property
     def _arrival(self) -> Arrival:
@@ -714,8 +710,8 @@ class ResponseStream:
         self._ended = True
         # No lock may be touched here: the collector may run inside any of them. The socket is closed; the books follow later.
         self._wire.abandon()
-        exchange, usage, arrival = self._exchange, self._known_usage(), self._arrival
-        exchange.engine.later(lambda: exchange.abandoned(usage, arrival=arrival))
+        call, usage, arrival = self._call, self._known_usage(), self._arrival
+        call.runtime.later(lambda: call.abandoned(usage, arrival=arrival))
         warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
 
 

@@ -81,22 +81,22 @@ def _reason(problem: BaseException) -> str:
     return type(problem).__name__
 
 
-def map_send_error(problem: BaseException, call: CancelScope, where: str) -> e.GroqProviderError:
+def map_send_error(problem: BaseException, scope: CancelScope, where: str) -> e.GroqProviderError:
     """Return our error for whatever sending a request, or waiting for the head of its answer, raised.
 
     Args:
         problem: The exception.
-        call: Says whether the request left and whether it was cancelled.
+        scope: Says whether the request left and whether it was cancelled.
         where: Scheme, host and port, for the message.
     """
-    if call.cancelled:
-        return e.RequestCancelledError("the call was cancelled", sent=call.sent)
+    if scope.cancelled:
+        return e.RequestCancelledError("the call was cancelled", sent=scope.sent)
     kinds = list(_chain(problem))
     for item in kinds:
         if isinstance(item, e.GroqProviderError):  # inside another where it is an OSError: requests wraps those
             item.__traceback__ = item.__context__ = None  # as of causes: they lead to the request and its headers
             return item
-    sent = call.sent
+    sent = scope.sent
 
     def has(*wanted: type[BaseException]) -> bool:
         return any(isinstance(item, wanted) for item in kinds)
@@ -142,9 +142,9 @@ def map_send_error(problem: BaseException, call: CancelScope, where: str) -> e.G
     return _with_cause(e.APIConnectionError(f"connection to {where} failed: {_reason(problem)}", sent=sent), problem)
 
 
-def map_read_error(problem: BaseException, call: CancelScope | None) -> e.GroqProviderError:
+def map_read_error(problem: BaseException, scope: CancelScope | None) -> e.GroqProviderError:
     """Return our error for whatever reading a body raised."""
-    if call is not None and call.cancelled:
+    if scope is not None and scope.cancelled:
         return e.RequestCancelledError("the call was cancelled", sent=True)
     kinds = list(_chain(problem))
     if any(isinstance(item, (TimeoutError, u3.ReadTimeoutError)) for item in kinds):

@@ -63,7 +63,7 @@ class ConnectionLimiter:
 
     _after_fork_in_child = _start  # the threads that held slots or waited for them are not here
 
-    def take(self, call: CancelScope, limit: float | None) -> Permit:
+    def take(self, scope: CancelScope, limit: float | None) -> Permit:
         """Wait for a slot.
 
         Raises:
@@ -84,28 +84,28 @@ class ConnectionLimiter:
             if self._returned:
                 self._settle()
             if slot.lock is not None:
-                self._wait(slot, slot.lock, call, limit)
+                self._wait(slot, slot.lock, scope, limit)
         except BaseException:
             self._leave(slot)
             slot.give()  # it may have come at the last moment, whatever ended the wait
             raise
         return slot
 
-    def _wait(self, slot: Permit, lock: Lock, call: CancelScope, limit: float | None) -> None:
-        handle = call.subscribe(functools.partial(wake, lock))
+    def _wait(self, slot: Permit, lock: Lock, scope: CancelScope, limit: float | None) -> None:
+        handle = scope.subscribe(functools.partial(wake, lock))
         # A signal handler that struck while its thread was in here: those who give back leave it to whoever holds the lock.
         ours = held_here(self._lock)
         try:
             while True:
-                left = None if limit is None else limit - call.clock.monotonic()
+                left = None if limit is None else limit - scope.clock.monotonic()
                 step = left if not ours else _LOOK_AFTER if left is None else min(left, _LOOK_AFTER)
-                if call.clock.wait(lock, step) or step == left:
+                if scope.clock.wait(lock, step) or step == left:
                     break
                 self._settle()
         finally:
-            call.unsubscribe(handle)
+            scope.unsubscribe(handle)
         self._leave(slot)
-        if call.cancelled:
+        if scope.cancelled:
             raise RequestCancelledError("the call was cancelled", sent=False)
         if slot._slots is None:
             raise PoolTimeoutError(

@@ -115,10 +115,10 @@ class Response(requests.Response):
     Args:
         raw: An :class:`~groq_provider.transport.http1.receive.HTTP11Response`, or what has its face, or an answer of urllib3's.
         request: What was asked.
-        call: Whose limits hold.
+        scope: Whose limits hold.
     """
 
-    def __init__(self, raw: Any, request: Any, call: CancelScope | None) -> None:
+    def __init__(self, raw: Any, request: Any, scope: CancelScope | None) -> None:
         # Not requests' own __init__: it makes a cookie jar and a case-insensitive dict that nothing here uses.
         self._content: Any = False
         self._content_consumed = False
@@ -132,7 +132,7 @@ class Response(requests.Response):
         self.reason = raw.reason
         self.elapsed = _NO_TIME
         self.request = request
-        self._call = call
+        self._call = scope
         self.slot: Permit | None = None
         self._done = False
         self._splitter = LineSplitter()
@@ -158,10 +158,10 @@ class Response(requests.Response):
             problem = caught
         else:
             if not data:
-                call = self._call
-                if call is not None and call.cancelled and not self._body.marked:
+                scope = self._call
+                if scope is not None and scope.cancelled and not self._body.marked:
                     self.close()  # what looks like the end may be our own shutdown of the socket
-                    raise map_read_error(ConnectionAbortedError(), call)
+                    raise map_read_error(ConnectionAbortedError(), scope)
                 self._release()
             return data
         self.close()
@@ -172,10 +172,10 @@ class Response(requests.Response):
     def _release(self) -> None:
         """Give the connection back for the next request."""
         self._done = True
-        call = self._call
-        if call is not None:
-            call.unbind()
-        if call is not None and call.cancelled:
+        scope = self._call
+        if scope is not None:
+            scope.unbind()
+        if scope is not None and scope.cancelled:
             self._body.drop()
         else:
             self._body.release()
@@ -238,11 +238,11 @@ class Response(requests.Response):
 
     # --- ending ----------------------------------------------------------------------------------------------------------
 
-    def drain(self, call: CancelScope) -> None:
+    def drain(self, scope: CancelScope) -> None:
         """Read on to the end of the body, for a moment at most, so that the connection can serve again; else close it."""
         if self._done:
             return
-        call.deadline = call.earlier(_DRAIN_SECONDS)
+        scope.deadline = scope.earlier(_DRAIN_SECONDS)
         left = _DRAIN_BYTES
         try:
             while left > 0 and (data := self.read1()):

@@ -221,14 +221,14 @@ _current = threading.local()
 
 def current() -> CancelScope:
     """Return the call this thread is sending; urllib3's hooks have no argument to pass it through."""
-    call: CancelScope = _current.call
-    return call
+    scope: CancelScope = _current.scope
+    return scope
 
 
-def adopt(call: CancelScope) -> None:
+def adopt(scope: CancelScope) -> None:
     """Make *call* this thread's current call until the next: for requests that others send through the adapter."""
-    call.adopted = True
-    _current.call = call
+    scope.adopted = True
+    _current.scope = scope
 
 
 class activate:  # noqa: N801 - a context manager used like a function, twice as fast as contextlib's
@@ -236,12 +236,12 @@ class activate:  # noqa: N801 - a context manager used like a function, twice as
 
     __slots__ = ("_before", "_call")
 
-    def __init__(self, call: CancelScope) -> None:
-        self._call = call
+    def __init__(self, scope: CancelScope) -> None:
+        self._call = scope
 
     def __enter__(self) -> None:
-        self._before = getattr(_current, "call", None)
-        _current.call = self._call
+        self._before = getattr(_current, "scope", None)
+        _current.scope = self._call
 
     def __exit__(self, *_exc: object) -> None:
-        _current.call = self._before
+        _current.scope = self._before

@@ -266,11 +266,11 @@ class Adapter(HTTPAdapter):
 
     def add_headers(self, request: Any, **kwargs: Any) -> None:
         """Add none. The one hook that is told the time limits of a request that somebody else sends through this adapter."""
-        if getattr(request, "call", None) is None:
+        if getattr(request, "scope", None) is None:
             timeout = kwargs.get("timeout")
             connect, read = timeout if isinstance(timeout, tuple) else (timeout, timeout)
-            request.call = CancelScope(self._clock, connect=connect, after_send=read)
-            adopt(request.call)
+            request.scope = CancelScope(self._clock, connect=connect, after_send=read)
+            adopt(request.scope)
 
     def request_url(self, request: Any, proxies: Any) -> str:  # noqa: ARG002 - requests' signature
         """Return the path, or for a plain-HTTP proxy the whole URL."""
@@ -280,10 +280,10 @@ class Adapter(HTTPAdapter):
 
     def build_response(self, req: Any, resp: Any) -> Response:
         """Return our answer; no cookies, no charset guessing."""
-        call: CancelScope | None = getattr(req, "call", None)
-        if call is not None and call.sent is False:
-            call.request_sent()  # an answer without a connection: from the `responses` library
-        return Response(resp, req, call)
+        scope: CancelScope | None = getattr(req, "scope", None)
+        if scope is not None and scope.sent is False:
+            scope.request_sent()  # an answer without a connection: from the `responses` library
+        return Response(resp, req, scope)
 
     def close(self) -> None:
         """Close every kept connection."""
@@ -361,7 +361,7 @@ class SessionTransport:
                 _set_header(self._headers, name, SecretHeader(text))
         self._authorization = None if api_key is None else SecretHeader(f"Bearer {api_key}")
         self._slots = None if max_connections is None else ConnectionLimiter(max_connections)
-        #: What the engine sends with every call of a kind is one and the same object, which cannot change, and is merged once. No dict:
+        #: What the runtime sends with every call of a kind is one and the same object, which cannot change, and is merged once. No dict:
         #: without a global interpreter lock one has a lock, which a forked child may find taken for ever.
         self._merged: tuple[tuple[Mapping[str, str], _Headers], ...] = ()
 
@@ -381,7 +381,7 @@ class SessionTransport:
         *,
         headers: Mapping[str, str] | None,
         body: bytes | None,
-        call: CancelScope,
+        scope: CancelScope,
         query: str = "",
     ) -> Response:
         """Send one request and return when the head of the answer is there.
@@ -394,13 +394,13 @@ class SessionTransport:
         if self._closed:
             raise ProviderClosedError("the provider was closed; make a new one", sent=False)
         request = self._build(method, path, headers, body, query)
-        request.call = call  # type: ignore[attr-defined]  # read by build_response
+        request.scope = scope  # type: ignore[attr-defined]  # read by build_response
         if self._slots is None:
-            return self._exchange(request, call)
-        slot = self._slots.take(call, call.earlier(call.after_send))
-        call.connect_deadline = call.earlier(call.connect)  # waiting for the slot was not connecting
+            return self._exchange(request, scope)
+        slot = self._slots.take(scope, scope.earlier(scope.after_send))
+        scope.connect_deadline = scope.earlier(scope.connect)  # waiting for the slot was not connecting
         try:
-            response = self._exchange(request, call)
+            response = self._exchange(request, scope)
         except BaseException:
             slot.give()
             raise
@@ -436,28 +436,28 @@ class SessionTransport:
                 _set_header(headers, name, text)
         return headers
 
-    def _exchange(self, request: _Request, call: CancelScope) -> Response:
+    def _exchange(self, request: _Request, scope: CancelScope) -> Response:
         problem: BaseException
         try:
-            with activate(call):
+            with activate(scope):
                 # Time limits are the call's; what requests is told bounds nothing but a call without any.
                 response: Response = self.adapter.send(request, stream=True, timeout=_NO_TIMEOUT)  # type: ignore[assignment]  # by build_response
         except Exception as caught:  # noqa: BLE001 - requests, urllib3, http.client, ssl and socket each have their own
             problem = caught
         except BaseException:
-            call.unbind()
+            scope.unbind()
             raise
         else:
-            if not call.cancelled:
+            if not scope.cancelled:
                 return response
             response.close()
             problem = ConnectionAbortedError()
-        call.unbind()
+        scope.unbind()
         mapped: GroqProviderError
         if self._closed and not isinstance(problem, GroqProviderError):
-            mapped = ProviderClosedError("the provider was closed during the call", sent=call.sent)
+            mapped = ProviderClosedError("the provider was closed during the call", sent=scope.sent)
         else:
-            mapped = map_send_error(problem, call, self._origin)
+            mapped = map_send_error(problem, scope, self._origin)
         # Outside the except block, so that no context links back to the exception that holds the request and its key.
         del problem
         raise mapped

@@ -1041,7 +1041,7 @@ def test_zero_stream_limit_is_awaited():
         assert error.retryable or isinstance(error, TimeoutError)
         assert time.monotonic() - started < PATIENCE / 2
         with running(lambda: attempt(lambda: provider.generate("x"))) as results:
-            assert until(lambda: provider._engine.in_flight == 1)
+            assert until(lambda: provider._runtime.in_flight == 1)
             server.release()
         assert results[0].content == "x"
         assert idle(provider)

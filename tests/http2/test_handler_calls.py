@@ -15,7 +15,7 @@ from support.http2_servers import Http2Server
 from groq_provider import StreamInterruptedError
 from groq_provider import errors as e
 
-HTTP2 = "groq_provider/transport/http2_"
+HTTP2 = "groq_provider/transport/http2/"
 
 
 class Striking:

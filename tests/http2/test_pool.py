@@ -428,7 +428,7 @@ def test_abandoned_place_goes_to_next(monkeypatch):
 # --- Ctrl-C ----------------------------------------------------------------------------------------------------------------------
 
 TRANSPORT = Path(groq_provider.__file__).parent / "transport"
-POOL, CONNECTION, STREAM = (str(TRANSPORT / f"http2_{name}.py") for name in ("pool", "connection", "stream"))
+POOL, CONNECTION, STREAM = (str(TRANSPORT / f"http2/{name}.py") for name in ("pool", "connection", "stream"))
 
 
 class Striker:

@@ -478,7 +478,7 @@ def test_cancelled_opener_spares_waiters():
                 assert relay.accepted.acquire(timeout=PATIENCE)
                 works = [lambda number=number: provider.generate(f"x{number}").content for number in range(9)]
                 with running(*works) as rest:
-                    assert until(lambda: provider._engine.in_flight == 10)
+                    assert until(lambda: provider._runtime.in_flight == 10)
                     token.cancel()
                 assert rest == [f"x{number}" for number in range(9)]
             assert type(first[0]) is e.RequestCancelledError

@@ -213,7 +213,7 @@ def test_74_signal_leaves_limiter_queue(make, number, raised):
     assert behind
     assert behind[0].startswith("second")
     assert counts(provider) == (0, 0)
-    assert provider._engine.in_flight == 0
+    assert provider._runtime.in_flight == 0
     assert provider.get_latency_metrics().error_count == 0
 
 
@@ -242,7 +242,7 @@ def test_75_signal_closes_blocked_stream(emulator, make, number, raised):
     assert stream.partial.content == "one two"
     assert stream.partial.finish_reason is None
     assert counts(provider) == (0, 0)
-    assert provider._engine.in_flight == 0
+    assert provider._runtime.in_flight == 0
     window = provider.get_rate_limits()[MODEL].windows["tpd"]
     assert window.limit - window.remaining <= 10 + estimate_text_tokens(len("one two"))
     gate.open()
@@ -351,8 +351,8 @@ def check_after(provider, where):
         gc.collect()
     whole_stream(provider)
     assert counts(provider) == (0, 0), where
-    assert provider._engine.in_flight == 0, where
-    assert provider._engine._orphans == deque(), where
+    assert provider._runtime.in_flight == 0, where
+    assert provider._runtime._orphans == deque(), where
     pool = provider._transport.adapter._pool
     assert pool is None or pool.idle() <= 2, where
     for window in provider.get_rate_limits()[MODEL].windows.values():
@@ -486,12 +486,12 @@ def test_76_foreign_exceptions_leave_nothing(full):
 
 def locks_of(provider, stream):
     """Every lock of ours that is anywhere near a stream."""
-    call = stream._exchange.call
+    call = stream._call.scope
     pool = provider._transport.adapter._pool
     return {
         "limiter": provider._limiter._states[MODEL]._lock,
         "limiter-models": provider._limiter._lock,
-        "budget": provider._engine.budget._lock,
+        "budget": provider._runtime.budget._lock,
         "tracker": provider._tracker._lock,
         "ring": provider._tracker._add(MODEL).lock,
         "call": call._lock,
@@ -543,7 +543,7 @@ def test_77_stream_collected_inside_lock(emulator, make, held):
     assert emulator.wait_until(lambda emulator: not emulator.open_connections, PATIENCE)
     assert provider.generate("y", max_completion_tokens=10).content
     assert counts(provider) == (0, 0)
-    assert provider._engine.in_flight == 0
+    assert provider._runtime.in_flight == 0
     window = provider.get_rate_limits()[MODEL].windows["tpd"]
     assert window.limit - window.remaining < 500  # settled by what came, not by the thousand reserved
 
@@ -630,7 +630,7 @@ def test_78_close_ends_everything():
         assert all("closed" in str(error) for error in raised.values())
         assert {len(error.attempts) for (kind, _), error in raised.items() if kind == "retry"} == {1}
         assert counts(provider) == (0, 0)
-        assert provider._engine.in_flight == 0
+        assert provider._runtime.in_flight == 0
         provider.close()
         for use in (provider.generate, provider.generate_stream):
             with pytest.raises(e.ProviderClosedError):

@@ -73,8 +73,8 @@ def started(program, *args, prepare="", **options):
         sys.path.insert(0, {str(TESTS)!r})
         from support.store_kinds import StoreClock
         from support.store_workers import ask
-        from groq_provider.ratelimit.store.gcra_state import Change
-        from groq_provider.ratelimit.store.protocol import StoreAwayError
+        from groq_provider.ratelimit.store.gcra_state import Adjustment
+        from groq_provider.ratelimit.store.protocol import StoreUnavailableError
         from groq_provider.ratelimit.store.file import FileStore
         {prepare}
         store = FileStore(sys.argv[1], clock=StoreClock())
@@ -176,9 +176,9 @@ def test_stores_in_process_stay_apart(path, clock):
 def test_system_clock_is_shared(path):
     """What one process waits for another sees the same end of."""
     program = """
-        from groq_provider.ratelimit.store.gcra_state import NO_LIMIT, Ask, Want
+        from groq_provider.ratelimit.store.gcra_state import NO_LIMIT, AcquireRequest, BucketCharge
         store = FileStore(sys.argv[1])
-        print(store.take("shared", Ask((Want("rpm", 10**9, 10**9, 0),), 0, NO_LIMIT, 0, 0, 1)).start)
+        print(store.take("shared", AcquireRequest((BucketCharge("rpm", 10**9, 10**9, 0),), 0, NO_LIMIT, 0, 0, 1)).start)
     """
     before = time.monotonic_ns() // 1000
     start = int(finish(started(program, path)))
@@ -282,7 +282,7 @@ def test_fork_while_lock_is_held(path):
         def refused(store):
             try:
                 store.take("shared", ask())
-            except StoreAwayError:
+            except StoreUnavailableError:
                 return True
         hold()
         thread = threading.Thread(target=store.take, args=("shared", ask()))
@@ -687,7 +687,7 @@ def test_full_disk_means_store_away(path):
             for each in (store, new):
                 try:
                     each.take("shared", ask())
-                except StoreAwayError as error:
+                except StoreUnavailableError as error:
                     pass
                 else:
                     raise AssertionError(limit)

@@ -222,7 +222,7 @@ def test_children_draw_own_delays():
         read, write = os.pipe()
 
         def work():
-            os.write(write, b"%.17g\n" % provider._engine.rng.random())
+            os.write(write, b"%.17g\n" % provider._runtime.rng.random())
             return True
 
         for _ in range(4):
@@ -230,7 +230,7 @@ def test_children_draw_own_delays():
         os.close(write)
         drawn = os.read(read, 1000).decode().split()
         os.close(read)
-        assert len({*drawn, f"{provider._engine.rng.random():.17g}"}) == 5
+        assert len({*drawn, f"{provider._runtime.rng.random():.17g}"}) == 5
 
 
 @pytest.mark.parametrize("what", ["token", "breaker", "budget", "tracker"])
@@ -238,11 +238,11 @@ def test_held_lock_freed_in_child(what):
     """Whoever held it is not there."""
     token = CancelToken()
     with GroqProvider(api_key="gsk_test", circuit_breaker=True) as provider:
-        engine = provider._engine
+        runtime = provider._runtime
         held, use = {
             "token": (token, lambda: token.cancel() or token.cancelled),
-            "breaker": (engine.breaker, lambda: engine.breaker.acquire() is not None),
-            "budget": (engine.budget, lambda: engine.budget.spend(1.0)),
+            "breaker": (runtime.breaker, lambda: runtime.breaker.acquire() is not None),
+            "budget": (runtime.budget, lambda: runtime.budget.spend(1.0)),
             "tracker": (provider._tracker, lambda: provider._tracker.record("m", total=1.0) is None),
         }[what]
         inside, done = threading.Event(), threading.Event()
@@ -300,11 +300,8 @@ def test_pools_carry_answers_and_errors(server, method, monkeypatch):
 
 def value_classes():
     """Every frozen class of ours that a caller can come by, public or on the way to one."""
-    modules = {
-        module.partition(".")[0] if not module.startswith("types.") else module for module in groq_provider._HOMES
-    }
     found = {}
-    for name in sorted(modules | {"types.fields", "bulk", "config"}):
+    for name in sorted({*groq_provider._HOMES, "types.request_fields"}):
         for cls in vars(importlib.import_module(f"groq_provider.{name}")).values():
             if inspect.isclass(cls) and attrs.has(cls) and cls.__module__.startswith("groq_provider"):
                 found[cls.__name__] = cls

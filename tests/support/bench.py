@@ -53,7 +53,7 @@ class Bench:
         self.transport = FakeTransport(self.clock, *script)
         self.limiter = FakeLimiter(self.clock, *limiter)
         self.tracker = FakeTracker()
-        self.engine = Runtime(
+        self.runtime = Runtime(
             **{
                 "transport": self.transport,
                 "limiter": self.limiter,
@@ -68,10 +68,10 @@ class Bench:
         )
 
     def generate(self, request=REQUEST, **options):
-        return self.engine.generate(request, CallOptions(**{"timeouts": FOREVER, **options}))
+        return self.runtime.generate(request, CallOptions(**{"timeouts": FOREVER, **options}))
 
     def stream(self, request=REQUEST, **options):
-        return ResponseStream(*self.engine.open_stream(request, CallOptions(**{"timeouts": FOREVER, **options})))
+        return ResponseStream(*self.runtime.open_stream(request, CallOptions(**{"timeouts": FOREVER, **options})))
 
     def fails(self, error, **options):
         with pytest.raises(error) as caught:

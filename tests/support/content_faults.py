@@ -239,7 +239,7 @@ def run(case: Case) -> None:
         assert [attempt.number for attempt in attempts] == list(range(1, len(steps) + 1))
         assert all(attempt.sent for attempt in attempts)
         # Settled once.
-        assert provider._engine.in_flight == 0
+        assert provider._runtime.in_flight == 0
         assert (made.limits().in_flight, made.limits().waiting) == (0, 0)
         assert made.used("rpd") == (sum(charge(step)[0] for step in steps) if case.used is None else case.used)
         assert made.used("tpd") == sum(charge(step)[1] for step in steps)

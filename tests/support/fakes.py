@@ -295,7 +295,7 @@ class FakeWire:
 
 
 class FakeTransport:
-    """Answers with what *script* says, in order: a FakeWire, an exception, or a function of the call that returns one."""
+    """Answers with what *script* says, in order: a FakeWire, an exception, or a function of the scope that returns one."""
 
     def __init__(self, clock, *script, took=0.5) -> None:
         self.clock = clock
@@ -303,20 +303,20 @@ class FakeTransport:
         self.took = took
         self.sent: list[dict] = []
 
-    def send(self, method, path, *, headers, body, call, query=""):
+    def send(self, method, path, *, headers, body, scope, query=""):
         self.sent.append(
-            {"method": method, "path": path, "headers": headers, "body": body, "query": query, "call": call}
+            {"method": method, "path": path, "headers": headers, "body": body, "query": query, "scope": scope}
         )
         step = self.script.pop(0)
         if callable(step) and not isinstance(step, FakeWire):
-            step = step(call)
+            step = step(scope)
         if isinstance(step, BaseException):
             if getattr(step, "sent", None) is not False:
-                call.request_sent()
+                scope.request_sent()
             self.clock.advance(self.took)
             raise step
-        call.request_sent()
-        call.received = True
+        scope.request_sent()
+        scope.received = True
         self.clock.advance(self.took)
         return step
 
@@ -333,7 +333,7 @@ class LedgerStore:
     def __init__(self, clock, hosts=0) -> None:
         self.clock, self.hosts = clock, hosts
         self.reason: str | None = None
-        self.asked: list[object] = []  # every Ask and Change, in order, those that failed too
+        self.asked: list[object] = []  # every AcquireRequest and Adjustment, in order, those that failed too
         self.ledgers: dict[str, GcraState] = {}
         self._lock = threading.Lock()
 

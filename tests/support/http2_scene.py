@@ -176,7 +176,7 @@ def running(*works: Callable[[], Any]) -> Iterator[list[Any]]:
 
 def idle(provider: GroqProvider) -> bool:
     """Say whether nothing is under way."""
-    return provider._engine.in_flight == 0 and all(
+    return provider._runtime.in_flight == 0 and all(
         status.in_flight == 0 and status.waiting == 0 for status in provider.get_rate_limits().values()
     )
 

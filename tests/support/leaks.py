@@ -97,7 +97,7 @@ def objects_of(provider):
     shown = []
     for item in (
         provider,
-        provider._engine,
+        provider._runtime,
         transport,
         transport.session,
         transport.adapter,

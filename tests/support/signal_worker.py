@@ -111,7 +111,7 @@ class Program:
         faulthandler.dump_traceback_later(PATIENCE, exit=True)
         self._arm()
         while self._left > 0:
-            if self.provider._engine.closed:
+            if self.provider._runtime.closed:
                 self.provider = self._new()
             self._call(self._random.choice(list(METHODS.values())))
         faulthandler.cancel_dump_traceback_later()

@@ -385,18 +385,18 @@ class SimulatedTransport:
         self._clock.sleep(self._clock.random.uniform(0.01, 0.05))
 
     def send(
-        self, method: str, path: str, *, headers: Any, body: bytes, call: Any, query: str = ""
+        self, method: str, path: str, *, headers: Any, body: bytes, scope: Any, query: str = ""
     ) -> _SimulatedAnswer:
         """Send a completion request; see ``groq_provider.protocols.Transport``."""
         service, draw = self._service, self._clock.random
-        call.request_sent()
+        scope.request_sent()
         self._travel()
         asked = json.loads(body)
         size = sum(len(message["content"]) for message in asked["messages"])
         prompt = max(round(size / self._bytes_per_token * draw.lognormvariate(0, 0.1)), 1) + 4
         longest = asked["max_completion_tokens"]
         refusal = service.admit(prompt, longest)
-        call.received = True
+        scope.received = True
         if refusal is not None:
             self._travel()
             return _SimulatedAnswer(refusal.status, refusal.headers, lambda: refusal.body)
@@ -478,7 +478,7 @@ class WorkDay:
         self._simulation = simulation
         self._stubborn = stubborn
         self.service = Service(limits, simulation, used)
-        self._engine = Runtime(
+        self._runtime = Runtime(
             transport=SimulatedTransport(self.service, simulation, **transport),
             limiter=limiter,
             tracker=FakeTracker(),
@@ -514,7 +514,7 @@ class WorkDay:
 
     def _try(self, request: LLMRequest, options: CallOptions) -> bool:
         try:
-            self._engine.generate(request, options)
+            self._runtime.generate(request, options)
         except RateLimitedError as error:
             self.failed.append(error)
             self._simulation.sleep(error.retry_after or 1.0)

@@ -94,13 +94,13 @@ class Stranger:
         self.admitted: list[float] = []
         self.refused: list[float] = []
 
-    def send(self, method: str, path: str, *, headers: Any, body: bytes, call: Any, query: str = "") -> _Answer:
+    def send(self, method: str, path: str, *, headers: Any, body: bytes, scope: Any, query: str = "") -> _Answer:
         """Send a completion request; see ``groq_provider.protocols.Transport``."""
         clock = self._clock
-        call.request_sent()
+        scope.request_sent()
         clock.sleep(clock.random.uniform(0.005, 0.03))
         wait = self._limit.admit(clock.monotonic())
-        call.received = True
+        scope.received = True
         if wait:
             self.refused.append(clock.monotonic())
             clock.sleep(clock.random.uniform(0.005, 0.03))
@@ -148,7 +148,7 @@ class Crowd:
         policy: RetryPolicy | None = None,
     ) -> None:
         self._left = items
-        self._engine = Runtime(
+        self._runtime = Runtime(
             transport=server,
             limiter=limiter,
             tracker=FakeTracker(),
@@ -175,6 +175,6 @@ class Crowd:
         while self._left:
             self._left -= 1
             try:
-                self._engine.generate(LLMRequest(messages="Hello"), options)
+                self._runtime.generate(LLMRequest(messages="Hello"), options)
             except GroqProviderError as error:
                 self.lost.append(error)

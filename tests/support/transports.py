@@ -63,19 +63,19 @@ def transport_to(url, **settings):
         transport.close()
 
 
-def new_call(total=PATIENCE, **limits):
+def new_scope(total=PATIENCE, **limits):
     clock = SystemClock()
     return CancelScope(clock, total_deadline=None if total is None else clock.monotonic() + total, **limits)
 
 
-def send(transport, body=b"{}", call=None, path="/x", headers=None, **more):
+def send(transport, body=b"{}", scope=None, path="/x", headers=None, **more):
     return transport.send(
-        "GET" if body is None else "POST", path, headers=headers, body=body, call=call or new_call(), **more
+        "GET" if body is None else "POST", path, headers=headers, body=body, scope=scope or new_scope(), **more
     )
 
 
-def fetch(transport, body=b"{}", call=None, **more):
-    return send(transport, body, call, **more).read_body(LIMIT)
+def fetch(transport, body=b"{}", scope=None, **more):
+    return send(transport, body, scope, **more).read_body(LIMIT)
 
 
 def in_threads(count, work):
@@ -129,7 +129,7 @@ def drip(*parts):
     return handler
 
 
-def cancelled_while(transport, call, reached, work):
+def cancelled_while(transport, scope, reached, work):
     """Run *work* in a thread; cancel *call* once *reached* says so; return the error's ``sent`` and the seconds it took."""
     found = queue.SimpleQueue()
 
@@ -142,7 +142,7 @@ def cancelled_while(transport, call, reached, work):
     thread.start()
     wait_for(reached)
     before = time.monotonic()
-    call.cancel()
+    scope.cancel()
     thread.join(PATIENCE)
     assert not thread.is_alive()
     at, sent = found.get(timeout=PATIENCE)

@@ -1078,5 +1078,5 @@ HTTP1_ONLY = (
     # the framing and the heads of HTTP/1.1
     *("15-*", "16-*", "35-*", "19", "20", "21", "21-*", "22-both", "22-garbage", "36-*"),
     # the connection of a whole answer is dropped; over HTTP/2 a stream that is over costs no connection
-    *("37-not-gzip", "37-nine-encodings"),
+    *("37-not-gzip", "37-nine-encodings", "38-*", "39"),
 )

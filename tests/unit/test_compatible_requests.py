@@ -229,7 +229,7 @@ def provider_of(kind):
 def test_each_provider_has_its_list():
     """And a bulk run of this service's refuses at once what is wrong for every item."""
     with provider_of("groq") as groq, provider_of("openai_compatible") as other:
-        assert (groq._engine.allowed, other._engine.allowed) == (None, ANYTHING)
+        assert (groq._runtime.allowed, other._runtime.allowed) == (None, ANYTHING)
         for call in (groq.generate, groq.generate_stream, groq.generate_many):
             with pytest.raises(InvalidRequestError, match="temperature = 5: must be a number from 0 to 2") as caught:
                 call(["Hello"] if call == groq.generate_many else "Hello", temperature=5)

@@ -42,12 +42,12 @@ def test_long_failed_generation_is_whole(size):
     text = "ab" * (size // 2)
     clock = FakeClock()
     wire = FakeWire(status=400, body=json.dumps(refused(text), ensure_ascii=False).encode())
-    engine = Runtime(
+    runtime = Runtime(
         transport=FakeTransport(clock, wire), limiter=FakeLimiter(clock), tracker=FakeTracker(), clock=clock,
         policy=RetryPolicy(max_retries=0), provider="groq", default_model="m",
     )  # fmt: skip
     with pytest.raises(e.ToolUseFailedError) as caught:
-        engine.generate(LLMRequest(messages="Hi"), CallOptions(timeouts=Timeouts()))
+        runtime.generate(LLMRequest(messages="Hi"), CallOptions(timeouts=Timeouts()))
     assert caught.value.code == "tool_use_failed"
     assert caught.value.failed_generation == text
     assert len(str(caught.value)) < 700

@@ -25,20 +25,20 @@ class Bench:
         self.clock = FakeClock()
         self.transport = FakeTransport(self.clock, *script)
         self.limiter = FakeLimiter(self.clock)
-        self.engine = Runtime(
+        self.runtime = Runtime(
             transport=self.transport, limiter=self.limiter, tracker=FakeTracker(), clock=self.clock,
             policy=RetryPolicy(max_retries=retries, base_delay=0.0, throttle_delay=0.0), provider="groq", default_model="m",
             replacement_for=lambda model: "newer",
         )  # fmt: skip
 
     def generate(self):
-        return self.engine.generate(REQUEST, OPTIONS)
+        return self.runtime.generate(REQUEST, OPTIONS)
 
     def collect(self):
-        return self.engine.stream(REQUEST, OPTIONS).collect()
+        return self.runtime.stream(REQUEST, OPTIONS).collect()
 
     def list_models(self):
-        return self.engine.plain_request("GET", "/models", None, OPTIONS)
+        return self.runtime.plain_request("GET", "/models", None, OPTIONS)
 
 
 def plain(body):

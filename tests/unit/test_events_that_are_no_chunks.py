@@ -31,11 +31,11 @@ def opened(*pieces, idle=5.0, clock=None, kind="text/event-stream"):
     """A stream of these pieces, one per read."""
     clock = clock or FakeClock()
     wire = FakeWire(headers={"content-type": kind}, pieces=pieces)
-    engine = Runtime(
+    runtime = Runtime(
         transport=FakeTransport(clock, wire), limiter=FakeLimiter(clock), tracker=FakeTracker(), clock=clock,
         policy=RetryPolicy(max_retries=0), provider="groq", default_model="m", secret="gsk_" + "s" * 20,
     )  # fmt: skip
-    return engine.stream(LLMRequest(messages="Hi"), CallOptions(timeouts=Timeouts(idle=idle)))
+    return runtime.stream(LLMRequest(messages="Hi"), CallOptions(timeouts=Timeouts(idle=idle)))
 
 
 NAMES = ["ping", "heartbeat", "keepalive", "keep-alive", "comment", "done", "PING", "chat.completion", "x"]
@@ -99,7 +99,7 @@ def test_other_events_renew_no_limit(other):
     clock = FakeClock()
     stream = opened(event("", chunk("a")), other, other, event("", chunk("b")), other, clock=clock)
     assert next(stream).content == "a"
-    call = stream._exchange.call
+    call = stream._call.scope
     stream._pump()  # the first read is used up
     stream._pump()  # the reader is back from the first chunk, and the limit starts
     started = clock.monotonic()
@@ -229,12 +229,12 @@ def test_plain_request_says_what_came(kind):
     """An event stream in place of JSON, whatever its label."""
     clock = FakeClock()
     wire = FakeWire(headers={"content-type": kind}, pieces=[STREAM])
-    engine = Runtime(
+    runtime = Runtime(
         transport=FakeTransport(clock, wire), limiter=FakeLimiter(clock), tracker=FakeTracker(), clock=clock,
         policy=RetryPolicy(max_retries=0), provider="groq", default_model="m",
     )  # fmt: skip
     with pytest.raises(e.ResponseDecodeError, match="event stream to a plain request"):
-        engine.generate(LLMRequest(messages="Hi"), CallOptions(timeouts=Timeouts()))
+        runtime.generate(LLMRequest(messages="Hi"), CallOptions(timeouts=Timeouts()))
 
 
 @pytest.mark.parametrize("body", [b"", b"\n\n", b" \n"], ids=repr)

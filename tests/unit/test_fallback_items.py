@@ -24,7 +24,7 @@ class Plain:
 
     def __init__(self, clock, *script, limiter=(), name="own"):
         self.bench = Bench(*script, policy=NO_RETRY)
-        self.bench.clock = self.bench.engine.clock = self.bench.transport.clock = clock
+        self.bench.clock = self.bench.runtime.clock = self.bench.transport.clock = clock
         self.bench.limiter.clock, self.bench.limiter.script = clock, list(limiter)
         self.name = name
 
@@ -32,11 +32,11 @@ class Plain:
         return CallOptions(timeouts=timeout or Timeouts(first_token=None), cancel=cancel)
 
     def generate(self, prompt, *, timeout=None, cancel=None, **fields):
-        return self.bench.engine.generate(LLMRequest.of(prompt, **fields), self._options(timeout, cancel))
+        return self.bench.runtime.generate(LLMRequest.of(prompt, **fields), self._options(timeout, cancel))
 
     def generate_stream(self, prompt, *, timeout=None, cancel=None, **fields):
         request = LLMRequest.of(prompt, **fields)
-        return ResponseStream(*self.bench.engine.open_stream(request, self._options(timeout, cancel)))
+        return ResponseStream(*self.bench.runtime.open_stream(request, self._options(timeout, cancel)))
 
     def get_type(self):
         return "groq"

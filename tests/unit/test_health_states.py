@@ -85,13 +85,13 @@ def test_good_call_ends_suspicion():
 def test_engine_notes_its_answers():
     """Each completion that succeeds, and no other."""
     bench = Bench(answer(), e.APIConnectionError("no", sent=False))
-    assert bench.engine.answered_at is None
+    assert bench.runtime.answered_at is None
     bench.generate()
-    noted = bench.engine.answered_at
+    noted = bench.runtime.answered_at
     assert noted == bench.clock.monotonic()
-    bench.engine.policy = type(bench.engine.policy)(max_retries=0)
+    bench.runtime.policy = type(bench.runtime.policy)(max_retries=0)
     bench.fails(e.APIConnectionError)
-    assert bench.engine.answered_at == noted
+    assert bench.runtime.answered_at == noted
 
 
 @pytest.mark.parametrize("slow", [e.ReadTimeoutError("no"), GOOD], ids=["failure", "success"])

@@ -17,7 +17,7 @@ KINDS = ["first_token_latency", "total_latency", "service_latency", "wait", "tok
 
 def bench_with_tracker(*script, **more):
     bench = Bench(*script, **more)
-    bench.engine.tracker = LatencyTracker()
+    bench.runtime.tracker = LatencyTracker()
     return bench
 
 
@@ -58,7 +58,7 @@ def test_wait_is_not_the_service():
     """A call that waited an hour for its limit took the service half a second."""
     bench = bench_with_tracker(answer(), limiter=[3600.0])
     bench.generate()
-    metrics = bench.engine.tracker.get_metrics()
+    metrics = bench.runtime.tracker.get_metrics()
     assert (metrics.avg_wait, metrics.avg_service_latency, metrics.avg_total_latency) == (3600.0, 0.5, 3600.5)
 
 
@@ -66,7 +66,7 @@ def test_delay_of_retry_is_wait():
     """What lies between two tries is wait, too; the tries themselves are the service's time."""
     bench = bench_with_tracker(refusal(503), answer())
     timing = bench.generate().timing
-    metrics = bench.engine.tracker.get_metrics()
+    metrics = bench.runtime.tracker.get_metrics()
     assert metrics.avg_wait == timing.wait > 0
     assert metrics.avg_service_latency == pytest.approx(1.0)
 
@@ -89,7 +89,7 @@ def cancelled_in_between(bench):
 
 
 def closed(bench):
-    bench.engine.close()
+    bench.runtime.close()
     bench.generate()
 
 
@@ -118,7 +118,7 @@ def test_only_seen_failures_count(name):
     bench = bench_with_tracker(*script, limiter=limiter, policy=NEVER)
     with pytest.raises(e.GroqProviderError):
         act(bench)
-    metrics = bench.engine.tracker.get_metrics()
+    metrics = bench.runtime.tracker.get_metrics()
     assert (metrics.error_count, metrics.local_count, metrics.success_count) == (int(seen), int(not seen), 0)
     assert bool(metrics.avg_failure_latency) == seen
     assert metrics.sample_count == 0
@@ -129,12 +129,12 @@ def test_refused_retry_was_seen():
     bench = bench_with_tracker(refusal(503), limiter=[0.0, e.RateLimitTimeoutError("no", sent=False)])
     with pytest.raises(e.RateLimitTimeoutError):
         bench.generate()
-    assert bench.engine.tracker.get_metrics().error_count == 1
+    assert bench.runtime.tracker.get_metrics().error_count == 1
 
 
 def test_reset_forgets_all():
     """Failures and ends of our own, too."""
     bench = bench_with_tracker(refusal(400), policy=NEVER)
     bench.fails(e.InvalidRequestError, request=REQUEST)
-    bench.engine.tracker.reset()
-    assert bench.engine.tracker.get_metrics() == LatencyMetrics()
+    bench.runtime.tracker.reset()
+    assert bench.runtime.tracker.get_metrics() == LatencyMetrics()

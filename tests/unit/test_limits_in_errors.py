@@ -68,7 +68,7 @@ def test_the_total_is_named(stream):
 def test_waits_name_their_limit(limits, named):
     """Of the two that may end a wait, the one that did."""
     bench = Bench(answer(), answer())
-    bench.engine.limiter = TokenBucketRateLimiter(RateLimits(rpm=1), clock=bench.clock)
+    bench.runtime.limiter = TokenBucketRateLimiter(RateLimits(rpm=1), clock=bench.clock)
     bench.generate()
     with pytest.raises(e.RateLimitTimeoutError, match=re.escape(f"(Timeouts.{named})")):
         bench.generate(timeouts=Timeouts(first_token=None, **limits))
@@ -91,7 +91,7 @@ def test_hint_cap_says_so(words, status):
 def test_hint_cap_of_the_limiter():
     """A limit of the day that is used up here: nothing was sent, and the cap is named."""
     bench = Bench(answer(), answer())
-    bench.engine.limiter = TokenBucketRateLimiter(RateLimits(rpd=1), clock=bench.clock)
+    bench.runtime.limiter = TokenBucketRateLimiter(RateLimits(rpd=1), clock=bench.clock)
     bench.generate()
     error = bench.fails(e.RateLimitedError)
     assert error.sent is False

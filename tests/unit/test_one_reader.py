@@ -22,10 +22,10 @@ class Held:
         self.stream = None
 
     def __call__(self):
-        self.stream._call.subscribe(self.over.set)
+        self.stream._scope.subscribe(self.over.set)
         self.reached.set()
         assert self.over.wait(PATIENCE)
-        if self.stream._call.cancelled:
+        if self.stream._scope.cancelled:
             raise e.APIConnectionError("the socket was shut down", sent=True)
         return self.piece
 
@@ -81,7 +81,7 @@ def test_reader_ends_when_closed_elsewhere(how):
     assert type(error) is e.RequestCancelledError
     assert error.partial.content == "one "
     assert bench.endings == ["settle"]
-    assert bench.engine.in_flight == 0
+    assert bench.runtime.in_flight == 0
     with pytest.raises(e.RequestCancelledError):
         next(stream)
     with pytest.raises(e.RequestCancelledError):

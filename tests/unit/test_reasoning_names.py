@@ -58,7 +58,7 @@ def test_reasoning_is_the_first_token(name):
     def after(seconds, data):
         def give():
             bench.clock.advance(seconds)
-            limits.append(bench.transport.sent[0]["call"].deadline - bench.clock.monotonic())
+            limits.append(bench.transport.sent[0]["scope"].deadline - bench.clock.monotonic())
             return data
 
         return give

@@ -136,11 +136,11 @@ def test_stream_gives_out_the_rest(texts, expected):
     wire = FakeWire(
         headers={"content-type": "text/event-stream"}, pieces=[b"\n\n".join([*lines, b"data: [DONE]"]) + b"\n\n"]
     )
-    engine = Runtime(
+    runtime = Runtime(
         transport=FakeTransport(clock, wire), limiter=FakeLimiter(clock), tracker=FakeTracker(), clock=clock,
         policy=RetryPolicy(max_retries=0), provider="groq", default_model="m",
     )  # fmt: skip
-    stream = engine.stream(REQUEST, CallOptions(timeouts=Timeouts()))
+    stream = runtime.stream(REQUEST, CallOptions(timeouts=Timeouts()))
     chunks = list(stream)
     assert "".join(each.content for each in chunks) == stream.response.content == expected
     assert chunks[-1].finish_reason == "stop"

@@ -61,8 +61,8 @@ def limited(limiter_clock, *script):
     limiter = TokenBucketRateLimiter(clock=limiter_clock)
     bench = Bench(transport=None, policy=NO_RETRY)
     transport = FakeTransport(limiter_clock, *script)
-    bench.engine.transport, bench.engine.limiter, bench.engine.clock = transport, limiter, limiter_clock
-    bench.engine.tracker = FakeTracker()
+    bench.runtime.transport, bench.runtime.limiter, bench.runtime.clock = transport, limiter, limiter_clock
+    bench.runtime.tracker = FakeTracker()
     return SimpleNamespace(bench=bench, limiter=limiter)
 
 

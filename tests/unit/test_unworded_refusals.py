@@ -231,4 +231,4 @@ def test_provider_another_server_this_limiter():
     """What is shown here holds for ``type="openai_compatible"``."""
     with GroqProvider(type="openai_compatible", base_url="http://127.0.0.1:9", default_model="m") as provider:
         assert isinstance(provider._limiter, TokenBucketRateLimiter)
-        assert provider._engine.learn is False
+        assert provider._runtime.learn is False

@@ -47,7 +47,7 @@ class Scene:
     def __init__(self, wire):
         clock = FakeClock()
         self.limiter = FakeLimiter(clock)
-        self.engine = Runtime(
+        self.runtime = Runtime(
             transport=FakeTransport(clock, wire), limiter=self.limiter, tracker=FakeTracker(), clock=clock,
             policy=RetryPolicy(max_retries=0), provider="groq", default_model="m",
         )  # fmt: skip
@@ -55,8 +55,8 @@ class Scene:
     def usage(self, *, stream):
         request, options = LLMRequest(messages="Hello there"), CallOptions(timeouts=Timeouts())
         if stream:
-            return self.engine.stream(request, options).collect().usage
-        return self.engine.generate(request, options).usage
+            return self.runtime.stream(request, options).collect().usage
+        return self.runtime.generate(request, options).usage
 
     @property
     def ending(self):

@@ -137,7 +137,7 @@ def test_lone_provider_sends_two_probes():
             api_key="k", base_url=server.url, default_model="m", circuit_breaker=policy, clock=clock, max_retries=0
         ) as provider,
     ):
-        breaker = provider._engine.breaker
+        breaker = provider._runtime.breaker
         for _ in range(5):
             call(breaker, False, not_sent=True)
         clock.advance(5)
@@ -358,7 +358,7 @@ def test_lone_stream_counts_twice(how, counted):
             max_retries=0,
         ) as provider,
     ):
-        breaker = provider._engine.breaker
+        breaker = provider._runtime.breaker
         stream = provider.generate_stream("x")
         assert not breaker._slots
         assert next(stream).content == "one"
@@ -381,7 +381,7 @@ def test_lone_stream_counts_twice(how, counted):
                 warnings.simplefilter("ignore", ResourceWarning)
                 del stream
                 gc.collect()
-            provider._engine._clear_up()
+            provider._runtime._clear_up()
         assert breaker._slots[-1][1:] == counted
 
 
@@ -400,7 +400,7 @@ def test_first_chunk_answers_stream_probe():
             api_key="k", base_url=server.url, default_model="m", circuit_breaker=policy, clock=clock, max_retries=0
         ) as provider,
     ):
-        breaker = provider._engine.breaker
+        breaker = provider._runtime.breaker
         for _ in range(5):
             call(breaker, False, not_sent=True)
         clock.advance(5)

@@ -87,7 +87,7 @@ def test_signal_handler_cancels_anywhere(at):
     one, other = socket.socketpair()
     told = False
     with one, other:
-        sys.settrace(Interrupted(("cancel.py", "call.py"), at, call.cancel))
+        sys.settrace(Interrupted(("cancel.py", "scope.py"), at, call.cancel))
         try:
             handle = call.subscribe(lambda: heard.append(1))
             try:
@@ -251,8 +251,8 @@ class Stage:
 
     def state(self):
         """The waiting call; ``None`` before it is made."""
-        found = [call for known in list(self.provider._engine._live) if (call := known()) is not None]
-        return next((call for call in found if call is not self.bystander._exchange.call), None)
+        found = [call for known in list(self.provider._runtime._live) if (call := known()) is not None]
+        return next((call for call in found if call is not self.bystander._call.scope), None)
 
     def reached(self):
         """Whether the call waits where it should."""
@@ -288,7 +288,7 @@ class Stage:
         connection ends with all that is on it, each with an error that may be retried.
         """
         provider, pool = self.provider, self.provider._transport.adapter._pool
-        assert provider._engine.in_flight == 1
+        assert provider._runtime.in_flight == 1
         assert "0 calls" in repr(self.token)
         status = provider.get_rate_limits()[MODEL]
         assert (status.in_flight, status.waiting) == (1, 0)
@@ -308,7 +308,7 @@ class Stage:
                 assert "".join(piece.content for piece in self.bystander) == "stander"
         else:
             assert "".join(piece.content for piece in self.bystander) == "stander"
-        assert provider._engine.in_flight == 0
+        assert provider._runtime.in_flight == 0
         assert provider.get_rate_limits()[MODEL].in_flight == 0
 
 
@@ -459,7 +459,7 @@ def test_closed_generator_leaves_nothing(managed, tls, tmp_path, monkeypatch):
             with pytest.warns(ResourceWarning, match="unclosed <ResponseStream"):  # noqa: PT031 - it comes of one of the two
                 generator.close()
                 gc.collect()
-            stage.provider._engine._clear_up()  # what a finalizer leaves for the next call
+            stage.provider._runtime._clear_up()  # what a finalizer leaves for the next call
         stage.check_left()
 
 
@@ -485,7 +485,7 @@ def test_cancel_drops_buffered_chunks():
             with pytest.raises(RequestCancelledError):
                 next(stream)
         assert provider._transport.adapter._pool.idle() == 0
-        assert provider._engine.in_flight == 0
+        assert provider._runtime.in_flight == 0
 
 
 @pytest.mark.parametrize("end", ["close", "cancel"])
@@ -508,7 +508,7 @@ def test_fully_arrived_answer_stays_whole(end):
                 assert [chunk.content for chunk in stream] == ["b", "c", ""]
         assert (stream.response.content, stream.response.finish_reason) == ("abc", "stop")
         assert provider._transport.adapter._pool.idle() == (end == "close")
-        assert provider._engine.in_flight == 0
+        assert provider._runtime.in_flight == 0
 
 
 @pytest.mark.over_http2("bridge")

@@ -469,7 +469,7 @@ def test_spent_retry_budget_moves_on():
     with Emulator(speed=0) as emulator:
         policy = RetryPolicy(max_retries=2, base_delay=0, throttle_delay=0)
         member = GroqProvider(api_key="gsk_1", base_url=emulator.base_url, retry=policy)
-        while member._engine.budget.spend(14.0):
+        while member._runtime.budget.spend(14.0):
             pass
         failing(emulator, status=500)
         with FallbackProvider([(member, "qwen/qwen3.8-27b"), (member, SMALL)]) as both:

@@ -51,8 +51,8 @@ def test_hostile_answer_ends_in_time(name):
 
     settings = {"api_key": "gsk_0123456789abcdef", "retry": RetryPolicy(max_retries=0)}
     with serving(handler) as server, GroqProvider(base_url=server.url, **settings) as provider:
-        begun = provider._engine.clock.monotonic()
+        begun = provider._runtime.clock.monotonic()
         ask = (lambda: provider.generate_stream("x", timeout=0.5).collect()) if kind == STREAM else None
         with pytest.raises(ends):
             (ask or (lambda: provider.generate("x", timeout=0.5)))()
-        assert provider._engine.clock.monotonic() - begun < PATIENCE
+        assert provider._runtime.clock.monotonic() - begun < PATIENCE

@@ -983,10 +983,10 @@ def test_key_and_prompt_stay_hidden(emulator, make, caplog, fault, stream):
         repr(provider),
         repr(vars(provider)),
         repr(provider._config),
-        repr(provider._engine),
+        repr(provider._runtime),
         repr(provider._transport),
     ]
-    shown += [repr(pickle.dumps(provider)), repr(provider._engine.__dict__.get("transport"))]
+    shown += [repr(pickle.dumps(provider)), repr(provider._runtime.__dict__.get("transport"))]
     text = "\n".join(shown)
     assert KEY not in text
     assert KEY[4:] not in text

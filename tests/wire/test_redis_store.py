@@ -899,10 +899,10 @@ def test_threads_share_a_few_connections(redis_server, store):
 WORK = """
     import sys
     from concurrent.futures import ThreadPoolExecutor
-    from groq_provider.ratelimit.store.gcra_state import Ask, Change, Want
+    from groq_provider.ratelimit.store.gcra_state import AcquireRequest, Adjustment, BucketCharge
     from groq_provider.ratelimit.store.redis import RedisStore
     store = RedisStore(sys.argv[1], timeout=20)
-    ask = Ask((Want("tpm", 36_000_000, 3_600_000_000, 0),), 0, 0, 0, 0, 1)
+    ask = AcquireRequest((BucketCharge("tpm", 36_000_000, 3_600_000_000, 0),), 0, 0, 0, 0, 1)
     print("ready", flush=True)
     sys.stdin.readline()
     with ThreadPoolExecutor(16) as pool:

@@ -220,7 +220,7 @@ def test_late_cancel_spares_other_calls(seeds):
 
             def fetch(call, text, transport=transport):
                 body = text.encode() * 50
-                response = transport.send("POST", "/x", headers=None, body=body, call=call)
+                response = transport.send("POST", "/x", headers=None, body=body, scope=call)
                 assert response.read_body(1 << 20) == body
 
             def sure(rng, fetch=fetch):
@@ -243,7 +243,7 @@ def test_late_cancel_spares_other_calls(seeds):
             def leaving(rng, transport=transport):
                 for _ in range(2):
                     call = CancelScope(SystemClock(), total_deadline=time.monotonic() + PATIENCE)
-                    response = transport.send("POST", "/x", headers=None, body=b"left" * 500, call=call)
+                    response = transport.send("POST", "/x", headers=None, body=b"left" * 500, scope=call)
                     response.close() if rng.random() < 0.5 else response.abandon()
 
             def cancel(rng, doomed=doomed):
@@ -273,7 +273,7 @@ def test_closing_leaves_no_connection(seeds):
                     state = CancelScope(SystemClock(), total_deadline=time.monotonic() + PATIENCE)
                     body = b"%d" % number * 20
                     try:
-                        response = transport.send("POST", "/x", headers=None, body=body, call=state)
+                        response = transport.send("POST", "/x", headers=None, body=body, scope=state)
                         assert response.read_body(1 << 20) == body
                     except e.ProviderClosedError:
                         return
@@ -420,7 +420,7 @@ def test_calls_end_exactly_once(seeds):
             try:
                 run(seed, *[work] * 4, disturb, files=WHOLE)
                 status = provider.get_rate_limits().get(MODEL)
-                assert provider._engine.in_flight == 0, seed
+                assert provider._runtime.in_flight == 0, seed
                 assert status is None or (status.in_flight, status.waiting) == (0, 0), seed
                 assert all(token._callbacks == {} for token in tokens), seed
                 found = provider.get_latency_metrics()

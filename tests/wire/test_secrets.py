@@ -358,7 +358,7 @@ def test_an_interrupt_shows_nothing(place, monkeypatch, caplog, capsys):
     targets = {
         "limiter": "groq_provider.ratelimit.limiter.TokenBucketRateLimiter.reserve",
         "connect": "socket.socket.connect",
-        "head": "groq_provider.transport.http1.receive.Intake.receive",
+        "head": "groq_provider.transport.http1.receive.ReceiveBuffer.receive",
         "body": "groq_provider.transport.requests_response.Response.read_body",
         "event": "groq_provider.wire.sse.EventDecoder.feed",
     }
@@ -372,7 +372,7 @@ def test_an_interrupt_shows_nothing(place, monkeypatch, caplog, capsys):
         if place != "event":  # whose frames hold what was read, and are ours
             assert caught.value.__context__ is None
             assert [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)][-1] == "run"
-        assert provider._engine.in_flight == 0
+        assert provider._runtime.in_flight == 0
         del caught
 
 
@@ -473,7 +473,7 @@ def test_successful_call_shows_nothing(fine, caplog, capsys, monkeypatch, noisy)
         response = provider.generate(PROMPT)
         assert response.content == "fine"
         request = LLMRequest.of(PROMPT)
-        shown = [*objects_of(provider), repr(response), repr(vars(provider._engine)), repr(request), str(request)]
+        shown = [*objects_of(provider), repr(response), repr(vars(provider._runtime)), repr(request), str(request)]
         shown += [repr(request.messages), repr(Message(role="user", content=PROMPT))]
         shown += [repr(provider.get_health()), repr(provider.is_available())]
     assert fine.requests[0].headers["authorization"] == f"Bearer {KEY}"
@@ -490,7 +490,7 @@ def test_open_stream_refuses_pickling(caplog, capsys):
         provider.generate_stream(PROMPT) as stream,
     ):
         assert next(stream).content == "one"
-        shown = [repr(stream), str(stream), repr(vars(stream)), repr(vars(stream._exchange)), repr(vars(stream._wire))]
+        shown = [repr(stream), str(stream), repr(vars(stream)), repr(vars(stream._call)), repr(vars(stream._wire))]
         for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
             with pytest.raises(TypeError, match="cannot be pickled or copied"):
                 attempt(stream)

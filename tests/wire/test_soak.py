@@ -94,7 +94,7 @@ def test_calls_leave_nothing_behind(emulator, provider, full, wire, unhurried):
     assert descriptors() <= sockets
     assert threading.active_count() <= threads
     assert emulator.connections == 1 or wire.kind == "nginx"
-    assert provider._engine.in_flight == 0
+    assert provider._runtime.in_flight == 0
 
 
 @pytest.mark.over_http2("nginx")
@@ -122,7 +122,7 @@ def test_abandoned_streams_leave_nothing_behind(emulator, provider, full):
     assert traced < 100_000
     assert rss < 8 << 20
     provider.generate("x")
-    assert provider._engine.in_flight == 0
+    assert provider._runtime.in_flight == 0
     assert {status.in_flight for status in provider.get_rate_limits().values()} == {0}
     settle(emulator, 1)
     assert threading.active_count() < 10

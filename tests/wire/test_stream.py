@@ -51,7 +51,7 @@ def in_flight(provider):
 
 def is_settled(provider):
     """Nothing is under way any more, and every call has left one record."""
-    return provider._engine.in_flight == 0 and in_flight(provider) == 0
+    return provider._runtime.in_flight == 0 and in_flight(provider) == 0
 
 
 def fails(stream, error):
@@ -320,7 +320,7 @@ def test_poll_hears_of_time_limits(emulator, make):
 
 def until_late(stream):
     """Return when the limit for the next event has passed."""
-    deadline = stream._exchange.call.deadline
+    deadline = stream._call.scope.deadline
     while time.monotonic() <= deadline:
         time.sleep(0.01)
 

@@ -56,7 +56,7 @@ def test_sixty_four_threads_share_provider(emulator, wire, unhurried, full):
             thread.join()
         assert wrong == []
         assert sum(counts.values()) == THREADS * rounds
-        assert provider._engine.in_flight == 0
+        assert provider._runtime.in_flight == 0
         assert {status.in_flight for status in provider.get_rate_limits().values()} == {0}
         assert {status.waiting for status in provider.get_rate_limits().values()} == {0}
         good = provider.get_latency_metrics(MODEL)

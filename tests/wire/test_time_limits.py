@@ -109,7 +109,7 @@ def held_up(provider, call, limit=LIMIT):
     with pytest.raises(e.GroqProviderError) as caught:
         call(provider)
     assert time.monotonic() - started < limit + 10  # what must not be waited for takes longer
-    assert provider._engine.in_flight == 0
+    assert provider._runtime.in_flight == 0
     assert sum(status.waiting for status in provider.get_rate_limits().values()) == 0
     assert sum(status.in_flight for status in provider.get_rate_limits().values()) == 0
     return caught.value
@@ -152,7 +152,7 @@ def test_total_bounds_limiter_queue(scene, call):
         with pytest.raises(e.RateLimitTimeoutError) as caught:
             call(provider, LIMIT, max_completion_tokens=100)
         assert time.monotonic() - started < LIMIT + 10  # there is room after half a minute at the earliest
-        assert provider._engine.in_flight == 0
+        assert provider._runtime.in_flight == 0
         assert sum(status.waiting for status in provider.get_rate_limits().values()) == 1
     assert isinstance(caught.value, TimeoutError)
     assert (caught.value.sent, caught.value.attempts, server.requests) == (False, (), [])
@@ -381,7 +381,7 @@ def test_total_bounds_fallback_members(scene, call):
     error = ask(patient)
     assert type(error) is e.DeadlineExceededError
     wait_for(lambda: [len(server.requests) for server in servers] == [2, 1])
-    assert all(member._engine.in_flight == 0 for member in members)
+    assert all(member._runtime.in_flight == 0 for member in members)
 
 
 # --- the total, in figures ---------------------------------------------------------------------------------------------------
@@ -391,13 +391,13 @@ def test_total_bounds_fallback_members(scene, call):
 def test_nothing_sent_under_fifty_milliseconds(waits, tries):
     """Nothing is sent with less than fifty milliseconds left: it would be charged, and no reader there for it."""
     bench = Bench(*[refusal(503)] * tries, limiter=waits, policy=RetryPolicy(base_delay=1, throttle_delay=1))
-    bench.engine.rng = _Highest()
+    bench.runtime.rng = _Highest()
     error = bench.fails(e.DeadlineExceededError, timeouts=Timeouts(first_token=None, total=10 if tries == 0 else 10.51))
     assert error.sent is False
     assert "10" in str(error)
     assert len(bench.transport.sent) == len(error.attempts) == tries
     assert bench.endings == ["refund tokens"] * tries + ["refund all"]
-    assert bench.engine.in_flight == 0
+    assert bench.runtime.in_flight == 0
     assert len(bench.tracker.records) == 1
 
 
@@ -418,7 +418,7 @@ class _Highest:
 def test_delay_leaves_time_for_try(total, tries):
     """At least fifty milliseconds: after half a second for the first try and one and a half for the delay."""
     bench = Bench(refusal(503, headers={"retry-after": "1.39"}), fine())
-    bench.engine.rng = _Highest()
+    bench.runtime.rng = _Highest()
     if tries == 1:
         error = bench.fails(e.OverloadedError, timeouts=Timeouts(total=total))
         assert error.retry_after == 1.39
@@ -446,7 +446,7 @@ def test_try_limits_start_with_each():
         limiter=[3.0],
     )
     start = bench.clock.monotonic()
-    bench.engine.rng = _Highest()
+    bench.runtime.rng = _Highest()
     bench.generate(timeouts=Timeouts(connect=4, first_token=5, total=10))
     # Tries begin after 3.0, 5.6 and 8.2 seconds: half a second each, and delays of 2.1.
     assert seen == [(pytest.approx(7.0), pytest.approx(8.0)), (pytest.approx(9.6), pytest.approx(10)), (10, 10)]
@@ -457,7 +457,7 @@ def test_making_the_body_counts():
     bench = Bench(fine(), tokenizer=lambda text: bench.clock.advance(3) or len(text))
     start = bench.clock.monotonic()
     response = bench.generate(timeouts=Timeouts(total=10))
-    assert bench.transport.sent[0]["call"].total_deadline == start + 10
+    assert bench.transport.sent[0]["scope"].total_deadline == start + 10
     assert response.timing.total == 3.5
 
 
@@ -540,7 +540,7 @@ def test_data_moves_stream_deadline():
         def give():
             bench.clock.advance(seconds)
             clock_at.append(bench.clock.monotonic() - start)
-            deadlines.append(bench.transport.sent[0]["call"].deadline - start)
+            deadlines.append(bench.transport.sent[0]["scope"].deadline - start)
             return piece
 
         return give
@@ -573,7 +573,7 @@ def test_reader_time_is_no_silence():
     bench = Bench()
     bench.transport.script.append(streamed(event("a"), event("b"), event(finish="stop"), b"data: [DONE]\n\n"))
     stream = bench.stream(timeouts=Timeouts(first_token=60, idle=10, total=100))
-    call = bench.transport.sent[0]["call"]
+    call = bench.transport.sent[0]["scope"]
     start = call.total_deadline - 100
     next(stream)
     bench.clock.advance(50)

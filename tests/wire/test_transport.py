@@ -43,7 +43,7 @@ from support.transports import (
     in_threads,
     join,
     needs_fork,
-    new_call,
+    new_scope,
     send,
     transport_to,
     wait_until_readable,
@@ -154,9 +154,9 @@ def test_idle_closed_connection_is_replaced():
         fetch(transport)
         assert closed.wait(PATIENCE)
         wait_until_readable(transport)
-        call = new_call()
-        fetch(transport, call=call)
-        assert (call.resends, server.connections) == (0, 2)
+        scope = new_scope()
+        fetch(transport, scope=scope)
+        assert (scope.resends, server.connections) == (0, 2)
 
 
 @pytest.mark.parametrize("end", [socket.socket.close, reset], ids=["fin", "rst"])
@@ -164,9 +164,9 @@ def test_stale_connection_resends_once(end):
     """The server closes as the second request arrives: one resend, counted."""
     with serving(closes_second(end)) as server, transport_to(server.url) as transport:
         fetch(transport)
-        call = new_call()
-        assert fetch(transport, b'{"n":2}', call) == b"{}"
-        assert (call.resends, call.sent, server.connections) == (1, True, 2)
+        scope = new_scope()
+        assert fetch(transport, b'{"n":2}', scope) == b"{}"
+        assert (scope.resends, scope.sent, server.connections) == (1, True, 2)
         assert [request.body for request in server.requests] == [b"{}", b'{"n":2}', b'{"n":2}']
 
 
@@ -174,10 +174,10 @@ def test_stale_connection_resends_once(end):
 def test_fresh_connection_never_resends(end):
     """A connection that breaks at its first request is the retry policy's business."""
     with serving(once(end=end)) as server, transport_to(server.url) as transport:
-        call = new_call()
+        scope = new_scope()
         with pytest.raises(APIConnectionError) as caught:
-            send(transport, call=call)
-        assert (caught.value.sent, call.resends, server.connections) == (True, 0, 1)
+            send(transport, scope=scope)
+        assert (caught.value.sent, scope.resends, server.connections) == (True, 0, 1)
 
 
 def test_begun_answer_is_not_resent():
@@ -192,10 +192,10 @@ def test_begun_answer_is_not_resent():
 
     with serving(handler) as server, transport_to(server.url) as transport:
         fetch(transport)
-        call = new_call()
+        scope = new_scope()
         with pytest.raises(APIConnectionError) as caught:
-            send(transport, call=call)
-        assert (caught.value.sent, call.resends, server.connections) == (True, 0, 1)
+            send(transport, scope=scope)
+        assert (caught.value.sent, scope.resends, server.connections) == (True, 0, 1)
 
 
 def test_request_resends_only_once():
@@ -209,10 +209,10 @@ def test_request_resends_only_once():
 
     with serving(handler) as server, transport_to(server.url) as transport:
         fetch(transport)
-        call = new_call()
+        scope = new_scope()
         with pytest.raises(APIConnectionError) as caught:
-            send(transport, call=call)
-        assert (call.resends, server.connections, caught.value.sent) == (1, 2, True)
+            send(transport, scope=scope)
+        assert (scope.resends, server.connections, caught.value.sent) == (1, 2, True)
 
 
 def test_failed_resend_has_unknown_fate(monkeypatch):
@@ -245,9 +245,9 @@ def test_resend_has_own_connect_limit():
 
     with serving(handler) as server, transport_to(server.url, clock=clock) as transport:
         fetch(transport)
-        call = CancelScope(clock, connect=10, after_send=60)
-        assert fetch(transport, call=call) == b"{}"
-        assert call.resends == 1
+        scope = CancelScope(clock, connect=10, after_send=60)
+        assert fetch(transport, scope=scope) == b"{}"
+        assert scope.resends == 1
 
 
 def test_foreign_process_connection_stays_unused(monkeypatch):
@@ -671,7 +671,7 @@ def test_cap_and_mocks_go_together():
         fetch(transport)
         send(transport).close()
         send(transport).abandon()
-        send(transport).drain(new_call())
+        send(transport).drain(new_scope())
         assert transport._slots._free == 1
 
 
@@ -726,7 +726,7 @@ def test_connection_wait_ends_at_limit():
     with serving(always(OK)) as server, transport_to(server.url, max_connections=1) as transport:
         held = send(transport)
         with pytest.raises(PoolTimeoutError, match="max_connections") as caught:
-            send(transport, call=new_call(after_send=0.05))
+            send(transport, scope=new_scope(after_send=0.05))
         assert (caught.value.sent, caught.value.retryable) == (False, True)
         held.read_body(LIMIT)
         fetch(transport)
@@ -738,9 +738,9 @@ def test_connection_wait_spares_connect_limit():
     clock = ShiftedClock()
     with serving(always(OK)) as server, transport_to(server.url, max_connections=1, clock=clock) as transport:
         held = send(transport)
-        call = CancelScope(clock, connect=5, after_send=500)
+        scope = CancelScope(clock, connect=5, after_send=500)
         found = queue.SimpleQueue()
-        thread = threading.Thread(target=lambda: found.put(fetch(transport, call=call)))
+        thread = threading.Thread(target=lambda: found.put(fetch(transport, scope=scope)))
         thread.start()
         wait_for(lambda: transport._slots._queue)
         clock.ahead = 100  # past the idle age, too: a new connection is needed
@@ -752,10 +752,10 @@ def test_connection_wait_spares_connect_limit():
 def test_waiters_are_served_in_order():
     """First come, first served."""
     slots, order = ConnectionLimiter(1), []
-    first = slots.take(new_call(), None)
+    first = slots.take(new_scope(), None)
 
     def wait(number):
-        slot = slots.take(new_call(), None)
+        slot = slots.take(new_scope(), None)
         order.append(number)
         slot.give()
 
@@ -774,19 +774,19 @@ def test_waiters_are_served_in_order():
 def test_cancel_ends_connection_wait():
     """And the place in the queue is given up."""
     slots = ConnectionLimiter(1)
-    held = slots.take(new_call(), None)
-    call = new_call()
+    held = slots.take(new_scope(), None)
+    scope = new_scope()
     failed = queue.SimpleQueue()
 
     def wait():
         with pytest.raises(RequestCancelledError) as caught:
-            slots.take(call, None)
+            slots.take(scope, None)
         failed.put(caught.value.sent)
 
     thread = threading.Thread(target=wait)
     thread.start()
     wait_for(lambda: slots._queue)
-    call.cancel()
+    scope.cancel()
     thread.join(PATIENCE)
     assert failed.get(timeout=PATIENCE) is False
     held.give()
@@ -809,10 +809,10 @@ class GrantingClock(SystemClock):
 def test_last_moment_slot_counts():
     """Timed out and granted at once: we have it, and only we."""
     slots = ConnectionLimiter(1)
-    held = slots.take(new_call(), None)
-    call = new_call()
-    call.clock = GrantingClock(held.give, result=False)
-    mine = slots.take(call, None)
+    held = slots.take(new_scope(), None)
+    scope = new_scope()
+    scope.clock = GrantingClock(held.give, result=False)
+    mine = slots.take(scope, None)
     assert slots._free == 0
     mine.give()
     assert slots._free == 1
@@ -821,11 +821,11 @@ def test_last_moment_slot_counts():
 def test_cancelled_waiters_slot_goes_on():
     """Cancelled and granted at once: the next in the queue gets it."""
     slots = ConnectionLimiter(1)
-    held = slots.take(new_call(), None)
-    call = new_call()
-    call.clock = GrantingClock(lambda: (held.give(), call.cancel()), result=True)
+    held = slots.take(new_scope(), None)
+    scope = new_scope()
+    scope.clock = GrantingClock(lambda: (held.give(), scope.cancel()), result=True)
     with pytest.raises(RequestCancelledError):
-        slots.take(call, None)
+        slots.take(scope, None)
     assert slots._free == 1
 
 
@@ -833,11 +833,11 @@ def test_cancelled_waiters_slot_goes_on():
 def test_interrupt_loses_no_slot(granted):
     """Ctrl-C while waiting loses no slot."""
     slots = ConnectionLimiter(1)
-    held = slots.take(new_call(), None)
-    call = new_call()
-    call.clock = GrantingClock(held.give if granted else lambda: None, result=KeyboardInterrupt())
+    held = slots.take(new_scope(), None)
+    scope = new_scope()
+    scope.clock = GrantingClock(held.give if granted else lambda: None, result=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        slots.take(call, None)
+        slots.take(scope, None)
     held.give()
     assert (slots._free, len(slots._queue)) == (1, 0)
 
@@ -845,12 +845,12 @@ def test_interrupt_loses_no_slot(granted):
 def test_slot_returned_inside_lock_survives():
     """A finalizer runs while its own thread holds the lock: no deadlock, and the slot is free."""
     slots = ConnectionLimiter(1)
-    held = slots.take(new_call(), None)
+    held = slots.take(new_scope(), None)
     with slots._lock:
         held.give()
-    mine = slots.take(new_call(), None)
+    mine = slots.take(new_scope(), None)
     with pytest.raises(PoolTimeoutError):
-        slots.take(new_call(), 0)
+        slots.take(new_scope(), 0)
     mine.give()
     assert slots._free == 1
 
@@ -861,8 +861,8 @@ def test_every_path_returns_slot_once(ending):
     whole = answer(b"x" * 100_000)
     handler = hanging(whole[:-1]) if ending == "cancel" else always(whole)
     with serving(handler) as server, transport_to(server.url, max_connections=2) as transport:
-        call = new_call()
-        response = send(transport, call=call)
+        scope = new_scope()
+        response = send(transport, scope=scope)
         assert transport._slots._free == 1
         if ending == "read":
             response.read_body(LIMIT)
@@ -875,9 +875,9 @@ def test_every_path_returns_slot_once(ending):
             response.abandon()
             response.close()
         elif ending == "drain":
-            response.drain(call)
+            response.drain(scope)
         elif ending == "cancel":
-            call.cancel()
+            scope.cancel()
             with pytest.raises(RequestCancelledError):
                 response.read_body(LIMIT)
         elif ending == "too-large":
@@ -893,10 +893,10 @@ def test_failed_sending_returns_slot():
     with transport_to("http://127.0.0.1:9", max_connections=1) as transport:
         with pytest.raises(APIConnectionError):
             send(transport)
-        call = new_call()
-        call.cancel()
+        scope = new_scope()
+        scope.cancel()
         with pytest.raises(RequestCancelledError):
-            send(transport, call=call)
+            send(transport, scope=scope)
         assert transport._slots._free == 1
 
 

@@ -28,7 +28,7 @@ from support.transports import (
     drip,
     echo,
     fetch,
-    new_call,
+    new_scope,
     send,
     transport_to,
 )
@@ -98,9 +98,9 @@ def test_slow_answers_end_at_limit(handler, limit):
     """A slow answer ends at the limit, whatever trickles in, whichever limit it is."""
     with serving(handler) as server, transport_to(server.url) as transport:
         started = time.monotonic()
-        call = LimitFromSending(0.1) if limit == "total" else new_call(None, after_send=0.1)
+        scope = LimitFromSending(0.1) if limit == "total" else new_scope(None, after_send=0.1)
         with pytest.raises(ReadTimeoutError) as caught:
-            fetch(transport, call=call)
+            fetch(transport, scope=scope)
         assert 0.09 < time.monotonic() - started < PATIENCE / 4
         assert (caught.value.sent, caught.value.retryable) == (True, True)
         assert transport.adapter.pool().idle() == 0
@@ -112,9 +112,9 @@ def test_unread_send_ends_at_limit(limit):
     """A send to a peer that does not read ends at the limit: 50 MB; also without a total limit."""
     with serving(lambda sock, server: server.released.wait(PATIENCE)) as server, transport_to(server.url) as transport:
         started = time.monotonic()
-        call = LimitFromSending(0.2, first=True) if limit == "total" else new_call(None, after_send=0.2)
+        scope = LimitFromSending(0.2, first=True) if limit == "total" else new_scope(None, after_send=0.2)
         with pytest.raises(ReadTimeoutError) as caught:
-            send(transport, bytes(50_000_000), call=call)
+            send(transport, bytes(50_000_000), scope=scope)
         assert time.monotonic() - started < PATIENCE / 4
         assert caught.value.sent is None
 
@@ -132,7 +132,7 @@ def test_connecting_ends_at_its_limit():
     with full_backlog() as port, transport_to(f"http://127.0.0.1:{port}") as transport:
         started = time.monotonic()
         with pytest.raises(ConnectTimeoutError) as caught:
-            send(transport, call=new_call(None, connect=0.1))
+            send(transport, scope=new_scope(None, connect=0.1))
         assert time.monotonic() - started < PATIENCE / 4
         assert (caught.value.sent, caught.value.retryable) == (False, True)
 
@@ -149,7 +149,7 @@ def test_dead_addresses_share_limit(monkeypatch):
         resolving(monkeypatch, *[port] * 50)
         started = time.monotonic()
         with pytest.raises(ConnectTimeoutError):
-            send(transport, call=new_call(None, connect=0.2))
+            send(transport, scope=new_scope(None, connect=0.2))
         assert time.monotonic() - started < PATIENCE / 4
 
 
@@ -157,7 +157,7 @@ def test_live_address_behind_dead_reached(monkeypatch):
     """A live address behind a dead one is reached: the dead one takes its share of the limit only."""
     with full_backlog() as port, serving(echo) as server, transport_to("http://service.test") as transport:
         resolving(monkeypatch, port, *[9] * 40, server.port)
-        assert fetch(transport, call=new_call(None, connect=PATIENCE / 2)) == b"{}"
+        assert fetch(transport, scope=new_scope(None, connect=PATIENCE / 2)) == b"{}"
 
 
 def test_refused_connection_is_not_sent():
@@ -205,10 +205,10 @@ def test_cancelled_call_is_not_sent():
     """Cancelled before, on a fresh connection and on a kept one."""
     with serving(echo) as server, transport_to(server.url) as transport:
         for _ in range(2):
-            call = new_call()
-            call.cancel()
+            scope = new_scope()
+            scope.cancel()
             with pytest.raises(RequestCancelledError) as caught:
-                send(transport, call=call)
+                send(transport, scope=scope)
             assert caught.value.sent is False
             fetch(transport)
         assert len(server.requests) == 0  # echo() keeps none
@@ -218,24 +218,24 @@ def test_cancelled_call_is_not_sent():
 def test_cancel_wakes_a_connect():
     """Not sent."""
     with full_backlog() as port, transport_to(f"http://127.0.0.1:{port}") as transport:
-        call = new_call(None)
-        assert cancelled_while(transport, call, lambda: call._sock, lambda: send(transport, call=call)) is False
+        scope = new_scope(None)
+        assert cancelled_while(transport, scope, lambda: scope._sock, lambda: send(transport, scope=scope)) is False
 
 
 @pytest.mark.over_http2("bridge")
 def test_cancel_before_connect_is_noticed(monkeypatch):
     """A cancel just before the connect is not missed, though there was nothing to shut down yet."""
     with full_backlog() as port, transport_to(f"http://127.0.0.1:{port}") as transport:
-        call = new_call(None)
+        scope = new_scope(None)
         connect = socket.socket.connect
 
         def late(sock, address):
-            call.cancel()
+            scope.cancel()
             return connect(sock, address)
 
         monkeypatch.setattr(socket.socket, "connect", late)
         with pytest.raises(RequestCancelledError) as caught:
-            send(transport, call=call)
+            send(transport, scope=scope)
         assert caught.value.sent is False
 
 
@@ -250,8 +250,10 @@ def test_cancel_wakes_a_blocked_send():
         server.released.wait(PATIENCE)
 
     with serving(handler) as server, transport_to(server.url) as transport:
-        call = new_call(None)
-        assert cancelled_while(transport, call, begun.is_set, lambda: send(transport, bytes(50_000_000), call)) is None
+        scope = new_scope(None)
+        assert (
+            cancelled_while(transport, scope, begun.is_set, lambda: send(transport, bytes(50_000_000), scope)) is None
+        )
 
 
 @pytest.mark.over_http2("bridge")
@@ -259,13 +261,13 @@ def test_cancel_wakes_a_blocked_send():
 def test_cancel_wakes_head_read(parts):
     """A cancel wakes a read of the head; the request was sent."""
     with serving(hanging(*parts)) as server, transport_to(server.url) as transport:
-        call = new_call(None)
+        scope = new_scope(None)
         assert (
             cancelled_while(
                 transport,
-                call,
-                lambda: call.sent_at is not None and server.requests,
-                lambda: send(transport, call=call),
+                scope,
+                lambda: scope.sent_at is not None and server.requests,
+                lambda: send(transport, scope=scope),
             )
             is True
         )
@@ -281,12 +283,12 @@ def test_cancel_wakes_head_read(parts):
 def test_cancel_wakes_body_read(head, reader):
     """The end that the cancel makes is not taken for the end of the answer, whatever the framing."""
     with serving(hanging(head)) as server, transport_to(server.url) as transport:
-        call = new_call(None)
-        response = send(transport, call=call)
+        scope = new_scope(None)
+        response = send(transport, scope=scope)
         assert response.read1() == b"a"
         if reader == "drain":
-            call.cancel()
-            response.drain(call)
+            scope.cancel()
+            response.drain(scope)
             assert transport.adapter.pool().idle() == 0
             return
         blocked = threading.Event()
@@ -295,7 +297,7 @@ def test_cancel_wakes_body_read(head, reader):
             blocked.set()
             response.read_body(LIMIT) if reader == "read_body" else list(response.iter_lines())
 
-        assert cancelled_while(transport, call, blocked.is_set, work) is True
+        assert cancelled_while(transport, scope, blocked.is_set, work) is True
 
 
 @pytest.mark.over_http2("bridge", full=True)
@@ -305,16 +307,16 @@ def test_late_cancel_spares_next_user():
         finished, over = queue.SimpleQueue(), threading.Event()
 
         def cancel():
-            while (call := finished.get(timeout=PATIENCE)) is not None:
-                call.cancel()
+            while (scope := finished.get(timeout=PATIENCE)) is not None:
+                scope.cancel()
             over.set()
 
         thread = threading.Thread(target=cancel)
         thread.start()
         for number in range(500):
-            call = new_call()
-            assert fetch(transport, b"%d" % number, call) == b"%d" % number
-            finished.put(call)
+            scope = new_scope()
+            assert fetch(transport, b"%d" % number, scope) == b"%d" % number
+            finished.put(scope)
         finished.put(None)
         assert over.wait(PATIENCE)
         thread.join(PATIENCE)
@@ -328,17 +330,17 @@ def test_cancel_spares_other_calls():
         started, over = queue.SimpleQueue(), threading.Semaphore(0)
 
         def cancel():
-            while (call := started.get(timeout=PATIENCE)) is not None:
-                call.cancel()
+            while (scope := started.get(timeout=PATIENCE)) is not None:
+                scope.cancel()
                 over.release()
 
         thread = threading.Thread(target=cancel)
         thread.start()
         cancelled = 0
         for number in range(300):
-            call = new_call()
-            started.put(call)
-            outcome = attempt(lambda call=call, number=number: fetch(transport, b"c%d" % number, call))
+            scope = new_scope()
+            started.put(scope)
+            outcome = attempt(lambda scope=scope, number=number: fetch(transport, b"c%d" % number, scope))
             if outcome != b"c%d" % number:
                 assert isinstance(outcome, RequestCancelledError)
                 cancelled += 1
@@ -570,11 +572,11 @@ def test_drained_stream_returns_connection(unhurried):
 
     with serving(handler) as server, transport_to(server.url) as transport:
         for _ in range(3):
-            call = new_call()
-            response = send(transport, call=call)
+            scope = new_scope()
+            response = send(transport, scope=scope)
             reads_until_done(response)
-            response.drain(call)
-            response.drain(call)
+            response.drain(scope)
+            response.drain(scope)
         assert server.connections == 1
 
 
@@ -612,11 +614,11 @@ def test_drain_abandons_endless_body(after):
             over.set()
 
     with serving(handler) as server, transport_to(server.url) as transport:
-        call = new_call()
-        response = send(transport, call=call)
+        scope = new_scope()
+        response = send(transport, scope=scope)
         reads_until_done(response)
         started = time.monotonic()
-        response.drain(call)
+        response.drain(scope)
         assert time.monotonic() - started < PATIENCE / 4
         assert transport.adapter.pool().idle() == 0
         assert over.wait(PATIENCE)
@@ -747,8 +749,8 @@ def test_early_refusal_of_upload_read():
         server.released.wait(PATIENCE)
 
     with serving(handler) as server, transport_to(server.url) as transport:
-        call = new_call(None, after_send=PATIENCE)
-        outcome = attempt(lambda: send(transport, bytes(200_000), call))
+        scope = new_scope(None, after_send=PATIENCE)
+        outcome = attempt(lambda: send(transport, bytes(200_000), scope))
         assert outcome.status_code == 413
         assert outcome.read_body(LIMIT) == b"too large"
 
@@ -1028,7 +1030,7 @@ def test_key_is_in_no_error(handler, header):
         url = server.url if handler else f"http://127.0.0.1:{port}"
         with transport_to(url, api_key=KEY, headers={"X-User": "u"}) as transport:
             with pytest.raises(GroqProviderError) as caught:
-                fetch(transport, call=new_call(0.1), headers=extra)
+                fetch(transport, scope=new_scope(0.1), headers=extra)
             error = caught.value
             text = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
             assert "_exchange" in text or "read1" in text or "_end_of_body" in text
@@ -1068,13 +1070,13 @@ def instance(kind):
 @pytest.mark.parametrize("kind", all_errors(), ids=lambda kind: f"{kind.__module__}.{kind.__qualname__}")
 def test_every_foreign_error_is_mapped(kind):
     """Each exception of requests, urllib3 and http.client becomes ours, before and after the request left."""
-    call = CancelScope(SystemClock())
+    scope = CancelScope(SystemClock())
     for sent in (False, None, True):
-        call.sent = sent
-        error = map_send_error(instance(kind), call, "http://h")
+        scope.sent = sent
+        error = map_send_error(instance(kind), scope, "http://h")
         assert isinstance(error, GroqProviderError)
         check(error, sent=sent, retryable=error.retryable)
-    error = map_read_error(instance(kind), call)
+    error = map_read_error(instance(kind), scope)
     assert isinstance(error, GroqProviderError)
     check(error, sent=True, retryable=error.retryable)
     assert sys.exc_info() == (None, None, None)

@@ -42,7 +42,7 @@ from support.transports import (
     in_threads,
     join,
     needs_fork,
-    new_call,
+    new_scope,
     send,
     transport_to,
 )
@@ -312,9 +312,9 @@ def test_stale_connection_resends_once(authority, context, end):
     with serving(closes_second(end), context) as server:
         with transport_to(server.url, ca_bundle=authority.file) as transport:
             fetch(transport)
-            call = new_call()
-            assert fetch(transport, call=call) == b"{}"
-            assert (call.resends, server.handshakes) == (1, 2)
+            scope = new_scope()
+            assert fetch(transport, scope=scope) == b"{}"
+            assert (scope.resends, server.handshakes) == (1, 2)
 
 
 def test_idle_closed_connection_is_replaced(authority, context):
@@ -324,9 +324,9 @@ def test_idle_closed_connection_is_replaced(authority, context):
         (conn,) = [conn for conn in transport.adapter.pool().pool.queue if conn is not None]
         conn.sock.settimeout(PATIENCE)
         assert conn.sock.recv(1) == b""
-        call = new_call()
-        fetch(transport, call=call)
-        assert call.resends == 0
+        scope = new_scope()
+        fetch(transport, scope=scope)
+        assert scope.resends == 0
 
 
 def test_surplus_bytes_drop_connection(authority, context):
@@ -416,7 +416,7 @@ def test_silent_proxy_ends_at_limit(authority):
         with transport_to("https://localhost:9", ca_bundle=authority.file, proxies=proxies) as transport:
             started = time.monotonic()
             with pytest.raises(ConnectTimeoutError) as caught:
-                send(transport, call=new_call(None, connect=0.1, after_send=PATIENCE))
+                send(transport, scope=new_scope(None, connect=0.1, after_send=PATIENCE))
             assert time.monotonic() - started < PATIENCE / 4
     assert caught.value.sent is False
 
@@ -427,10 +427,10 @@ def test_fresh_broken_tunnel_never_resends(authority, context):
     with serving(once(), context) as server, serving(proxy_handler()) as proxy:
         proxies = {"https": f"http://127.0.0.1:{proxy.port}"}
         with transport_to(server.url, ca_bundle=authority.file, proxies=proxies) as transport:
-            call = new_call()
+            scope = new_scope()
             with pytest.raises(APIConnectionError):
-                send(transport, call=call)
-            assert (call.resends, call.sent, server.handshakes) == (0, True, 1)
+                send(transport, scope=scope)
+            assert (scope.resends, scope.sent, server.handshakes) == (0, True, 1)
 
 
 @pytest.mark.over_http2("fallback")
@@ -440,9 +440,9 @@ def test_stale_tunnel_replaced_by_tunnel(authority, context):
         proxies = {"https": f"http://127.0.0.1:{proxy.port}"}
         with transport_to(server.url, ca_bundle=authority.file, proxies=proxies) as transport:
             fetch(transport)
-            call = new_call()
-            assert fetch(transport, call=call) == b"{}"
-            assert call.resends == 1
+            scope = new_scope()
+            assert fetch(transport, scope=scope) == b"{}"
+            assert scope.resends == 1
         assert [request.method for request in proxy.requests] == ["CONNECT", "CONNECT"]
 
 
@@ -468,7 +468,7 @@ def test_stalled_handshake_ends_at_limit(authority):
         with transport_to(url, ca_bundle=authority.file) as transport:
             started = time.monotonic()
             with pytest.raises(ConnectTimeoutError) as caught:
-                send(transport, call=new_call(None, connect=0.1))
+                send(transport, scope=new_scope(None, connect=0.1))
             assert time.monotonic() - started < PATIENCE / 4
     assert (caught.value.sent, caught.value.retryable) == (False, True)
 
@@ -489,7 +489,7 @@ def test_slow_answers_end_at_limit(authority, context, handler):
     with serving(handler, context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
         started = time.monotonic()
         with pytest.raises(ReadTimeoutError) as caught:
-            fetch(transport, call=LimitFromSending(0.3))
+            fetch(transport, scope=LimitFromSending(0.3))
         assert time.monotonic() - started < PATIENCE / 4
         assert caught.value.sent is True
 
@@ -501,7 +501,7 @@ def test_unread_send_ends_at_limit(authority, context):
         with transport_to(server.url, ca_bundle=authority.file) as transport:
             started = time.monotonic()
             with pytest.raises(ReadTimeoutError) as caught:
-                send(transport, bytes(50_000_000), call=LimitFromSending(0.3, first=True))
+                send(transport, bytes(50_000_000), scope=LimitFromSending(0.3, first=True))
             assert time.monotonic() - started < PATIENCE / 4
             assert caught.value.sent is None
 
@@ -511,10 +511,13 @@ def test_cancel_wakes_a_handshake(authority):
     """Not sent."""
     with serving(lambda sock, server: (server.read(sock), server.released.wait(PATIENCE))) as server:
         with transport_to(f"https://localhost:{server.port}", ca_bundle=authority.file) as transport:
-            call = new_call(None)
+            scope = new_scope(None)
             assert (
                 cancelled_while(
-                    transport, call, lambda: isinstance(call._sock, ssl.SSLSocket), lambda: send(transport, call=call)
+                    transport,
+                    scope,
+                    lambda: isinstance(scope._sock, ssl.SSLSocket),
+                    lambda: send(transport, scope=scope),
                 )
                 is False
             )
@@ -531,8 +534,10 @@ def test_cancel_wakes_a_blocked_send(authority, context):
         server.released.wait(PATIENCE)
 
     with serving(handler, context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
-        call = new_call(None)
-        assert cancelled_while(transport, call, begun.is_set, lambda: send(transport, bytes(50_000_000), call)) is None
+        scope = new_scope(None)
+        assert (
+            cancelled_while(transport, scope, begun.is_set, lambda: send(transport, bytes(50_000_000), scope)) is None
+        )
 
 
 @pytest.mark.over_http2("fallback")
@@ -540,13 +545,13 @@ def test_cancel_wakes_a_blocked_send(authority, context):
 def test_cancel_wakes_head_read(authority, context, parts):
     """A cancel wakes a read of the head; the request was sent."""
     with serving(hanging(*parts), context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
-        call = new_call(None)
+        scope = new_scope(None)
         assert (
             cancelled_while(
                 transport,
-                call,
-                lambda: call.sent_at is not None and server.requests,
-                lambda: send(transport, call=call),
+                scope,
+                lambda: scope.sent_at is not None and server.requests,
+                lambda: send(transport, scope=scope),
             )
             is True
         )
@@ -561,8 +566,8 @@ def test_cancel_wakes_head_read(authority, context, parts):
 def test_cancel_wakes_body_read(authority, context, head):
     """No ciphertext is taken for the body, and its end not for the end of the answer."""
     with serving(hanging(head), context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
-        call = new_call(None)
-        response = send(transport, call=call)
+        scope = new_scope(None)
+        response = send(transport, scope=scope)
         assert response.read1() == b"a"
         blocked = threading.Event()
 
@@ -570,7 +575,7 @@ def test_cancel_wakes_body_read(authority, context, head):
             blocked.set()
             response.read_body(LIMIT)
 
-        assert cancelled_while(transport, call, blocked.is_set, work) is True
+        assert cancelled_while(transport, scope, blocked.is_set, work) is True
 
 
 @pytest.mark.over_http2("fallback")
@@ -588,8 +593,8 @@ def test_ready_sees_decrypted_bytes(authority, context):
     """More than one record's worth in one piece: the system does not know what TLS has taken in."""
     with serving(hanging(CHUNKED + chunk(b"a\n" * 20_000)), context) as server:
         with transport_to(server.url, ca_bundle=authority.file) as transport:
-            call = new_call()
-            response = send(transport, call=call)
+            scope = new_scope()
+            response = send(transport, scope=scope)
             lines = 0
             while lines < 20_000:
                 assert response.ready(PATIENCE)
@@ -604,7 +609,7 @@ def test_full_backlog_hits_connect_limit(authority):
     with full_backlog() as port:
         with transport_to(f"https://127.0.0.1:{port}", ca_bundle=authority.file) as transport:
             with pytest.raises(ConnectTimeoutError):
-                send(transport, call=new_call(None, connect=0.1))
+                send(transport, scope=new_scope(None, connect=0.1))
 
 
 def test_context_pins_its_protocols(authority):

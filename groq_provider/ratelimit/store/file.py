@@ -124,8 +124,8 @@ class FileStore:
 
     Example:
         >>> import tempfile
-        >>> from groq_provider.ratelimit.store.gcra_state import NO_LIMIT, Ask, Want
-        >>> ask = Ask((Want("rpm", 2_000_000, 2_000_000, 0),), horizon=0, latest=NO_LIMIT, spacing=0, seen=0, claimant=1)
+        >>> from groq_provider.ratelimit.store.gcra_state import NO_LIMIT, AcquireRequest, BucketCharge
+        >>> ask = AcquireRequest((BucketCharge("rpm", 2_000_000, 2_000_000, 0),), horizon=0, latest=NO_LIMIT, spacing=0, seen=0, claimant=1)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     store = FileStore(folder + "/limits")
         ...     found = [store.take("some model", ask).reserved for _ in range(2)]
@@ -217,7 +217,7 @@ class FileStore:
         """Apply :meth:`GcraState.take` at the present time.
 
         Raises:
-            StoreAwayError: The lock is held for too long, or the file cannot be read or written.
+            StoreUnavailableError: The lock is held for too long, or the file cannot be read or written.
         """
         return self._apply(key, GcraState.take, ask)
 
@@ -225,7 +225,7 @@ class FileStore:
         """Apply :meth:`GcraState.adjust` at the present time.
 
         Raises:
-            StoreAwayError: The lock is held for too long, or the file cannot be read or written.
+            StoreUnavailableError: The lock is held for too long, or the file cannot be read or written.
         """
         self._apply(key, GcraState.adjust, change)
 

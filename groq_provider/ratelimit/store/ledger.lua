@@ -1,4 +1,4 @@
--- The twin of the class Ledger (ledger.py) for Redis, step by step in the same order; a test compares the two command by command.
+-- The twin of the class ``GcraState`` (gcra_state.py) for Redis, step by step in the same order; a test compares the two command by command.
 --
 -- KEYS  1: the state of one model, a hash. 2: who uses it, a sorted set of random names with the instant each was seen.
 -- ARGV  1: "take", "adjust" or "look".

@@ -23,23 +23,23 @@ class StoreUnavailableError(Exception):
 
 @runtime_checkable
 class RateLimitStore(Protocol):
-    """Keeps one :class:`~groq_provider.ratelimit.store.gcra_state.Ledger` for each key, shared by processes.
+    """Keeps one :class:`~groq_provider.ratelimit.store.gcra_state.GcraState` for each key, shared by processes.
 
     Both methods decide within about 0.1 s, are atomic, are never repeated by themselves, and may be called from any thread and from a
     forked child.
 
     Raises:
-        StoreAwayError: By both methods: no answer, or one that cannot be used. Whether the command took effect is unknown.
+        StoreUnavailableError: By both methods: no answer, or one that cannot be used. Whether the command took effect is unknown.
 
     .. versionadded:: 0.1.0
     """
 
     def take(self, key: str, ask: AcquireRequest) -> AcquireResult:
-        """Apply :meth:`Ledger.take` at the store's present time."""
+        """Apply :meth:`GcraState.take` at the store's present time."""
         ...
 
     def adjust(self, key: str, change: Adjustment) -> None:
-        """Apply :meth:`Ledger.adjust` at the store's present time."""
+        """Apply :meth:`GcraState.adjust` at the store's present time."""
         ...
 
     def close(self) -> None:

@@ -120,10 +120,10 @@ class RedisStore:
         raise TypeError("a RedisStore does not pickle: it knows a password. Make one from its URL where it is needed")
 
     def take(self, key: str, ask: AcquireRequest) -> AcquireResult:
-        """Apply :meth:`Ledger.take` at the server's present time, once.
+        """Apply :meth:`GcraState.take` at the server's present time, once.
 
         Raises:
-            StoreAwayError: No answer within the time limit, or one that cannot be used. Whether it took effect is unknown.
+            StoreUnavailableError: No answer within the time limit, or one that cannot be used. Whether it took effect is unknown.
         """
         words: list[str | int] = [self._member, ask.horizon, ask.latest, ask.spacing, ask.seen, ask.claimant]
         for want in ask.wants:
@@ -139,10 +139,10 @@ class RedisStore:
         return AcquireResult(reserved == 1, wait, start, gated == 1, version, tuple(answer[_HEAD:]), hosts)
 
     def adjust(self, key: str, change: Adjustment) -> None:
-        """Apply :meth:`Ledger.adjust` at the server's present time, once.
+        """Apply :meth:`GcraState.adjust` at the server's present time, once.
 
         Raises:
-            StoreAwayError: No answer within the time limit, or one that cannot be used. Whether it took effect is unknown.
+            StoreUnavailableError: No answer within the time limit, or one that cannot be used. Whether it took effect is unknown.
         """
         words: list[str | int] = [change.start, change.pause, int(change.opened), change.claimant, len(change.credits)]
         for mapping in (change.credits, change.full):

@@ -53,13 +53,13 @@ def _connected(sock: socket.socket, timeout: float | None) -> bool:
 class _TunnelReader(socket.SocketIO):
     """The read side of a socket while http.client makes a tunnel through a proxy; never waits past the call's deadline."""
 
-    def __init__(self, sock: socket.socket, call: CancelScope) -> None:
+    def __init__(self, sock: socket.socket, scope: CancelScope) -> None:
         super().__init__(sock, "r")
         # As socket.makefile() does: the file keeps the socket open. TLS inside TLS counts on the socket below.
         counted: Any = getattr(sock, "socket", sock)
         counted._io_refs += 1
         self._socket = sock
-        self._call = call
+        self._call = scope
 
     def readinto(self, buffer: Buffer) -> int | None:
         """Read once, for as long as the call's deadline allows."""
@@ -72,9 +72,9 @@ class _Readable:
 
     __slots__ = ("_call", "_sock")
 
-    def __init__(self, sock: socket.socket, call: CancelScope) -> None:
+    def __init__(self, sock: socket.socket, scope: CancelScope) -> None:
         self._sock = sock
-        self._call = call
+        self._call = scope
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         return io.BufferedReader(_TunnelReader(self._sock, self._call))
@@ -110,7 +110,7 @@ class _Interruptible(HTTPConnection):
 
     def _new_conn(self) -> socket.socket:
         """Connect, each address in turn, within what the call's limits leave for all of them together."""
-        call = current()
+        scope = current()
         host: str = self._dns_host  # with its trailing dot, if it has one
         try:
             found = socket.getaddrinfo(host, self.port, 0, socket.SOCK_STREAM)
@@ -122,21 +122,21 @@ class _Interruptible(HTTPConnection):
         for tried, where in enumerate(found):
             try:
                 # A dead address takes its share of the time and leaves the rest to those after it.
-                left = call.left(call.connect_deadline)
-                return self._connect_to(call, where, None if left is None else left / (len(found) - tried))
+                left = scope.left(scope.connect_deadline)
+                return self._connect_to(scope, where, None if left is None else left / (len(found) - tried))
             except OSError as error:
                 problem = error
         if isinstance(problem, TimeoutError):
             raise ConnectTimeoutError(self, f"connection to {self.host} timed out") from problem
         raise NewConnectionError(self, f"cannot connect to {self.host}: {problem or 'no address'}") from problem
 
-    def _connect_to(self, call: CancelScope, where: tuple[Any, ...], timeout: float | None) -> socket.socket:
+    def _connect_to(self, scope: CancelScope, where: tuple[Any, ...], timeout: float | None) -> socket.socket:
         family, kind, protocol, _name, address = where
         sock = socket.socket(family, kind, protocol)
         try:
             for option in self.socket_options or ():
                 sock.setsockopt(*option)
-            call.bind(sock)
+            scope.bind(sock)
             # Not with a timeout: a cancel just before connect() would find nothing to shut down, and connect() would wait on.
             sock.setblocking(False)
             try:
@@ -144,16 +144,16 @@ class _Interruptible(HTTPConnection):
                 waits = False
             except BlockingIOError:
                 waits = True
-            if waits and not call.cancelled:
+            if waits and not scope.cancelled:
                 if not _connected(sock, timeout):
                     raise TimeoutError("timed out")
                 if failure := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                     raise OSError(failure, os.strerror(failure))
-            if call.cancelled:  # a shut-down socket may report success
+            if scope.cancelled:  # a shut-down socket may report success
                 raise ConnectionAbortedError("cancelled")
-            sock.settimeout(call.left(call.connect_deadline))  # for the TLS handshake or the tunnel that follows
+            sock.settimeout(scope.left(scope.connect_deadline))  # for the TLS handshake or the tunnel that follows
         except BaseException:
-            call.unbind()
+            scope.unbind()
             sock.close()
             raise
         self.pid = os.getpid()
@@ -162,45 +162,45 @@ class _Interruptible(HTTPConnection):
 
     def connect(self) -> None:
         """Connect, a proxy's tunnel and the TLS handshake included, within the limit for connecting."""
-        call = current()
-        sent, received = call.sent, call.received
-        call.deadline = call.connect_deadline
+        scope = current()
+        sent, received = scope.sent, scope.received
+        scope.deadline = scope.connect_deadline
         try:
             super().connect()
         except BaseException:
-            call.unbind()
+            scope.unbind()
             raise
         finally:  # what went through the tunnel so far was not the request
-            call.sent, call.received = sent, received
-            call.deadline = call.total_deadline
+            scope.sent, scope.received = sent, received
+            scope.deadline = scope.total_deadline
 
     def send(self, data: Any) -> None:
         """Send, looking at the clock between pieces."""
-        call = current()
+        scope = current()
         if self.sock is None:
             self.connect()
-        if call.sent is False:
-            call.sent = None
+        if scope.sent is False:
+            scope.sent = None
         if not isinstance(data, (bytes, bytearray)):  # of somebody else's request
-            self.sock.settimeout(call.send_timeout())
+            self.sock.settimeout(scope.send_timeout())
             super().send(data)
             return
         if len(data) <= _SEND_PIECE:
-            self.sock.settimeout(call.send_timeout())
+            self.sock.settimeout(scope.send_timeout())
             self.sock.sendall(data)
             return
         view = memoryview(data)
         for start in range(0, len(view), _SEND_PIECE):
-            self.sock.settimeout(call.send_timeout())
+            self.sock.settimeout(scope.send_timeout())
             self.sock.sendall(view[start : start + _SEND_PIECE])
 
     def answer(self, method: str) -> HTTP11Response:
         """Read the head of the answer."""
-        call, intake = current(), self._intake
+        scope, intake = current(), self._intake
         if intake is None or intake.sock is not self.sock:
-            intake = self._intake = ReceiveBuffer(self.sock, call)
+            intake = self._intake = ReceiveBuffer(self.sock, scope)
         else:
-            intake.call = call
+            intake.scope = scope
         return HTTP11Response(self, intake, method)
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as urllib3 does
@@ -232,7 +232,7 @@ class _Interruptible(HTTPConnection):
         if headers is not None and usual and not chunked and (body is None or isinstance(body, bytes)):
             self.dispatch(method, url, body, headers)
             return
-        call = current()
+        scope = current()
         try:
             super().request(
                 method,
@@ -246,9 +246,9 @@ class _Interruptible(HTTPConnection):
             )
         except OSError:
             self._response_options = options
-            call.deadline = call.earlier(call.after_send)  # urllib3 may still look for an answer that came early
+            scope.deadline = scope.earlier(scope.after_send)  # urllib3 may still look for an answer that came early
             raise
-        call.request_sent()
+        scope.request_sent()
 
     def dispatch(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> None:
         """Send a request and note that it has left; head and body in one piece where they are small.
@@ -264,7 +264,7 @@ class _Interruptible(HTTPConnection):
         if head.count("\n") != len(lines) + 1 or head.count("\r") != len(lines) + 1 or " " in url or "\0" in head:
             raise ValueError("a control character in a header or the path")
         data = head.encode("latin-1")
-        call = current()
+        scope = current()
         try:
             if body and len(data) + len(body) <= _SEND_PIECE:
                 self.send(data + body)
@@ -273,9 +273,9 @@ class _Interruptible(HTTPConnection):
                 if body:
                     self.send(body)
         except OSError:
-            call.deadline = call.earlier(call.after_send)  # an answer may have come early, and be looked for
+            scope.deadline = scope.earlier(scope.after_send)  # an answer may have come early, and be looked for
             raise
-        call.request_sent()
+        scope.request_sent()
 
     def close(self) -> None:
         """Close the socket, and forget what came over it."""
@@ -332,13 +332,13 @@ class TLSSocket(ssl.SSLSocket):
 
     def do_handshake(self, *block: bool) -> None:
         """Shake hands within the call's limit for connecting. There is no argument where gevent has replaced the base class."""
-        call = current()
+        scope = current()
         try:
-            call.bind(self)
-            self.settimeout(call.left(call.connect_deadline))
+            scope.bind(self)
+            self.settimeout(scope.left(scope.connect_deadline))
             super().do_handshake(*block)
         except BaseException:
             # Before Python 3.12 ssl closes the socket after some errors only, a cancel or Ctrl-C not among them.
-            call.unbind()
+            scope.unbind()
             self.close()
             raise

@@ -189,29 +189,29 @@ class _Pool(HTTPConnectionPool):
         return answer
 
     def _make_request(self, conn: Any, method: str, url: str, **kwargs: Any) -> Any:  # type: ignore[override]  # urllib3 passes the rest by keyword
-        call = current()
+        scope = current()
         try:
             reused = conn.sock is not None and conn.idle_since is not None
             if conn.sock is not None:
-                call.bind(getattr(conn.sock, "socket", conn.sock))
+                scope.bind(getattr(conn.sock, "socket", conn.sock))
             try:
                 return self._exchange(conn, method, url, **kwargs)
             except (ConnectionError, ssl.SSLEOFError):
                 # The peer closed an idle connection just as the request went out. Only then, and only once, the request is
                 # sent again: a fresh connection that breaks, or an answer that began, is the retry policy's business.
-                if not reused or call.received or call.cancelled:
+                if not reused or scope.received or scope.cancelled:
                     raise
-            call.unbind()
+            scope.unbind()
             conn.close()
-            call.resends += 1
-            call.sent = None  # whatever becomes of the second copy, the first may have been read
-            call.connect_deadline = call.earlier(call.connect)
+            scope.resends += 1
+            scope.sent = None  # whatever becomes of the second copy, the first may have been read
+            scope.connect_deadline = scope.earlier(scope.connect)
             _log.debug("the kept connection was stale: sending again on a fresh one")
             if self.tunnelled:
                 self._prepare_proxy(conn)
             return self._exchange(conn, method, url, **kwargs)
         except BaseException:
-            call.unbind()  # before urllib3 closes the socket, whose number may then be somebody else's
+            scope.unbind()  # before urllib3 closes the socket, whose number may then be somebody else's
             raise
 
     def warm_up(self, connections: int, timeout: float) -> int:
@@ -226,9 +226,9 @@ class _Pool(HTTPConnectionPool):
         def ready(conn: Any) -> bool:
             if conn.sock is not None:
                 return True
-            call = CancelScope(self.clock, total_deadline=deadline)
+            scope = CancelScope(self.clock, total_deadline=deadline)
             try:
-                with activate(call):
+                with activate(scope):
                     if self.tunnelled:
                         self._prepare_proxy(conn)
                     else:
@@ -238,7 +238,7 @@ class _Pool(HTTPConnectionPool):
                 conn.close()
                 return False
             finally:
-                call.unbind()
+                scope.unbind()
             return True
 
         try:

@@ -51,15 +51,15 @@ class ReceiveBuffer:
     """What has arrived on a connection and nobody has taken yet. One per connection, used by one call after the other.
 
     Attributes:
-        call: Whose time limits hold.
+        scope: Whose time limits hold.
         held: The bytes.
     """
 
-    __slots__ = ("_ended", "_failure", "call", "held", "sock")
+    __slots__ = ("_ended", "_failure", "held", "scope", "sock")
 
-    def __init__(self, sock: Any, call: CancelScope) -> None:
+    def __init__(self, sock: Any, scope: CancelScope) -> None:
         self.sock = sock
-        self.call = call
+        self.scope = scope
         self.held = b""
         self._ended = False
         self._failure: OSError | None = None
@@ -68,11 +68,11 @@ class ReceiveBuffer:
         """Return bytes from the connection as they come, *size* at most, never waiting past the call's deadline; nothing at its end."""
         if self._failure is not None:
             raise self._failure
-        call = self.call
-        self.sock.settimeout(call.left(call.deadline))
+        scope = self.scope
+        self.sock.settimeout(scope.left(scope.deadline))
         data: bytes = self.sock.recv(size)
         if data:
-            call.received = True
+            scope.received = True
         return data
 
     def look_up(self) -> None:
@@ -81,9 +81,9 @@ class ReceiveBuffer:
         Raises:
             OSError: It was cancelled, or its time is up.
         """
-        call = self.call
-        call.left(call.deadline)
-        if call.cancelled:
+        scope = self.scope
+        scope.left(scope.deadline)
+        if scope.cancelled:
             raise ConnectionAbortedError(errno.ECONNABORTED, "cancelled")
 
     def line(self, most: int = _MAX_LINE) -> bytes:

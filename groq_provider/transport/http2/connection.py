@@ -67,7 +67,7 @@ _MAX_TURNS = 64
 #: What may have left although the system has not said so: TLS sends whole records.
 _RECORD = 16_384 + 512
 #: What the modules are called that share the lock of a connection or a pool.
-OURS = __name__.rpartition("_")[0]
+OURS = f"{__package__}."
 
 _log = logging.getLogger(__name__)
 _poll = getattr(select, "poll", None)  # not on every system
@@ -193,13 +193,13 @@ class Http2Connection:
         """Whether somebody is here, who may be the call that a signal handler has interrupted."""
         return self._leader is not None or self._chosen is not None or bool(self._waiting) or self._lock.locked()
 
-    def greet(self, call: CancelScope) -> None:
+    def greet(self, scope: CancelScope) -> None:
         """Wait until the peer's settings have arrived; without them nobody knows how many streams it allows."""
         stream = Stream(self)
         with self._lock:
             self._frames.greet(stream)
         self._after()
-        self.wait(stream, call.left(call.total_deadline))
+        self.wait(stream, scope.left(scope.total_deadline))
 
     def watch(self) -> Stream:
         """Return a stream that is none of the peer's: whoever waits for it reads for the others, and is woken by :meth:`drop`.
@@ -217,14 +217,14 @@ class Http2Connection:
 
     # --- requests ----------------------------------------------------------------------------------------------------------
 
-    def open(self, stream: Stream, fields: list[HeaderTuple], body: bytes | None, call: CancelScope) -> None:
+    def open(self, stream: Stream, fields: list[HeaderTuple], body: bytes | None, scope: CancelScope) -> None:
         """Send a request, as far as the socket and the peer take it now. It has begun when its stream has a number.
 
         Raises:
             NoRoomError: Nothing was sent: the connection takes no new streams.
             RequestCancelledError: The call was cancelled before.
         """
-        call.bind(stream)
+        scope.bind(stream)
         try:
             with self._lock:
                 if self._leader is None and self.usable:
@@ -240,8 +240,8 @@ class Http2Connection:
                 if stream.ended:
                     raise stream.failure()  # cancelled, just now
                 self._begin(stream, fields, body)
-                if call.sent is False:
-                    call.sent = None
+                if scope.sent is False:
+                    scope.sent = None
         finally:
             self._after()
 
@@ -257,7 +257,7 @@ class Http2Connection:
             raise
         self._flush()
 
-    def await_head(self, stream: Stream, call: CancelScope) -> list[tuple[bytes, bytes]]:
+    def await_head(self, stream: Stream, scope: CancelScope) -> list[tuple[bytes, bytes]]:
         """Wait for the head of the answer.
 
         Raises:
@@ -270,36 +270,36 @@ class Http2Connection:
                 break
             if stream.sent and not stream.sent_noted:
                 stream.sent_noted = True
-                call.request_sent()
+                scope.request_sent()
             if ended:
                 raise stream.failure()
             if stream.sent_noted:
-                left = call.left(call.deadline)
+                left = scope.left(scope.deadline)
                 progress = None
             else:
-                left, progress = self._patience(stream, call), self._progress(stream)
+                left, progress = self._patience(stream, scope), self._progress(stream)
             if not self.wait(stream, left) and progress == (None if stream.sent_noted else self._progress(stream)):
                 raise TimeoutError("timed out")
         stream.head_noted = True
-        call.received = True
+        scope.received = True
         if not stream.sent_noted:
             stream.sent_noted = True
             if stream.sent:
-                call.request_sent()
+                scope.request_sent()
             else:  # answered early; whatever is still to be sent, the answer has its limit
-                call.deadline = call.earlier(call.after_send)
+                scope.deadline = scope.earlier(scope.after_send)
         return stream.head
 
     def _progress(self, stream: Stream) -> float:
         """Return the instant at which some of the request had left last, as far as its own pace or the socket's shows."""
         return stream.progress_at if stream.unsent is not None else max(stream.progress_at, self._flushed_at)
 
-    def _patience(self, stream: Stream, call: CancelScope) -> float | None:
+    def _patience(self, stream: Stream, scope: CancelScope) -> float | None:
         """Return the seconds in which some more of the request must leave: a peer that takes nothing for so long is dead."""
-        left = call.left(call.total_deadline)
-        if call.after_send is None:
+        left = scope.left(scope.total_deadline)
+        if scope.after_send is None:
             return left
-        patience = max(0.0, self._progress(stream) + call.after_send - time.monotonic())
+        patience = max(0.0, self._progress(stream) + scope.after_send - time.monotonic())
         return patience if left is None else min(left, patience)
 
     def stale(self, stream: Stream) -> bool:

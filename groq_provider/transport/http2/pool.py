@@ -113,7 +113,7 @@ class Http2Pool:
         self._lock = Lock()
         self._queue: deque[_Waiter] = deque()
         self._connecting = False
-        #: Places given back and not yet free, and connections that have changed: see Slots.
+        #: Places given back and not yet free, and connections that have changed: see :class:`~groq_provider.transport.permits.ConnectionLimiter`.
         self._returned: deque[tuple[Http2Connection | None, int]] = deque()
 
     def __repr__(self) -> str:
@@ -127,67 +127,67 @@ class Http2Pool:
         self, method: str, url: str, body: Any = None, headers: Any = None, retries: Any = None, **options: Any
     ) -> Any:
         """Send one request and return the head of its answer."""
-        call = current()
-        if self._only_http1 or call.adopted or not (body is None or isinstance(body, bytes)):
+        scope = current()
+        if self._only_http1 or scope.adopted or not (body is None or isinstance(body, bytes)):
             return self.http1.urlopen(method, url, body, headers, retries, **options)
         fields = fields_of(method, "https", self._authority, url, headers or {})
         refused = 0
         while True:
-            waiter, before = _Waiter(), call.sent
+            waiter, before = _Waiter(), scope.sent
             try:
                 answer = (
-                    self._aside(fields, body, call) if self._struck() else self._exchange(waiter, fields, body, call)
+                    self._aside(fields, body, scope) if self._struck() else self._exchange(waiter, fields, body, scope)
                 )
             except Http11RequiredError:
-                call.sent = before
-                call.deadline = call.total_deadline
-                call.connect_deadline = call.earlier(call.connect)
+                scope.sent = before
+                scope.deadline = scope.total_deadline
+                scope.connect_deadline = scope.earlier(scope.connect)
                 break
             except UnprocessedError as error:
-                call.sent = before  # this copy counts for nothing
+                scope.sent = before  # this copy counts for nothing
                 # Of those that have served and ended since there are no more than there were. What is new and of no use already may
                 # be followed by more of its kind, a handshake each.
                 ended = waiter.connection
                 over = isinstance(error, NoRoomError) and ended is not None and ended.served and not ended.usable
                 refused += not over
-                if call.cancelled or refused > _MAX_RESENDS:
+                if scope.cancelled or refused > _MAX_RESENDS:
                     raise
                 reason: Exception = error
             except _StaleError as error:
                 # As over HTTP/1.1: the peer had closed as the request went out. Once.
-                if call.resends or call.cancelled:
+                if scope.resends or scope.cancelled:
                     raise error.problem from None
-                call.resends += 1
-                call.sent = None  # whatever becomes of the second copy, the first may have been read
+                scope.resends += 1
+                scope.sent = None  # whatever becomes of the second copy, the first may have been read
                 reason = error.problem
             else:
                 if answer is None:
                     break
                 return answer
             _log.debug("sending again on another connection: %s", reason)
-            call.deadline = call.total_deadline
-            call.connect_deadline = call.earlier(call.connect)
+            scope.deadline = scope.total_deadline
+            scope.connect_deadline = scope.earlier(scope.connect)
         return self.http1.urlopen(method, url, body, headers, retries, **options)
 
-    def _exchange(self, waiter: _Waiter, fields: Any, body: bytes | None, call: CancelScope) -> HTTP2Response | None:
+    def _exchange(self, waiter: _Waiter, fields: Any, body: bytes | None, scope: CancelScope) -> HTTP2Response | None:
         """Send a request where there is a place, and return the head of its answer; ``None``: HTTP/1.1 it is."""
         stream: Stream | None = None
         try:
-            connection = self._take(waiter, call)
+            connection = self._take(waiter, scope)
             if connection is None:
                 return None
             stream = Stream(connection)
-            connection.open(stream, fields, body, call)
-            head = connection.await_head(stream, call)
-            return HTTP2Response(stream, head, call)
+            connection.open(stream, fields, body, scope)
+            head = connection.await_head(stream, scope)
+            return HTTP2Response(stream, head, scope)
         except BaseException as error:
-            call.unbind()
+            scope.unbind()
             if stream is None or not stream.id:
                 self._give_up(waiter)
                 raise
             stream.connection.drop(stream)  # its end gives the place back
-            if isinstance(error, UnprocessedError) and not call.cancelled:
-                call.resends += 1
+            if isinstance(error, UnprocessedError) and not scope.cancelled:
+                scope.resends += 1
             elif isinstance(error, (ConnectionError, ssl.SSLError)) and stream.connection.stale(stream):
                 raise _StaleError(error) from None
             raise
@@ -201,19 +201,19 @@ class Http2Pool:
             or any(each.engaged or each.taken >= each.limit for each in self._connections)
         ) and struck(OURS)
 
-    def _aside(self, fields: Any, body: bytes | None, call: CancelScope) -> HTTP2Response | None:
+    def _aside(self, fields: Any, body: bytes | None, scope: CancelScope) -> HTTP2Response | None:
         """Send a request as :meth:`_exchange` does, on a connection that is for nothing else, and touch nothing that others share."""
         if self._closed:
             raise ClosedPoolError(self.http1, "the pool is closed")
-        connection = self._connect(call)
+        connection = self._connect(scope)
         if connection is None:
             return None
         stream = Stream(connection)
         try:
-            connection.open(stream, fields, body, call)
-            return HTTP2Response(stream, connection.await_head(stream, call), call)
+            connection.open(stream, fields, body, scope)
+            return HTTP2Response(stream, connection.await_head(stream, scope), scope)
         except BaseException:
-            call.unbind()
+            scope.unbind()
             connection.drop(stream)
             raise
         finally:
@@ -221,7 +221,7 @@ class Http2Pool:
 
     # --- places ------------------------------------------------------------------------------------------------------------
 
-    def _take(self, waiter: _Waiter, call: CancelScope) -> Http2Connection | None:
+    def _take(self, waiter: _Waiter, scope: CancelScope) -> Http2Connection | None:
         """Return a connection with a place for one stream, the waiter's from now; ``None``: HTTP/1.1 it is.
 
         Raises:
@@ -243,18 +243,18 @@ class Http2Pool:
         self._settle()
         for connection in old:
             connection.close()
-        return self._served(waiter, call)
+        return self._served(waiter, scope)
 
-    def _served(self, waiter: _Waiter, call: CancelScope) -> Http2Connection | None:
+    def _served(self, waiter: _Waiter, scope: CancelScope) -> Http2Connection | None:
         """Wait until a waiter is served, and return what it was given; connect, if it is its turn."""
         if not waiter.served():
-            self._wait(waiter, call)
+            self._wait(waiter, scope)
         if waiter.problem is not None:
             problem = copy.copy(waiter.problem)
             problem.__cause__ = waiter.problem.__cause__
             raise problem
         if waiter.connects:
-            self._connect_for(call, waiter)
+            self._connect_for(scope, waiter)
         return waiter.connection
 
     def _room(self, waiter: _Waiter | None) -> list[Http2Connection]:
@@ -282,33 +282,33 @@ class Http2Pool:
         # would allow none on another connection, either.
         return len(usable) < MAX_CONNECTIONS and all(each.settled and each.limit > 0 for each in usable)
 
-    def _wait(self, waiter: _Waiter, call: CancelScope) -> None:
-        full, limit = False, call.connect_deadline
-        handle = call.subscribe(waiter.wake)
+    def _wait(self, waiter: _Waiter, scope: CancelScope) -> None:
+        full, limit = False, scope.connect_deadline
+        handle = scope.subscribe(waiter.wake)
         try:
-            while not waiter.served() and not call.cancelled:
+            while not waiter.served() and not scope.cancelled:
                 # Who waits for a connection waits as if it were making it; who waits for a place, as for a slot, from the moment when
                 # the places are known to be taken.
                 if not full and any(each.usable and each.settled for each in self._connections):
-                    full, limit = True, call.earlier(call.after_send)
+                    full, limit = True, scope.earlier(scope.after_send)
                 left = None if limit is None else limit - self.clock.monotonic()
                 if left is not None and left <= 0:
                     break
-                self._wait_on(waiter, call, left)
+                self._wait_on(waiter, scope, left)
         finally:
-            call.unsubscribe(handle)
-        if call.cancelled:
-            raise RequestCancelledError("the call was cancelled", sent=call.sent)
+            scope.unsubscribe(handle)
+        if scope.cancelled:
+            raise RequestCancelledError("the call was cancelled", sent=scope.sent)
         if not waiter.served():
             if full:
                 raise PoolTimeoutError(
-                    "all streams of HTTP/2 that the server allows were busy for too long", sent=call.sent
+                    "all streams of HTTP/2 that the server allows were busy for too long", sent=scope.sent
                 )
             raise TimeoutError("timed out")
         if full:
-            call.connect_deadline = call.earlier(call.connect)  # waiting for a place was not connecting
+            scope.connect_deadline = scope.earlier(scope.connect)  # waiting for a place was not connecting
 
-    def _wait_on(self, waiter: _Waiter, call: CancelScope, left: float | None) -> None:
+    def _wait_on(self, waiter: _Waiter, scope: CancelScope, left: float | None) -> None:
         """Wait once, on a connection if there is one: what makes a place may be something that nobody else is there to read."""
         pid = os.getpid()
         usable = [found for found in list(self._connections) if found.usable and found.pid == pid]
@@ -324,7 +324,7 @@ class Http2Pool:
         connection = (unread or usable)[0]
         stream = waiter.stream = connection.watch()
         try:
-            if not waiter.served() and not call.cancelled:  # asked after: whoever wakes us from now finds the stream
+            if not waiter.served() and not scope.cancelled:  # asked after: whoever wakes us from now finds the stream
                 connection.wait(stream, left)
         finally:
             waiter.stream = None
@@ -388,12 +388,12 @@ class Http2Pool:
 
     # --- connecting --------------------------------------------------------------------------------------------------------
 
-    def _connect_for(self, call: CancelScope, waiter: _Waiter) -> None:
+    def _connect_for(self, scope: CancelScope, waiter: _Waiter) -> None:
         """Connect, for this call and those who wait."""
         made: Http2Connection | None = None
         problem: BaseException | None = None
         try:
-            made = self._connect(call)
+            made = self._connect(scope)
         except BaseException as error:
             problem = error
             raise
@@ -401,7 +401,7 @@ class Http2Pool:
             with self._lock:
                 self._connecting = waiter.connects = False
                 if problem is not None:
-                    self._share(problem, call)
+                    self._share(problem, scope)
                 elif made is None:
                     self._only_http1 = waiter.http1 = True
                 else:
@@ -418,9 +418,9 @@ class Http2Pool:
             if closed and made is not None:
                 made.close()
 
-    def _share(self, problem: BaseException, call: CancelScope) -> None:
+    def _share(self, problem: BaseException, scope: CancelScope) -> None:
         """Tell those who waited for the same connection of a failure that is not this call's own. With the lock held."""
-        own = call.cancelled or isinstance(problem, TimeoutError) or "timed out" in str(problem)
+        own = scope.cancelled or isinstance(problem, TimeoutError) or "timed out" in str(problem)
         if own or not isinstance(problem, Exception) or any(connection.usable for connection in self._connections):
             return  # the next one tries for itself
         while self._queue:
@@ -428,7 +428,7 @@ class Http2Pool:
             waiter.problem = problem
             waiter.wake()
 
-    def _connect(self, call: CancelScope) -> Http2Connection | None:
+    def _connect(self, scope: CancelScope) -> Http2Connection | None:
         http1 = self.http1
         conn: Any = http1.negotiating()
         conn.timeout = None  # the call's limits hold
@@ -437,8 +437,8 @@ class Http2Pool:
                 http1._prepare_proxy(conn)
             else:
                 conn.connect()
-            call.unbind()  # from here it is not this call's alone
-            if call.cancelled:
+            scope.unbind()  # from here it is not this call's alone
+            if scope.cancelled:
                 raise ConnectionAbortedError("cancelled")
             chosen = conn.sock.selected_alpn_protocol()
             if chosen != "h2":
@@ -454,7 +454,7 @@ class Http2Pool:
 
             return Http2Connection(sock, on_room)
         except BaseException as error:
-            call.unbind()
+            scope.unbind()
             conn.close()
             if http1.proxy is not None and not conn.has_connected_to_proxy and isinstance(error, Exception):
                 raise ProxyError("cannot connect to the proxy", error) from error
@@ -470,10 +470,10 @@ class Http2Pool:
         """
         if self._struck():  # a handler; it has connections of its own
             return min(connections, self._places())
-        call = CancelScope(self.clock, total_deadline=self.clock.monotonic() + timeout)
+        scope = CancelScope(self.clock, total_deadline=self.clock.monotonic() + timeout)
         try:
-            with activate(call):
-                while self._warm_one(connections, call):
+            with activate(scope):
+                while self._warm_one(connections, scope):
                     pass
         except ClosedPoolError:
             raise
@@ -489,7 +489,7 @@ class Http2Pool:
     def _places(self) -> int:
         return sum(max(0, each.limit - each.taken) for each in self._connections if each.usable)
 
-    def _warm_one(self, places: int, call: CancelScope) -> bool:
+    def _warm_one(self, places: int, scope: CancelScope) -> bool:
         """Open a connection if there are fewer places; say whether that was done, and it is of use."""
         waiter = _Waiter()
         try:
@@ -508,12 +508,12 @@ class Http2Pool:
             if not (connects or waits):
                 return False
             made = (
-                self._served(waiter, call) if connects else self._take(waiter, call)
+                self._served(waiter, scope) if connects else self._take(waiter, scope)
             )  # the latter: somebody else is at it
             if made is None:
                 return False
             made.served = True  # it may go stale before its first request
-            made.greet(call)
+            made.greet(scope)
             waiter.connection = None
             self._returned.append((made, 1))
             self._settle()

@@ -33,9 +33,9 @@ class HTTP2Response:
     version = 20
     marked = serves_again = True
 
-    def __init__(self, stream: Stream, head: list[tuple[bytes, bytes]], call: CancelScope) -> None:
+    def __init__(self, stream: Stream, head: list[tuple[bytes, bytes]], scope: CancelScope) -> None:
         self._stream = stream
-        self._call = call
+        self._call = scope
         self.headers = fields = Headers()
         self.status = 0
         container = fields._container
@@ -60,8 +60,8 @@ class HTTP2Response:
             http.client.HTTPException: Less came than was announced, or more.
         """
         stream = self._stream
-        call = self._call
-        call.left(call.deadline)  # also where there is always more to take
+        scope = self._call
+        scope.left(scope.deadline)  # also where there is always more to take
         while True:
             ended = stream.ended  # first: what came before the end is in the parts by now
             if stream.parts:
@@ -72,7 +72,7 @@ class HTTP2Response:
                 if missing := self._missing():
                     raise http.client.IncompleteRead(b"", missing)
                 return b""
-            if not stream.connection.wait(stream, call.left(call.deadline)):
+            if not stream.connection.wait(stream, scope.left(scope.deadline)):
                 raise TimeoutError("timed out")
 
     def _take(self) -> bytes:

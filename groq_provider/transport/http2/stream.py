@@ -141,7 +141,7 @@ class Stream:
         return make(*arguments)
 
     def interrupt(self) -> None:
-        """End it because its call was cancelled; waits for nothing. For :meth:`CallState.cancel`."""
+        """End it because its call was cancelled; waits for nothing. For :meth:`CancelScope.cancel`."""
         if self.connection is not None:
             self.connection.drop(self, cancelled=True)
 

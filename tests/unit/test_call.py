@@ -25,7 +25,7 @@ def test_plain_answer_settled_and_recorded():
     assert response.content == "Fine."
     assert [held.calls for held in bench.limiter.granted] == [[("settle", response.usage)]]
     assert bench.tracker.records == [{"model": "m", "total": 0.5, "first_token": None, "tokens_per_second": 400.0}]
-    assert bench.engine.in_flight == 0
+    assert bench.runtime.in_flight == 0
     (attempt,) = response.attempts
     assert (attempt.number, attempt.status_code, attempt.error, attempt.duration, attempt.sent, attempt.request_id) == (
         1, 200, None, 0.5, True, "req_1",
@@ -42,7 +42,7 @@ def test_limiter_learns_request_size():
     assert asked["max_output_tokens"] == 50
     assert asked["batch"] is True
     assert asked["arrival"] is None
-    assert asked["cancel"] is bench.transport.sent[0]["call"]
+    assert asked["cancel"] is bench.transport.sent[0]["scope"]
 
 
 def test_a_tokenizer_counts_the_prompt():
@@ -108,7 +108,7 @@ def test_request_without_model_is_refused():
     bench = Bench(default_model=None)
     bench.fails(e.InvalidRequestError)
     assert bench.limiter.asked == []
-    assert bench.engine.in_flight == 0
+    assert bench.runtime.in_flight == 0
 
 
 def test_call_headers_query_body_sent():
@@ -162,7 +162,7 @@ def test_what_becomes_of_the_reservation(step, ending, error):
     assert bench.endings == [ending]
     local = {"local": True} if raised.attempts[-1].sent is False else {}
     assert bench.tracker.records == [{"model": "m", "total": 0.5, "ok": False, **local}]
-    assert bench.engine.in_flight == 0
+    assert bench.runtime.in_flight == 0
     assert [attempt.error for attempt in raised.attempts] == [type(raised).__name__]
     assert (raised.model, raised.provider) == ("m", "groq")
 
@@ -190,7 +190,7 @@ def test_failed_stream_settles_received(pieces, prompt_only):
     assert (usage.completion_tokens == 0) is prompt_only
     assert caught.value.partial is not None
     assert len(bench.tracker.records) == 1
-    assert bench.engine.in_flight == 0
+    assert bench.runtime.in_flight == 0
 
 
 # --- retries -----------------------------------------------------------------------------------------------------------------
@@ -308,7 +308,7 @@ def test_one_total_spans_everything():
     error = bench.fails(e.RateLimitedError, timeouts=Timeouts(total=10))
     assert bench.clock.monotonic() - start < 10
     assert [attempt.status_code for attempt in error.attempts] == [429, 429]
-    assert {sent["call"].total_deadline for sent in bench.transport.sent} == {start + 10}
+    assert {sent["scope"].total_deadline for sent in bench.transport.sent} == {start + 10}
 
 
 def test_wait_limit_cut_to_total():
@@ -319,7 +319,7 @@ def test_wait_limit_cut_to_total():
     assert [asked["deadline"] for asked in bench.limiter.asked] == [start + 5] * 2
     bench = Bench(answer())
     bench.generate(timeouts=Timeouts(wait=90, total=60))
-    assert bench.limiter.asked[0]["deadline"] == bench.transport.sent[0]["call"].total_deadline
+    assert bench.limiter.asked[0]["deadline"] == bench.transport.sent[0]["scope"].total_deadline
 
 
 @pytest.mark.parametrize(("wait", "long_wait"), [(None, 60.0), (600, None)], ids=["without limit", "with limit"])
@@ -337,7 +337,7 @@ def test_refusing_limiter_leaves_no_attempt():
     assert error.attempts == ()
     assert error.retry_at is not None
     assert bench.transport.sent == []
-    assert bench.engine.in_flight == 0
+    assert bench.runtime.in_flight == 0
 
 
 def test_refused_retry_shows_earlier_attempt():
@@ -374,7 +374,7 @@ def test_cancelled_token_stops_call_early():
     assert error.sent is False
     assert (bench.limiter.asked, bench.transport.sent) == ([], [])
     assert bench.tracker.records == [{"model": "m", "total": 0.0, "ok": False, "local": True}]
-    assert bench.engine.in_flight == 0
+    assert bench.runtime.in_flight == 0
 
 
 def test_cancelling_ends_a_retry_sleep():
@@ -420,7 +420,7 @@ def test_cancel_reaches_limiter_through_call():
 
     bench = Bench(limiter=[cancelled])
     bench.fails(e.RequestCancelledError, cancel=token)
-    assert bench.engine.in_flight == 0
+    assert bench.runtime.in_flight == 0
 
 
 def test_token_forgets_finished_call():
@@ -449,7 +449,7 @@ def test_closing_raises_its_own_error():
     """Closing ends a call under way with its own error: the caller closed it, which is not a broken connection."""
 
     def closed(call):
-        bench.engine.close()
+        bench.runtime.close()
         assert call.cancelled
         return e.RequestCancelledError("x", sent=True)
 
@@ -479,7 +479,7 @@ def test_an_interrupt_leaves_nothing_behind(where):
     with pytest.raises(KeyboardInterrupt) as caught:
         bench.generate(cancel=token)
     assert caught.value is interrupt
-    assert bench.engine.in_flight == 0
+    assert bench.runtime.in_flight == 0
     assert "0 calls" in repr(token)
     assert bench.endings == {"limiter": [], "sleep": ["refund tokens"]}.get(where, ["keep"])
     assert bench.tracker.records == []
@@ -498,7 +498,7 @@ def test_interrupted_stream_leaves_partial():
     assert stream.partial.content == "Hello"
     assert wire.closed
     assert bench.endings == ["settle"]
-    assert bench.engine.in_flight == 0
+    assert bench.runtime.in_flight == 0
 
 
 @pytest.mark.parametrize(
@@ -557,7 +557,7 @@ def test_interrupt_before_delivery_closes_stream():
         next(stream)
     with pytest.raises(RuntimeError, match="closed before its end"):
         next(stream)
-    assert bench.engine.in_flight == 0
+    assert bench.runtime.in_flight == 0
 
 
 def test_interrupted_close_still_closes(monkeypatch):
@@ -571,7 +571,7 @@ def test_interrupted_close_still_closes(monkeypatch):
             stream.close()
     with pytest.raises(RuntimeError, match="closed before its end"):
         next(stream)
-    assert bench.engine.in_flight == 0
+    assert bench.runtime.in_flight == 0
 
 
 @pytest.mark.parametrize("how", ["answered", "refused", "streamed", "left", "other"])
@@ -582,7 +582,7 @@ def test_interrupted_exit_leaves_no_call(how):
         {"refused": refusal(400), "streamed": streamed(chunk("a"), chunk(finish="stop"), b"data: [DONE]\n\n")}.get(how)
         or (streamed(chunk("a")) if how == "left" else answer())
     )
-    leave, struck = bench.engine.leave, []
+    leave, struck = bench.runtime.leave, []
 
     def interrupted(call):
         if not struck:
@@ -590,12 +590,12 @@ def test_interrupted_exit_leaves_no_call(how):
             raise KeyboardInterrupt
         leave(call)
 
-    bench.engine.leave = interrupted
+    bench.runtime.leave = interrupted
     stream = bench.stream(cancel=token) if how in ("streamed", "left") else None
     if stream is not None:
         next(stream)
     act = {
-        "other": lambda: bench.engine.plain_request("GET", "/m", None, CallOptions(timeouts=FOREVER, cancel=token)),
+        "other": lambda: bench.runtime.plain_request("GET", "/m", None, CallOptions(timeouts=FOREVER, cancel=token)),
         "streamed": lambda: next(stream),
         "left": getattr(stream, "close", None),
     }.get(how, lambda: bench.generate(cancel=token))
@@ -604,7 +604,7 @@ def test_interrupted_exit_leaves_no_call(how):
     if stream is not None:
         stream.close()
     assert struck
-    assert bench.engine.in_flight == 0
+    assert bench.runtime.in_flight == 0
     assert "0 calls" in repr(token)
 
 
@@ -612,12 +612,12 @@ def test_interrupted_creation_leaves_nothing():
     """An interrupt while a stream is made leaves nothing: the answer was there, and no caller has it."""
     wire = streamed(chunk("a"))
     bench = Bench(wire)
-    bench.engine.follow = lambda stream: (_ for _ in ()).throw(KeyboardInterrupt)
+    bench.runtime.follow = lambda stream: (_ for _ in ()).throw(KeyboardInterrupt)
     token = CancelToken()
     with pytest.raises(KeyboardInterrupt):
         bench.stream(cancel=token)
     assert wire.closed
-    assert bench.engine.in_flight == 0
+    assert bench.runtime.in_flight == 0
     assert bench.endings == ["keep"]
 
 
@@ -664,7 +664,7 @@ def test_raising_tracker_leaves_no_call():
     bench.tracker.record = lambda *args, **kwargs: 1 / 0
     with pytest.raises(ZeroDivisionError):
         bench.generate()
-    assert bench.engine.in_flight == 0
+    assert bench.runtime.in_flight == 0
     assert bench.endings == ["settle"]
 
 
@@ -672,12 +672,12 @@ def test_finalizer_leftovers_are_done_later():
     """The next call, or the end, does the leftovers of finalizers, which may not touch a lock themselves."""
     bench = Bench(answer())
     done = []
-    bench.engine.later(lambda: done.append(1))
+    bench.runtime.later(lambda: done.append(1))
     assert done == []
     bench.generate()
     assert done == [1]
-    bench.engine.later(lambda: done.append(2))
-    bench.engine.close()
+    bench.runtime.later(lambda: done.append(2))
+    bench.runtime.close()
     assert done == [1, 2]
 
 
@@ -687,11 +687,11 @@ def test_finalizer_leftovers_are_done_later():
 def test_other_endpoints_leave_no_record():
     """Other endpoints hold no place and leave no record, but retry and have time limits."""
     bench = Bench(refusal(500), FakeWire(body=b'{"data": []}'))
-    data = bench.engine.plain_request("GET", "/models", None, CallOptions(timeouts=FOREVER))
+    data = bench.runtime.plain_request("GET", "/models", None, CallOptions(timeouts=FOREVER))
     assert data == {"data": []}
     assert (bench.limiter.asked, bench.tracker.records) == ([], [])
     assert len(bench.transport.sent) == 2
-    assert bench.engine.in_flight == 0
+    assert bench.runtime.in_flight == 0
 
 
 def test_stream_timing_starts_at_sending():
