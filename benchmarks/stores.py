@@ -31,17 +31,17 @@ ASK = AcquireRequest(WANTS, horizon=1_000_000, latest=NO_LIMIT, spacing=0, seen=
 CHANGE = Adjustment(credits={"tpm": 5, "tpd": 5})
 
 
-class LedgerStore:
+class MemoryStore:
     """The model alone, in memory: the floor."""
 
     def __init__(self):
-        self.ledger = GcraState()
+        self.state = GcraState()
 
     def take(self, _key, ask):
-        return self.ledger.take(time.monotonic_ns() // 1000, ask)
+        return self.state.take(time.monotonic_ns() // 1000, ask)
 
     def adjust(self, _key, change):
-        self.ledger.adjust(time.monotonic_ns() // 1000, change)
+        self.state.adjust(time.monotonic_ns() // 1000, change)
 
 
 class Server:
@@ -101,7 +101,7 @@ class Server:
 
 # A row for each store, made from a folder to keep files in. Another store is another line here.
 STORES = {
-    "model alone": lambda _folder: LedgerStore(),
+    "model alone": lambda _folder: MemoryStore(),
     "file": lambda folder: FileStore(f"{folder}/limits", patience=10),
 }
 

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DIMENSIONS",
+    "FULL_SHARE",
     "INPUT",
+    "NO_COST",
     "OUTPUT",
     "REQUESTS",
     "SECOND",
     "TOKENS",
-    "WHOLE",
     "Bucket",
     "BucketSet",
     "Cost",
@@ -33,12 +34,14 @@ __all__ = [
 SECOND = 1_000_000_000
 
 #: A share of 1 in the unit of shares: millionths.
-WHOLE = 1_000_000
+FULL_SHARE = 1_000_000
 
 #: What a call uses: requests, tokens in all, tokens of the prompt, tokens of the answer. The places of a :data:`Cost`.
 REQUESTS, TOKENS, INPUT, OUTPUT = range(4)
 
 Cost = tuple[int, int, int, int]
+
+NO_COST: Cost = (0, 0, 0, 0)
 
 
 class Dimension(NamedTuple):
@@ -71,9 +74,9 @@ DIMENSIONS: Mapping[str, Dimension] = {
 
 
 #: How long a limit that the service has named refuses what is larger, without a request being tried.
-_TRUSTED = _MINUTE
+_TRUSTED_PERIOD = _MINUTE
 #: Fewer requests or tokens than in any plan of the service.
-_PLAUSIBLE = 15
+_LEAST_PLAUSIBLE = 15
 
 
 class Bucket:
@@ -85,49 +88,49 @@ class Bucket:
         share: Millionths of *limit* to use. Applies to tokens only: requests are counted the same on both sides, tokens are
             estimates.
         now: Nanoseconds of the caller's clock. The bucket starts full.
-        bound: Whether what was charged here counts whatever the service says.
+        keep_own_use: Whether what was charged here counts whatever the service says.
 
     .. versionadded:: 0.1.0
     """
 
     __slots__ = (
-        "_mark",
-        "_own",
-        "bound",
+        "_marked_tat",
+        "_own_full_at",
         "burst",
         "capacity",
         "dimension",
-        "heard",
         "interval",
+        "keep_own_use",
         "kind",
         "limit",
         "name",
+        "named_at",
         "tat",
     )
 
     def __init__(
-        self, dimension: Dimension, limit: int, *, share: int = WHOLE, now: int = 0, bound: bool = False
+        self, dimension: Dimension, limit: int, *, share: int = FULL_SHARE, now: int = 0, keep_own_use: bool = False
     ) -> None:
         self.dimension = dimension
         self.name = dimension.name
         self.kind = dimension.kind
-        self.bound = bound
-        self.heard = now  # when the service named the limit last
+        self.keep_own_use = keep_own_use
+        self.named_at = now  # when the service named the limit last
         self.tat = now
         #: What of ``tat`` others have used, as far as the service told: full at _own without them when _mark was the tat. 0: nothing.
-        self._own = self._mark = 0
-        self._size(limit, share, 1)
+        self._own_full_at = self._marked_tat = 0
+        self._set_size(limit, share, 1)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.dimension.name} {self.capacity} of {self.limit}, full at {self.tat} ns>"
 
-    def _size(self, limit: int, share: int, parts: int) -> None:
+    def _set_size(self, limit: int, share: int, parts: int) -> None:
         if self.kind == REQUESTS:
-            share = WHOLE
+            share = FULL_SHARE
         self.limit = limit
-        self.capacity = max(1, limit * share // (WHOLE * parts))
+        self.capacity = max(1, limit * share // (FULL_SHARE * parts))
         # Rounded up, so that no rounding ever lets more through than the limit.
-        self.interval = -(-self.dimension.period * WHOLE * parts // (limit * share))
+        self.interval = -(-self.dimension.period * FULL_SHARE * parts // (limit * share))
         self.burst = self.capacity * self.interval
 
     def resize(self, limit: int, *, share: int, now: int, parts: int = 1) -> None:
@@ -139,11 +142,12 @@ class Bucket:
             now: Nanoseconds of the caller's clock.
             parts: Among how many that is divided; one of them is used.
         """
-        used, own, before = max(self.tat - now, 0), self.own(now) - now, self.interval
-        self._size(limit, share, parts)
-        latest = self.latest(now)
-        self._put(
-            min(now - (-used * self.interval // before), latest), min(now - (-own * self.interval // before), latest)
+        used, own, old_interval = max(self.tat - now, 0), self.own_full_at(now) - now, self.interval
+        self._set_size(limit, share, parts)
+        latest = self.latest_tat(now)
+        self._set_full_at(
+            min(now - (-used * self.interval // old_interval), latest),
+            min(now - (-own * self.interval // old_interval), latest),
         )
 
     def ready_at(self, units: int) -> int:
@@ -160,36 +164,36 @@ class Bucket:
 
     def charge(self, units: int, now: int) -> None:
         """Take *units*, into a debt of one period at most if need be."""
-        self.tat = min(max(self.tat, now) + units * self.interval, self.latest(now))
+        self.tat = min(max(self.tat, now) + units * self.interval, self.latest_tat(now))
 
     def credit(self, units: int, now: int) -> None:
         """Give *units* back, not beyond full."""
-        back = units * self.interval
-        tat = max(now, self.tat - back)
-        if self._mark:
-            own = self.own(now) - back
-            self._own = own if own > now else now  # noqa: FURB136 - as below
-            self._mark = tat
+        returned_time = units * self.interval
+        tat = max(now, self.tat - returned_time)
+        if self._marked_tat:
+            own = self.own_full_at(now) - returned_time
+            self._own_full_at = own if own > now else now  # noqa: FURB136 - as below
+            self._marked_tat = tat
         self.tat = tat
 
-    def own(self, now: int) -> int:
+    def own_full_at(self, now: int) -> int:
         """Return when the bucket would be full if only what was charged here counted, and nothing the service said of others.
 
         Charges are kept in ``tat`` alone, which is the hot path, and read off here: at worst a little more than it was.
         """
         tat = self.tat
-        if self._mark:
-            own = self._own
-            own = (own if own > now else now) + tat - self._mark  # noqa: FURB136 - as below
+        if self._marked_tat:
+            own = self._own_full_at
+            own = (own if own > now else now) + tat - self._marked_tat  # noqa: FURB136 - as below
             tat = tat if tat < own else own  # noqa: FURB136 - as below
         return tat if tat > now else now  # noqa: FURB136 - max() costs three times as much
 
-    def _put(self, full: int, own: int) -> None:
+    def _set_full_at(self, full: int, own: int) -> None:
         """Be full at the instant *full*, of which what is missing until *own* is our own use."""
         self.tat = full
-        self._own, self._mark = (own, full) if own < full else (0, 0)
+        self._own_full_at, self._marked_tat = (own, full) if own < full else (0, 0)
 
-    def sync(self, candidate: int, *, now: int, idle: bool, bound: bool) -> None:
+    def sync(self, candidate: int, *, now: int, idle: bool, keep_own_use: bool) -> None:
         """Take over what the service says.
 
         Tightens at once. Loosens at once only when nothing is in flight, else by a tenth of the gap: what is in flight may
@@ -199,24 +203,24 @@ class Bucket:
             candidate: Instant at which the service's bucket is full.
             now: Nanoseconds of the caller's clock.
             idle: Whether no other request is in flight.
-            bound: Whether our own use counts, as it does where the limit is :attr:`bound`.
+            keep_own_use: Whether our own use counts, as it does where the bucket's own ``keep_own_use`` is set.
         """
         tat = self.tat
-        own = self.own(now) if self._mark else tat if tat > now else now  # noqa: FURB136 - as above
-        if candidate < own and (bound or self.bound):
+        own = self.own_full_at(now) if self._marked_tat else tat if tat > now else now  # noqa: FURB136 - as above
+        if candidate < own and (keep_own_use or self.keep_own_use):
             candidate = own
         if candidate < now:
             candidate = now
         elif candidate > now + self.burst:
-            candidate = min(candidate, self.latest(now))
+            candidate = min(candidate, self.latest_tat(now))
         if candidate < tat and not idle:
             candidate = tat - (tat - candidate) // 10
         self.tat = candidate
         if own < candidate:
-            self._own = own
-            self._mark = candidate
-        elif self._mark:
-            self._mark = 0
+            self._own_full_at = own
+            self._marked_tat = candidate
+        elif self._marked_tat:
+            self._marked_tat = 0
 
     def service_full_at(self, used: int, limit: int, now: int) -> int:
         """Return the ``tat`` that stands for *used* of the service's own *limit*.
@@ -228,11 +232,11 @@ class Bucket:
             return now + max(self.capacity - max(limit - used, 0), 0) * self.interval
         return now - (-used * self.dimension.period // self.limit)
 
-    def empty(self, now: int) -> None:
+    def exhaust(self, now: int) -> None:
         """Take whatever is left, though nobody here used it."""
-        self._put(max(self.tat, now + self.burst), self.own(now))
+        self._set_full_at(max(self.tat, now + self.burst), self.own_full_at(now))
 
-    def latest(self, now: int) -> int:
+    def latest_tat(self, now: int) -> int:
         """Return the latest ``tat`` there may be: empty, with a debt of one period. No figure of the service blocks for longer."""
         return now + self.burst + self.dimension.period
 
@@ -260,16 +264,17 @@ class BucketSet:
     .. versionadded:: 0.1.0
     """
 
-    __slots__ = ("_buckets", "_configured", "_named", "_parts", "share")
+    __slots__ = ("_buckets", "_by_name", "_configured_limits", "_parts", "share")
 
-    def __init__(self, limits: Mapping[str, int | None], *, share: int = WHOLE, now: int = 0) -> None:
+    def __init__(self, limits: Mapping[str, int | None], *, share: int = FULL_SHARE, now: int = 0) -> None:
         self.share = share
         self._parts = 1
-        self._configured = {name: limit for name, limit in limits.items() if limit}
+        self._configured_limits = {name: limit for name, limit in limits.items() if limit}
         self._buckets = [
-            Bucket(DIMENSIONS[name], size, share=share, now=now, bound=True) for name, size in self._configured.items()
+            Bucket(DIMENSIONS[name], size, share=share, now=now, keep_own_use=True)
+            for name, size in self._configured_limits.items()
         ]
-        self._named = {bucket.name: bucket for bucket in self._buckets}
+        self._by_name = {bucket.name: bucket for bucket in self._buckets}
 
     def __iter__(self) -> Iterator[Bucket]:
         return iter(self._buckets)
@@ -279,7 +284,7 @@ class BucketSet:
 
     def get(self, name: str) -> Bucket | None:
         """Return the bucket of that name, if that limit is known."""
-        return self._named.get(name)
+        return self._by_name.get(name)
 
     def spacing(self) -> int:
         """Return the nanoseconds between requests at the rate of the limit per minute; a second where none is known."""
@@ -288,7 +293,7 @@ class BucketSet:
 
     def source(self, bucket: Bucket) -> str:
         """Say where a limit comes from: ``"configured"`` or ``"learned"``."""
-        return "configured" if self._configured.get(bucket.name) == bucket.limit else "learned"
+        return "configured" if self._configured_limits.get(bucket.name) == bucket.limit else "learned"
 
     def try_take(self, cost: Cost, now: int) -> bool:
         """Take *cost* from all buckets if all have it now; else change nothing.
@@ -324,12 +329,16 @@ class BucketSet:
                 bucket
                 for bucket in self._buckets
                 if cost[bucket.kind] > bucket.limit
-                and (now is None or now - bucket.heard < _TRUSTED or self._configured.get(bucket.name) == bucket.limit)
+                and (
+                    now is None
+                    or now - bucket.named_at < _TRUSTED_PERIOD
+                    or self._configured_limits.get(bucket.name) == bucket.limit
+                )
             ),
             None,
         )
 
-    def fitted(self, cost: Cost, need: Cost) -> Cost:
+    def cut_to_limits(self, cost: Cost, need: Cost) -> Cost:
         """Return *cost* cut to the limits: a margin on top of what a request is known to *need* must not make it impossible."""
         units = list(cost)
         for bucket in self._buckets:
@@ -346,7 +355,7 @@ class BucketSet:
         for bucket in self._buckets:
             difference = reserved[bucket.kind] - actual[bucket.kind]
             if difference > 0:
-                if bucket._mark:  # noqa: SLF001 - ours, and this is nearly as hot as try_take()
+                if bucket._marked_tat:  # noqa: SLF001 - ours, and this is nearly as hot as try_take()
                     bucket.credit(difference, now)
                 else:
                     tat = bucket.tat - difference * bucket.interval
@@ -354,7 +363,7 @@ class BucketSet:
             elif difference:
                 bucket.charge(-difference, now)
 
-    def learn(self, name: str, limit: int, now: int) -> str | None:
+    def learn_limit(self, name: str, limit: int, now: int) -> str | None:
         """Take over a limit the service named.
 
         It lowers a configured one and never raises it. Where none is configured the newest word of the service counts.
@@ -364,37 +373,37 @@ class BucketSet:
         """
         if limit < 1:
             return None  # the service blocks a model in other ways; a limit of nothing would wait for ever
-        limit = min(limit, self._configured.get(name, limit))
+        limit = min(limit, self._configured_limits.get(name, limit))
         bucket = self.get(name)
         if bucket is not None:
-            bucket.heard = now
+            bucket.named_at = now
         if bucket is None:
             bucket = Bucket(DIMENSIONS[name], limit, share=self.share, now=now)
             bucket.resize(limit, share=self.share, now=now, parts=self._parts)
-            bucket.heard = now
+            bucket.named_at = now
             self._buckets.append(bucket)
-            self._named[name] = bucket
+            self._by_name[name] = bucket
             return "adopted"
-        before = bucket.limit
-        if limit != before:
+        old_limit = bucket.limit
+        if limit != old_limit:
             bucket.resize(limit, share=self.share, now=now, parts=self._parts)
-        return "lowered" if limit < before else None
+        return "lowered" if limit < old_limit else None
 
-    def heal(self, now: int) -> bool:
+    def raise_tiny_limits(self, now: int) -> bool:
         """Double limits that are smaller than any plan's and were not named for a whole period; say whether there are such limits.
 
         One of a few requests, read once in a text, would hold back everything for good: headers do not speak of all limits.
         """
-        tiny = False
+        any_tiny = False
         for bucket in self._buckets:
-            configured = self._configured.get(bucket.name)
-            if bucket.limit < _PLAUSIBLE and configured != bucket.limit:
-                tiny = True
-                if now - bucket.heard >= bucket.dimension.period:
+            configured = self._configured_limits.get(bucket.name)
+            if bucket.limit < _LEAST_PLAUSIBLE and configured != bucket.limit:
+                any_tiny = True
+                if now - bucket.named_at >= bucket.dimension.period:
                     limit = min(2 * bucket.limit, configured or 2 * bucket.limit)
                     bucket.resize(limit, share=self.share, now=now, parts=self._parts)
-                    bucket.heard = now
-        return tiny
+                    bucket.named_at = now
+        return any_tiny
 
     def set_share(self, share: int, now: int) -> None:
         """Use another share of the token limits from now on."""
@@ -406,17 +415,17 @@ class BucketSet:
         """Use one of so many parts of the limits from now on, beginning with that part of what is left, at most half of it."""
         self._parts = parts
         for bucket in self._buckets:
-            left = bucket.remaining(now) // parts
+            remaining_units = bucket.remaining(now) // parts
             bucket.resize(bucket.limit, share=self.share, now=now, parts=parts)
-            bucket.tat = now + (bucket.capacity - min(left, bucket.capacity // 2)) * bucket.interval
+            bucket.tat = now + (bucket.capacity - min(remaining_units, bucket.capacity // 2)) * bucket.interval
 
     def unite(self, now: int) -> None:
         """Use the whole of the limits again; what is used stays used."""
         self._parts = 1
         self.set_share(self.share, now)
 
-    def empty(self, now: int) -> None:
+    def exhaust(self, now: int) -> None:
         """Take whatever the limits per minute still hold: the service refused and did not say why."""
         for bucket in self._buckets:
             if bucket.dimension.scope == "minute":
-                bucket.empty(now)
+                bucket.exhaust(now)

@@ -14,19 +14,19 @@ from groq_provider.ratelimit.bucket import SECOND
 __all__ = ["ThrottleGate"]
 
 #: How long the gate stays closed when the service does not say; doubles with every such refusal in a row.
-_FIRST, _LONGEST = SECOND, 8 * SECOND
+_FIRST_PAUSE, _LONGEST_PAUSE = SECOND, 8 * SECOND
 
 #: The longest and the shortest time between calls at a learned pace; with less, or after so long without anybody waiting for it, the
 #: gate is open.
-_LONGEST_INTERVAL, _SHORTEST_INTERVAL, _UNUSED = 60 * SECOND, SECOND // 1000, 60 * SECOND
+_LONGEST_INTERVAL, _SHORTEST_INTERVAL, _IDLE_LIMIT = 60 * SECOND, SECOND // 1000, 60 * SECOND
 #: By how much an answer makes the pace quicker: at first; at least; and by how much that itself grows with each answer.
-_QUICKER, _LEAST_QUICKER, _ACCELERATION = 0.25, 0.002, 1.02
+_FIRST_SPEEDUP, _LEAST_SPEEDUP, _SPEEDUP_GROWTH = 0.25, 0.002, 1.02
 #: What a refusal keeps of it where it follows on so many calls, as the pace is nearly known then; and on fewer.
-_KEPT, _MANY, _KEPT_OF_FEW = 0.25, 4, 0.5
+_SPEEDUP_KEPT, _MANY_CALLS, _SPEEDUP_KEPT_OF_FEW = 0.25, 4, 0.5
 #: Answers at a measured pace before it becomes quicker.
-_HOLD = 4
+_HELD_ANSWERS = 4
 #: How much slower than the server's own pace: what its figures leave out, and what is on the way.
-_MARGIN = 1.02
+_PACE_MARGIN = 1.02
 
 
 class ThrottleGate:
@@ -46,15 +46,15 @@ class ThrottleGate:
     """
 
     __slots__ = (
-        "_hold",
-        "_interval",
-        "_left",
-        "_named",
-        "_pause",
-        "_probing",
-        "_quicker",
-        "_sent",
-        "_used",
+        "_answers_to_hold",
+        "_awaiting_probe",
+        "_closed_sequence",
+        "_last_sent_at",
+        "_next_pause",
+        "_pace_interval",
+        "_pace_used",
+        "_room_at",
+        "_speedup",
         "active",
         "limit",
         "limit_name",
@@ -68,26 +68,26 @@ class ThrottleGate:
         self.scope: str | None = None
         self.limit_name: str | None = None
         self.limit: int | None = None
-        self._sent = 0  # the newest request that was out when the gate closed; answers to those tell nothing
-        self._pause = _FIRST
-        self._interval = 0  # nanoseconds between calls at the pace that was learned; 0 for none
-        self._quicker = _QUICKER
-        self._hold = 0  # answers until it may become quicker
-        self._named = 0  # the instant at which, by the newest refusal, there is room for one
-        self._left = 0  # when the newest call left
-        self._used = False  # whether the newest call waited for the pace
-        self._probing = False  # whether no answer came since the gate closed
+        self._closed_sequence = 0  # the newest request that was out when the gate closed; answers to those tell nothing
+        self._next_pause = _FIRST_PAUSE
+        self._pace_interval = 0  # nanoseconds between calls at the pace that was learned; 0 for none
+        self._speedup = _FIRST_SPEEDUP
+        self._answers_to_hold = 0  # answers until it may become quicker
+        self._room_at = 0  # the instant at which, by the newest refusal, there is room for one
+        self._last_sent_at = 0  # when the newest call left
+        self._pace_used = False  # whether the newest call waited for the pace
+        self._awaiting_probe = False  # whether no answer came since the gate closed
 
     def close(
         self,
         now: int,
         pause: int | None,
         *,
-        sent: int,
+        newest_sequence: int,
         scope: str | None,
         limit_name: str | None,
         limit: int | None,
-        refused: int | None = None,
+        refused_sequence: int | None = None,
         spacing: int = SECOND,
     ) -> None:
         """Let nobody out for *pause* nanoseconds; ``None``: a second, then two, up to eight.
@@ -97,88 +97,93 @@ class ThrottleGate:
         Args:
             now: Nanoseconds of the caller's clock.
             pause: What the service asks for.
-            sent: The newest request that is out.
+            newest_sequence: The newest request that is out.
             scope: Period of the limit, if known.
             limit_name: Its name, if known.
             limit: Its size, if known.
-            refused: The request refused, if nothing explains why: the pace is learned from it.
+            refused_sequence: The request refused, if nothing explains why: the pace is learned from it.
             spacing: Nanoseconds between calls to begin with then.
         """
-        if refused is not None:
-            self._learn(refused, now + (pause or 0), spacing)
+        if refused_sequence is not None:
+            self._learn_pace(refused_sequence, now + (pause or 0), spacing)
         if pause is None:
-            pause = self._pause
-            self._pause = min(2 * pause, _LONGEST)
+            pause = self._next_pause
+            self._next_pause = min(2 * pause, _LONGEST_PAUSE)
         if not self.active or now + pause >= self.opens_at:
             self.opens_at = now + pause
             self.scope, self.limit_name, self.limit = scope, limit_name, limit
         self.active = True
-        self._probing = True
-        self._sent = sent
+        self._awaiting_probe = True
+        self._closed_sequence = newest_sequence
 
-    def _learn(self, refused: int, room_at: int, spacing: int) -> None:
+    def _learn_pace(self, refused_sequence: int, room_at: int, spacing: int) -> None:
         """Learn the pace from the refusal of a request and the instant at which, by its words, there is room."""
-        if not self._interval:
-            self._interval, self._quicker, self._hold = spacing, _QUICKER, 0
-        elif refused > self._sent:  # else it left before the gate closed last: one burst tells one thing
-            let_in = refused - self._sent - 1
-            if let_in:  # else a probe found no room, which tells nothing of the pace
+        if not self._pace_interval:
+            self._pace_interval, self._speedup, self._answers_to_hold = spacing, _FIRST_SPEEDUP, 0
+        elif (
+            refused_sequence > self._closed_sequence
+        ):  # else it left before the gate closed last: one burst tells one thing
+            admitted_calls = refused_sequence - self._closed_sequence - 1
+            if admitted_calls:  # else a probe found no room, which tells nothing of the pace
                 # What was refused was too quick, whatever the figures say.
-                measured = max((room_at - self._named) / let_in, self._interval)
-                self._interval = min(int(measured * _MARGIN), _LONGEST_INTERVAL)
-                self._quicker = max(self._quicker * (_KEPT if let_in >= _MANY else _KEPT_OF_FEW), _LEAST_QUICKER)
-                self._hold = _HOLD
+                measured_interval = max((room_at - self._room_at) / admitted_calls, self._pace_interval)
+                self._pace_interval = min(int(measured_interval * _PACE_MARGIN), _LONGEST_INTERVAL)
+                self._speedup = max(
+                    self._speedup * (_SPEEDUP_KEPT if admitted_calls >= _MANY_CALLS else _SPEEDUP_KEPT_OF_FEW),
+                    _LEAST_SPEEDUP,
+                )
+                self._answers_to_hold = _HELD_ANSWERS
         else:
-            room_at = max(room_at, self._named)
-        self._named = room_at
+            room_at = max(room_at, self._room_at)
+        self._room_at = room_at
 
     @property
     def closed_until(self) -> int:
         """When the first may leave again after a refusal; 0 once an answer has come, whatever the pace is."""
-        return self.opens_at if self._probing else 0
+        return self.opens_at if self._awaiting_probe else 0
 
-    def passed(self, now: int, spacing: int) -> None:
+    def note_sent(self, now: int, spacing: int) -> None:
         """Note that somebody left: the probe. The next one may follow when its answer is there, or after *spacing*.
 
         At a learned pace the next one follows at that, once an answer has come.
         """
         if not self.active:
             return
-        if self._interval:
-            late = now - self.opens_at
-            if late > _UNUSED and not self._probing:
+        if self._pace_interval:
+            idle_time = now - self.opens_at
+            if idle_time > _IDLE_LIMIT and not self._awaiting_probe:
                 self._open()
                 return
-            self._used = self._probing or late < self._interval
-            spacing = max(spacing, self._interval) if self._probing else self._interval
-        self._left = now
+            self._pace_used = self._awaiting_probe or idle_time < self._pace_interval
+            spacing = max(spacing, self._pace_interval) if self._awaiting_probe else self._pace_interval
+        self._last_sent_at = now
         self.opens_at = now + spacing
         self.scope = self.limit_name = self.limit = None
 
-    def answered(self, sequence: int) -> None:
+    def note_answer(self, sequence: int) -> None:
         """Note an answer that was no refusal.
 
         If that request left after the gate had closed: open for all, or go on at the learned pace, and a little quicker.
         """
-        if sequence <= self._sent:
+        if sequence <= self._closed_sequence:
             return
-        self._pause = _FIRST
+        self._next_pause = _FIRST_PAUSE
         if not self.active:
             return
-        if self._probing:
-            self._probing = False
-            self.opens_at = self._left + self._interval
-        if self._interval and self._used:
-            if self._hold:
-                self._hold -= 1
+        if self._awaiting_probe:
+            self._awaiting_probe = False
+            self.opens_at = self._last_sent_at + self._pace_interval
+        if self._pace_interval and self._pace_used:
+            if self._answers_to_hold:
+                self._answers_to_hold -= 1
             else:
                 # Not more than about twofold a second: what is on the way then is too much otherwise.
-                self._interval = int(self._interval / (1 + min(self._quicker, self._interval / SECOND)))
-                self._quicker = min(self._quicker * _ACCELERATION, _QUICKER)
-        if self._interval < _SHORTEST_INTERVAL:
+                self._pace_interval = int(self._pace_interval / (1 + min(self._speedup, self._pace_interval / SECOND)))
+                self._speedup = min(self._speedup * _SPEEDUP_GROWTH, _FIRST_SPEEDUP)
+        if self._pace_interval < _SHORTEST_INTERVAL:
             self._open()
 
     def _open(self) -> None:
-        self.active = self._probing = False
-        self.opens_at = self._interval = 0
+        self.active = self._awaiting_probe = False
+        self.opens_at = self._pace_interval = 0
         self.scope = self.limit_name = self.limit = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from groq_provider.ratelimit.bucket import DIMENSIONS, REQUESTS, SECOND, TOKENS, WHOLE
+from groq_provider.ratelimit.bucket import DIMENSIONS, FULL_SHARE, REQUESTS, SECOND, TOKENS
 
 if TYPE_CHECKING:
     from groq_provider.errors import RateLimitedError
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["LimitLearning"]
 
-_LOWEST_SHARE = WHOLE // 2
+_LOWEST_SHARE = FULL_SHARE // 2
 #: Seconds: no limit has a longer period, so nothing holds a model back for more.
 _LONGEST_PAUSE = 86_400.0
 _LONGEST_PAUSES = {"minute": 60.0, "hour": 3600.0}
-_RECOVERY, _RECOVERY_PERIOD = WHOLE // 100, 60 * SECOND
+_RECOVERY_STEP, _RECOVERY_PERIOD = FULL_SHARE // 100, 60 * SECOND
 
 
 class LimitLearning:
@@ -31,59 +31,63 @@ class LimitLearning:
     Args:
         buckets: What to correct.
         gate: What a refusal closes.
-        open_calls: What is in flight, by sequence, in that order; read only.
+        in_flight: What is in flight, by sequence, in that order; read only.
 
     Attributes:
-        last: The newest headers.
-        learned: Limits adopted from the service, by name.
+        last_info: The newest headers.
+        learned_limits: Limits adopted from the service, by name.
 
     .. versionadded:: 0.1.0
     """
 
     __slots__ = (
-        "_base",
         "_buckets",
-        "_careful",
-        "_changed",
-        "_cut",
+        "_check_tiny_limits",
+        "_cut_sequence",
         "_gate",
-        "_open",
-        "_synced",
-        "_tiny",
-        "last",
-        "learned",
+        "_in_flight",
+        "_initial_share",
+        "_share_changed_at",
+        "_share_halved",
+        "_synced_sequence",
+        "last_info",
+        "learned_limits",
     )
 
-    def __init__(self, buckets: BucketSet, gate: ThrottleGate, open_calls: dict[int, Estimate]) -> None:
+    def __init__(self, buckets: BucketSet, gate: ThrottleGate, in_flight: dict[int, Estimate]) -> None:
         self._buckets = buckets
         self._gate = gate
-        self._open = open_calls
-        self._base = buckets.share
-        self._changed = 0  # instant the share was changed last
-        self._cut = 0  # newest request out at the last cut: one burst of refusals cuts once
-        self._careful = False
-        self._tiny = False  # whether a limit may have to be healed
-        self._synced = 0  # request whose headers were applied last
-        self.last: RateLimitInfo | None = None
-        self.learned: dict[str, int] = {}
+        self._in_flight = in_flight
+        self._initial_share = buckets.share
+        self._share_changed_at = 0  # instant the share was changed last
+        self._cut_sequence = 0  # newest request out at the last cut: one burst of refusals cuts once
+        self._share_halved = False
+        self._check_tiny_limits = False  # whether a limit may have to be healed
+        self._synced_sequence = 0  # request whose headers were applied last
+        self.last_info: RateLimitInfo | None = None
+        self.learned_limits: dict[str, int] = {}
 
-    def headers(self, sequence: int, info: RateLimitInfo, now: int) -> None:
+    def apply_headers(self, sequence: int, info: RateLimitInfo, now: int) -> None:
         """Take over headers: on this service requests are per day and tokens per minute.
 
         Those of requests older than the newest applied are ignored: threads overtake each other on the way back.
         """
-        if sequence < self._synced:
+        if sequence < self._synced_sequence:
             return
-        self._synced = sequence
-        self.last = info
-        if self._careful:
-            self._careful = False
-            self._buckets.set_share(self._base, now)
-        alone = not self._open or (len(self._open) == 1 and sequence in self._open)
-        self._one("rpd", info.limit_requests, info.remaining_requests, info.reset_requests, sequence, now, alone)
-        self._one("tpm", info.limit_tokens, info.remaining_tokens, info.reset_tokens, sequence, now, alone)
+        self._synced_sequence = sequence
+        self.last_info = info
+        if self._share_halved:
+            self._share_halved = False
+            self._buckets.set_share(self._initial_share, now)
+        no_other_call = not self._in_flight or (len(self._in_flight) == 1 and sequence in self._in_flight)
+        self._apply_limit(
+            "rpd", info.limit_requests, info.remaining_requests, info.reset_requests, sequence, now, no_other_call
+        )
+        self._apply_limit(
+            "tpm", info.limit_tokens, info.remaining_tokens, info.reset_tokens, sequence, now, no_other_call
+        )
 
-    def _one(  # noqa: PLR0917 - private, once per answer and limit
+    def _apply_limit(  # noqa: PLR0917 - private, once per answer and limit
         self,
         name: str,
         limit: int | None,
@@ -91,13 +95,13 @@ class LimitLearning:
         reset: float | None,
         sequence: int,
         now: int,
-        alone: bool,
+        no_other_call: bool,
     ) -> None:
         """Take over what headers say of one limit. *alone*: no other call is out."""
         bucket = self._buckets.get(name)
         adopted = False
         if limit is not None and (bucket is None or bucket.limit != limit):
-            adopted = self._learn(name, limit, now) == "adopted"
+            adopted = self._learn_limit(name, limit, now) == "adopted"
             bucket = self._buckets.get(name)
             if bucket is not None and bucket.limit < limit and reset is not None:
                 # Only units can be compared with a lower limit of ours, not the time until they are back.
@@ -107,23 +111,23 @@ class LimitLearning:
         if bucket is None:
             return
         if limit is not None:
-            bucket.heard = now
+            bucket.named_at = now
         if reset is not None:
-            full = now + int(reset * SECOND)
+            full_at = now + int(reset * SECOND)
         elif remaining is not None and limit is not None:
-            full = bucket.service_full_at(limit - remaining, limit, now)
+            full_at = bucket.service_full_at(limit - remaining, limit, now)
         else:
             return
-        self._sync(bucket, full, sequence, now, idle=alone or adopted)
+        self._sync_bucket(bucket, full_at, sequence, now, idle=no_other_call or adopted)
 
-    def refusal(
-        self, sequence: int, newest: int, info: RateLimitInfo | None, error: RateLimitedError, now: int
+    def apply_refusal(
+        self, sequence: int, newest_sequence: int, info: RateLimitInfo | None, error: RateLimitedError, now: int
     ) -> None:
         """Close the gate, and learn why.
 
         Args:
             sequence: The request refused.
-            newest: The newest request that is out.
+            newest_sequence: The newest request that is out.
             info: Headers of the refusal, applied before.
             error: What the service said.
             now: Nanoseconds of the caller's clock.
@@ -131,76 +135,88 @@ class LimitLearning:
         name = (error.limit_name or "").lower()
         explained = False
         if name in DIMENSIONS and error.limit:
-            explained = self._learn(name, error.limit, now) is not None
+            explained = self._learn_limit(name, error.limit, now) is not None
             bucket = self._buckets.get(name)
             if bucket is not None and error.used is not None:
-                self._sync(bucket, bucket.service_full_at(error.used, error.limit, now), sequence, now, idle=False)
+                self._sync_bucket(
+                    bucket, bucket.service_full_at(error.used, error.limit, now), sequence, now, idle=False
+                )
         of_tokens = DIMENSIONS[name].kind != REQUESTS if name in DIMENSIONS else not name
-        if of_tokens and not explained and sequence > self._cut:
+        if of_tokens and not explained and sequence > self._cut_sequence:
             # Our figures said that it fits: others use the same quota, or the service counts otherwise.
             self._set_share(self._buckets.share * 9 // 10, now)
-            self._cut = newest
-        unexplained = not name and not self._shown(sequence, info)
+            self._cut_sequence = newest_sequence
+        unexplained = not name and not self._headers_explain(sequence, info)
         if not name and (info is None or info.remaining_tokens is None):
-            self._buckets.empty(now)  # nothing says where we stand
+            self._buckets.exhaust(now)  # nothing says where we stand
         pause = error.retry_after
         if pause is None and info is not None:
             pause = info.retry_after
         self._gate.close(
             now,
             None if pause is None else int(min(pause, _LONGEST_PAUSES.get(error.scope or "", _LONGEST_PAUSE)) * SECOND),
-            sent=newest,
+            newest_sequence=newest_sequence,
             scope=error.scope,
             limit_name=error.limit_name,
             limit=error.limit,
-            refused=sequence if unexplained else None,
+            refused_sequence=sequence if unexplained else None,
             spacing=self._buckets.spacing(),
         )
 
-    def _shown(self, sequence: int, info: RateLimitInfo | None) -> bool:
+    def _headers_explain(self, sequence: int, info: RateLimitInfo | None) -> bool:
         """Say whether the headers of a refusal show what the request was too much for."""
         if info is None:
             return False
-        cost = self._open.get(sequence)
-        needed = 1 if cost is None else max(cost.cost[TOKENS], 1)
-        return info.remaining_requests == 0 or (info.remaining_tokens is not None and info.remaining_tokens < needed)
+        cost = self._in_flight.get(sequence)
+        needed_tokens = 1 if cost is None else max(cost.cost[TOKENS], 1)
+        return info.remaining_requests == 0 or (
+            info.remaining_tokens is not None and info.remaining_tokens < needed_tokens
+        )
 
-    def success(self, sequence: int, now: int) -> None:
+    def note_success(self, sequence: int, now: int) -> None:
         """Note an answer that was no refusal: open the gate, and raise a share that was cut.
 
         By a hundredth a minute, and only while half of the limit is in use: idle minutes prove nothing.
         """
-        self._gate.answered(sequence)
-        if self._tiny:
-            self._tiny = self._buckets.heal(now)
-        if self._buckets.share < self._base and not self._careful and now - self._changed >= _RECOVERY_PERIOD:
-            busy = (2 * bucket.remaining(now) <= bucket.capacity for bucket in self._buckets if bucket.kind >= TOKENS)
-            if any(busy):
-                self._set_share(self._buckets.share + _RECOVERY, now)
+        self._gate.note_answer(sequence)
+        if self._check_tiny_limits:
+            self._check_tiny_limits = self._buckets.raise_tiny_limits(now)
+        if (
+            self._buckets.share < self._initial_share
+            and not self._share_halved
+            and now - self._share_changed_at >= _RECOVERY_PERIOD
+        ):
+            half_used = (
+                2 * bucket.remaining(now) <= bucket.capacity for bucket in self._buckets if bucket.kind >= TOKENS
+            )
+            if any(half_used):
+                self._set_share(self._buckets.share + _RECOVERY_STEP, now)
 
-    def be_careful(self, now: int) -> None:
+    def halve_share(self, now: int) -> None:
         """Take half of the share until the service says where the limits stand."""
-        self._careful = True
-        self._buckets.set_share(max(self._base // 2, 1), now)
+        self._share_halved = True
+        self._buckets.set_share(max(self._initial_share // 2, 1), now)
 
-    def _learn(self, name: str, limit: int, now: int) -> str | None:
-        outcome = self._buckets.learn(name, limit, now)
-        self._tiny = True  # perhaps: the next good answer looks
-        if outcome == "adopted":
-            self.learned[name] = limit
-        return outcome
+    def _learn_limit(self, name: str, limit: int, now: int) -> str | None:
+        change = self._buckets.learn_limit(name, limit, now)
+        self._check_tiny_limits = True  # perhaps: the next good answer looks
+        if change == "adopted":
+            self.learned_limits[name] = limit
+        return change
 
-    def _sync(self, bucket: Bucket, full: int, sequence: int, now: int, *, idle: bool) -> None:
+    def _sync_bucket(self, bucket: Bucket, full_at: int, sequence: int, now: int, *, idle: bool) -> None:
         """Correct a bucket, counting what left after that request: the service did not know of it yet."""
-        for other in reversed(self._open):
+        for other in reversed(self._in_flight):
             if other <= sequence:
                 break
-            full += self._open[other].cost[bucket.kind] * bucket.interval
+            full_at += self._in_flight[other].cost[bucket.kind] * bucket.interval
         # With less than the whole rate in use the service's bucket is soon fuller than ours. That is the margin, not credit: only what
         # earlier figures have taken is given back.
-        bucket.sync(full, now=now, idle=idle, bound=bucket.kind != REQUESTS and self._buckets.share < WHOLE)
+        bucket.sync(
+            full_at, now=now, idle=idle, keep_own_use=bucket.kind != REQUESTS and self._buckets.share < FULL_SHARE
+        )
 
     def _set_share(self, share: int, now: int) -> None:
-        share = min(max(share, min(_LOWEST_SHARE, self._base)), self._base)
+        share = min(max(share, min(_LOWEST_SHARE, self._initial_share)), self._initial_share)
         self._buckets.set_share(share, now)
-        self._changed = now
+        self._share_changed_at = now

@@ -9,7 +9,7 @@ from groq_provider._fork import forkable
 from groq_provider._validate import Hidden
 from groq_provider.clock import SystemClock
 from groq_provider.errors import ConfigurationError
-from groq_provider.ratelimit.bucket import DIMENSIONS, WHOLE
+from groq_provider.ratelimit.bucket import DIMENSIONS, FULL_SHARE
 from groq_provider.ratelimit.model import ModelLimiter, RetiredError
 from groq_provider.ratelimit.store.protocol import RateLimitStore, open_store
 
@@ -76,27 +76,27 @@ class TokenBucketRateLimiter:
         self._scope = scope
         if isinstance(store, str):
             store = Hidden(store)  # it may hold a password
-        opened = open_store(store, clock=clock) if isinstance(store, str) else store
-        if opened is not None and not isinstance(opened, RateLimitStore):
+        opened_store = open_store(store, clock=clock) if isinstance(store, str) else store
+        if opened_store is not None and not isinstance(opened_store, RateLimitStore):
             raise ConfigurationError(
                 f"rate_limit_store must be a URL or have the methods take, adjust and close, not be a {type(store).__name__}"
             )
-        self._own_store = opened if isinstance(store, str) else None
-        self._link: StoreLink | None = None
-        if opened is not None:
+        self._own_store = opened_store if isinstance(store, str) else None
+        self._store_link: StoreLink | None = None
+        if opened_store is not None:
             from groq_provider.ratelimit.shared_model import StoreLink
 
-            self._link = StoreLink(opened, self._clock)
+            self._store_link = StoreLink(opened_store, self._clock)
         self._lock = threading.RLock()  # guards additions to _states; looking up needs no lock; reentrant: _signals
-        self._states: dict[str, ModelLimiter] = {}
+        self._models: dict[str, ModelLimiter] = {}
         forkable(self)
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_states"):  # for tools that show the variables of a construction that failed
+        if not hasattr(self, "_models"):  # for tools that show the variables of a construction that failed
             return f"<{type(self).__name__} unfinished>"
-        states = [state.status() for state in list(self._states.values())]
-        in_flight, waiting = sum(s.in_flight for s in states), sum(s.waiting for s in states)
-        return f"<{type(self).__name__} {len(states)} models, {in_flight} in flight, {waiting} waiting>"
+        statuses = [model_limiter.status() for model_limiter in list(self._models.values())]
+        in_flight, waiting = sum(status.in_flight for status in statuses), sum(status.waiting for status in statuses)
+        return f"<{type(self).__name__} {len(statuses)} models, {in_flight} in flight, {waiting} waiting>"
 
     def reserve(
         self,
@@ -136,9 +136,9 @@ class TokenBucketRateLimiter:
             InvalidRequestError: A negative number of tokens.
         """
         while True:
-            state = self._states.get(model) or self._add(model)
+            model_limiter = self._models.get(model) or self._add_model(model)
             try:
-                held = state.acquire(
+                reservation = model_limiter.acquire(
                     prompt_tokens,
                     max_output_tokens,
                     deadline=deadline,
@@ -148,10 +148,10 @@ class TokenBucketRateLimiter:
                     arrival=arrival,
                 )
             except RetiredError:
-                self._forget(state)
+                self._forget_model(model_limiter)
                 continue
-            assert held is not None  # noqa: S101 - for mypy: only without wait is there nothing
-            return held
+            assert reservation is not None  # noqa: S101 - for mypy: only without wait is there nothing
+            return reservation
 
     def try_reserve(
         self, model: str, *, prompt_tokens: int, max_output_tokens: int | None = None, batch: bool = False
@@ -168,11 +168,11 @@ class TokenBucketRateLimiter:
             InvalidRequestError: A negative number of tokens.
         """
         while True:
-            state = self._states.get(model) or self._add(model)
+            model_limiter = self._models.get(model) or self._add_model(model)
             try:
-                return state.acquire(prompt_tokens, max_output_tokens, batch=batch, wait=False)
+                return model_limiter.acquire(prompt_tokens, max_output_tokens, batch=batch, wait=False)
             except RetiredError:
-                self._forget(state)
+                self._forget_model(model_limiter)
 
     def largest_output(self, model: str, *, prompt_tokens: int) -> int | None:
         """Return the longest answer that fits the limits beside such a prompt, as they are known now; may be 0.
@@ -184,68 +184,68 @@ class TokenBucketRateLimiter:
         Returns:
             Tokens; ``None`` while no limit of tokens is known.
         """
-        state = self._states.get(model) or self._add(model)
-        return state.largest_output(prompt_tokens)
+        model_limiter = self._models.get(model) or self._add_model(model)
+        return model_limiter.largest_output(prompt_tokens)
 
     def get_status(self) -> Mapping[str, RateLimitStatus]:
         """Return the state of every model seen, by its id; a snapshot."""
-        return {state.model: state.status() for state in list(self._states.values())}
+        return {model_limiter.model: model_limiter.status() for model_limiter in list(self._models.values())}
 
-    def _add(self, model: str) -> ModelLimiter:
+    def _add_model(self, model: str) -> ModelLimiter:
         with self._lock:
-            state = self._states.get(model)
-            if state is None:
+            model_limiter = self._models.get(model)
+            if model_limiter is None:
                 self._make_room()
-                state = self._states.setdefault(model, self._new_state(model))
-            return state
+                model_limiter = self._models.setdefault(model, self._create_model(model))
+            return model_limiter
 
     def _make_room(self) -> None:
         """Forget models of which no answer was ever good and nothing is known; and, of too many, those that were not used for longest."""
-        for state in list(self._states.values()):
-            if not state.proven and state.retire(used=False):
-                self._forget(state)
-        if len(self._states) < _MOST_MODELS:
+        for model_limiter in list(self._models.values()):
+            if not model_limiter.proven and model_limiter.retire(used=False):
+                self._forget_model(model_limiter)
+        if len(self._models) < _MOST_MODELS:
             return
-        for state in list(self._states.values()):
-            if state.uses > state.seen:  # since the last time: these go last
-                state.seen = state.uses
-                if self._states.pop(state.model, None) is state:
-                    self._states[state.model] = state
-        for state in list(self._states.values()):
-            if len(self._states) < _MOST_MODELS:
+        for model_limiter in list(self._models.values()):
+            if model_limiter.use_count > model_limiter.last_use_count:  # since the last time: these go last
+                model_limiter.last_use_count = model_limiter.use_count
+                if self._models.pop(model_limiter.model, None) is model_limiter:
+                    self._models[model_limiter.model] = model_limiter
+        for model_limiter in list(self._models.values()):
+            if len(self._models) < _MOST_MODELS:
                 break
-            if state.retire(used=True):
-                self._forget(state)
+            if model_limiter.retire(used=True):
+                self._forget_model(model_limiter)
 
-    def _forget(self, state: ModelLimiter) -> None:
+    def _forget_model(self, model_limiter: ModelLimiter) -> None:
         with self._lock:
-            if self._states.get(state.model) is state:
-                del self._states[state.model]
+            if self._models.get(model_limiter.model) is model_limiter:
+                del self._models[model_limiter.model]
 
-    def _new_state(self, model: str) -> ModelLimiter:
-        sizes: dict[str, int | None] = {}
-        share = WHOLE * 97 // 100
+    def _create_model(self, model: str) -> ModelLimiter:
+        model_limits: dict[str, int | None] = {}
+        share = FULL_SHARE * 97 // 100
         if self._limits is not None:
             limits = self._limits.for_model(model)
-            sizes = {name: getattr(limits, name) for name in DIMENSIONS}
-            share = max(round(limits.share * WHOLE), 1)
-        if self._link is None:
-            return ModelLimiter(model, sizes, share=share, clock=self._clock)
+            model_limits = {name: getattr(limits, name) for name in DIMENSIONS}
+            share = max(round(limits.share * FULL_SHARE), 1)
+        if self._store_link is None:
+            return ModelLimiter(model, model_limits, share=share, clock=self._clock)
         from groq_provider.ratelimit.shared_model import SharedModelLimiter
 
         # The first colon ends the scope, whatever is in it: no other pair of scope and model gives the same key.
         key = f"{self._scope.replace('%', '%25').replace(':', '%3A')}:{model}"
-        return SharedModelLimiter(model, sizes, share=share, clock=self._clock, link=self._link, key=key)
+        return SharedModelLimiter(model, model_limits, share=share, clock=self._clock, link=self._store_link, key=key)
 
     def close(self) -> None:
         """Give back what a store opened by its URL holds; a later call opens it again, for as long as it takes."""
-        if self._own_store is not None and self._link is not None:
-            self._link.close()
+        if self._own_store is not None and self._store_link is not None:
+            self._store_link.close()
 
     def _after_fork_in_child(self) -> None:
         """Start anew in a child process, whose locks may have been held by threads that exist only in the parent."""
         self._lock = threading.RLock()
-        if self._link is not None:
-            self._link.after_fork()
-        for state in list(self._states.values()):
-            state.after_fork()
+        if self._store_link is not None:
+            self._store_link.after_fork()
+        for model_limiter in list(self._models.values()):
+            model_limiter.after_fork()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NEVER", "WaitQueue", "Waiter"]
 
-_MAIN = threading.main_thread()
+_MAIN_THREAD = threading.main_thread()
 #: Later than any instant, in nanoseconds.
 NEVER = 1 << 62
 
@@ -27,112 +27,114 @@ class Waiter:
     """One waiting caller.
 
     Args:
-        held: The reservation it waits to have granted.
+        reservation: The reservation it waits to have granted.
         estimate: What the call is taken to cost.
-        sure: What of it will surely be used up, for lower bounds.
-        since: When the caller came, in nanoseconds.
+        certain_cost: What of it will surely be used up, for lower bounds.
+        arrived_at: When the caller came, in nanoseconds.
         deadline: When it gives up, in nanoseconds; :data:`NEVER` for not at all.
         long_wait: Longest wait for a limit per day, in nanoseconds; :data:`NEVER` for any.
         batch: Its class.
     """
 
     __slots__ = (
-        "armed",
-        "ask",
+        "arrived_at",
         "batch",
         "cancelled",
+        "certain_cost",
         "deadline",
-        "doubted",
         "estimate",
-        "held",
+        "late_since",
         "long_wait",
-        "since",
-        "start",
-        "starts",
-        "sure",
-        "thread",
-        "wake",
+        "request",
+        "reservation",
+        "starts_at",
+        "store_start",
+        "thread_id",
+        "wake_lock",
+        "wakes_at",
     )
 
     def __init__(
         self,
-        held: HeldReservation,
+        reservation: HeldReservation,
         estimate: Estimate,
         *,
-        sure: Cost,
-        since: int,
+        certain_cost: Cost,
+        arrived_at: int,
         deadline: int,
         long_wait: int,
         batch: bool,
     ) -> None:
-        self.held = held
+        self.reservation = reservation
         self.estimate = estimate
-        self.sure = sure
-        self.since = since
+        self.certain_cost = certain_cost
+        self.arrived_at = arrived_at
         self.deadline = deadline
         self.long_wait = long_wait
         self.batch = batch
         self.cancelled = False
-        self.thread = threading.get_ident()
+        self.thread_id = threading.get_ident()
         #: When the caller wakes by itself; nobody needs to wake it for later than that.
-        self.armed = NEVER
+        self.wakes_at = NEVER
         #: With a store: what to ask it next; when the place that was reserved begins, by this process's clock and by the store's.
-        self.ask: AcquireRequest | None = None
-        self.starts = self.start = 0
+        self.request: AcquireRequest | None = None
+        self.starts_at = self.store_start = 0
         #: Since when the store says that it will be too late, for reasons that may pass.
-        self.doubted = 0
+        self.late_since = 0
         # The wake-up, owned by this caller alone: locked while it sleeps, released to wake it. So a wake-up never stirs anybody
         # else, and one that comes before the sleep is not lost.
-        self.wake = threading.Lock()
-        self.wake.acquire()
+        self.wake_lock = threading.Lock()
+        self.wake_lock.acquire()
 
     @property
     def granted(self) -> bool:
         """Whether it has got its place."""
-        return self.held.sequence > 0
+        return self.reservation.sequence > 0
 
-    def rouse(self) -> None:
+    def wake(self) -> None:
         """Wake the caller. Takes no lock of anybody's, so a signal handler may come here through a cancel."""
         with contextlib.suppress(RuntimeError):  # it is awake already
-            self.wake.release()
+            self.wake_lock.release()
 
     def cancel(self) -> None:
         """End the wait, from any thread."""
         self.cancelled = True
-        self.rouse()
+        self.wake()
 
 
 class _Lane:
     """One class of callers, in order of arrival."""
 
-    __slots__ = ("stride", "sure", "tickets", "virtual")
+    __slots__ = ("certain_cost", "stride", "virtual_time", "waiters")
 
     def __init__(self, stride: int) -> None:
-        self.tickets: deque[Waiter] = deque()
+        self.waiters: deque[Waiter] = deque()
         self.stride = stride
-        self.virtual = 0
+        self.virtual_time = 0
         #: Sum of what the waiting calls will surely use, for lower bounds in constant time.
-        self.sure = [0, 0, 0, 0]
+        self.certain_cost = [0, 0, 0, 0]
 
-    def add(self, ticket: Waiter) -> None:
-        for kind, units in enumerate(ticket.sure):
-            self.sure[kind] += units
-        tickets = self.tickets
-        if not tickets or ticket.held.arrival > tickets[-1].held.arrival:
-            tickets.append(ticket)
+    def add(self, waiter: Waiter) -> None:
+        for kind, units in enumerate(waiter.certain_cost):
+            self.certain_cost[kind] += units
+        waiters = self.waiters
+        if not waiters or waiter.reservation.arrival > waiters[-1].reservation.arrival:
+            waiters.append(waiter)
             return
         # A retry keeps the place of its first arrival. Retries are few and old, so their place is near the front. And who comes with the
-        # arrival of another goes before it: see put_before_own().
-        place = next(i for i, other in enumerate(tickets) if other.held.arrival >= ticket.held.arrival)
-        tickets.insert(place, ticket)
+        # arrival of another goes before it: see place_before_interrupted().
+        position = next(
+            index for index, other in enumerate(waiters) if other.reservation.arrival >= waiter.reservation.arrival
+        )
+        waiters.insert(position, waiter)
 
-    def remove(self, ticket: Waiter) -> None:
-        if self.tickets[0] is ticket:
-            self.tickets.popleft()
+    def remove(self, waiter: Waiter) -> None:
+        if self.waiters[0] is waiter:
+            self.waiters.popleft()
         else:
-            self.tickets.remove(ticket)  # only who gives up leaves from the middle
-        for kind, units in enumerate(ticket.sure):
-            self.sure[kind] = self.sure[kind] - units if self.tickets else 0
+            self.waiters.remove(waiter)  # only who gives up leaves from the middle
+        for kind, units in enumerate(waiter.certain_cost):
+            self.certain_cost[kind] = self.certain_cost[kind] - units if self.waiters else 0
 
 
 class WaitQueue:
@@ -144,20 +146,20 @@ class WaitQueue:
     .. versionadded:: 0.1.0
     """
 
-    __slots__ = ("_batch", "_interactive", "_now")
+    __slots__ = ("_batch", "_interactive", "_virtual_time")
 
     def __init__(self) -> None:
         self._interactive, self._batch = _Lane(1), _Lane(4)
-        self._now = 0  # virtual time: the place of the turn served last
+        self._virtual_time = 0  # virtual time: the place of the turn served last
 
     def __len__(self) -> int:
-        return len(self._interactive.tickets) + len(self._batch.tickets)
+        return len(self._interactive.waiters) + len(self._batch.waiters)
 
     def __bool__(self) -> bool:
-        return bool(self._interactive.tickets or self._batch.tickets)
+        return bool(self._interactive.waiters or self._batch.waiters)
 
-    def __contains__(self, ticket: Waiter) -> bool:
-        return ticket in self._lane(ticket.batch).tickets
+    def __contains__(self, waiter: Waiter) -> bool:
+        return waiter in self._lane(waiter.batch).waiters
 
     def _lane(self, batch: bool) -> _Lane:
         return self._batch if batch else self._interactive
@@ -165,58 +167,58 @@ class WaitQueue:
     @property
     def head(self) -> Waiter | None:
         """The one whose turn it is."""
-        first, second = self._interactive, self._batch
-        if not first.tickets or (second.tickets and second.virtual < first.virtual):
-            first = second
-        return first.tickets[0] if first.tickets else None
+        lane, batch_lane = self._interactive, self._batch
+        if not lane.waiters or (batch_lane.waiters and batch_lane.virtual_time < lane.virtual_time):
+            lane = batch_lane
+        return lane.waiters[0] if lane.waiters else None
 
-    def add(self, ticket: Waiter) -> None:
+    def add(self, waiter: Waiter) -> None:
         """Put a caller in its place."""
-        lane = self._lane(ticket.batch)
-        if not lane.tickets:
-            lane.virtual = max(lane.virtual, self._now + lane.stride)
-        lane.add(ticket)
+        lane = self._lane(waiter.batch)
+        if not lane.waiters:
+            lane.virtual_time = max(lane.virtual_time, self._virtual_time + lane.stride)
+        lane.add(waiter)
 
-    def put_before_own(self, ticket: Waiter) -> None:
+    def place_before_interrupted(self, waiter: Waiter) -> None:
         """Give a newcomer the place of one who waits in the same thread, if there is one: it is to be added right before that.
 
         A signal handler's call, then: the one it interrupted cannot go on before the handler returns, and must not be waited for.
         """
-        if ticket.thread != _MAIN.ident:
+        if waiter.thread_id != _MAIN_THREAD.ident:
             return  # signal handlers run in the main thread only
         for lane in (self._interactive, self._batch):
-            for other in lane.tickets:
-                if other.thread == ticket.thread:
-                    ticket.held.arrival, ticket.batch = other.held.arrival, other.batch
+            for other in lane.waiters:
+                if other.thread_id == waiter.thread_id:
+                    waiter.reservation.arrival, waiter.batch = other.reservation.arrival, other.batch
                     return
 
-    def remove(self, ticket: Waiter) -> None:
+    def remove(self, waiter: Waiter) -> None:
         """Let a caller leave before its turn; no turn is counted."""
-        self._lane(ticket.batch).remove(ticket)
+        self._lane(waiter.batch).remove(waiter)
 
-    def serve(self, ticket: Waiter) -> None:
+    def serve(self, waiter: Waiter) -> None:
         """Let the head go: it had its turn."""
-        lane = self._lane(ticket.batch)
-        lane.remove(ticket)
-        self._now = lane.virtual
-        lane.virtual += lane.stride
+        lane = self._lane(waiter.batch)
+        lane.remove(waiter)
+        self._virtual_time = lane.virtual_time
+        lane.virtual_time += lane.stride
 
-    def cost_ahead(self, ticket: Waiter) -> Cost:
+    def cost_ahead(self, waiter: Waiter) -> Cost:
         """Return what those of its class before a waiter reserve. Counts them all: for the few who give up."""
         ahead = [0, 0, 0, 0]
-        for other in self._lane(ticket.batch).tickets:
-            if other is ticket:
+        for other in self._lane(waiter.batch).waiters:
+            if other is waiter:
                 break
-            ahead = [units + more for units, more in zip(ahead, other.estimate.cost, strict=True)]
+            ahead = [units + added for units, added in zip(ahead, other.estimate.cost, strict=True)]
         requests, total, prompt, output = ahead
         return requests, total, prompt, output
 
-    def sure_before(self, ticket: Waiter) -> Cost | None:
+    def certain_cost_ahead(self, waiter: Waiter) -> Cost | None:
         """Return what those before a newcomer will surely use; ``None`` if it goes in before others, where it is not known."""
-        lane = self._lane(ticket.batch)
-        if not lane.tickets:
+        lane = self._lane(waiter.batch)
+        if not lane.waiters:
             return 0, 0, 0, 0
-        if ticket.held.arrival <= lane.tickets[-1].held.arrival:
+        if waiter.reservation.arrival <= lane.waiters[-1].reservation.arrival:
             return None
-        requests, total, prompt, output = lane.sure
+        requests, total, prompt, output = lane.certain_cost
         return requests, total, prompt, output

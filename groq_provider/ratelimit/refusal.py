@@ -21,14 +21,14 @@ class TooLarge(NamedTuple):
 
     bucket: Bucket
     limit: int
-    need: int
+    needed_units: int
 
     def error(self, model: str, _clock: Clock) -> GroqProviderError:
         """Return the error to raise."""
         dimension = self.bucket.dimension
         unit = dimension.unit
         return RequestTooLargeError(
-            f"the request can never fit: it needs {self.need:,} {unit}, the limit is {self.limit:,} {dimension.words} for "
+            f"the request can never fit: it needs {self.needed_units:,} {unit}, the limit is {self.limit:,} {dimension.words} for "
             f"model {model!r}; lower max_completion_tokens or shorten the prompt",
             model=model,
             sent=False,
@@ -39,14 +39,14 @@ class TooLate(NamedTuple):
     """Its turn would come after its deadline."""
 
     wait: int
-    left: int
+    remaining_time: int
 
     def error(self, model: str, clock: Clock) -> GroqProviderError:
         """Return the error to raise."""
         wait = self.wait / SECOND
         return RateLimitTimeoutError(
             f"rate limited: the next request to model {model!r} may go out in {wait:.3f} s and the call allows "
-            f"{max(self.left, 0) / SECOND:.3f} s; nothing was sent",
+            f"{max(self.remaining_time, 0) / SECOND:.3f} s; nothing was sent",
             model=model,
             retry_after=wait,
             retry_at=clock.now() + timedelta(seconds=wait),
@@ -66,12 +66,12 @@ class TooLong(NamedTuple):
         """Return the error to raise."""
         wait = self.wait / SECOND
         if self.limit_name is None and self.scope is None:
-            named = "limit"
+            limit_words = "limit"
         else:
-            named = f"limit per {self.scope}" if self.limit_name is None else f"limit {self.limit_name}"
-        size = "" if self.limit is None else f" of {self.limit:,}"
+            limit_words = f"limit per {self.scope}" if self.limit_name is None else f"limit {self.limit_name}"
+        limit_size = "" if self.limit is None else f" of {self.limit:,}"
         return RateLimitedError(
-            f"rate limited: the {named}{size} for model {model!r} is used up for {wait:,.0f} s more; nothing was sent",
+            f"rate limited: the {limit_words}{limit_size} for model {model!r} is used up for {wait:,.0f} s more; nothing was sent",
             scope=self.scope,
             limit_name=self.limit_name,
             limit=self.limit,

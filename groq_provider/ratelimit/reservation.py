@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from groq_provider.ratelimit.bucket import NO_COST
 from groq_provider.ratelimit.cost import actual_cost
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["HeldReservation"]
 
-_NOTHING: Cost = (0, 0, 0, 0)
 _ONE_REQUEST: Cost = (1, 0, 0, 0)
 
 
@@ -39,10 +39,10 @@ class HeldReservation:
     .. versionadded:: 0.1.0
     """
 
-    __slots__ = ("__weakref__", "_state", "arrival", "closed", "sequence", "wait")
+    __slots__ = ("__weakref__", "_limiter", "arrival", "closed", "sequence", "wait")
 
-    def __init__(self, state: ModelLimiter) -> None:
-        self._state = state
+    def __init__(self, limiter: ModelLimiter) -> None:
+        self._limiter = limiter
         self.wait = 0.0
         self.arrival = 0
         self.closed = False
@@ -50,7 +50,7 @@ class HeldReservation:
 
     def __repr__(self) -> str:
         kind = "closed" if self.closed else "open"
-        return f"<{type(self).__name__} {self.sequence} of {self._state.model!r}, {kind}, waited {self.wait:.3f} s>"
+        return f"<{type(self).__name__} {self.sequence} of {self._limiter.model!r}, {kind}, waited {self.wait:.3f} s>"
 
     def __enter__(self) -> Self:
         return self
@@ -63,7 +63,7 @@ class HeldReservation:
     def __del__(self) -> None:
         # Anywhere, even inside the state's own lock: only leave word.
         if getattr(self, "sequence", 0) and not self.closed:  # unset if an interrupt struck in __init__
-            self._state.drop(self.sequence)
+            self._limiter.forget_collected(self.sequence)
 
     def settle(self, usage: Usage) -> None:
         """Replace the estimate by what was really used; more than reserved becomes a debt.
@@ -71,15 +71,15 @@ class HeldReservation:
         Cached tokens are not counted, as the service does not count them. A usage whose ``source`` is ``"unknown"`` keeps the
         estimate.
         """
-        self._state.end(self, None if usage.source == "unknown" else actual_cost(usage), usage)
+        self._limiter.end_reservation(self, None if usage.source == "unknown" else actual_cost(usage), usage)
 
     def refund(self, *, keep_request: bool = False) -> None:
         """Give everything back: nothing was sent. With *keep_request* only the tokens: the service refused it."""
-        self._state.end(self, _ONE_REQUEST if keep_request else _NOTHING)
+        self._limiter.end_reservation(self, _ONE_REQUEST if keep_request else NO_COST)
 
     def keep(self) -> None:
         """Leave the estimate as it is: what was used is unknown."""
-        self._state.end(self, None)
+        self._limiter.end_reservation(self, None)
 
     def feedback(self, info: RateLimitInfo | None, limited: RateLimitedError | None = None) -> None:
         """Tell the limiter what the answer's headers said, and the refusal if it was one. Does not settle.
@@ -88,4 +88,4 @@ class HeldReservation:
             info: The headers; ``None`` without any. Ignored when those of a later request were applied already.
             limited: The service's refusal. It closes the gate of the model for every caller.
         """
-        self._state.feedback(self.sequence, info, limited)
+        self._limiter.feedback(self.sequence, info, limited)

@@ -47,16 +47,16 @@ __all__ = ["SharedModelLimiter", "StoreLink"]
 
 _log = logging.getLogger(__name__)
 
-_MICRO = 1_000  # nanoseconds
+_MICROSECOND = 1_000  # nanoseconds
 #: How far ahead places are reserved. Longer than a trip to the store, so that one question does for a place; short enough that a call
 #: of the other class, or what answers give back, is not kept out by places that begin later.
-_HORIZON = 100_000
+_RESERVE_AHEAD = 100_000
 #: How long the head waits before it asks again: what other processes give back cannot wake it.
-_PATIENCE = SECOND
+_ASK_INTERVAL = SECOND
 #: The least time between two questions of a head that is not served.
-_BREATH = SECOND // 200
+_SHORTEST_INTERVAL = SECOND // 200
 #: Taken for the number of processes while no store has said it.
-_EXPECTED_HOSTS = 4
+_ASSUMED_HOSTS = 4
 
 
 class StoreLink:
@@ -69,7 +69,7 @@ class StoreLink:
         clock: Time.
 
     Attributes:
-        away: Whether the last question went unanswered.
+        offline: Whether the last question went unanswered.
         hosts: How many processes share the limits, as far as known.
     """
 
@@ -77,83 +77,83 @@ class StoreLink:
         self.store = store
         self._monotonic = clock.monotonic
         self._lock = threading.RLock()  # reentrant: a signal handler may come here while its own thread is in here
-        self._pause = 1.0
-        self._next_try = 0.0
-        self.away = False
-        self.hosts = _EXPECTED_HOSTS
-        self._over = False
+        self._probe_pause = 1.0
+        self._next_probe_at = 0.0
+        self.offline = False
+        self.hosts = _ASSUMED_HOSTS
+        self._closed = False
 
     def close(self) -> None:
         """Have the store give back what it holds open, now and after whatever it is still asked for by calls under way."""
-        self._over = True
+        self._closed = True
         self.store.close()
 
-    def due_in(self) -> float:
+    def seconds_to_probe(self) -> float:
         """Return the seconds until a store that is away should be tried again; 0 for now."""
-        return max(self._next_try - self._monotonic(), 0.0)
+        return max(self._next_probe_at - self._monotonic(), 0.0)
 
     def probe(self, key: str) -> None:
         """Try a store that is away again if it is time; the first who comes does, for all."""
         with self._lock:
-            if not self.away or self.due_in():
+            if not self.offline or self.seconds_to_probe():
                 return
-            self._next_try = self._monotonic() + self._pause
+            self._next_probe_at = self._monotonic() + self._probe_pause
         try:
             self.store.adjust(key, Adjustment())
         except StoreUnavailableError as error:
-            self._lost(error)
+            self._mark_offline(error)
         else:
-            self._found()
+            self._mark_online()
         finally:
-            self._ended()
+            self._close_again()
 
-    def take(self, key: str, ask: AcquireRequest) -> AcquireResult | None:
+    def take(self, key: str, request: AcquireRequest) -> AcquireResult | None:
         """Ask for a place; ``None`` if the store is away."""
         try:
-            taken = self.store.take(key, ask)
+            result = self.store.take(key, request)
         except StoreUnavailableError as error:
-            self._lost(error)
+            self._mark_offline(error)
             return None
         finally:
-            self._ended()
-        if taken.hosts:
-            self.hosts = taken.hosts
-        return taken
+            self._close_again()
+        if result.hosts:
+            self.hosts = result.hosts
+        return result
 
     def adjust(self, key: str, change: Adjustment) -> bool:
         """Pass on a change; whether it arrived. Not even tried while the store is away."""
-        if self.away:
+        if self.offline:
             return False
         try:
             self.store.adjust(key, change)
         except StoreUnavailableError as error:
-            self._lost(error)
+            self._mark_offline(error)
             return False
         finally:
-            self._ended()
+            self._close_again()
         return True
 
-    def _ended(self) -> None:
-        if self._over:
+    def _close_again(self) -> None:
+        if self._closed:
             self.store.close()
 
-    def _lost(self, error: StoreUnavailableError) -> None:
+    def _mark_offline(self, error: StoreUnavailableError) -> None:
         with self._lock:
-            news = not self.away
-            self._pause = 1.0 if news else min(2 * self._pause, 5.0)
-            self._next_try = self._monotonic() + self._pause
-            self.away = True
-        if news:
+            newly_offline = not self.offline
+            self._probe_pause = 1.0 if newly_offline else min(2 * self._probe_pause, 5.0)
+            self._next_probe_at = self._monotonic() + self._probe_pause
+            self.offline = True
+        if newly_offline:
             _log.warning(
                 "the store of the rate limits is away (%.200s): going on with one part in %d of them until it is back",
                 error,
                 max(self.hosts, 1),
             )
 
-    def _found(self) -> None:
+    def _mark_online(self) -> None:
         with self._lock:
-            news, self.away = self.away, False
-        if news:
+            was_offline, self.offline = self.offline, False
+        if was_offline:
             _log.warning("the store of the rate limits is back")
 
     def after_fork(self) -> None:
@@ -178,317 +178,336 @@ class SharedModelLimiter(ModelLimiter):
     ) -> None:
         super().__init__(model, limits, share=share, clock=clock)
         self._link = link
-        self._key = key
-        self._take_now = self._take_alone
-        self._blind = False  # what other processes have out is not known either
-        self._claimant = _claimant()
-        self._seen = 0
+        self._store_key = key
+        self._try_take = self._take_offline
+        self._limits_unknown = False  # what other processes have out is not known either
+        self._claimant = _new_claimant()
+        self._store_version = 0
         #: The head, once it knows that it is.
-        self._front: Waiter | None = None
+        self._known_head: Waiter | None = None
         #: First request granted while another process had closed the gate; 0 for none.
-        self._gated = 0
+        self._gated_sequence = 0
         #: What the store has to hear: put here under the lock, sent without it.
         self._outbox: deque[Adjustment] = deque()
-        self._apart = False
+        self._offline = False
         #: Units used while the store was away, and refill times it was not told of when it went away.
-        self._spent = [0, 0, 0, 0]
-        self._untold: dict[str, int] = {}
+        self._offline_use = [0, 0, 0, 0]
+        self._undelivered: dict[str, int] = {}
 
     # --- with the store, or alone ------------------------------------------------------------------------------------
 
-    def _take_alone(self, cost: Cost, now: int) -> bool:
+    def _take_offline(self, cost: Cost, now: int) -> bool:
         """Take without asking, while there is nobody to ask."""
-        self._follow(now)
-        return self._apart and self._buckets.try_take(cost, now)
+        self._switch_mode(now)
+        return self._offline and self._buckets.try_take(cost, now)
 
-    def _follow(self, now: int) -> None:
+    def _switch_mode(self, now: int) -> None:
         """Go on alone if the store went away, and together if it came back."""
-        if self._link.away == self._apart:
+        if self._link.offline == self._offline:
             return
-        self._apart = self._link.away
-        if self._apart:
-            self._spent = [0, 0, 0, 0]
+        self._offline = self._link.offline
+        if self._offline:
+            self._offline_use = [0, 0, 0, 0]
             self._buckets.divide(max(self._link.hosts, 1), now)
             return
         # What was used meanwhile and has not been refilled since is a debt at the store.
-        debts = {b.name: min(self._spent[b.kind], b.used(now)) for b in self._buckets}
+        debts = {bucket.name: min(self._offline_use[bucket.kind], bucket.used(now)) for bucket in self._buckets}
         self._buckets.unite(now)
-        owed = {b.name: _micro(debts[b.name] * b.interval) for b in self._buckets}
-        self._tell(credits={name: self._untold.get(name, 0) - owed[name] for name in owed})
-        self._untold.clear()
-        self._front = None
+        owed = {bucket.name: _micro(debts[bucket.name] * bucket.interval) for bucket in self._buckets}
+        self._post(credits={name: self._undelivered.get(name, 0) - owed[name] for name in owed})
+        self._undelivered.clear()
+        self._known_head = None
 
-    def _tell(self, **news: object) -> None:
-        self._outbox.append(Adjustment(**news))  # type: ignore[arg-type]
+    def _post(self, **fields: object) -> None:
+        self._outbox.append(Adjustment(**fields))  # type: ignore[arg-type]
 
-    def _send(self) -> None:
+    def _send_outbox(self) -> None:
         """Send what the store has to hear. Credit that does not arrive is given when the store is back."""
         while self._outbox:
             try:
                 change = self._outbox.popleft()
             except IndexError:  # another thread was faster
                 return
-            if not self._link.adjust(self._key, change):
-                self._apply(partial(self._keep_for_later, change))
+            if not self._link.adjust(self._store_key, change):
+                self._run_locked(partial(self._keep_undelivered, change))
 
-    def _keep_for_later(self, change: Adjustment) -> None:
+    def _keep_undelivered(self, change: Adjustment) -> None:
         for name, credit in change.credits.items():
-            self._untold[name] = self._untold.get(name, 0) + credit
+            self._undelivered[name] = self._undelivered.get(name, 0) + credit
 
     # --- taking a place ----------------------------------------------------------------------------------------------
 
-    def acquire(self, prompt: int, max_output: int | None, **options: Any) -> HeldReservation | None:  # noqa: D102 - as there
-        if self._link.away:
-            self._link.probe(self._key)
-        return super().acquire(prompt, max_output, **options)
+    def acquire(self, prompt_tokens: int, max_output: int | None, **options: Any) -> HeldReservation | None:  # noqa: D102 - as there
+        if self._link.offline:
+            self._link.probe(self._store_key)
+        return super().acquire(prompt_tokens, max_output, **options)
 
-    def _queue(self, ticket: Waiter, now: int, *, wait: bool) -> Refusal | None:
-        self._follow(now)
-        if self._apart:
-            return super()._queue(ticket, now, wait=wait)
-        refusal: Refusal | None = self._fit(ticket)
-        if refusal is None and wait and self._line:
-            refusal = self._forecast(ticket, now)
-        if refusal is None and (wait or not self._line):
-            self._line.add(ticket)
-            self._advance(now)
-            if self._line.head is ticket and self._gate.opens_at <= now:
-                ticket.ask = self._ask(ticket, now, NO_LIMIT if wait else 0)
+    def _enqueue(self, waiter: Waiter, now: int, *, wait: bool) -> Refusal | None:
+        self._switch_mode(now)
+        if self._offline:
+            return super()._enqueue(waiter, now, wait=wait)
+        refusal: Refusal | None = self._cut_to_fit(waiter)
+        if refusal is None and wait and self._queue:
+            refusal = self._refuse_newcomer(waiter, now)
+        if refusal is None and (wait or not self._queue):
+            self._queue.add(waiter)
+            self._grant_ready(now)
+            if self._queue.head is waiter and self._gate.opens_at <= now:
+                waiter.request = self._build_request(waiter, now, NO_LIMIT if wait else 0)
         return refusal
 
-    def _at_once(self, ticket: Waiter) -> bool:
-        if ticket.ask is not None:
-            self._put(ticket, ticket.ask)
-        self._apply(lambda: self._depart(ticket))
-        return ticket.granted
+    def _try_at_once(self, waiter: Waiter) -> bool:
+        if waiter.request is not None:
+            self._ask_store(waiter, waiter.request)
+        self._run_locked(lambda: self._leave_queue(waiter))
+        return waiter.granted
 
-    def _depart(self, ticket: Waiter) -> None:
+    def _leave_queue(self, waiter: Waiter) -> None:
         now = self._now()
-        if ticket in self._line:
-            if self._apart:  # since just now
-                self._advance(now)
-            if not ticket.granted:
-                self._line.remove(ticket)
-                self._advance(now)
+        if waiter in self._queue:
+            if self._offline:  # since just now
+                self._grant_ready(now)
+            if not waiter.granted:
+                self._queue.remove(waiter)
+                self._grant_ready(now)
 
-    def _sleep(self, ticket: Waiter, cancel: CancelToken | None) -> None:
+    def _wait_for_grant(self, waiter: Waiter, cancel: CancelToken | None) -> None:
         # Nobody waits, as a rule, and the store has room: then one question is all.
-        if ticket.ask is None or not self._put(ticket, ticket.ask):
-            super()._sleep(ticket, cancel)
+        if waiter.request is None or not self._ask_store(waiter, waiter.request):
+            super()._wait_for_grant(waiter, cancel)
 
-    def _advance(self, now: int) -> None:
-        self._follow(now)
-        if self._apart:
-            super()._advance(now)
+    def _grant_ready(self, now: int) -> None:
+        self._switch_mode(now)
+        if self._offline:
+            super()._grant_ready(now)
             return
-        while (head := self._line.head) is not None and head.granted:  # an interrupt struck in between
-            self._line.serve(head)
-            head.rouse()
-        if head is not self._front:
-            self._front = head
+        while (head := self._queue.head) is not None and head.granted:  # an interrupt struck in between
+            self._queue.serve(head)
+            head.wake()
+        if head is not self._known_head:
+            self._known_head = head
             if head is not None:
-                head.armed = now
-                head.rouse()
+                head.wakes_at = now
+                head.wake()
 
-    def _step(self, ticket: Waiter) -> tuple[float | None, Refusal | None]:
-        ticket.wake.acquire(blocking=False)
+    def _check_turn(self, waiter: Waiter) -> tuple[float | None, Refusal | None]:
+        waiter.wake_lock.acquire(blocking=False)
         now = self._now()
-        ticket.ask = None
-        if not ticket.granted:
-            self._advance(now)
-        if ticket.granted:
-            return max(ticket.starts - now, 0) / SECOND, None
+        waiter.request = None
+        if not waiter.granted:
+            self._grant_ready(now)
+        if waiter.granted:
+            return max(waiter.starts_at - now, 0) / SECOND, None
         refusal: Refusal | None = None
-        if self._line.head is not ticket:
-            ticket.armed = ticket.deadline
-            refusal = self._out_of_time(ticket, now) if now >= ticket.deadline else None
-        elif self._apart:
-            refusal = self._hopeless(ticket, now)
-            probe = now + int(self._link.due_in() * SECOND)
-            ticket.armed = min(self._ready_at(ticket.estimate.cost)[0], probe)
+        if self._queue.head is not waiter:
+            waiter.wakes_at = waiter.deadline
+            refusal = self._refuse_expired(waiter, now) if now >= waiter.deadline else None
+        elif self._offline:
+            refusal = self._refuse_head(waiter, now)
+            probe = now + int(self._link.seconds_to_probe() * SECOND)
+            waiter.wakes_at = min(self._ready_at(waiter.estimate.cost)[0], probe)
         elif self._gate.opens_at > now:
-            refusal = self._hopeless(ticket, now)
-            ticket.armed = self._gate.opens_at
+            refusal = self._refuse_head(waiter, now)
+            waiter.wakes_at = self._gate.opens_at
         else:
-            refusal = self._fit(ticket)
-            if now >= ticket.armed:
-                ticket.ask = self._ask(ticket, now)
-        return None if ticket.armed == NEVER else max(ticket.armed - now, _MICRO) / SECOND, refusal
+            refusal = self._cut_to_fit(waiter)
+            if now >= waiter.wakes_at:
+                waiter.request = self._build_request(waiter, now)
+        return None if waiter.wakes_at == NEVER else max(waiter.wakes_at - now, _MICROSECOND) / SECOND, refusal
 
-    def _pause(self, ticket: Waiter, timeout: float | None) -> None:
-        if ticket.ask is not None:
-            self._put(ticket, ticket.ask)
+    def _sleep(self, waiter: Waiter, timeout: float | None) -> None:
+        if waiter.request is not None:
+            self._ask_store(waiter, waiter.request)
         else:
-            super()._pause(ticket, timeout)
-            if self._link.away:
-                self._link.probe(self._key)
+            super()._sleep(waiter, timeout)
+            if self._link.offline:
+                self._link.probe(self._store_key)
 
-    def _ask(self, ticket: Waiter, now: int, latest: int = NO_LIMIT) -> AcquireRequest:
-        cost = ticket.estimate.cost
-        if ticket.deadline != NEVER:
-            latest = max(min(latest, (ticket.deadline - now) // _MICRO), 0)
-        wants = tuple(
+    def _build_request(self, waiter: Waiter, now: int, latest: int = NO_LIMIT) -> AcquireRequest:
+        cost = waiter.estimate.cost
+        if waiter.deadline != NEVER:
+            latest = max(min(latest, (waiter.deadline - now) // _MICROSECOND), 0)
+        charges = tuple(
             BucketCharge(
                 bucket.name,
                 _micro(cost[bucket.kind] * bucket.interval),
-                bucket.burst // _MICRO,
-                max(bucket.tat - now, 0) // _MICRO,
+                bucket.burst // _MICROSECOND,
+                max(bucket.tat - now, 0) // _MICROSECOND,
             )
             for bucket in self._buckets
         )
-        return AcquireRequest(wants, _HORIZON, latest, self._buckets.spacing() // _MICRO, self._seen, self._claimant)
+        return AcquireRequest(
+            charges,
+            _RESERVE_AHEAD,
+            latest,
+            self._buckets.spacing() // _MICROSECOND,
+            self._store_version,
+            self._claimant,
+        )
 
-    def _put(self, ticket: Waiter, ask: AcquireRequest) -> bool:
+    def _ask_store(self, waiter: Waiter, request: AcquireRequest) -> bool:
         """Ask the store, and act on the answer; say whether the call may start now."""
-        taken = self._link.take(self._key, ask)
+        result = self._link.take(self._store_key, request)
         refusals: list[Refusal] = []
-        self._apply(lambda: self._answered(ticket, taken, refusals))
-        if taken is None:
+        self._run_locked(lambda: self._apply_result(waiter, result, refusals))
+        if result is None:
             return False  # alone from now on
         if self._outbox:
-            self._send()
-        self._raise(refusals[0] if refusals else None)
-        return taken.reserved and not taken.wait
+            self._send_outbox()
+        self._raise_refusal(refusals[0] if refusals else None)
+        return result.reserved and not result.wait
 
-    def _answered(self, ticket: Waiter, taken: AcquireResult | None, refusals: list[Refusal]) -> None:
+    def _apply_result(self, waiter: Waiter, result: AcquireResult | None, refusals: list[Refusal]) -> None:
         """Act on the store's answer."""
         now = self._now()
-        self._follow(now)
-        if taken is None:
+        self._switch_mode(now)
+        if result is None:
             return
-        self._seen = max(self._seen, taken.version)
+        self._store_version = max(self._store_version, result.version)
         # In the order of the wants; one that was learned meanwhile is at the end.
-        for bucket, full in zip(self._buckets, taken.full, strict=False):
-            bucket.tat = min(now + full * _MICRO, bucket.latest(now))
-        if taken.reserved:
-            self._grant(ticket, taken, now)
+        for bucket, refill_time in zip(self._buckets, result.full, strict=False):
+            bucket.tat = min(now + refill_time * _MICROSECOND, bucket.latest_tat(now))
+        if result.reserved:
+            self._grant_from_store(waiter, result, now)
             return
-        ticket.armed = now + min(max((taken.wait - _HORIZON) * _MICRO, _BREATH), _PATIENCE)
-        refusal = self._hopeless(ticket, now)
-        if refusal is None and now + taken.wait * _MICRO > ticket.deadline:
+        waiter.wakes_at = now + min(
+            max((result.wait - _RESERVE_AHEAD) * _MICROSECOND, _SHORTEST_INTERVAL), _ASK_INTERVAL
+        )
+        refusal = self._refuse_head(waiter, now)
+        if refusal is None and now + result.wait * _MICROSECOND > waiter.deadline:
             # Not for want of room: others are before this one, or closed the gate. They may be gone, or an answer open it.
-            ticket.doubted = ticket.doubted or now
-            if now - ticket.doubted >= CLAIM_LIFE * _MICRO or now >= ticket.deadline:
-                refusal = TooLate(taken.wait * _MICRO, ticket.deadline - now)
-            ticket.armed = min(ticket.armed, ticket.deadline)
+            waiter.late_since = waiter.late_since or now
+            if now - waiter.late_since >= CLAIM_LIFE * _MICROSECOND or now >= waiter.deadline:
+                refusal = TooLate(result.wait * _MICROSECOND, waiter.deadline - now)
+            waiter.wakes_at = min(waiter.wakes_at, waiter.deadline)
         if refusal is not None:
             refusals.append(refusal)
 
-    def _grant(self, ticket: Waiter, taken: AcquireResult, now: int) -> None:
-        ticket.start = taken.start
-        ticket.starts = now + taken.wait * _MICRO
-        ticket.held.wait = (ticket.starts - ticket.since) / SECOND
-        self._gate.passed(ticket.starts, self._buckets.spacing())
-        self._enter(ticket.held, ticket.estimate)
-        if taken.gated and not self._gated:
-            self._gated = ticket.held.sequence
-        if ticket in self._line:
-            self._line.serve(ticket)
-        self._advance(now)
+    def _grant_from_store(self, waiter: Waiter, result: AcquireResult, now: int) -> None:
+        waiter.store_start = result.start
+        waiter.starts_at = now + result.wait * _MICROSECOND
+        waiter.reservation.wait = (waiter.starts_at - waiter.arrived_at) / SECOND
+        self._gate.note_sent(waiter.starts_at, self._buckets.spacing())
+        self._record_grant(waiter.reservation, waiter.estimate)
+        if result.gated and not self._gated_sequence:
+            self._gated_sequence = waiter.reservation.sequence
+        if waiter in self._queue:
+            self._queue.serve(waiter)
+        self._grant_ready(now)
 
-    def _enter(self, held: HeldReservation, estimate: Estimate) -> None:
-        super()._enter(held, estimate)
-        if self._apart:
-            self._spent = [spent + units for spent, units in zip(self._spent, estimate.cost, strict=True)]
+    def _record_grant(self, reservation: HeldReservation, estimate: Estimate) -> None:
+        super()._record_grant(reservation, estimate)
+        if self._offline:
+            self._offline_use = [spent + units for spent, units in zip(self._offline_use, estimate.cost, strict=True)]
 
-    def _admit(self, sequence: int, estimate: Estimate) -> None:
-        super()._admit(sequence, estimate)
-        self._give_back((0, 0, 0, 0), estimate.cost)
+    def _charge_granted(self, sequence: int, estimate: Estimate) -> None:
+        super()._charge_granted(sequence, estimate)
+        self._return_units((0, 0, 0, 0), estimate.cost)
 
-    def _leave(self, held: HeldReservation, ticket: Waiter | None) -> None:
-        super()._leave(held, ticket)
-        self._send()
-        self._hurry()
+    def _withdraw(self, reservation: HeldReservation, waiter: Waiter | None) -> None:
+        super()._withdraw(reservation, waiter)
+        self._send_outbox()
+        self._wake_head()
 
-    def _leave_now(self, held: HeldReservation, ticket: Waiter | None) -> None:
-        estimate = self._open.get(held.sequence)
+    def _withdraw_locked(self, reservation: HeldReservation, waiter: Waiter | None) -> None:
+        estimate = self._in_flight.get(reservation.sequence)
         if estimate is not None:
-            self._give_back(estimate.cost, (0, 0, 0, 0), start=0 if ticket is None else ticket.start)
-        elif ticket is not None and ticket is self._front:
-            self._tell(claimant=self._claimant)
-        super()._leave_now(held, ticket)
+            self._return_units(estimate.cost, (0, 0, 0, 0), start=0 if waiter is None else waiter.store_start)
+        elif waiter is not None and waiter is self._known_head:
+            self._post(claimant=self._claimant)
+        super()._withdraw_locked(reservation, waiter)
 
     # --- giving it back ----------------------------------------------------------------------------------------------
 
-    def end(self, held: HeldReservation, actual: Cost | None, usage: Usage | None = None) -> None:  # noqa: D102 - as there
-        super().end(held, actual, usage)
+    def end_reservation(self, reservation: HeldReservation, actual: Cost | None, usage: Usage | None = None) -> None:  # noqa: D102 - as there
+        super().end_reservation(reservation, actual, usage)
         if self._outbox:
-            self._send()
-            self._hurry()
+            self._send_outbox()
+            self._wake_head()
 
-    def _end_now(self, held: HeldReservation, actual: Cost | None, usage: Usage | None) -> Estimate | None:
-        estimate = super()._end_now(held, actual, usage)
+    def _end_locked(self, reservation: HeldReservation, actual: Cost | None, usage: Usage | None) -> Estimate | None:
+        estimate = super()._end_locked(reservation, actual, usage)
         if estimate is not None and actual is not None:
-            self._give_back(self._reserved(held, estimate, actual), actual)
+            self._return_units(self._known_reserved(reservation, estimate, actual), actual)
         return estimate
 
-    def _give_back(self, reserved: Cost, actual: Cost, start: int = 0) -> None:
-        left = [before - after for before, after in zip(reserved, actual, strict=True)]
-        if self._apart:
-            self._spent = [spent - units for spent, units in zip(self._spent, left, strict=True)]
+    def _return_units(self, reserved: Cost, actual: Cost, start: int = 0) -> None:
+        unused = [before - after for before, after in zip(reserved, actual, strict=True)]
+        if self._offline:
+            self._offline_use = [spent - units for spent, units in zip(self._offline_use, unused, strict=True)]
             return
         # Rounded down, a debt up: no rounding ever lets more through than the limit.
         credits_ = {
-            b.name: max(left[b.kind] * b.interval, -b.dimension.period) // _MICRO for b in self._buckets if left[b.kind]
+            bucket.name: max(unused[bucket.kind] * bucket.interval, -bucket.dimension.period) // _MICROSECOND
+            for bucket in self._buckets
+            if unused[bucket.kind]
         }
         if credits_ or start:
-            self._tell(credits=credits_, start=start)
+            self._post(credits=credits_, start=start)
 
-    def _hurry(self) -> None:
+    def _wake_head(self) -> None:
         """Let the head ask now: something was given back."""
-        if self._line:
-            self._apply(self._hurry_now)
+        if self._queue:
+            self._run_locked(self._wake_head_locked)
 
-    def _hurry_now(self) -> None:
-        head = self._line.head
-        if head is not None and not self._apart:
-            head.armed = self._now()
-            head.rouse()
+    def _wake_head_locked(self) -> None:
+        head = self._queue.head
+        if head is not None and not self._offline:
+            head.wakes_at = self._now()
+            head.wake()
 
     # --- what the service says ---------------------------------------------------------------------------------------
 
     def feedback(  # noqa: D102 - as there
-        self, sequence: int, info: RateLimitInfo | None, limited: RateLimitedError | None
+        self, sequence: int, info: RateLimitInfo | None, refusal_error: RateLimitedError | None
     ) -> None:
-        closed = self._gate.active
-        super().feedback(sequence, info, limited)
-        self._send()
-        if closed and not self._gate.active:
-            self._hurry()
+        was_closed = self._gate.active
+        super().feedback(sequence, info, refusal_error)
+        self._send_outbox()
+        if was_closed and not self._gate.active:
+            self._wake_head()
 
-    def _feedback_now(self, sequence: int, info: RateLimitInfo | None, limited: RateLimitedError | None) -> None:
-        super()._feedback_now(sequence, info, limited)
-        self._follow(self._now())  # also where nobody waits
+    def _feedback_locked(
+        self, sequence: int, info: RateLimitInfo | None, refusal_error: RateLimitedError | None
+    ) -> None:
+        super()._feedback_locked(sequence, info, refusal_error)
+        self._switch_mode(self._now())  # also where nobody waits
 
-    def _correct(self, sequence: int, info: RateLimitInfo | None, limited: RateLimitedError | None, now: int) -> None:
-        before = {bucket.name: bucket.tat for bucket in self._buckets}
-        super()._correct(sequence, info, limited, now)
-        if self._apart:
+    def _learn_from_answer(
+        self, sequence: int, info: RateLimitInfo | None, refusal_error: RateLimitedError | None, now: int
+    ) -> None:
+        tat_before = {bucket.name: bucket.tat for bucket in self._buckets}
+        super()._learn_from_answer(sequence, info, refusal_error, now)
+        if self._offline:
             return
         # Only what became tighter: what others have in flight the service may not have counted yet.
-        full = {b.name: _micro(b.tat - now) for b in self._buckets if b.tat > max(before.get(b.name, 0), now)}
+        refill_times = {
+            bucket.name: _micro(bucket.tat - now)
+            for bucket in self._buckets
+            if bucket.tat > max(tat_before.get(bucket.name, 0), now)
+        }
         pause = 0
-        if limited is not None:
+        if refusal_error is not None:
             pause = min(_micro(max(self._gate.opens_at - now, 0)), LONGEST_PAUSE)
-        opened = limited is None and 0 < self._gated <= sequence
-        if opened or limited is not None:
-            self._gated = 0
-        if full or pause or opened:
-            self._tell(full=full, pause=pause, opened=opened)
+        reopened = refusal_error is None and 0 < self._gated_sequence <= sequence
+        if reopened or refusal_error is not None:
+            self._gated_sequence = 0
+        if refill_times or pause or reopened:
+            self._post(full=refill_times, pause=pause, opened=reopened)
 
     def after_fork(self, *, careful: bool = True) -> None:  # noqa: ARG002, D102 - the store knows what the parent uses
         super().after_fork(careful=False)
-        self._claimant = _claimant()
-        self._front = None
+        self._claimant = _new_claimant()
+        self._known_head = None
         self._outbox.clear()
         # Debts and credits that were not told yet are the parent's to tell.
-        self._spent = [0, 0, 0, 0]
-        self._untold = {}
+        self._offline_use = [0, 0, 0, 0]
+        self._undelivered = {}
 
 
 def _micro(nanoseconds: int) -> int:
-    return -(-nanoseconds // _MICRO)
+    return -(-nanoseconds // _MICROSECOND)
 
 
-def _claimant() -> int:
+def _new_claimant() -> int:
     return random.SystemRandom().randrange(1, 1 << 48)

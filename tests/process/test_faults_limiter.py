@@ -10,7 +10,7 @@ from multiprocessing import get_context
 
 import pytest
 from support import store_workers
-from support.fakes import PATIENCE, FakeClock, LedgerStore
+from support.fakes import PATIENCE, FakeClock, MemoryStore
 from support.redis_server import need_redis, running
 
 from groq_provider import (
@@ -104,7 +104,7 @@ def test_82_store_loss_without_burst(redis, what):
 def test_83_lost_answer_not_repeated():
     """A lost answer is not asked for again: at most one cost too few is let through, and refilling heals it."""
 
-    class Lossy(LedgerStore):
+    class Lossy(MemoryStore):
         lost = 0
 
         def take(self, key, ask):
@@ -121,8 +121,8 @@ def test_83_lost_answer_not_repeated():
         take(limiter).keep()
     store.lost = 1
     take(limiter).keep()
-    ledger = store.ledgers[f":{MODEL}"]
-    assert ledger.version == 10, "asked once"
+    state = store.states[f":{MODEL}"]
+    assert state.version == 10, "asked once"
     clock.advance(1.0)
     assert 47 <= at_once(limiter) <= 51
     clock.advance(60.0)
@@ -133,7 +133,7 @@ def test_83_lost_answer_not_repeated():
 def test_84_odd_costs(store):
     """More than a limit is refused at once, nothing is free, and what is no number is an error of the caller."""
     clock = FakeClock()
-    more = {"store": LedgerStore(clock)} if store else {}
+    more = {"store": MemoryStore(clock)} if store else {}
     limiter = TokenBucketRateLimiter(RateLimits(tpm=1000, share=1.0), clock=clock, **more)
     with pytest.raises(RequestTooLargeError, match="1,001"):
         take(limiter, 1001)

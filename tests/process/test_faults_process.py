@@ -489,7 +489,7 @@ def locks_of(provider, stream):
     call = stream._call.scope
     pool = provider._transport.adapter._pool
     return {
-        "limiter": provider._limiter._states[MODEL]._lock,
+        "limiter": provider._limiter._models[MODEL]._lock,
         "limiter-models": provider._limiter._lock,
         "budget": provider._runtime.budget._lock,
         "tracker": provider._tracker._lock,
@@ -558,7 +558,7 @@ def test_77_reservation_collected_inside_lock(make):
     del held
 
     def collect():
-        with provider._limiter._states[MODEL]._lock:
+        with provider._limiter._models[MODEL]._lock:
             gc.collect()
 
     gc.disable()

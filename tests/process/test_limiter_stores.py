@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support import store_kinds, store_workers
-from support.fakes import LedgerStore
+from support.fakes import MemoryStore
 from support.limiter_kinds import MODEL
 from support.redis_server import need_redis, shared
 from support.simulation import MINUTE, SECOND, Admission, Simulation, jain, worst_window
@@ -31,7 +31,7 @@ class Fleet:
     def __init__(self, kind, limits, cleanup, *, seed=0):
         self.simulation = Simulation(seed)
         clock = self.simulation
-        store = LedgerStore(clock) if kind == "ledger" else store_kinds.KINDS[kind](clock, cleanup)
+        store = MemoryStore(clock) if kind == "memory" else store_kinds.KINDS[kind](clock, cleanup)
         self.limiters = [TokenBucketRateLimiter(limits, store=store, clock=self.simulation) for _ in range(PROCESSES)]
         self.requests, self.tokens = [], []
         self.grants = [0] * (PROCESSES * THREADS)
@@ -80,7 +80,7 @@ def cleanup():
 
 
 @pytest.mark.sample(1)
-@pytest.mark.parametrize("kind", ["ledger", "file", "redis"])
+@pytest.mark.parametrize("kind", ["memory", "file", "redis"])
 @pytest.mark.parametrize("seed", range(2))
 def test_four_processes_get_exact_share(kind, seed, cleanup):
     """Four processes get all requests and no more: 0.99 to 1.000 of a bucket and its refill, equal parts."""
@@ -95,7 +95,7 @@ def test_four_processes_get_exact_share(kind, seed, cleanup):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("kind", ["ledger", "file", "redis"])
+@pytest.mark.parametrize("kind", ["memory", "file", "redis"])
 @pytest.mark.parametrize("used", [None, 0.4], ids=["all-used", "0.4-used"])
 def test_four_processes_with_large_costs(kind, used, cleanup):
     """Tokens of any size, with and without credit from answers: in no window more; a large one is not starved."""
@@ -106,14 +106,14 @@ def test_four_processes_with_large_costs(kind, used, cleanup):
     def draw(random, number):
         return limit if number == 0 else random.choice(sizes[:-1])
 
-    until = fleet.run(60 * 60 if kind == "ledger" else 20 * 60, draw=draw, used=used)
+    until = fleet.run(60 * 60 if kind == "memory" else 20 * 60, draw=draw, used=used)
     assert worst_window(fleet.tokens, burst=limit, amount=limit, period=MINUTE) <= GRAIN
     # The last request waiting costs up to a period.
-    assert fleet.ideal(fleet.tokens, until, burst=limit) >= (0.98 if kind == "ledger" else 0.94)
+    assert fleet.ideal(fleet.tokens, until, burst=limit) >= (0.98 if kind == "memory" else 0.94)
     assert min(fleet.grants) >= 1
 
 
-@pytest.mark.parametrize("kind", ["ledger", "file"])
+@pytest.mark.parametrize("kind", ["memory", "file"])
 def test_thinking_callers_get_their_wish(kind, cleanup):
     """Where there is room for all, nobody waits for others' places."""
     fleet = Fleet(kind, RateLimits(rpm=6000), cleanup)

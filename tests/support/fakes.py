@@ -327,31 +327,31 @@ class FakeTransport:
         pass
 
 
-class LedgerStore:
+class MemoryStore:
     """A store in this process: the pure model behind a lock. ``reason`` set: it is away; ``hosts``: what it says of their number."""
 
     def __init__(self, clock, hosts=0) -> None:
         self.clock, self.hosts = clock, hosts
         self.reason: str | None = None
         self.asked: list[object] = []  # every AcquireRequest and Adjustment, in order, those that failed too
-        self.ledgers: dict[str, GcraState] = {}
+        self.states: dict[str, GcraState] = {}
         self._lock = threading.Lock()
 
-    def _ledger(self, key, what):
+    def _memory(self, key, what):
         self.asked.append(what)
         if self.reason is not None:
             raise StoreUnavailableError(self.reason)
-        return self.ledgers.setdefault(key, GcraState()), round(self.clock.monotonic() * 1e6)
+        return self.states.setdefault(key, GcraState()), round(self.clock.monotonic() * 1e6)
 
     def take(self, key, ask):
         with self._lock:
-            ledger, now = self._ledger(key, ask)
-            return ledger.take(now, ask, hosts=self.hosts)
+            state, now = self._memory(key, ask)
+            return state.take(now, ask, hosts=self.hosts)
 
     def adjust(self, key, change):
         with self._lock:
-            ledger, now = self._ledger(key, change)
-            ledger.adjust(now, change)
+            state, now = self._memory(key, change)
+            state.adjust(now, change)
 
     def close(self):
         pass

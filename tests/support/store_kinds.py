@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support.fakes import PATIENCE, LedgerStore
+from support.fakes import PATIENCE, MemoryStore
 from support.redis_server import need_redis, shared
 
 from groq_provider.ratelimit.store.file import FileStore
@@ -44,8 +44,8 @@ class StoreClock:
         raise AssertionError("stores do not wait")
 
 
-def _ledger(clock: StoreClock, cleanup: ExitStack) -> LedgerStore:
-    return LedgerStore(clock)
+def _memory(clock: StoreClock, cleanup: ExitStack) -> MemoryStore:
+    return MemoryStore(clock)
 
 
 def _file(clock: StoreClock, cleanup: ExitStack) -> FileStore:
@@ -73,7 +73,7 @@ def _redis(clock: StoreClock, cleanup: ExitStack) -> RateLimitStore:
 
 #: By name. Add a kind here, and every test of stores runs with it as well.
 KINDS: dict[str, Callable[[StoreClock, ExitStack], RateLimitStore]] = {
-    "ledger": _ledger,
+    "memory": _memory,
     "file": _file,
     "redis": _redis,
 }

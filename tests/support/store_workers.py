@@ -94,7 +94,7 @@ def draw_places(url: str, barrier, count, enough, results) -> None:
     for thread in threads:
         thread.join()
     limiter.close()
-    results.put((granted, limiter._link.away))
+    results.put((granted, limiter._store_link.offline))
 
 
 #: Next to nothing flows in while a test runs.

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groq_provider.ratelimit.bucket import DIMENSIONS, SECOND, TOKENS, WHOLE, Bucket, BucketSet, Dimension
+from groq_provider.ratelimit.bucket import DIMENSIONS, FULL_SHARE, SECOND, TOKENS, Bucket, BucketSet, Dimension
 
 HOUR = Dimension("ash", TOKENS, 3600 * SECOND, "audio seconds", "hour")
 SHARE = 970_000
@@ -75,8 +75,8 @@ def test_only_over_limit_never_fits():
     buckets = BucketSet({"tpm": 1000}, share=SHARE)
     assert buckets.never_fits(cost(1000)) is None
     assert buckets.never_fits(cost(1001)) is buckets.get("tpm")
-    assert buckets.fitted(cost(prompt=1001), cost(prompt=900))[TOKENS] == 1000
-    assert buckets.fitted(cost(prompt=1100), cost(prompt=1001))[TOKENS] == 1001  # what is needed is never cut
+    assert buckets.cut_to_limits(cost(prompt=1001), cost(prompt=900))[TOKENS] == 1000
+    assert buckets.cut_to_limits(cost(prompt=1100), cost(prompt=1001))[TOKENS] == 1001  # what is needed is never cut
 
 
 def test_zero_cost_is_always_free():
@@ -108,7 +108,7 @@ def test_resize_keeps_what_is_used():
     """A smaller limit does not forget the tokens spent."""
     bucket = Bucket(DIMENSIONS["tpm"], 1000)
     bucket.charge(400, 0)
-    bucket.resize(500, share=WHOLE, now=0)
+    bucket.resize(500, share=FULL_SHARE, now=0)
     assert bucket.remaining(0) == 100
 
 
@@ -124,7 +124,7 @@ def test_resize_keeps_what_is_used():
 def test_learned_limits_are_believed(configured, learned, limit, source, outcome):
     """The service lowers a configured limit, and is believed where none is configured."""
     buckets = BucketSet({"tpm": configured})
-    assert buckets.learn("tpm", learned, 0) == outcome
+    assert buckets.learn_limit("tpm", learned, 0) == outcome
     bucket = buckets.get("tpm")
     assert (bucket.limit, buckets.source(bucket)) == (limit, source)
 
@@ -132,8 +132,8 @@ def test_learned_limits_are_believed(configured, learned, limit, source, outcome
 def test_learned_limit_follows_service_up():
     """A learned limit follows the service up to the configured one: a plan that changes back is believed."""
     buckets = BucketSet({"tpm": 1000})
-    buckets.learn("tpm", 500, 0)
-    assert buckets.learn("tpm", 3000, 0) is None
+    buckets.learn_limit("tpm", 500, 0)
+    assert buckets.learn_limit("tpm", 3000, 0) is None
     assert buckets.get("tpm").limit == 1000
 
 
@@ -149,14 +149,14 @@ def test_learned_limit_follows_service_up():
 def test_sync_tightens_before_it_loosens(candidate, idle, expected):
     """Headers tighten at once and loosen with care."""
     bucket = Bucket(DIMENSIONS["rpm"], 30, now=40)
-    bucket.sync(candidate, now=10, idle=idle, bound=False)
+    bucket.sync(candidate, now=10, idle=idle, keep_own_use=False)
     assert bucket.tat == expected
 
 
 def test_refusal_empties_minute_limits_only():
     """A refusal without a name says nothing about the day."""
     buckets = BucketSet({"rpm": 30, "rpd": 1000, "tpm": 1000})
-    buckets.empty(0)
+    buckets.exhaust(0)
     assert [bucket.remaining(0) for bucket in buckets] == [0, 1000, 0]
 
 
@@ -164,7 +164,7 @@ def test_unexplained_share_keeps_usage():
     """A smaller share makes less of the same."""
     buckets = BucketSet({"tpm": 1000})
     buckets.charge(cost(300), 0)
-    buckets.set_share(WHOLE // 2, 0)
+    buckets.set_share(FULL_SHARE // 2, 0)
     assert buckets.get("tpm").remaining(0) == 200
 
 
@@ -175,7 +175,7 @@ def test_repr_shows_the_state():
 
 @given(
     limit=st.integers(1, 10**6),
-    share=st.integers(1, WHOLE),
+    share=st.integers(1, FULL_SHARE),
     name=st.sampled_from(sorted(DIMENSIONS)),
     steps=st.lists(st.tuples(st.integers(0, 90 * SECOND), st.integers(1, 10**6)), max_size=40),
 )
@@ -194,7 +194,7 @@ def test_window_bounds_admission(limit, share, name, steps):
         for end, units in admitted[i:]:
             total += units
             assert total * bucket.interval <= bucket.burst + (end - start)
-            whole = limit if bucket.kind == 0 else limit * share / WHOLE
+            whole = limit if bucket.kind == 0 else limit * share / FULL_SHARE
             assert total <= bucket.capacity + whole * (end - start) / bucket.dimension.period + 1e-6
 
 

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.fakes import FakeClock, LedgerStore
+from support.fakes import FakeClock, MemoryStore
 
 from groq_provider.config import RateLimits
 from groq_provider.errors import RateLimitedError
@@ -134,7 +134,7 @@ USAGES = st.fixed_dictionaries(
 def test_no_answer_blocks_for_long(shared, answer, usage):
     """After any one of them the buckets are full within their periods, here and in the store; and all of it in whole numbers."""
     clock = FakeClock()
-    store = LedgerStore(clock)
+    store = MemoryStore(clock)
     limits = RateLimits(rpm=30, rpd=14_400, tpm=6000)
     limiter = TokenBucketRateLimiter(limits, store=store if shared else "memory", clock=clock)
     place = limiter.reserve(M, prompt_tokens=10, max_output_tokens=20)
@@ -146,6 +146,6 @@ def test_no_answer_blocks_for_long(shared, answer, usage):
         place.keep()
     for window in limiter.get_status()[M].windows.values():
         assert window.reset <= 2 * DAY
-    for ledger in store.ledgers.values():
-        assert all(full <= (clock.monotonic() + 2 * DAY) * 1e6 for full in ledger.full_at.values())
+    for state in store.states.values():
+        assert all(full <= (clock.monotonic() + 2 * DAY) * 1e6 for full in state.full_at.values())
     limiter.close()

@@ -33,7 +33,7 @@ def test_limiter_forgets_unproven_names():
     call(limiter, "real")
     for number in range(100_000 // 50):
         call(limiter, f"typo {number}", None)
-        assert len(limiter._states) <= 2
+        assert len(limiter._models) <= 2
     assert "real" in limiter.get_status()
 
 
@@ -56,7 +56,7 @@ def test_limiter_keeps_the_used():
     for number in range(1_000):
         call(limiter, f"model {number}")
         call(limiter, "always")
-    assert len(limiter._states) <= 256
+    assert len(limiter._models) <= 256
     assert {"always", "model 999", "model 900"} <= set(limiter.get_status())
     assert "model 0" not in limiter.get_status()
 
@@ -79,13 +79,13 @@ def test_a_forgotten_state_takes_nobody():
     """A thread that had found it just before goes to the one that is there instead."""
     limiter = TokenBucketRateLimiter(RateLimits(rpm=10), clock=FakeClock())
     call(limiter, "m")
-    old = limiter._states["m"]
+    old = limiter._models["m"]
     assert old.retire(used=True)
     place = limiter.reserve("m", prompt_tokens=1)
-    assert limiter._states["m"] is not old
+    assert limiter._models["m"] is not old
     assert limiter.get_status()["m"].in_flight == 1
     place.keep()
-    assert limiter._states["m"].retire(used=True)
+    assert limiter._models["m"].retire(used=True)
     assert limiter.try_reserve("m", prompt_tokens=1) is not None
 
 
@@ -101,7 +101,7 @@ def test_threads_lose_no_place():
             for number in range(1_500):
                 name = f"model {(number * 7 + offset) % 400}"
                 place = limiter.reserve(name, prompt_tokens=1)
-                assert place._state is limiter._states[name]
+                assert place._limiter is limiter._models[name]
                 place.settle(USAGE)
         except BaseException as error:
             problems.append(error)
@@ -112,7 +112,7 @@ def test_threads_lose_no_place():
     for thread in threads:
         thread.join(PATIENCE)
     assert not problems
-    assert len(limiter._states) <= 256 + 4
+    assert len(limiter._models) <= 256 + 4
     assert all(status.in_flight == 0 for status in limiter.get_status().values())
 
 

@@ -76,7 +76,7 @@ class LimiterMachine(RuleBasedStateMachine):
         self.cleanup = ExitStack()
         self.simulation = Simulation(seed)
         self.limiter = KINDS[self.kind](LIMITS, self.simulation, self.cleanup)
-        self.state = self.limiter._add(MODEL)
+        self.state = self.limiter._add_model(MODEL)
         self.begun = self.simulation.nanoseconds
         self.callers: list[Caller] = []
         self.open: dict[int, tuple[Any, int]] = {}  # by sequence: place and tokens reserved
@@ -134,7 +134,7 @@ class LimiterMachine(RuleBasedStateMachine):
         """A place is there if nobody waits, nobody is held back, and it fits; else nothing changes."""
         now = self.simulation.nanoseconds
         before = self.limiter.get_status()[MODEL]
-        line, gate = len(self.state._line), self.state._gate
+        line, gate = len(self.state._queue), self.state._gate
         free = not line and (not gate.active or gate.opens_at <= now)
         reserved = (1, cost, 0, cost)
         limit = min((b.limit for b in self.state._buckets if b.kind == 1), default=cost)
@@ -313,7 +313,7 @@ class LimiterMachine(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_while_the_head_fits(self):
         """With all threads asleep the first in line waits for something."""
-        head = self.state._line.head
+        head = self.state._queue.head
         if head is not None:
             assert not head.granted
             assert self.state._ready_at(head.estimate.cost)[0] > self.simulation.nanoseconds

@@ -291,7 +291,7 @@ def test_forgotten_reservation_not_in_flight():
     """Garbage collection keeps the estimate and takes no lock."""
     limiter, _ = make(tpm=1000, share=1.0)
     held = take(limiter, 0, 100)
-    with limiter._states[M]._lock:  # as if the collector ran inside the limiter
+    with limiter._models[M]._lock:  # as if the collector ran inside the limiter
         del held
         gc.collect()
     assert (status(limiter).in_flight, window(limiter, "tpm").remaining) == (0, 900)
@@ -749,7 +749,7 @@ def test_interrupted_settlement_leaves_nothing():
     """A settlement cut short still ends the reservation."""
     limiter, _ = make(rpm=10)
     held = take(limiter)
-    state = limiter._states[M]
+    state = limiter._models[M]
     state._now = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         held.settle(usage(1, 1))
@@ -770,7 +770,7 @@ def test_interrupted_limiter_leaves_nothing():
 
     def run(number):
         limiter, _ = make(rpm=30, tpm=1000, share=1.0)
-        limiter._add(M)
+        limiter._add_model(M)
         lines = iter(range(number, -1, -1))
         struck = False
 
@@ -815,7 +815,7 @@ def test_interrupted_grant_is_finished_later():
         serve = WaitQueue.serve
         with pytest.MonkeyPatch.context() as patch:
 
-            def interrupted(line, ticket):
+            def interrupted(queue, waiter):
                 patch.setattr(WaitQueue, "serve", serve)
                 raise KeyboardInterrupt
 
@@ -956,7 +956,7 @@ def test_unanswered_probes_keep_distance():
     limiter, clock = make(manual=True, rpm=120)
     first = take(limiter)
     first.feedback(None, limited(2.0, None, None, None))
-    limiter._states[M]._buckets._buckets[0].tat = 0  # leave the gate alone to decide
+    limiter._models[M]._buckets._buckets[0].tat = 0  # leave the gate alone to decide
     with Callers(limiter, clock) as callers:
         for name in range(3):
             callers.queue(name)
@@ -1040,7 +1040,7 @@ def test_day_429_refuses_all():
     with Callers(limiter, clock) as callers:
         take(limiter).feedback(None, limited(30.0, "TPD", 100_000, 99_000, "day"))
         callers.queue("waiting", long_wait=60.0)
-        other = limiter._states[M]
+        other = limiter._models[M]
         other.feedback(1, None, limited(892.0, "TPD", 100_000, 99_000, "day"))
         callers.until_left(1)
         with pytest.raises(RateLimitedError) as caught:
@@ -1059,7 +1059,7 @@ def test_unexplained_429_cuts_share_once():
     burst = [take(limiter) for _ in range(3)]
     for held in burst:
         held.feedback(None, limited(1.0))
-    buckets = limiter._states[M]._buckets
+    buckets = limiter._models[M]._buckets
     assert buckets.share == 873_000
     for held in burst:
         held.refund()
@@ -1082,14 +1082,14 @@ def test_explained_429_leaves_share(configured, error):
     """An explained 429 leaves the share: a better reason needs no guess."""
     limiter, _ = make(**configured)
     take(limiter).feedback(None, error)
-    assert limiter._states[M]._buckets.share == 970_000
+    assert limiter._models[M]._buckets.share == 970_000
 
 
 def test_cut_share_recovers_in_use():
     """A hundredth a minute while at least half is used, up to the configured share."""
     limiter, clock = make(tpm=1000)
     take(limiter).feedback(None, limited(1.0))
-    buckets = limiter._states[M]._buckets
+    buckets = limiter._models[M]._buckets
 
     def minute(output):
         clock.advance(61)
@@ -1111,7 +1111,7 @@ def test_a_fork_starts_anew():
     """In a child locks, queue and open reservations are gone; it takes half the share until the service speaks."""
     limiter, _ = make(tpm=1000, share=1.0)
     held = take(limiter, 0, 100)
-    state = limiter._states[M]
+    state = limiter._models[M]
     limiter._lock.acquire()
     state._lock.acquire()
     limiter._after_fork_in_child()
@@ -1195,7 +1195,7 @@ def test_threads_get_exact_ordered_totals():
     limiter = TokenBucketRateLimiter(RateLimits(rpm=60_000, tpm=10_000_000))
     threads_count, each = 24, 50
     begun = time.monotonic()
-    limiter._states[M] = state = limiter._new_state(M)
+    limiter._models[M] = state = limiter._create_model(M)
     for bucket in state._buckets:
         bucket.charge(bucket.capacity, state._now())  # begin with nothing, so that everybody queues
     barrier = threading.Barrier(threads_count + 1)
@@ -1270,7 +1270,7 @@ def test_one_end_counts_among_threads():
     """16 threads settle, refund and keep the same reservation; one of them wins."""
     limiter, _ = make(tpm=10**6, share=1.0)
     for _ in range(50):
-        before = window(limiter, "tpm").remaining if M in limiter._states else 10**6
+        before = window(limiter, "tpm").remaining if M in limiter._models else 10**6
         held = take(limiter, 0, 1000)
         barrier = threading.Barrier(16)
 

@@ -5,7 +5,7 @@ import random
 import threading
 
 import pytest
-from support.fakes import PATIENCE, FakeClock, LedgerStore
+from support.fakes import PATIENCE, FakeClock, MemoryStore
 
 from groq_provider.cancel import CancelToken
 from groq_provider.config import RateLimits
@@ -26,7 +26,7 @@ M = "openai/gpt-oss-20b"
 def processes(count=2, *, manual=False, hosts=0, **limits):
     """Return so many limiters over one store, as if each were in a process of its own; the store; the clock."""
     clock = FakeClock(manual=manual)
-    store = LedgerStore(clock, hosts)
+    store = MemoryStore(clock, hosts)
     limits = RateLimits(**limits) if limits else None
     return [TokenBucketRateLimiter(limits, store=store, clock=clock) for _ in range(count)], store, clock
 
@@ -62,11 +62,11 @@ def test_two_processes_have_one_burst():
 def test_models_and_scopes_have_limits():
     """Each model and each scope has limits of its own."""
     clock = FakeClock()
-    store = LedgerStore(clock)
+    store = MemoryStore(clock)
     one, two = (TokenBucketRateLimiter(RateLimits(rpm=3), store=store, scope=s, clock=clock) for s in ("a", "b"))
     assert (at_once(one), at_once(two)) == (3, 3)
     assert one.try_reserve("another", prompt_tokens=0) is not None
-    assert sorted(store.ledgers) == ["a:another", f"a:{M}", f"b:{M}"]
+    assert sorted(store.states) == ["a:another", f"a:{M}", f"b:{M}"]
 
 
 def test_returned_share_reaches_others():
@@ -98,7 +98,7 @@ def test_joint_window_holds_no_more():
             tokens = rng.choice((1, 50, 300, 3000, 6000))
             limiter = rng.choice((one, two))
             take(limiter, output=tokens).keep()
-            starts.append((store.ledgers[f":{M}"].start / 1e6, tokens))
+            starts.append((store.states[f":{M}"].start / 1e6, tokens))
             clock.advance(rng.choice((0, 0, 0.1, 5)))
         for i, (since, _) in enumerate(starts):
             used = 0
@@ -149,8 +149,8 @@ def test_dead_process_claim_expires():
     (one, two), store, clock = processes(tpm=6000, share=1.0)
     take(two, output=6000).keep()
     assert one.try_reserve(M, prompt_tokens=0, max_output_tokens=3000) is None
-    ledger = store.ledgers[f":{M}"]
-    ledger.claimant, ledger.claim_start, ledger.claim_until = 5, ledger.last + 30_000_000, ledger.last + 2_000_000
+    state = store.states[f":{M}"]
+    state.claimant, state.claim_start, state.claim_until = 5, state.last + 30_000_000, state.last + 2_000_000
     clock.advance(1)
     assert two.try_reserve(M, prompt_tokens=0, max_output_tokens=10) is None
     clock.advance(1.1)
@@ -217,7 +217,7 @@ def test_forgetful_store_starts_from_known():
     (one, two), store, clock = processes(rpm=60)
     assert at_once(one) == 60
     assert at_once(two) == 0
-    store.ledgers.clear()
+    store.states.clear()
     assert (at_once(one), at_once(two)) == (0, 0)
     clock.advance(3)
     assert at_once(one) + at_once(two) == 3
@@ -323,19 +323,19 @@ def test_foreign_claim_is_no_refusal():
     """A claim of another process refuses no call at once: only if it stands after two seconds is it certain."""
     (one,), store, clock = processes(1, rpm=6000)
     take(one).keep()
-    ledger = store.ledgers[f":{M}"]
-    ledger.claimant, ledger.claim_start, ledger.claim_until = 5, ledger.last + 50_000_000, ledger.last + 1_500_000
+    state = store.states[f":{M}"]
+    state.claimant, state.claim_start, state.claim_until = 5, state.last + 50_000_000, state.last + 1_500_000
     before = clock.monotonic()
     take(one, deadline=before + 20).keep()
     assert clock.monotonic() - before <= 3
-    ledger.claimant, ledger.claim_start, ledger.claim_until = 5, ledger.last + 50_000_000, ledger.last + 50_000_000
+    state.claimant, state.claim_start, state.claim_until = 5, state.last + 50_000_000, state.last + 50_000_000
     before = clock.monotonic()
     take(one, deadline=before + 20).keep()  # nobody can claim that much: it is cut to two seconds
     assert clock.monotonic() - before <= 3
     as_it_is = store.take
 
     def renewed(key, ask):
-        ledger.claimant, ledger.claim_start, ledger.claim_until = 5, ledger.last + 50_000_000, ledger.last + 2_000_000
+        state.claimant, state.claim_start, state.claim_until = 5, state.last + 50_000_000, state.last + 2_000_000
         return as_it_is(key, ask)
 
     store.take = renewed

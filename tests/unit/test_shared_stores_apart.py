@@ -107,7 +107,7 @@ def test_scope_and_model_never_collide(scope, model, other_scope, other_model):
     with_store = [
         TokenBucketRateLimiter(store=_NoStore(), scope=each, clock=FakeClock()) for each in (scope, other_scope)
     ]
-    keys = [limiter._add(name)._key for limiter, name in zip(with_store, (model, other_model), strict=True)]
+    keys = [limiter._add_model(name)._store_key for limiter, name in zip(with_store, (model, other_model), strict=True)]
     assert (keys[0] == keys[1]) == ((scope, model) == (other_scope, other_model))
 
 

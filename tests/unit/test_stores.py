@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.store_kinds import KINDS, LedgerStore, StoreClock
+from support.store_kinds import KINDS, MemoryStore, StoreClock
 
 from groq_provider.errors import ConfigurationError
 from groq_provider.ratelimit.bucket import DIMENSIONS
@@ -345,13 +345,13 @@ _COMMANDS = st.lists(st.tuples(_STEPS, _KEYS, _ASKS | _ASKS | _CHANGES), max_siz
 _LOOK = AcquireRequest(tuple(BucketCharge(name, 0, 1, 0) for name in _NAMES), -1, NO_LIMIT, 0, 0, 99)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "ledger"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "memory"])
 @given(commands=_COMMANDS)
 def test_every_store_matches_model(kind, commands):
     """Any commands at any times, small steps back included: the same answers, and the same state at the end."""
     clock = StoreClock()
     with ExitStack() as cleanup:
-        store, model = KINDS[kind](clock, cleanup), LedgerStore(clock)
+        store, model = KINDS[kind](clock, cleanup), MemoryStore(clock)
         starts: dict[str, list[int]] = {}
         newest = clock.micros
         for step, key, command in commands:
@@ -379,10 +379,10 @@ def test_the_look_shows_every_field():
     shown = set()
     for name in GcraState.__slots__:
         plain, changed = GcraState(), GcraState()
-        for ledger in (plain, changed):
-            ledger.take(SECOND, ask(*(want(9 * SECOND, name=each) for each in _NAMES), claimant=5))
-            ledger.take(SECOND, ask(claimant=5))
-            ledger.gate = 2 * SECOND
+        for state in (plain, changed):
+            state.take(SECOND, ask(*(want(9 * SECOND, name=each) for each in _NAMES), claimant=5))
+            state.take(SECOND, ask(claimant=5))
+            state.gate = 2 * SECOND
         if name == "full_at":
             changed.full_at["tpd"] += SECOND
         else:
@@ -413,21 +413,21 @@ _BURST = 1000
 )
 def test_windows_stay_within_burst_rate(steps):
     """Several claimants, places ahead, credits, places given back, a clock that steps back: B + r·w at the instants of the starts."""
-    ledger, now, admitted = GcraState(), 10_000, []
+    state, now, admitted = GcraState(), 10_000, []
     for step, cost, claimant, horizon, kind, part in steps:
         now += step
-        taken = ledger.take(now, ask(want(cost, burst=_BURST), horizon=horizon, spacing=50, claimant=claimant))
+        taken = state.take(now, ask(want(cost, burst=_BURST), horizon=horizon, spacing=50, claimant=claimant))
         assert taken.wait >= 0
         if kind == "gate":
-            ledger.adjust(now, Adjustment(pause=part))
+            state.adjust(now, Adjustment(pause=part))
         if not taken.reserved:
             continue
         if kind == "give back":
-            ledger.adjust(now, Adjustment(credits={"rpm": cost}, start=taken.start))
+            state.adjust(now, Adjustment(credits={"rpm": cost}, start=taken.start))
             continue
         if kind == "settle":
             credit = min(part, cost - 1)
-            ledger.adjust(now, Adjustment(credits={"rpm": credit}))
+            state.adjust(now, Adjustment(credits={"rpm": credit}))
             cost -= credit  # noqa: PLW2901 - what it cost in the end
         admitted.append((taken.start, cost))
     admitted.sort()
@@ -441,10 +441,10 @@ def test_windows_stay_within_burst_rate(steps):
 @given(steps=st.lists(st.tuples(st.integers(0, 500), st.integers(1, 2 * _BURST), st.integers(1, 3)), max_size=40))
 def test_starts_keep_their_order(steps):
     """Who has a place starts before all who come later."""
-    ledger, now, newest = GcraState(), 10_000, 0
+    state, now, newest = GcraState(), 10_000, 0
     for step, cost, claimant in steps:
         now += step
-        taken = ledger.take(now, ask(want(cost, burst=_BURST), horizon=700, claimant=claimant))
+        taken = state.take(now, ask(want(cost, burst=_BURST), horizon=700, claimant=claimant))
         if taken.reserved:
             assert taken.start >= newest
             newest = taken.start
@@ -456,13 +456,13 @@ def test_starts_keep_their_order(steps):
 )
 def test_idle_state_says_nothing(now, asks):
     """From ``idle_at`` on, answers are those of no state at all: a table may use its place."""
-    ledger = GcraState()
+    state = GcraState()
     for step, each in asks:
         now += step
-        ledger.take(now, each)
-    fresh, now = GcraState(), max(ledger.idle_at(), now)
+        state.take(now, each)
+    fresh, now = GcraState(), max(state.idle_at(), now)
     everything = ask(*(want(3, burst=3, name=name) for name in _NAMES), seen=0, claimant=77)
-    assert ledger.take(now, everything)._replace(version=1) == fresh.take(now, everything)
+    assert state.take(now, everything)._replace(version=1) == fresh.take(now, everything)
 
 
 @pytest.mark.sample(3)
@@ -477,13 +477,13 @@ def test_idle_state_says_nothing(now, asks):
 @pytest.mark.parametrize("horizon", [0, 50_000, SECOND])
 def test_processes_take_turns(interval, burst, costs, horizon):
     """Each comes back when it was told to: nobody starves, the large call least of all, and nothing is left unused."""
-    draw, ledger, end = random.Random(1), GcraState(), max(120 * SECOND, 300 * interval)
+    draw, state, end = random.Random(1), GcraState(), max(120 * SECOND, 300 * interval)
     grants = [0] * len(costs)
     due = [(draw.randrange(1000), number) for number in range(len(costs))]
     while due[0][0] < end:
         now, number = heapq.heappop(due)
         each = want(costs[number] * interval, burst=burst * interval)
-        taken = ledger.take(now, ask(each, horizon=horizon, claimant=number + 1))
+        taken = state.take(now, ask(each, horizon=horizon, claimant=number + 1))
         grants[number] += taken.reserved
         wait = taken.wait if taken.reserved else max(min(taken.wait, SECOND), 5000)
         heapq.heappush(due, (now + wait + draw.randrange(50, 300), number))

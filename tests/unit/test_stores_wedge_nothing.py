@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.fakes import FakeClock, LedgerStore
+from support.fakes import FakeClock, MemoryStore
 from support.redis_server import shared
 from support.store_kinds import KINDS, StoreClock
 
@@ -55,20 +55,20 @@ ASKS = st.builds(
 )
 
 
-def corrupt_ledger(ledger, fields):
+def corrupt_state(state, fields):
     for name, value in fields.items():
         if name in DIMENSIONS:
-            ledger.full_at[name] = value
+            state.full_at[name] = value
         else:
-            setattr(ledger, name, value)
+            setattr(state, name, value)
 
 
 def corrupt(kind, store, fields):
     """Write a state of *fields* into the store, past its own methods."""
-    if kind == "ledger":
-        corrupt_ledger(store.ledgers[KEY], fields)
+    if kind == "memory":
+        corrupt_state(store.states[KEY], fields)
     elif kind == "file":
-        store._apply(KEY, lambda ledger, _now, given: corrupt_ledger(ledger, given), fields)
+        store._apply(KEY, lambda state, _now, given: corrupt_state(state, given), fields)
     elif fields:
         words = [word for pair in fields.items() for word in pair]
         shared().do("HSET", f"{store._prefix}:{{{KEY}}}:v1", *words)
@@ -84,12 +84,12 @@ def test_a_foreign_state_holds_briefly(kind, fields, asks):
     """All asks are answered as the model answers them, and the next call goes out when its pause, its place or its debt is over."""
     clock = StoreClock(10**15)
     with ExitStack() as cleanup:
-        store, model = KINDS[kind](clock, cleanup), LedgerStore(clock)
+        store, model = KINDS[kind](clock, cleanup), MemoryStore(clock)
         for each in (store, model):
             each.adjust(KEY, Adjustment())
         state = {name: value if name == "claimant" else clock.micros + value for name, value in fields.items()}
         corrupt(kind, store, state)
-        corrupt("ledger", model, state)
+        corrupt("memory", model, state)
         for step, ask in asks:
             taken = store.take(KEY, ask)
             assert taken._replace(hosts=0) == model.take(KEY, ask)
@@ -151,12 +151,12 @@ def live_through(limiter, clock, answers):
 def test_another_process_goes_out(limits, answers, fields):
     """Whatever one process was told and whatever stands in the store: another one waits for a pause, or for a debt of one window."""
     clock = FakeClock(start=10.0**6)
-    store = LedgerStore(clock, hosts=2)
+    store = MemoryStore(clock, hosts=2)
     told, other = (TokenBucketRateLimiter(limits, clock=clock, store=store) for _ in range(2))
     live_through(told, clock, answers)
-    for ledger in store.ledgers.values():
+    for state in store.states.values():
         now = round(clock.monotonic() * SECOND)
-        corrupt_ledger(ledger, {name: v if name == "claimant" else now + v for name, v in fields.items()})
+        corrupt_state(state, {name: v if name == "claimant" else now + v for name, v in fields.items()})
     before = clock.monotonic()
     other.reserve(M, prompt_tokens=10, max_output_tokens=10).keep()
     assert clock.monotonic() - before <= 80
@@ -165,10 +165,10 @@ def test_another_process_goes_out(limits, answers, fields):
 def test_limits_shown_stay_plausible():
     """A bucket that a call does not need is only read; what is shown of it is no more than can be."""
     clock = FakeClock()
-    store = LedgerStore(clock, hosts=1)
+    store = MemoryStore(clock, hosts=1)
     limiter = TokenBucketRateLimiter(RateLimits(otpm=600), clock=clock, store=store)
     limiter.reserve(M, prompt_tokens=10, max_output_tokens=0).keep()
-    for ledger in store.ledgers.values():
-        ledger.full_at["otpm"] = 10**14
+    for state in store.states.values():
+        state.full_at["otpm"] = 10**14
     limiter.reserve(M, prompt_tokens=10, max_output_tokens=0).keep()
     assert 0 < limiter.get_status()[M].windows["otpm"].reset < 121

@@ -93,7 +93,7 @@ def test_limiter_right_at_any_moment(what):
         limiter = context["limiter"] = TokenBucketRateLimiter(
             RateLimits(rpd=LIMIT, tpd=LIMIT, share=1.0), clock=FakeClock()
         )
-        limiter._add(M)
+        limiter._add_model(M)
         yield
         take(limiter).settle(usage(4))
         take(limiter).feedback(None)

@@ -112,7 +112,7 @@ class Line:
         """Let one go; return how long it waited."""
         wait = max(self.gate.opens_at - self.now, 0)
         self.now += wait
-        self.gate.passed(self.now, SECOND)
+        self.gate.note_sent(self.now, SECOND)
         self.sequence += 1
         return wait / SECOND
 
@@ -120,15 +120,15 @@ class Line:
         self.gate.close(
             self.now,
             None if pause is None else int(pause * SECOND),
-            sent=self.sequence,
+            newest_sequence=self.sequence,
             scope=None,
             limit_name=None,
             limit=None,
-            refused=None if explained else self.sequence,
+            refused_sequence=None if explained else self.sequence,
         )
 
     def answered(self) -> None:
-        self.gate.answered(self.sequence)
+        self.gate.note_answer(self.sequence)
 
 
 def test_one_answer_opens_for_one():

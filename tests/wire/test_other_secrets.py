@@ -119,7 +119,7 @@ def test_redis_stores_hide_their_password():
     config = ProviderConfig(api_key="k", rate_limit_store=store)
     assert_hidden([repr(config), repr(config.rate_limit_store)], [REDIS])
     with GroqProvider(config) as provider:
-        link = provider._limiter._link
+        link = provider._limiter._store_link
         parts = [provider._limiter, link, link.store, link.store._address, *link.store._idle]
         assert_hidden([repr(item) + repr(vars(item)) for item in parts], [REDIS])
 

@@ -180,7 +180,7 @@ def test_the_queue_loses_nobody(seeds):
         status = limiter.get_status()[MODEL]
         assert (status.in_flight, status.waiting) == (0, 0), seed
         assert all(window.remaining <= window.limit for window in status.windows.values()), seed
-        assert limiter._states[MODEL]._open_output == 0, seed
+        assert limiter._models[MODEL]._in_flight_output == 0, seed
     assert min(outcomes[kind] for kind in ("granted", "late", "cancelled")) > 0
 
 

@@ -483,7 +483,7 @@ def test_forgotten_stream_warns_and_frees(emulator, provider):
     gate.release(3)
     stream = provider.generate_stream("x")
     next(stream)
-    states = list(provider._limiter._states.values())
+    states = list(provider._limiter._models.values())
     with ExitStack() as held:
         for state in states:
             held.enter_context(state._lock)  # as if the collector ran inside of it
