@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import attrs
 
 from groq_provider import _validate as checks
+from groq_provider.call.boundary import public
 from groq_provider.call.runtime import CallOptions, Runtime
-from groq_provider.cancel import CancelToken
 from groq_provider.clock import Clock, SystemClock
+from groq_provider.completions import Completions, check_cancel, timeouts_of
 from groq_provider.config import ProviderConfig, Timeouts
 from groq_provider.config.defaults import DEFAULT_MODEL, ProviderType
 from groq_provider.config.urls import CHAT_PATH
 from groq_provider.errors import (
     ConfigurationError,
-    GroqProviderError,
     IncompleteResponseError,
     InvalidRequestError,
     ProviderClosedError,
@@ -32,7 +32,7 @@ from groq_provider.ratelimit.estimate import estimate_prompt_tokens
 from groq_provider.ratelimit.limiter import TokenBucketRateLimiter
 from groq_provider.resources.models import Models
 from groq_provider.transport.session import SecretHeader, SessionTransport
-from groq_provider.types.request import LLMRequest, check_extra, whole
+from groq_provider.types.request import LLMRequest, check_extra
 
 if TYPE_CHECKING:
     import os
@@ -41,15 +41,14 @@ if TYPE_CHECKING:
     import requests
     from typing_extensions import Self, Unpack
 
-    from groq_provider.bulk.run import BulkRun
     from groq_provider.call.breaker import CircuitBreaker
     from groq_provider.call.stream import ResponseStream
+    from groq_provider.cancel import CancelToken
     from groq_provider.config import ProviderSettings
     from groq_provider.protocols import LatencyRecorder, RateLimiter
     from groq_provider.types.allowed import Allowed
     from groq_provider.types.messages import Message
     from groq_provider.types.model_info import ModelCapability, ModelInfo
-    from groq_provider.types.request_fields import RequestFields
     from groq_provider.types.response import LLMResponse
     from groq_provider.types.status import LatencyMetrics, MeasuredProfile, ProviderHealth, RateLimitStatus
 
@@ -61,7 +60,7 @@ __all__ = ["GroqProvider"]
 _log = logging.getLogger(__name__)
 
 
-class GroqProvider:
+class GroqProvider(Completions["ResponseStream"]):
     """A client of Groq Cloud.
 
     Make one and share it: it keeps connections, limits and figures. Construction reads the configuration and the environment, and
@@ -245,110 +244,25 @@ class GroqProvider:
 
     # --- generating --------------------------------------------------------------------------------------------------------
 
-    def generate(
-        self,
-        prompt: Prompt | None = None,
-        *,
-        timeout: Timeout = None,
-        cancel: CancelToken | None = None,
-        extra_headers: Mapping[str, str] | None = None,
-        extra_body: Mapping[str, Any] | None = None,
-        extra_query: Mapping[str, Any] | None = None,
-        **fields: Unpack[RequestFields],
-    ) -> LLMResponse:
-        """Return a whole answer.
+    def _generate(self, request: LLMRequest, *arguments: Any) -> LLMResponse:
+        options = self._options(*arguments)  # which may build the runtime
+        return self._runtime.generate(request, options)
 
-        Args:
-            prompt: Text, messages, or a request; messages may be given as ``messages=``, too.
-            timeout: Seconds for the whole call, waiting and retries included, a duration such as ``"30s"``, or
-                :class:`~groq_provider.Timeouts`; ``None``: as configured.
-            cancel: Ends the call from any thread, wherever it waits.
-            extra_headers: Sent with this request; ``Authorization`` cannot be replaced.
-            extra_body: Body fields this version does not know; they win over all others.
-            extra_query: Query parameters.
-            fields: Request fields, which override those of a request; :class:`~groq_provider.LLMRequest` says what
-                each means: ``messages``, ``model``, ``max_completion_tokens``, ``max_tokens``, ``temperature``,
-                ``top_p``, ``n``, ``stop``, ``seed``, ``stream``, ``stream_options``, ``tools``, ``tool_choice``,
-                ``parallel_tool_calls``, ``response_format``, ``reasoning_format``, ``include_reasoning``,
-                ``reasoning_effort``, ``service_tier``, ``disable_tool_validation``, ``documents``,
-                ``citation_options``, ``search_settings``, ``include_domains``, ``exclude_domains``,
-                ``compound_custom``, ``user``, ``frequency_penalty``, ``presence_penalty``, ``logit_bias``,
-                ``logprobs``, ``top_logprobs``, ``metadata``, ``store``, ``functions``, ``function_call``, ``debug``,
-                ``id``, ``custom_id``, ``provider_metadata``.
+    def _stream(self, request: LLMRequest, *arguments: Any) -> ResponseStream:
+        options = self._options(*arguments)  # likewise
+        return self._runtime.stream(request, options)
 
-        Raises:
-            InvalidRequestError: A value is wrong; nothing was sent.
-            APIStatusError: The service refused; its subclasses say why.
-            RateLimitTimeoutError: The limiter would need longer than *timeout*.
-            TransportError: No answer came.
-            DeadlineExceededError: The time is up.
-            RequestCancelledError: *cancel* was used.
-        """
-        prepared = self._prepare(prompt, fields, timeout, cancel, extra_headers, extra_body, extra_query, check=whole)
-        # A traceback that shows local variables must not show these; a request hides its text.
-        del prompt, fields, extra_headers, extra_body, extra_query
-        if isinstance(prepared, GroqProviderError):
-            raise prepared
-        return self._runtime.generate(*prepared)
+    def _answer_item(self, request: LLMRequest, *, timeout: Timeouts | None, cancel: CancelToken | None) -> LLMResponse:
+        options = CallOptions(timeouts=timeout or self._config.timeout, cancel=cancel, batch=True)
+        return self._runtime.generate(request, options)
 
-    def generate_stream(
-        self,
-        prompt: Prompt | None = None,
-        *,
-        timeout: Timeout = None,
-        cancel: CancelToken | None = None,
-        extra_headers: Mapping[str, str] | None = None,
-        extra_body: Mapping[str, Any] | None = None,
-        extra_query: Mapping[str, Any] | None = None,
-        **fields: Unpack[RequestFields],
-    ) -> ResponseStream:
-        """Return an answer as it is made.
+    def _check_for_all(self, request: LLMRequest) -> None:
+        self._require_open()
+        from groq_provider.types.allowed import GROQ
 
-        The request is sent now: a refusal of the service is raised here. Arguments and errors as for :meth:`generate`. Everything that
-        ends the stream early is raised by ``next()`` and holds what had arrived in ``partial``: a ``StreamError`` once text had come, and
-        any other :class:`~groq_provider.GroqProviderError`, time limits and refusals of a further try among them.
-        """
-        prepared = self._prepare(prompt, fields, timeout, cancel, extra_headers, extra_body, extra_query)
-        # A traceback that shows local variables must not show these; a request hides its text.
-        del prompt, fields, extra_headers, extra_body, extra_query
-        if isinstance(prepared, GroqProviderError):
-            raise prepared
-        return self._runtime.stream(*prepared)
+        (self._runtime.allowed or GROQ).check_fields(request)
 
-    def generate_many(
-        self,
-        requests: Iterable[Prompt],
-        *,
-        max_workers: int | Literal["auto"] = 8,
-        ordered: bool = True,
-        timeout: Timeout = None,
-        cancel: CancelToken | None = None,
-        **fields: Unpack[RequestFields],
-    ) -> BulkRun:
-        """Return the answers to many requests, made by threads.
-
-        Args:
-            requests: Prompts, messages or requests; any iterable, read as far as needed.
-            max_workers: Threads, at least 1. ``"auto"``: as many as the service can use, found out as it goes, 4 in the beginning
-                and 256 at most: more while all are busy and answers come as quickly as with few, fewer after a 429 or 498 or
-                when answers become slow. ``BulkRun.workers`` says how many.
-            ordered: Whether results come in the order of the input, or as they finish.
-            timeout: Per item; as for :meth:`generate`.
-            cancel: Ends the whole run.
-            fields: Request fields for every item.
-
-        Returns:
-            An iterator of :class:`~groq_provider.BulkSuccess` and :class:`~groq_provider.BulkFailure`, which are each a
-            :class:`~groq_provider.BulkResult`: an item that fails is a result with an ``error``.
-        """
-        try:
-            return self._bulk(requests, fields, timeout, cancel, max_workers=max_workers, ordered=ordered)
-        except GroqProviderError as error:
-            problem = error
-        # A traceback that shows local variables must not show these.
-        del requests, fields
-        raise without_frames(problem)
-
+    @public
     def request(
         self,
         method: str,
@@ -374,16 +288,9 @@ class GroqProvider:
             extra_headers: As for :meth:`generate`.
             extra_query: As for :meth:`generate`.
         """
-        try:
-            body = self._check_plain(method, path, json)
-            options = self._options(timeout, cancel, extra_headers, None, extra_query)
-        except GroqProviderError as error:
-            problem = error
-        else:
-            del json, extra_headers, extra_query  # as in generate()
-            return self._runtime.plain_request(method.upper(), path, body, options)
-        del json, extra_headers, extra_query
-        raise without_frames(problem)
+        body = self._check_plain(method, path, json)
+        options = self._options(timeout, cancel, extra_headers, None, extra_query)
+        return self._runtime.plain_request(method.upper(), path, body, options)
 
     # --- what there is -----------------------------------------------------------------------------------------------------
 
@@ -539,59 +446,7 @@ class GroqProvider:
             )
 
     def _timeouts(self, timeout: Timeout) -> Timeouts:
-        if timeout is None:
-            return self._config.timeout
-        try:
-            return Timeouts.of(timeout) or self._config.timeout
-        except ConfigurationError as error:
-            raise InvalidRequestError(error.message) from None
-
-    def _prepare(  # noqa: PLR0917 - private, and called with all of them
-        self,
-        prompt: Prompt | None,
-        fields: Mapping[str, Any],
-        timeout: Timeout,
-        cancel: CancelToken | None,
-        headers: Mapping[str, str] | None,
-        body: Mapping[str, Any] | None,
-        query: Mapping[str, Any] | None,
-        check: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
-    ) -> tuple[LLMRequest, CallOptions] | GroqProviderError:
-        """Return request and options, or what is wrong with them: raised here, its frames would show prompt and headers."""
-        try:
-            return LLMRequest.of(prompt, **check(fields)), self._options(timeout, cancel, headers, body, query)
-        except GroqProviderError as error:
-            return without_frames(error)
-
-    def _bulk(
-        self,
-        requests: Iterable[Prompt],
-        fields: Mapping[str, Any],
-        timeout: Timeout,
-        cancel: CancelToken | None,
-        *,
-        max_workers: int | Literal["auto"],
-        ordered: bool,
-    ) -> BulkRun:
-        limits = self._timeouts(timeout)
-        _check_token(cancel)
-
-        def call(request: LLMRequest, token: CancelToken) -> LLMResponse:
-            return self._answer_item(request, timeout=limits, cancel=token)
-
-        self._require_open()
-        from groq_provider.bulk.run import BulkRun
-        from groq_provider.types.allowed import GROQ
-
-        # What is wrong for every item is one error, here.
-        (self._runtime.allowed or GROQ).check_fields(LLMRequest.of("x", **whole(fields)))
-        return BulkRun(requests, call, fields=dict(fields), max_workers=max_workers, ordered=ordered, cancel=cancel)
-
-    def _answer_item(self, request: LLMRequest, *, timeout: Timeouts | None, cancel: CancelToken | None) -> LLMResponse:
-        """Return the answer to one item of a bulk run, of class batch in the limiter. For runs; call :meth:`generate`."""
-        return self._runtime.generate(
-            request, CallOptions(timeouts=timeout or self._config.timeout, cancel=cancel, batch=True)
-        )
+        return (None if timeout is None else timeouts_of(timeout)) or self._config.timeout
 
     @staticmethod
     def _check_plain(method: str, path: str, json: Any) -> bytes | None:
@@ -621,7 +476,7 @@ class GroqProvider:
         query: Mapping[str, Any] | None,
     ) -> CallOptions:
         self._require_open()
-        _check_token(cancel)
+        check_cancel(cancel)
         if headers is not None:
             headers = checks.check_headers(headers, what="extra_headers", error=InvalidRequestError)
         for name, given in (("extra_body", body), ("extra_query", query)):
@@ -690,11 +545,6 @@ def _anything() -> Allowed:
     from groq_provider.types.allowed import ANYTHING  # most providers are of this service
 
     return ANYTHING
-
-
-def _check_token(cancel: object) -> None:
-    if cancel is not None and not isinstance(cancel, CancelToken):
-        raise InvalidRequestError(f"cancel must be a CancelToken, not {type(cancel).__name__}")
 
 
 def _protocol_of(name: str) -> type | None:

@@ -179,10 +179,7 @@ class Call:
         if not model:
             raise e.InvalidRequestError("no model: name one in the request, or set default_model")
         request = runtime.check(request, model)
-        try:
-            body = cls._body_of(runtime, request, options, model=model, stream=stream, ask_usage=runtime.ask_usage)
-        except BaseException as error:  # noqa: BLE001 - KeyboardInterrupt and the like, too
-            raise e.without_frames(error)  # noqa: B904 - the same one; the frames below show the prompt
+        body = cls._body_of(runtime, request, options, model=model, stream=stream, ask_usage=runtime.ask_usage)
         return cls(
             runtime,
             options,
@@ -220,29 +217,16 @@ class Call:
             if not self._begun:
                 self._begin()
             while True:
-                final: e.GroqProviderError | None
+                self._reserve()
                 try:
-                    self._reserve()
+                    return once()
                 except e.GroqProviderError as error:
-                    final = self.failed(error)
-                else:
-                    try:
-                        return once()
-                    except e.GroqProviderError as error:
-                        final = self.recover(error)
-                if final is not None:
-                    # Whoever keeps the error would keep them, too.
-                    raise e.without_frames(final)
+                    self.recover(error)
         except e.GroqProviderError:
             raise
-        except BaseException as error:  # KeyboardInterrupt and the like: leave nothing behind
+        except BaseException:  # KeyboardInterrupt and the like: leave nothing behind
             self.abandoned()
-            if isinstance(error, Exception):
-                raise
-            interrupt = error
-        # Wherever it struck, the frames there may hold the key or the prompt. Outside the block, so that it has no context but the
-        # caller's own.
-        raise e.without_frames(interrupt)
+            raise
 
     def _begin(self) -> None:
         """Count the call as under way and follow the caller's token."""
@@ -253,6 +237,20 @@ class Call:
             self._handle = cancel.subscribe(self.scope.cancel)
 
     def _reserve(self) -> None:
+        """Get a place in the limits for an attempt, and leave of the circuit breaker.
+
+        Raises:
+            GroqProviderError: Neither can be had; the call is over.
+        """
+        try:
+            self._reserve_once()
+        except e.GroqProviderError as error:
+            final = self.failed(error)
+        else:
+            return
+        raise final
+
+    def _reserve_once(self) -> None:
         scope = self.scope
         if scope.cancelled:
             raise e.RequestCancelledError("the call was cancelled before it was sent", sent=False)
@@ -288,31 +286,32 @@ class Call:
         self._attempt_at = self.runtime.clock.monotonic()
         self._attempt_wall = self.runtime.clock.now()
 
-    def recover(self, error: e.GroqProviderError, *, usage: Usage | None = None) -> e.GroqProviderError | None:
-        """Decide after a failed attempt: wait and return ``None`` to try again, or return the error to raise.
+    def recover(self, error: e.GroqProviderError, *, usage: Usage | None = None) -> None:
+        """Wait after a failed attempt until the next one may begin.
 
         Args:
             error: What happened.
             usage: What a failed stream had used, as far as known.
+
+        Raises:
+            GroqProviderError: No further attempt is worth it, and the call is over.
         """
         error = self._translate(error)
         self._after_attempt(error, usage=usage)
         runtime, scope = self.runtime, self.scope
         if self._usage_refused(error):
-            return None
-        if not self.options.retry:
-            return self.failed(error, recorded=True)
+            return
         patient = self._patience > 0 and timed(error)
-        delay = retry_delay(error, retries=0 if patient else self._retries, policy=runtime.policy, rng=runtime.rng)
-        if delay is None:
-            return self.failed(error, recorded=True)
-        if scope.cancelled:
-            return None  # as during the delay: the next step says that it was cancelled, or closed
-        if self._out_of_time(delay) or (isinstance(error, e.RateLimitedError) and self._waits_too_long(delay)):
-            return self.failed(error, recorded=True)
+        delay = None
+        if self.options.retry:
+            delay = retry_delay(error, retries=0 if patient else self._retries, policy=runtime.policy, rng=runtime.rng)
+        if delay is not None and scope.cancelled:
+            return  # as during the delay: the next step says that it was cancelled, or closed
+        if delay is None or self._out_of_time(delay) or self._waits_too_long(error, delay):
+            raise self.failed(error, recorded=True)
         cost = 0.0 if patient else runtime.budget.cost(error)
         if not runtime.budget.spend(cost):
-            return self.failed(error, recorded=True)
+            raise self.failed(error, recorded=True)
         self._last_cost = cost
         if patient:
             self._patience -= max(delay, 1.0)  # a hint of 0 does not make it endless
@@ -320,7 +319,6 @@ class Call:
             self._retries += 1
         self._wait = self._sleep(delay)
         self.waited += self._wait
-        return None
 
     def _usage_refused(self, error: e.GroqProviderError) -> bool:
         """Say whether the server refused to be asked for a stream's usage; then it is not asked again, by nobody."""
@@ -338,9 +336,9 @@ class Call:
         total = self.scope.total_deadline
         return total is not None and self.runtime.clock.monotonic() + delay + _LEAST_TIME > total
 
-    def _waits_too_long(self, delay: float) -> bool:
-        """Say whether *delay* ends later than the call may wait for a rate limit, whichever side counts it."""
-        longest = self._wait_deadline
+    def _waits_too_long(self, error: e.GroqProviderError, delay: float) -> bool:
+        """Say whether *delay* is for a rate limit and ends later than the call may wait for one, whichever side counts it."""
+        longest = self._wait_deadline if isinstance(error, e.RateLimitedError) else None
         return longest is not None and self.runtime.clock.monotonic() + delay > longest
 
     def _sleep(self, delay: float) -> float:

@@ -504,8 +504,8 @@ class ResponseStream:
         fields["raw"] = data
         calls = tuple(
             [
-                ToolCallDelta(index=i, id=scope.id, name=scope.name, arguments=scope.arguments, type=scope.type)
-                for i, scope in enumerate(fields.get("tool_calls", ()))
+                ToolCallDelta(index=i, id=tool.id, name=tool.name, arguments=tool.arguments, type=tool.type)
+                for i, tool in enumerate(fields.get("tool_calls", ()))
             ]
         )
         if fields["content"] or fields["reasoning"] or calls:
@@ -548,27 +548,31 @@ class ResponseStream:
             # The service had said that the answer is complete; what cannot be read after that is as good as the end of the body.
             self._assembled()
             return
-        if not self._begun:
-            final = call.recover(error, usage=self._known_usage())
-            if final is None:
-                self._again()
-                return
+        if self._begun:
+            self._fail(call.failed(self._as_stream_error(error), usage=self._known_usage()))
+            return
+        try:
+            call.recover(error, usage=self._known_usage())
+        except e.GroqProviderError as final:
             error = final
-            if not isinstance(error, e.ReadTimeoutError):  # before the first token that is its name
-                error = call.failed(self._as_stream_error(error))
         else:
-            error = call.failed(self._as_stream_error(error), usage=self._known_usage())
-        error.partial = self.partial
-        self._error = e.without_frames(error)
-        self._ended = True
+            self._try_again()
+            return
+        if not isinstance(error, e.ReadTimeoutError):  # before the first token that is its name
+            error = call.failed(self._as_stream_error(error))
+        self._fail(error)
 
-    def _again(self) -> None:
+    def _try_again(self) -> None:
         try:
             self._start(self._call.run(self._call.open))
         except e.GroqProviderError as error:
-            error.partial = self.partial
-            self._error = e.without_frames(error)
-            self._ended = True
+            self._fail(error)
+
+    def _fail(self, error: e.GroqProviderError) -> None:
+        """End the stream with an error, which every further read raises."""
+        error.partial = self.partial
+        self._error = e.without_frames(error)
+        self._ended = True
 
     def _as_stream_error(self, error: e.GroqProviderError) -> e.GroqProviderError:
         """Name a failure after the first chunk for what it is to the reader."""

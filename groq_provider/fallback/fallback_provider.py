@@ -8,26 +8,25 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from groq_provider import errors as e
-from groq_provider.bulk.run import BulkRun
 from groq_provider.call.breaker import BreakerPolicy, CircuitBreaker
-from groq_provider.cancel import CancelToken
 from groq_provider.clock import Clock, SystemClock
-from groq_provider.config import Timeouts
+from groq_provider.completions import Completions, check_cancel, timeouts_of
 from groq_provider.fallback.fallback_call import FallbackCall, Member, MemberCall
 from groq_provider.fallback.fallback_stream import FallbackStream
 from groq_provider.protocols import Provider
-from groq_provider.types.request import LLMRequest, whole
 from groq_provider.types.status import ProviderHealth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Self
 
+    from groq_provider.cancel import CancelToken
+    from groq_provider.config import Timeouts
     from groq_provider.config.defaults import ProviderType
     from groq_provider.types.messages import Message
     from groq_provider.types.model_info import ModelCapability, ModelInfo
-    from groq_provider.types.request_fields import RequestFields
+    from groq_provider.types.request import LLMRequest
     from groq_provider.types.response import LLMResponse
 
     Prompt = str | Message | Sequence[Message | Mapping[str, Any]] | LLMRequest
@@ -55,13 +54,15 @@ def _spent(error: e.GroqProviderError) -> bool:
     return type(error) is e.APIStatusError and error.retryable
 
 
-class FallbackProvider:
+class FallbackProvider(Completions[FallbackStream]):
     """Asks its members in turn until one answers; after a first chunk nothing moves any more.
 
     The next member is asked when one's circuit breaker is open, when its retries are spent, when its rate limit would need too long
     (*fallback_after*, the time left, or a limit of the day), or when it is disabled; never for a request that is wrong, a key that is
     refused, or a cancelled call. The answer says who gave it in ``provider`` and ``model``; ``attempts`` lists the tries of
-    all, and ``timing`` begins with the call.
+    all, and ``timing`` begins with the call. A *timeout* is for all members together; without one each member's own limits hold.
+    *extra_headers*, *extra_body* and *extra_query* go to every member that is asked, so they must hold nothing that only one may see; the
+    model of a pair wins over *extra_body*.
 
     A pickled one comes out with new connections, figures and breakers, if its members pickle.
 
@@ -150,36 +151,8 @@ class FallbackProvider:
 
     # --- generating --------------------------------------------------------------------------------------------------------
 
-    def generate(
-        self,
-        prompt: Prompt | None = None,
-        *,
-        timeout: Timeout = None,
-        cancel: CancelToken | None = None,
-        extra_headers: Mapping[str, str] | None = None,
-        extra_body: Mapping[str, Any] | None = None,
-        extra_query: Mapping[str, Any] | None = None,
-        **fields: Unpack[RequestFields],
-    ) -> LLMResponse:
-        """Return a whole answer of the first member that gives one.
-
-        Args:
-            prompt: Text, messages, or a request; messages may be given as ``messages=``, too.
-            timeout: Seconds for all members together; see :meth:`GroqProvider.generate`. ``None``: each member's own limits.
-            cancel: Ends the call.
-            extra_headers: Sent to whichever member is asked, as are the two below: nothing for one member's eyes only.
-            extra_body: Body fields this version does not know; they win over all others, but for the model of a pair.
-            extra_query: Query parameters.
-            fields: Request fields.
-
-        Raises:
-            GroqProviderError: What the last member asked ended with, with the attempts of all.
-        """
-        search = self._search(prompt, fields, timeout, cancel, extra_headers, extra_body, extra_query, check=whole)
-        # A traceback that shows local variables must not show these; a request hides its text.
-        del prompt, fields, extra_headers, extra_body, extra_query
-        if isinstance(search, e.GroqProviderError):
-            raise search
+    def _generate(self, request: LLMRequest, *arguments: Any) -> LLMResponse:
+        search = self._search(request, *arguments)
         response: LLMResponse = search.run(
             lambda member, call: member.provider.generate(
                 call.request, timeout=call.timeout, cancel=search.cancel, **call.extras
@@ -188,57 +161,11 @@ class FallbackProvider:
         )
         return search.completed(response)
 
-    def generate_stream(
-        self,
-        prompt: Prompt | None = None,
-        *,
-        timeout: Timeout = None,
-        cancel: CancelToken | None = None,
-        extra_headers: Mapping[str, str] | None = None,
-        extra_body: Mapping[str, Any] | None = None,
-        extra_query: Mapping[str, Any] | None = None,
-        **fields: Unpack[RequestFields],
-    ) -> FallbackStream:
-        """Return the stream of the first member whose answer begins; arguments and errors as for :meth:`generate`."""
-        search = self._search(prompt, fields, timeout, cancel, extra_headers, extra_body, extra_query)
-        del prompt, fields, extra_headers, extra_body, extra_query  # as in generate()
-        if isinstance(search, e.GroqProviderError):
-            raise search
-        return FallbackStream(search)
-
-    def generate_many(
-        self,
-        requests: Iterable[Prompt],
-        *,
-        max_workers: int = 8,
-        ordered: bool = True,
-        timeout: Timeout = None,
-        cancel: CancelToken | None = None,
-        **fields: Unpack[RequestFields],
-    ) -> BulkRun:
-        """Return the answers to many requests, made by threads; see :meth:`GroqProvider.generate_many`."""
-        try:
-            LLMRequest.of("x", **whole(fields))  # what is wrong for every item is one error, here
-            limits = _limits(timeout)
-            _check_token(cancel)
-            return BulkRun(
-                requests,
-                lambda request, token: self._answer_item(request, timeout=limits, cancel=token),
-                fields=dict(fields),
-                max_workers=max_workers,
-                ordered=ordered,
-                cancel=cancel,
-            )
-        except e.GroqProviderError as error:
-            problem = error
-        del requests, fields  # as in generate()
-        raise e.without_frames(problem)
+    def _stream(self, request: LLMRequest, *arguments: Any) -> FallbackStream:
+        return FallbackStream(self._search(request, *arguments))
 
     def _answer_item(self, request: LLMRequest, *, timeout: Timeouts | None, cancel: CancelToken | None) -> LLMResponse:
-        """Return the answer to one item of a bulk run, of class batch in the limiters of the members that have classes."""
-        search = self._search(request, {}, timeout, cancel, None, None, None)
-        if isinstance(search, e.GroqProviderError):
-            raise search
+        search = self._search(request, timeout, cancel, None, None, None)
 
         def ask(member: Member, call: MemberCall) -> LLMResponse:
             of_provider = getattr(member.provider, "_answer_item", member.provider.generate)
@@ -250,33 +177,23 @@ class FallbackProvider:
 
     def _search(  # noqa: PLR0917 - private, and called with all of them
         self,
-        prompt: Prompt | None,
-        fields: Mapping[str, Any],
+        request: LLMRequest,
         timeout: Timeout,
         cancel: CancelToken | None,
-        headers: Mapping[str, str] | None,
-        body: Mapping[str, Any] | None,
-        query: Mapping[str, Any] | None,
-        check: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
-    ) -> FallbackCall | e.GroqProviderError:
-        """Return one call's way through the members, or what is wrong with it: raised here, its frames would show the prompt."""
+        extra_headers: Mapping[str, str] | None,
+        extra_body: Mapping[str, Any] | None,
+        extra_query: Mapping[str, Any] | None,
+    ) -> FallbackCall:
+        """Return one call's way through the members."""
         while self._orphans:
             try:
                 self._orphans.popleft()()
             except IndexError:
                 break  # another thread was quicker
-        given = {"extra_headers": headers, "extra_body": body, "extra_query": query}
-        try:
-            _check_token(cancel)
-            return FallbackCall(
-                self,
-                LLMRequest.of(prompt, **check(fields)),
-                _limits(timeout),
-                cancel,
-                {name: extra for name, extra in given.items() if extra is not None},
-            )
-        except e.GroqProviderError as error:
-            return e.without_frames(error)
+        check_cancel(cancel)
+        given = {"extra_headers": extra_headers, "extra_body": extra_body, "extra_query": extra_query}
+        extras = {name: extra for name, extra in given.items() if extra is not None}
+        return FallbackCall(self, request, timeouts_of(timeout), cancel, extras)
 
     def later(self, action: Callable[[], None]) -> None:
         """Have *action* run by the next call: for finalizers, which must not touch a lock."""
@@ -343,15 +260,3 @@ class FallbackProvider:
 
     def __exit__(self, *_exc: object) -> None:
         self.close()
-
-
-def _limits(timeout: Timeout) -> Timeouts | None:
-    try:
-        return Timeouts.of(timeout)
-    except e.ConfigurationError as error:
-        raise e.InvalidRequestError(error.message) from None
-
-
-def _check_token(cancel: object) -> None:
-    if cancel is not None and not isinstance(cancel, CancelToken):
-        raise e.InvalidRequestError(f"cancel must be a CancelToken, not {type(cancel).__name__}")

@@ -22,7 +22,7 @@ LAYERS = {
     2: ["wire"],
     3: ["transport", "ratelimit", "latency"],
     4: ["call"],
-    5: ["resources", "health", "bulk", "fallback"],
+    5: ["resources", "health", "bulk", "completions", "fallback"],
     6: ["provider"],
     7: ["cli", "testing", "", "__main__"],
 }

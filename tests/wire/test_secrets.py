@@ -371,7 +371,7 @@ def test_an_interrupt_shows_nothing(place, monkeypatch, caplog, capsys):
         assert_hidden([frames_of(caught.value)], [*KEY_PARTS, *PROMPT_PARTS, HEADER])
         if place != "event":  # whose frames hold what was read, and are ours
             assert caught.value.__context__ is None
-            assert [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)][-1] == "run"
+            assert [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)][-1] == "boundary"
         assert provider._runtime.in_flight == 0
         del caught
 

@@ -1,0 +1,194 @@
+"""The methods that ask for chat completions: the same signatures, checks and boundary for every kind of provider."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from groq_provider.call.boundary import public
+from groq_provider.cancel import CancelToken
+from groq_provider.config import Timeouts
+from groq_provider.errors import ConfigurationError, InvalidRequestError
+from groq_provider.types.request import LLMRequest, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from typing_extensions import Unpack
+
+    from groq_provider.bulk.run import BulkRun
+    from groq_provider.types.messages import Message
+    from groq_provider.types.request_fields import RequestFields
+    from groq_provider.types.response import LLMResponse
+
+    Prompt = str | Message | Sequence[Message | Mapping[str, Any]] | LLMRequest
+    Timeout = float | str | Timeouts | None
+    Extra = Mapping[str, Any] | None
+
+__all__ = ["Completions", "check_cancel", "timeouts_of"]
+
+S = TypeVar("S")
+
+
+class Completions(Generic[S]):
+    """Base of what answers chat completions, with streams of class *S*.
+
+    A subclass says how one request is answered: ``_generate``, ``_stream``, ``_answer_item``.
+    """
+
+    @public
+    def generate(
+        self,
+        prompt: Prompt | None = None,
+        *,
+        timeout: Timeout = None,
+        cancel: CancelToken | None = None,
+        extra_headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        extra_query: Mapping[str, Any] | None = None,
+        **fields: Unpack[RequestFields],
+    ) -> LLMResponse:
+        """Return a whole answer.
+
+        Args:
+            prompt: Text, messages, or a request; you may give messages as ``messages=``, too.
+            timeout: Seconds for the whole call, waiting and retries included, a duration such as ``"30s"``, or
+                :class:`~groq_provider.Timeouts`; ``None``: as configured.
+            cancel: Ends the call from any thread, wherever it waits.
+            extra_headers: Sent with this request; ``Authorization`` cannot be replaced.
+            extra_body: Body fields this version does not know; they win over all others.
+            extra_query: Query parameters.
+            fields: Request fields, which override those of a request; :class:`~groq_provider.LLMRequest` says what
+                each means: ``messages``, ``model``, ``max_completion_tokens``, ``max_tokens``, ``temperature``,
+                ``top_p``, ``n``, ``stop``, ``seed``, ``stream``, ``stream_options``, ``tools``, ``tool_choice``,
+                ``parallel_tool_calls``, ``response_format``, ``reasoning_format``, ``include_reasoning``,
+                ``reasoning_effort``, ``service_tier``, ``disable_tool_validation``, ``documents``,
+                ``citation_options``, ``search_settings``, ``include_domains``, ``exclude_domains``,
+                ``compound_custom``, ``user``, ``frequency_penalty``, ``presence_penalty``, ``logit_bias``,
+                ``logprobs``, ``top_logprobs``, ``metadata``, ``store``, ``functions``, ``function_call``, ``debug``,
+                ``id``, ``custom_id``, ``provider_metadata``.
+
+        Raises:
+            InvalidRequestError: A value is wrong; nothing was sent.
+            APIStatusError: The service refused; its subclasses say why.
+            RateLimitTimeoutError: The limiter would need longer than *timeout*.
+            TransportError: No answer came.
+            DeadlineExceededError: The time is up.
+            RequestCancelledError: *cancel* was used.
+        """
+        request = LLMRequest.of(prompt, **whole(fields))
+        return self._generate(request, timeout, cancel, extra_headers, extra_body, extra_query)
+
+    @public
+    def generate_stream(
+        self,
+        prompt: Prompt | None = None,
+        *,
+        timeout: Timeout = None,
+        cancel: CancelToken | None = None,
+        extra_headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        extra_query: Mapping[str, Any] | None = None,
+        **fields: Unpack[RequestFields],
+    ) -> S:
+        """Return an answer as it is made.
+
+        The request is sent now: a refusal of the service is raised here. Arguments and errors as for :meth:`generate`. Everything that
+        ends the stream early is raised by ``next()`` and holds what had arrived in ``partial``: a ``StreamError`` once text had come, and
+        any other :class:`~groq_provider.GroqProviderError`, time limits and refusals of a further try among them.
+        """
+        request = LLMRequest.of(prompt, **fields)
+        return self._stream(request, timeout, cancel, extra_headers, extra_body, extra_query)
+
+    @public
+    def generate_many(
+        self,
+        requests: Iterable[Prompt],
+        *,
+        max_workers: int | Literal["auto"] = 8,
+        ordered: bool = True,
+        timeout: Timeout = None,
+        cancel: CancelToken | None = None,
+        **fields: Unpack[RequestFields],
+    ) -> BulkRun:
+        """Return the answers to many requests, made by threads.
+
+        Args:
+            requests: Prompts, messages or requests; any iterable, read as far as needed.
+            max_workers: Threads, at least 1. ``"auto"``: as many as the service can use, found out as it goes, 4 in the beginning
+                and 256 at most: more while all are busy and answers come as quickly as with few, fewer after a 429 or 498 or
+                when answers become slow. ``BulkRun.workers`` says how many.
+            ordered: Whether results come in the order of the input, or as they finish.
+            timeout: Per item; as for :meth:`generate`.
+            cancel: Ends the whole run.
+            fields: Request fields for every item.
+
+        Returns:
+            An iterator of :class:`~groq_provider.BulkSuccess` and :class:`~groq_provider.BulkFailure`, which are each a
+            :class:`~groq_provider.BulkResult`: an item that fails is a result with an ``error``.
+        """
+        # A value that is wrong for every item is one error, here.
+        self._check_for_all(LLMRequest.of("x", **whole(fields)))
+        limits = self._timeouts(timeout)
+        check_cancel(cancel)
+        from groq_provider.bulk.run import BulkRun
+
+        def answer(request: LLMRequest, token: CancelToken) -> LLMResponse:
+            return self._answer_item(request, timeout=limits, cancel=token)
+
+        return BulkRun(requests, answer, fields=dict(fields), max_workers=max_workers, ordered=ordered, cancel=cancel)
+
+    # --- what a subclass says ----------------------------------------------------------------------------------------------
+
+    def _generate(  # noqa: PLR0917 - private, and called with all of them
+        self,
+        request: LLMRequest,
+        timeout: Timeout,
+        cancel: CancelToken | None,
+        extra_headers: Mapping[str, str] | None,
+        extra_body: Extra,
+        extra_query: Extra,
+    ) -> LLMResponse:
+        raise NotImplementedError
+
+    def _stream(  # noqa: PLR0917 - as above
+        self,
+        request: LLMRequest,
+        timeout: Timeout,
+        cancel: CancelToken | None,
+        extra_headers: Mapping[str, str] | None,
+        extra_body: Extra,
+        extra_query: Extra,
+    ) -> S:
+        raise NotImplementedError
+
+    def _answer_item(self, request: LLMRequest, *, timeout: Timeouts | None, cancel: CancelToken | None) -> LLMResponse:
+        """Return the answer to one item of a bulk run, of class batch in the limiter."""
+        raise NotImplementedError
+
+    def _check_for_all(self, request: LLMRequest) -> None:
+        """Refuse what no item of a bulk run may have."""
+
+    def _timeouts(self, timeout: Timeout) -> Timeouts | None:
+        return timeouts_of(timeout)
+
+
+def timeouts_of(timeout: Timeout) -> Timeouts | None:
+    """Return the time limits that an argument names.
+
+    Raises:
+        InvalidRequestError: It names none.
+    """
+    try:
+        return Timeouts.of(timeout)
+    except ConfigurationError as error:
+        raise InvalidRequestError(error.message) from None
+
+
+def check_cancel(cancel: object) -> None:
+    """Refuse what is no token.
+
+    Raises:
+        InvalidRequestError: It is something else.
+    """
+    if cancel is not None and not isinstance(cancel, CancelToken):
+        raise InvalidRequestError(f"cancel must be a CancelToken, not {type(cancel).__name__}")
