@@ -1,8 +1,23 @@
-"""A local Groq and a clock for tests. The emulator needs nothing but the standard library.
+"""An emulator of Groq and a clock, for your tests; the emulator shares no code with the client.
 
 >>> from groq_provider.testing import Emulator, Fault, Reply
 
-The pytest fixture `groq_emulator` is in `groq_provider.testing.pytest_plugin`.
+Public modules:
+
+- ``emulator``: ``Emulator``, the server a test starts, and ``serve`` for the command line
+- ``replies``: the values a test scripts and reads: ``Reply``, ``Fault``, ``Gate``, ``RecordedRequest``
+- ``fake_clock``: ``FakeClock``, which moves only when the test moves it
+- ``offline``: ``demo_provider``, a provider on Groq or on an emulator
+- ``pytest_plugin``: the fixture ``groq_emulator``
+
+A request passes through these:
+
+- ``_server``, ``_http``, ``_proxies``: accept connections, read requests, write responses with their faults
+- ``_service``, ``_script``, ``routes/``: find the scripted reply and the route; one module and one table row per endpoint
+- ``_state``, ``_limits``, ``_models``: what the routes share: models, rate limits, prompt cache
+- ``_chat_checks``, ``_errors``: the checks of a chat request, and the service's literal errors
+- ``_completions``, ``_prompt``, ``_schema``, ``_stock``: make the content of a completion
+- ``_wire``, ``_response``: encode it as JSON or events; hold it until it is written
 """
 
 from importlib import import_module
@@ -16,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Emulator", "FakeClock", "Fault", "Gate", "RecordedRequest", "Reply", "demo_provider", "serve"]
 
-_HOMES = {
+_MODULE_OF = {
     "Emulator": "emulator",
     "FakeClock": "fake_clock",
     "Fault": "replies",
@@ -28,11 +43,11 @@ _HOMES = {
 }
 
 
-# Lazily: pytest imports this package in every run of anybody who has it installed, on the way to the plugin.
+# Load lazily: pytest imports this package, on the way to the plugin, in every run of every user who has it installed.
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

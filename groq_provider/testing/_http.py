@@ -1,4 +1,4 @@
-"""HTTP/1.1 on a socket, right or wrong as the fault wants it."""
+"""HTTP/1.1 on a socket: reads requests, and writes responses as correct or as broken as their fault demands."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from io import BufferedIOBase
 
-    from groq_provider.testing._service import Answer
+    from groq_provider.testing._response import Response
     from groq_provider.testing.replies import Outcome
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _LONGEST_LINE = 65536
 _PEEK = socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0)
-_WATCH = 0.02  # seconds between looks at a stalled connection
+_CHECK_INTERVAL = 0.02  # seconds between two checks of a stalled connection
 _WHOLE_BODY = {"short-content-length", "long-content-length", "garbage-status-line", "headers-cut"}
 
 
 class BrokenError(Exception):
-    """The connection ends here: because of a fault, of a client that left, or of a stop."""
+    """The connection must be closed: a fault demands it, the client has closed it, or the emulator stops."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome)
@@ -36,21 +36,21 @@ class BrokenError(Exception):
 
 
 class BadRequestError(Exception):
-    """What came is not HTTP."""
+    """The client sent something other than HTTP, or half a request."""
 
 
 def read_request(stream: BufferedIOBase, send: Callable[[bytes], object]) -> RecordedRequest | None:
-    """The next request on a connection.
+    """Read the next request on a connection.
 
     Args:
-        stream: What the client sends.
-        send: Used for `100 Continue`.
+        stream: The bytes from the client.
+        send: Sends ``100 Continue`` where the client asks for it.
 
     Returns:
-        The request, or `None` where the client has closed the connection.
+        The request, or ``None`` if the client has closed the connection.
 
     Raises:
-        BadRequestError: Not HTTP, or cut off.
+        BadRequestError: The request is not HTTP, or is cut off.
     """
     line = stream.readline(_LONGEST_LINE)
     while line in {b"\r\n", b"\n"}:
@@ -87,7 +87,7 @@ def read_request(stream: BufferedIOBase, send: Callable[[bytes], object]) -> Rec
 
 def _read_body(stream: BufferedIOBase, headers: dict[str, str]) -> bytes:
     if "chunked" in headers.get("transfer-encoding", "").lower():
-        found: list[bytes] = []
+        chunks: list[bytes] = []
         while True:
             size = _number(stream.readline(_LONGEST_LINE).partition(b";")[0], 16)
             chunk = stream.read(size)
@@ -95,8 +95,8 @@ def _read_body(stream: BufferedIOBase, headers: dict[str, str]) -> bytes:
                 raise BadRequestError(chunk)
             stream.readline(_LONGEST_LINE)
             if not size:
-                return b"".join(found)
-            found.append(chunk)
+                return b"".join(chunks)
+            chunks.append(chunk)
     size = _number(headers.get("content-length", "0").encode(), 10)
     body = stream.read(size) if size else b""
     if len(body) < size:
@@ -115,13 +115,13 @@ def _number(text: bytes, base: int) -> int:
 
 
 def hard_close(sock: socket.socket) -> None:
-    """Make the coming close of *sock* a reset."""
+    """Make the next close of *sock* send a reset."""
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class Writer:
-    """Writes one answer.
+    """Writes one response, with its pauses and its fault.
 
     Args:
         sock: The connection.
@@ -134,59 +134,59 @@ class Writer:
         self._stopping = stopping
         self._before_event = before_event
         self._fault = Fault()
-        self._sent = 0  # bytes of the body
-        self._count = 0  # events
+        self._bytes_sent = 0  # of the body
+        self._events_sent = 0
 
-    def write(self, answer: Answer, request: RecordedRequest, started: float) -> bool:
-        """Send *answer* to *request*, which was read at monotonic time *started*.
+    def write(self, response: Response, request: RecordedRequest, started: float) -> bool:
+        """Send *response* to *request*, which was read at monotonic time *started*.
 
         Returns:
             Whether the connection may be used again.
 
         Raises:
-            BrokenError: The connection has to be closed now.
+            BrokenError: The caller must close the connection now.
         """
-        fault = self._fault = answer.fault
+        fault = self._fault = response.fault
         if fault.stall_before_headers:
             self._stall()
-        parts = answer.parts
+        parts = response.parts
         if parts:
-            self._wait_until(started + answer.due(parts[0]))
+            self._wait_until(started + response.due(parts[0]))
         else:
-            self._wait_until(started + answer.latency)
+            self._wait_until(started + response.latency)
         if fault.cut_before_headers:
             self._break()
         if fault.reset_before_headers:
             self._break(reset=True)
         bad_chunk = fault.framing in {"bad-chunk-size", "negative-chunk-size"}
-        chunked = answer.is_stream or fault.chunk_bytes is not None or bad_chunk
+        chunked = response.is_stream or fault.chunk_bytes is not None or bad_chunk
         if fault.framing in _WHOLE_BODY:
             chunked = False
             parts = [Part(b"".join(part.data for part in parts), parts[-1].tokens if parts else 0)]
         close = request.headers.get("connection", "").lower() == "close" or fault.framing is not None
-        # HTTP/1.0 knows no chunks: a stream ends with the connection, as it does on demand.
+        # HTTP/1.0 has no chunked encoding: a stream ends with its connection.
         unframed = fault.framing == "close-delimited" or (chunked and request.version == "HTTP/1.0")
         if unframed:
             chunked = False
         close = close or request.version == "HTTP/1.0"
-        self._head(answer, parts, chunked=chunked, unframed=unframed, close=close)
+        self._send_head(response, parts, chunked=chunked, unframed=unframed, close=close)
         if request.method == "HEAD":
             return not close
-        self._faults_here()
+        self._apply_event_faults()
         for index, part in enumerate(parts):
-            self._wait_until(started + answer.due(part))
-            if answer.is_stream:
+            self._wait_until(started + response.due(part))
+            if response.is_stream:
                 self._before_event(index)
-            if answer.settle is not None and index == len(parts) - 1:
-                answer.settle()  # before the client can know that it is over
+            if response.settle is not None and index == len(parts) - 1:
+                response.settle()  # before the client can see the end and send its next request
             if bad_chunk and index == min(fault.after_events, len(parts) - 1):
                 self._send(b"zz\r\n" if fault.framing == "bad-chunk-size" else b"-5\r\n")
                 self._send(part.data + b"\r\n")
                 raise BrokenError("broken")
-            self._body(part.data, chunked=chunked)
-            if part.data.startswith((b"data:", b":", b"event:")) or not answer.is_stream:
-                self._count += 1
-                self._faults_here()
+            self._send_body(part.data, chunked=chunked)
+            if part.data.startswith((b"data:", b":", b"event:")) or not response.is_stream:
+                self._events_sent += 1
+                self._apply_event_faults()
         if fault.hold_open:
             self._stall()
         if chunked:
@@ -195,16 +195,16 @@ class Writer:
             raise BrokenError("broken")
         return not close
 
-    def _head(self, answer: Answer, parts: list[Part], *, chunked: bool, unframed: bool, close: bool) -> None:
+    def _send_head(self, response: Response, parts: list[Part], *, chunked: bool, unframed: bool, close: bool) -> None:
         framing = self._fault.framing
         if framing == "garbage-status-line":
             self._send(b"\x16\x03\x01 not http at all\r\n\r\n")
             raise BrokenError("broken")
-        lines = [f"HTTP/1.1 {answer.status} {_PHRASES.get(answer.status, 'Emulated')}"]
-        lines += [f"{name}: {value}" for name, value in answer.headers]
+        lines = [f"HTTP/1.1 {response.status} {_PHRASES.get(response.status, 'Emulated')}"]
+        lines += [f"{name}: {value}" for name, value in response.headers]
         if chunked:
             lines.append("transfer-encoding: chunked")
-        elif not unframed and answer.status not in {204, 304}:
+        elif not unframed and response.status not in {204, 304}:
             size = sum(len(part.data) for part in parts)
             size = {"short-content-length": size // 2, "long-content-length": size + 64}.get(framing or "", size)
             lines.append(f"content-length: {size}")
@@ -215,24 +215,28 @@ class Writer:
             raise BrokenError("broken")
         self._send(data)
 
-    def _body(self, data: bytes, *, chunked: bool) -> None:
-        """Send *data*, as one HTTP chunk or several, with the faults at its bytes."""
+    def _send_body(self, data: bytes, *, chunked: bool) -> None:
+        """Send *data* as one HTTP chunk or several, with the faults due at its bytes."""
         size = self._fault.chunk_bytes or len(data)
         for start in range(0, len(data), size):
             chunk = data[start : start + size]
             if not self._breaks_within(len(chunk)):
                 self._send(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
-                self._sent += len(chunk)
+                self._bytes_sent += len(chunk)
                 continue
             if chunked:
                 self._send(b"%x\r\n" % len(chunk))
             while chunk:
-                stops = [at - self._sent for at in self._byte_faults() if self._sent < at <= self._sent + len(chunk)]
+                stops = [
+                    at - self._bytes_sent
+                    for at in self._byte_faults()
+                    if self._bytes_sent < at <= self._bytes_sent + len(chunk)
+                ]
                 step = min(stops, default=len(chunk))
                 self._send(chunk[:step])
-                self._sent += step
+                self._bytes_sent += step
                 chunk = chunk[step:]
-                self._faults_at_byte()
+                self._apply_byte_faults()
             if chunked:
                 self._send(b"\r\n")
 
@@ -243,27 +247,27 @@ class Writer:
                 yield at
 
     def _breaks_within(self, size: int) -> bool:
-        return any(self._sent < at <= self._sent + size for at in self._byte_faults())
+        return any(self._bytes_sent < at <= self._bytes_sent + size for at in self._byte_faults())
 
-    def _faults_at_byte(self) -> None:
+    def _apply_byte_faults(self) -> None:
         fault = self._fault
-        if fault.stall_at_byte == self._sent:
+        if fault.stall_at_byte == self._bytes_sent:
             self._stall()
-        if fault.cut_at_byte == self._sent:
+        if fault.cut_at_byte == self._bytes_sent:
             self._break()
-        if fault.reset_at_byte == self._sent:
+        if fault.reset_at_byte == self._bytes_sent:
             self._break(reset=True)
 
-    def _faults_here(self) -> None:
-        """The faults that are due after so many events; before the first one also those at byte 0."""
+    def _apply_event_faults(self) -> None:
+        """Apply the faults that are due after the events sent so far; before the first event also those at byte 0."""
         fault = self._fault
-        if self._sent == 0:
-            self._faults_at_byte()
-        if fault.stall_after_events == self._count:
+        if self._bytes_sent == 0:
+            self._apply_byte_faults()
+        if fault.stall_after_events == self._events_sent:
             self._stall()
-        if fault.cut_after_events == self._count:
+        if fault.cut_after_events == self._events_sent:
             self._break()
-        if fault.reset_after_events == self._count:
+        if fault.reset_after_events == self._events_sent:
             self._break(reset=True)
 
     def _break(self, *, reset: bool = False) -> None:
@@ -286,36 +290,41 @@ class Writer:
             raise BrokenError("client-gone") from None
 
     def _wait_until(self, instant: float) -> None:
-        left = instant - time.monotonic()
-        if left > 0:
-            self._pause(left)
+        remaining_time = instant - time.monotonic()
+        if remaining_time > 0:
+            self._pause(remaining_time)
 
     def _pause(self, seconds: float | None, released: threading.Event | None = None) -> None:
-        """Wait *seconds* (`None`: without end), less if released; ends with the emulator and with the client."""
-        end = None if seconds is None else time.monotonic() + seconds
+        """Wait *seconds* (``None``: without end), or until *released*.
+
+        Raises:
+            BrokenError: The emulator stops, or the client has closed the connection.
+        """
+        deadline = None if seconds is None else time.monotonic() + seconds
         while True:
-            left = _WATCH if end is None else end - time.monotonic()
-            if left <= 0:
+            remaining_time = _CHECK_INTERVAL if deadline is None else deadline - time.monotonic()
+            if remaining_time <= 0:
                 return
-            if released is not None and released.wait(min(left, _WATCH)):
+            slice_length = min(remaining_time, _CHECK_INTERVAL)
+            if released is not None and released.wait(slice_length):
                 return
-            if self._stopping.wait(0 if released is not None else min(left, _WATCH)):
+            if self._stopping.wait(0 if released is not None else slice_length):
                 raise BrokenError("broken")
-            if left > _WATCH or end is None:
+            if remaining_time > _CHECK_INTERVAL or deadline is None:
                 self._check_client()
 
     def _check_client(self) -> None:
-        """Notice a client that has left while nothing is written."""
-        if _PEEK == socket.MSG_PEEK:  # this platform would block
+        """Raise :class:`BrokenError` if the client has closed the connection during a pause."""
+        if _PEEK == socket.MSG_PEEK:  # without MSG_DONTWAIT the check would block
             return
         try:
-            # On the plain socket, also under TLS, where only the end of the connection is looked for.
-            gone = not socket.socket.recv(self._sock, 1, _PEEK)
+            # Read the plain socket, also under TLS: only the end of the connection matters, not the content.
+            client_closed = not socket.socket.recv(self._sock, 1, _PEEK)
         except BlockingIOError:
             return
         except OSError:
-            gone = True
-        if gone:
+            client_closed = True
+        if client_closed:
             raise BrokenError("client-gone")
 
     def _stall(self) -> None:
@@ -324,7 +333,7 @@ class Writer:
 
 
 def half_close(sock: Any) -> None:
-    """Say goodbye in TLS, without waiting for the other side."""
+    """Send the closing alert of TLS, without waiting for the client's."""
     if hasattr(sock, "unwrap"):
         with suppress(OSError, ValueError):
             sock.settimeout(0)

@@ -1,16 +1,17 @@
-"""The emulated service's own rate limits: continuously refilled buckets per model and tier."""
+"""The emulated service's rate limits: one continuously refilled bucket per dimension, for each model and service tier."""
 
 from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import attrs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# dimension -> (words of the 429 text, period in seconds, `type` of the error)
+#: By dimension: its name in the text of the 429, its period in seconds, the ``type`` of the error.
 DIMENSIONS: dict[str, tuple[str, int, str]] = {
     "rpm": ("requests per minute", 60, "requests"),
     "rpd": ("requests per day", 86400, "requests"),
@@ -19,13 +20,13 @@ DIMENSIONS: dict[str, tuple[str, int, str]] = {
     "itpm": ("input tokens per minute", 60, "tokens"),
     "otpm": ("output tokens per minute", 60, "tokens"),
 }
-# What the headers show where nothing is enforced.
-_SHOWN = {"rpd": 14_400_000, "tpm": 900_000_000}
+#: Limits that the headers show where none is enforced.
+_UNENFORCED = {"rpd": 14_400_000, "tpm": 900_000_000}
 _EPSILON = 1e-6
 
 
 def go_duration(seconds: float) -> str:
-    """*seconds* the way Go prints a duration, to the millisecond.
+    """Format *seconds* the way Go prints a duration, to the millisecond.
 
     >>> [go_duration(s) for s in (0, 0.4, 7.66, 86.4, 179.56, 892, 3780)]
     ['0s', '400ms', '7.66s', '1m26.4s', '2m59.56s', '14m52s', '1h3m0s']
@@ -44,31 +45,31 @@ def go_duration(seconds: float) -> str:
 
 
 class Bucket:
-    """Credit that refills continuously; full at first. The caller holds the lock."""
+    """Credit that refills continuously; full at first. The caller must hold the lock."""
 
-    __slots__ = ("level", "limit", "rate", "stamp")
+    __slots__ = ("level", "limit", "rate", "refilled_at")
 
     def __init__(self, limit: int, period: float, now: float) -> None:
         self.limit = limit
         self.rate = limit / period
         self.level = float(limit)
-        self.stamp = now
+        self.refilled_at = now
 
     def refill(self, now: float) -> float:
-        """The credit at *now*."""
-        if now > self.stamp:
-            self.level = min(float(self.limit), self.level + (now - self.stamp) * self.rate)
-            self.stamp = now
+        """Add the credit earned since the last refill, and return the level."""
+        if now > self.refilled_at:
+            self.level = min(float(self.limit), self.level + (now - self.refilled_at) * self.rate)
+            self.refilled_at = now
         return self.level
 
     def until(self, level: float) -> float:
-        """Seconds until the credit, as of the last refill, has grown to *level*."""
+        """Return the seconds from the last refill until the credit reaches *level*."""
         return max(level - self.level, 0.0) / self.rate if self.rate else math.inf
 
 
-@dataclass(frozen=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class Refusal:
-    """A request over a limit; `wait` is `None` where waiting does not help."""
+    """The limit that a request exceeds; ``wait`` is ``None`` if the request can never fit."""
 
     dimension: str
     limit: int
@@ -81,7 +82,7 @@ class ModelLimits:
     """The buckets of one model on one service tier; safe to use from many threads.
 
     Args:
-        limits: Limit per dimension (see `DIMENSIONS`); a missing one is not enforced.
+        limits: Limit per dimension (see ``DIMENSIONS``); a missing one is not enforced.
         now: Monotonic time, in seconds.
     """
 
@@ -89,9 +90,9 @@ class ModelLimits:
         self._lock = threading.Lock()  # guards every bucket; held for arithmetic only
         self._enforced = [name for name in DIMENSIONS if name in limits]
         self._buckets = {
-            name: Bucket(limits.get(name, _SHOWN.get(name, 0)), DIMENSIONS[name][1], now)
+            name: Bucket(limits.get(name, _UNENFORCED.get(name, 0)), DIMENSIONS[name][1], now)
             for name in DIMENSIONS
-            if name in limits or name in _SHOWN
+            if name in limits or name in _UNENFORCED
         }
 
     @staticmethod
@@ -99,13 +100,13 @@ class ModelLimits:
         return {"rpm": 1, "rpd": 1, "itpm": prompt, "otpm": completion}.get(name, prompt + completion)
 
     def fits(self, prompt: int, assumed: int) -> int:
-        """*assumed* completion tokens, cut to what a full bucket could ever give beside *prompt*."""
+        """Cut *assumed* completion tokens to the most that full buckets can hold beside *prompt*."""
         room = [self._buckets[name].limit - prompt for name in ("tpm", "tpd") if name in self._enforced]
         room += [self._buckets["otpm"].limit] if "otpm" in self._enforced else []
         return max(min([assumed, *room]), 0)
 
     def admit(self, now: float, prompt: int, completion: int) -> Refusal | None:
-        """Charge every bucket, or none and say which one is short."""
+        """Charge every bucket; if one is short, charge none and return which."""
         with self._lock:
             for bucket in self._buckets.values():
                 bucket.refill(now)
@@ -123,7 +124,7 @@ class ModelLimits:
             return None
 
     def settle(self, now: float, prompt: int, completion: int) -> None:
-        """Give back *prompt* and *completion* tokens that were charged and not used; negative numbers take more."""
+        """Return unused *prompt* and *completion* tokens to the buckets; negative numbers charge more."""
         with self._lock:
             for name, bucket in self._buckets.items():
                 if DIMENSIONS[name][2] == "tokens":
@@ -131,15 +132,15 @@ class ModelLimits:
                     bucket.level = min(float(bucket.limit), bucket.level + self._cost(name, prompt, completion))
 
     def headers(self, now: float) -> list[tuple[str, str]]:
-        """The six `x-ratelimit-*` headers: requests are per day, tokens per minute, reset is the time to full."""
+        """Return the six ``x-ratelimit-*`` headers: requests per day, tokens per minute, and the time until each is full again."""
         with self._lock:
-            found = []
+            rows = []
             for word, name in (("requests", "rpd"), ("tokens", "tpm")):
                 bucket = self._buckets[name]
-                left = bucket.refill(now)
-                found.append((word, bucket.limit, max(int(left + _EPSILON), 0), bucket.until(bucket.limit)))
+                level = bucket.refill(now)
+                rows.append((word, bucket.limit, max(int(level + _EPSILON), 0), bucket.until(bucket.limit)))
         return [
-            *((f"x-ratelimit-limit-{word}", str(limit)) for word, limit, _, _ in found),
-            *((f"x-ratelimit-remaining-{word}", str(left)) for word, _, left, _ in found),
-            *((f"x-ratelimit-reset-{word}", go_duration(reset)) for word, _, _, reset in found),
+            *((f"x-ratelimit-limit-{word}", str(limit)) for word, limit, _, _ in rows),
+            *((f"x-ratelimit-remaining-{word}", str(remaining)) for word, _, remaining, _ in rows),
+            *((f"x-ratelimit-reset-{word}", go_duration(reset)) for word, _, _, reset in rows),
         ]

@@ -1,9 +1,10 @@
-"""The models the emulator knows: live, enterprise only, retired. Source: groq-api.md 5 and 6, of October 2026."""
+"""The models the emulator knows: live, enterprise only, retired. As listed by the service's documentation in October 2026."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -11,9 +12,9 @@ if TYPE_CHECKING:
 Plan = Literal["free", "developer"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class Model:
-    """One model with what the emulator needs to play it."""
+    """One model: the fields the service publishes, its speed, and the features it supports."""
 
     id: str
     owned_by: str = "Emulator"
@@ -35,13 +36,13 @@ class Model:
     developer: tuple[tuple[str, int], ...] = ()
 
     def limits(self, plan: Plan | None) -> dict[str, int]:
-        """The limits of *plan* by dimension (`rpm`, `rpd`, `tpm`, `tpd`); empty without a plan."""
+        """Return the limits of *plan* by dimension (``rpm``, ``rpd``, ``tpm``, ``tpd``); empty without a plan."""
         if plan is None:
             return {}
         return dict(self.free if plan == "free" else self.developer)
 
     def to_json(self) -> dict[str, Any]:
-        """The object of `GET /openai/v1/models`."""
+        """Return the model as ``GET /openai/v1/models`` shows it."""
         features = [
             name
             for name, present in (
@@ -103,7 +104,7 @@ _OSS = Model(
     free=_CHAT_FREE,
     developer=_CHAT_DEVELOPER,
 )
-_OSS_20B = replace(
+_OSS_20B = attrs.evolve(
     _OSS,
     id="openai/gpt-oss-20b",
     name="GPT OSS 20B",
@@ -148,7 +149,7 @@ _ORPHEUS = Model(
 LIVE: tuple[Model, ...] = (
     _OSS,
     _OSS_20B,
-    replace(
+    attrs.evolve(
         _OSS_20B,
         id="openai/gpt-oss-safeguard-20b",
         name="GPT OSS Safeguard 20B",
@@ -167,15 +168,15 @@ LIVE: tuple[Model, ...] = (
         developer=_CHAT_DEVELOPER,
     ),
     _GUARD,
-    replace(_GUARD, id="meta-llama/llama-prompt-guard-2-86m", name="Llama Prompt Guard 2 86M"),
+    attrs.evolve(_GUARD, id="meta-llama/llama-prompt-guard-2-86m", name="Llama Prompt Guard 2 86M"),
     Model(id="allam-2-7b", owned_by="SDAIA", context_window=4096, max_completion_tokens=4096, tools=False),
     _WHISPER,
-    replace(_WHISPER, id="whisper-large-v3-turbo", name="Whisper Large V3 Turbo", developer=_pairs(rpm=400)),
+    attrs.evolve(_WHISPER, id="whisper-large-v3-turbo", name="Whisper Large V3 Turbo", developer=_pairs(rpm=400)),
     _ORPHEUS,
-    replace(_ORPHEUS, id="canopylabs/orpheus-arabic-saudi", name="Orpheus Arabic Saudi"),
+    attrs.evolve(_ORPHEUS, id="canopylabs/orpheus-arabic-saudi", name="Orpheus Arabic Saudi"),
 )
 
-# Gone for ordinary keys since 2026-08-16 or never there; `Emulator(models={"llama-3.3-70b-versatile": {}})` brings one back.
+# Gone for ordinary keys since 2026-08-16 or never there; ``Emulator(models={"llama-3.3-70b-versatile": {}})`` brings one back.
 ENTERPRISE: tuple[Model, ...] = (
     Model(
         id="llama-3.1-8b-instant",
@@ -217,21 +218,21 @@ RETIRED: frozenset[str] = frozenset(
     llama-3.2-90b-vision-preview llama-3.3-70b-specdec mixtral-8x7b-32768 llama-3.1-70b-versatile llama-3.1-70b-specdec
     llama3-groq-70b-8192-tool-use-preview llama3-groq-8b-8192-tool-use-preview gemma-7b-it llama-3.2-90b-text-preview
     llava-v1.5-7b-4096-preview llama-3.2-11b-text-preview
-    """.split()  # noqa: SIM905  # a list literal would take forty lines
+    """.split()  # noqa: SIM905 - a list literal would take forty lines
 )
 
 
 def model_table(extra: Mapping[str, Mapping[str, Any]] | Iterable[str] | None) -> dict[str, Model]:
-    """The models of one emulator by id: the live ones and *extra*.
+    """Return the models of one emulator by id: the live ones and *extra*.
 
     Args:
-        extra: Ids to add or bring back, or a mapping from such ids to the fields of `Model` that differ.
+        extra: Ids to add or bring back, or a mapping from such ids to the fields of ``Model`` that differ.
 
     Returns:
         A new dictionary, in the order of the list endpoint.
 
     Raises:
-        TypeError: A field that `Model` does not have.
+        TypeError: ``Model`` has no such field.
     """
     table = {model.id: model for model in LIVE}
     if extra is None:
@@ -239,5 +240,5 @@ def model_table(extra: Mapping[str, Mapping[str, Any]] | Iterable[str] | None) -
     known = {model.id: model for model in (*LIVE, *ENTERPRISE)}
     changes = extra if hasattr(extra, "items") else {id: {} for id in extra}
     for id, fields in changes.items():
-        table[id] = replace(known.get(id) or Model(id=id), **fields)
+        table[id] = attrs.evolve(known.get(id) or Model(id=id), **fields)
     return table

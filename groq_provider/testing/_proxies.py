@@ -1,4 +1,4 @@
-"""The proxies of the environment, and how clients in this process are led past them."""
+"""Makes clients in this process bypass the environment's proxies for the emulator's host."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _LOCK = threading.Lock()  # guards reading and writing the two variables
 
 
 def bypass(host: str) -> bool:
-    """Add *host* to the hosts that no proxy stands before, if there is a proxy at all; returns whether it did.
+    """Add *host* to ``NO_PROXY`` if the environment names a proxy; return whether it did.
 
-    Each `bypass` that is true needs a `restore`; they may overlap, since every one adds an entry of its own.
+    Call :func:`restore` once for each call that returned true. Calls may overlap: each adds an entry of its own.
     """
     if not any(scheme != "no" for scheme in urllib.request.getproxies_environment()):
         return False
@@ -24,11 +24,11 @@ def bypass(host: str) -> bool:
 
 
 def restore(host: str) -> None:
-    """Take away what one `bypass` has added."""
+    """Remove the entry that one :func:`bypass` added."""
     with _LOCK:
         for name in _NAMES:
             entries = os.environ.get(name, "").split(",")
-            if host not in entries:  # somebody else has set it since
+            if host not in entries:  # other code has replaced the variable since
                 continue
             entries.remove(host)
             if entries:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-_DEEP = 4  # below this, optional things are left out so that recursive schemas end
-_DEEPEST = 64  # below this there is only null: what goes on and on has no value that fits
+_DEEP = 4  # below this depth optional properties are omitted, so that recursive schemas end
+_DEEPEST = 64  # below this depth everything is null: no finite value fits such a schema
 _MOST_VALUES = 5_000
 _LONGEST_TEXT = 100_000
 _FORMATS = {
@@ -24,17 +24,17 @@ _FORMATS = {
 
 
 def example(schema: Any, *, text: str = "text") -> Any:
-    """A value that fits *schema*, always the same one.
+    """Return a value that fits *schema*, always the same one.
 
-    Patterns are not looked at; everything else of the subset the service accepts is. A schema that no value fits, or none of
-    less than thousands of parts, gets one that does not fit; what is no schema at all gets *text*.
+    All of the subset that the service accepts is respected, except ``pattern``. For a schema that no value fits, or only one of
+    thousands of parts, the value does not fit; for anything that is not a schema it is *text*.
 
     >>> example({"type": "object", "properties": {"n": {"type": "integer", "minimum": 3}}, "required": ["n"]})
     {'n': 3}
 
     Args:
-        schema: The schema, `True` meaning anything.
-        text: What free strings hold, cut to their `maxLength`.
+        schema: The schema; ``True`` accepts anything.
+        text: Content of free strings, cut to their ``maxLength``.
     """
     return _Maker(schema, text).value(schema, 0)
 
@@ -43,13 +43,13 @@ class _Maker:
     """Makes one value, of a bounded number of parts."""
 
     def __init__(self, root: Any, text: str) -> None:
-        self._root = root  # what `$ref` points into
+        self._root = root  # ``$ref`` points into it
         self._text = text
-        self._left = _MOST_VALUES
+        self._remaining_values = _MOST_VALUES
 
     def value(self, schema: Any, depth: int) -> Any:
-        self._left -= 1
-        if depth > _DEEPEST or self._left < 0:
+        self._remaining_values -= 1
+        if depth > _DEEPEST or self._remaining_values < 0:
             return None
         if not isinstance(schema, dict):
             return self._text
@@ -63,7 +63,7 @@ class _Maker:
         for key in ("anyOf", "oneOf"):
             choices = _list(schema, key)
             if choices:
-                if depth >= _DEEP:  # the way out of a recursion is null
+                if depth >= _DEEP:  # null ends a recursion
                     choices = sorted(choices, key=lambda choice: not _is_null(choice))
                 rest = {name: part for name, part in schema.items() if name != key}
                 return self.value(_merged(rest, choices[0]), depth + 1)
@@ -85,34 +85,34 @@ class _Maker:
     def _object(self, schema: dict[str, Any], depth: int) -> dict[str, Any]:
         needed = _list(schema, "required")
         parts = schema.get("properties")
-        found = {
+        values = {
             name: self.value(part, depth + 1)
             for name, part in (parts.items() if isinstance(parts, dict) else ())
             if name in needed or depth < _DEEP
         }
         more = schema.get("additionalProperties", True)
         for name in needed:
-            if isinstance(name, str) and name not in found and more is not False:
-                found[name] = self.value(more, depth + 1)
-        return found
+            if isinstance(name, str) and name not in values and more is not False:
+                values[name] = self.value(more, depth + 1)
+        return values
 
     def _array(self, schema: dict[str, Any], depth: int) -> list[Any]:
         first = _list(schema, "prefixItems")
         usual = 1 if depth < _DEEP and schema.get("items") is not False else 0
         least = max(_size(schema, "minItems", 0), usual if not first else len(first))
-        count = min(least, _size(schema, "maxItems", math.inf), max(self._left, 0))
+        count = min(least, _size(schema, "maxItems", math.inf), max(self._remaining_values, 0))
         items = schema.get("items", True)
         return [self.value(first[at] if at < len(first) else items, depth + 1) for at in range(int(count))]
 
 
 def _list(schema: dict[str, Any], key: str) -> list[Any]:
-    found = schema.get(key)
-    return found if isinstance(found, list) else []
+    value = schema.get(key)
+    return value if isinstance(value, list) else []
 
 
 def _size(schema: dict[str, Any], key: str, default: float) -> float:
-    found: Any = schema.get(key)
-    return float(max(found, 0)) if _is_number(found) else default
+    value: Any = schema.get(key)
+    return float(max(value, 0)) if _is_number(value) else default
 
 
 def _is_number(value: Any) -> bool:
@@ -124,7 +124,7 @@ def _is_null(schema: Any) -> bool:
 
 
 def _kind(schema: dict[str, Any], depth: int) -> str:
-    """The type to make: of several the first that is not null, but null where a recursion has to end."""
+    """Return the type to make: the first that is not null, but null where a recursion must end."""
     kinds = schema.get("type")
     if isinstance(kinds, list):
         null = "null" in kinds and depth >= _DEEP
@@ -135,15 +135,15 @@ def _kind(schema: dict[str, Any], depth: int) -> str:
 
 
 def _merged(base: Any, more: Any) -> Any:
-    """Both schemas in one: properties and required names of both, else those of *more*."""
+    """Merge two schemas: properties and required names of both, everything else from *more* first."""
     if not isinstance(base, dict) or not isinstance(more, dict):
         return more if isinstance(more, dict) and more else base
-    found = {**base, **more}
+    merged = {**base, **more}
     if isinstance(base.get("properties"), dict) and isinstance(more.get("properties"), dict):
-        found["properties"] = {**base["properties"], **more["properties"]}
+        merged["properties"] = {**base["properties"], **more["properties"]}
     if isinstance(base.get("required"), list) and isinstance(more.get("required"), list):
-        found["required"] = [*base["required"], *more["required"]]
-    return found
+        merged["required"] = [*base["required"], *more["required"]]
+    return merged
 
 
 def _scalar(kind: str, schema: dict[str, Any], text: str) -> Any:
@@ -182,9 +182,10 @@ def _number(schema: dict[str, Any], *, whole: bool) -> float:
 
 
 def _resolve(root: Any, ref: Any) -> Any:
-    """The part of *root* that a local reference names; anything goes where there is none."""
-    found = root
+    """Return the part of *root* that a local reference names; ``True`` (anything) if there is none."""
+    part_schema = root
     for part in str(ref).lstrip("#").strip("/").split("/"):
         if part:
-            found = found.get(part.replace("~1", "/").replace("~0", "~"), True) if isinstance(found, dict) else True
-    return found
+            name = part.replace("~1", "/").replace("~0", "~")
+            part_schema = part_schema.get(name, True) if isinstance(part_schema, dict) else True
+    return part_schema

@@ -1,4 +1,4 @@
-"""The accepting half of the emulator: a listening socket and a thread per connection."""
+"""Accepts connections: a listening socket, and one thread per connection."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _Connection(socketserver.BaseRequestHandler):
-    """One connection, in a thread of its own."""
+    """Hands one connection to the emulator, in a thread of its own."""
 
     server: Server
 
@@ -26,11 +26,11 @@ class _Connection(socketserver.BaseRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Accepts connections until `wake`, each with a thread that `join_handlers` can wait for.
+    """Accepts connections until :meth:`wake` is called; :meth:`join_handlers` waits for their threads.
 
     Args:
         address: Host and port.
-        serve_connection: Called in the thread of each connection; it closes the socket.
+        serve_connection: Called in the thread of each connection; it must close the socket.
         ssl_context: Makes the connections speak TLS.
     """
 
@@ -61,12 +61,12 @@ class Server(ThreadingHTTPServer):
         self.socket.setblocking(False)
 
     def server_bind(self) -> None:
-        # Not HTTPServer's, which asks the resolver for the name of this host.
+        # HTTPServer.server_bind() would ask the resolver for the name of this host.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[0], self.server_address[1]  # type: ignore[assignment]  # typeshed allows bytes
 
     def accept_loop(self) -> None:
-        """Accept until `wake` is called; `serve_forever` would look at the clock for its end."""
+        """Accept until :meth:`wake` is called. ``serve_forever()`` would poll for its end twice a second."""
         with selectors.DefaultSelector() as selector:
             selector.register(self.socket, selectors.EVENT_READ)
             selector.register(self._wake, selectors.EVENT_READ)
@@ -74,7 +74,7 @@ class Server(ThreadingHTTPServer):
                 ready = [key.fileobj for key, _ in selector.select()]
                 if self._wake in ready:
                     return
-                with suppress(OSError):  # also: nothing to accept any more
+                with suppress(OSError):  # the client may have closed the connection before it is accepted
                     self.process_request(*self.get_request())
 
     def get_request(self) -> tuple[socket.socket, Any]:
@@ -82,7 +82,7 @@ class Server(ThreadingHTTPServer):
         sock.setblocking(True)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._ssl_context is not None:
-            # The handshake is the connection's thread's business: a silent client must not block the others.
+            # The connection's thread does the handshake: a silent client must not block the others.
             try:
                 sock = self._ssl_context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
             except BaseException:
@@ -104,18 +104,18 @@ class Server(ThreadingHTTPServer):
         thread.start()
 
     def shutdown_request(self, request: Any) -> None:
-        # No shutdown before the close: a reset asked for with SO_LINGER would become a FIN.
+        # Do not call shutdown() before close(): it would turn the reset that SO_LINGER asks for into a FIN.
         request.close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Stay silent; errors of callbacks are in `Emulator.errors`."""
+        """Print nothing; ``Emulator.errors`` keeps the errors of callbacks."""
 
     def wake(self) -> None:
-        """End `accept_loop`."""
+        """End :meth:`accept_loop`."""
         self._waker.send(b"x")
 
     def join_handlers(self, deadline: float) -> int:
-        """Wait for the connections' threads until *deadline*: how many still run."""
+        """Wait for the connections' threads until *deadline*; return how many still run."""
         with self._threads_lock:
             threads = list(self._handlers)
         for thread in threads:

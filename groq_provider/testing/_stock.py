@@ -1,4 +1,4 @@
-"""What the emulated models have to say: plain sentences for common questions, and for all others."""
+"""The emulator's stock of sentences: answers to a few common questions, and filler for all others."""
 
 from __future__ import annotations
 
@@ -87,25 +87,25 @@ _CITIES = {  # a river, a dish
 }
 
 
-def _number(found: re.Match[str]) -> str:
-    number = int(found[1])
+def _number(match: re.Match[str]) -> str:
+    number = int(match[1])
     return f"The number {number} is known {_NUMBERS.get(number, f'for coming right after {number - 1}')}."
 
 
-def _year(found: re.Match[str]) -> str:
-    year = int(found[1])
+def _year(match: re.Match[str]) -> str:
+    year = int(match[1])
     days = 366 if calendar.isleap(year) else 365
     return f"In {year} {_YEARS.get(year, f'there were {days} days, and each of them made news somewhere')}."
 
 
-def _of_city(found: re.Match[str]) -> str:
-    river, dish = _CITIES[found[2].lower()]
-    if found[1].lower().startswith("river"):
-        return f"A river near {found[2]} is {river}."
-    return f"A dish of {found[2]} is {dish}."
+def _of_city(match: re.Match[str]) -> str:
+    river, dish = _CITIES[match[2].lower()]
+    if match[1].lower().startswith("river"):
+        return f"A river near {match[2]} is {river}."
+    return f"A dish of {match[2]} is {dish}."
 
 
-#: What the demo, the examples and the README ask, and what is asked first of any model. The first that fits counts.
+#: The questions of the demo, the examples and the README, and those that users often try first. The first pattern that matches counts.
 _TOPICS: Mapping[str, str | Callable[[re.Match[str]], str]] = {
     r"\btoken bucket\b": (
         "A token bucket is filled at a steady rate, up to its size. Each request takes out what it costs, and waits while too little "
@@ -125,7 +125,7 @@ _TOPICS: Mapping[str, str | Callable[[re.Match[str]], str]] = {
     r"\bwhy is the sky blue\b": (
         "Air scatters blue light more than red light, so blue reaches the eye from every part of the sky."
     ),
-    r"^say hello number (\d{1,12})\b": lambda found: f"Hello, number {int(found[1])}! It is good to hear from you.",
+    r"^say hello number (\d{1,12})\b": lambda match: f"Hello, number {int(match[1])}! It is good to hear from you.",
     rf"^name a (river near|dish of) ({'|'.join(_CITIES)})\b": _of_city,
     r"\bcode to process data streams\b": (
         "Read the stream piece by piece, and keep no more of it than you need:\n\n```python\ndef lines(stream):\n"
@@ -141,26 +141,29 @@ _TOPICS: Mapping[str, str | Callable[[re.Match[str]], str]] = {
 
 
 def sentences(prompt: str, chance: random.Random) -> str:
-    """What a model might say to *prompt*: to most questions some sentences that quote it, if it is short.
+    """Return plausible sentences for *prompt*; unless it is a known question they quote it, if it is short.
 
-    The same for the same *prompt* and the same state of *chance*.
+    The same *prompt* and the same state of *chance* give the same sentences.
 
     >>> import random
     >>> sentences("What is a mutex?", random.Random(1))
     'A mutex is a lock that only one thread can hold at a time.'
     """
     prompt = prompt.strip()
-    said = [chance.choice(_OPENINGS), *chance.sample(_MIDDLES, chance.randint(1, 2)), chance.choice(_CLOSINGS)]
-    text = " ".join(said)
+    stock_sentences = [
+        chance.choice(_OPENINGS),
+        *chance.sample(_MIDDLES, chance.randint(1, 2)),
+        chance.choice(_CLOSINGS),
+    ]
+    text = " ".join(stock_sentences)
     if not prompt or len(prompt) > _LONGEST_QUOTE:
         return text
     for pattern, answer in _TOPICS.items():
-        found = re.search(pattern, prompt, re.IGNORECASE)
-        if found is not None:
-            return answer if isinstance(answer, str) else answer(found)
-    if (
-        len(prompt.split()) == 1
-    ):  # a word begins its answer, as in a dictionary: tests tell crossed answers by their beginnings
+        pattern_match = re.search(pattern, prompt, re.IGNORECASE)
+        if pattern_match is not None:
+            return answer if isinstance(answer, str) else answer(pattern_match)
+    if len(prompt.split()) == 1:
+        # Begin the answer with the word: tests that send one word per thread detect mixed-up answers by it.
         return f"{prompt}: {text[0].lower()}{text[1:]}"
     verb = "asked" if prompt.endswith("?") else "said"
     return f'You {verb}: "{prompt}"{"" if prompt.endswith(("?", "!", ".")) else "."} {text}'

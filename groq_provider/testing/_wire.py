@@ -1,4 +1,4 @@
-"""Completions as bytes: the plain body and the events of a stream (groq-api.md 2 and 3)."""
+"""Encodes completions as the service does: the plain body and the events of a stream."""
 
 from __future__ import annotations
 
@@ -10,43 +10,44 @@ import re
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from groq_provider.testing._errors import TOOL_USE_FAILED
 
 if TYPE_CHECKING:
-    from groq_provider.testing._answers import Completion
+    from groq_provider.testing._completions import Completion
     from groq_provider.testing.replies import Fault
 
-_HALF = re.compile("[\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
 def dumps(value: Any) -> str:
-    """JSON as the service's Go encoder writes it: compact, `<` and `>` escaped. So are halves of characters, which have no UTF-8."""
+    """Encode as JSON the way the service's Go encoder does: compact, ``<`` and ``>`` escaped, and lone surrogates, which have no UTF-8."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     text = text.replace("<", "\\u003c").replace(">", "\\u003e")
-    return text if text.isascii() else _HALF.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
+    return text if text.isascii() else _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def loads(data: bytes) -> Any:
-    """The value of JSON text.
+    """Decode JSON text.
 
     Raises:
-        ValueError: No JSON, or NaN and infinite numbers in it, or nested too deep.
+        ValueError: It is not JSON, holds NaN or an infinite number, or is nested too deep.
     """
     try:
-        return json.loads(data, parse_constant=_refuse, parse_float=_finite)
+        return json.loads(data, parse_constant=_refuse_constant, parse_float=_finite_float)
     except RecursionError:
         raise ValueError("nested too deep") from None
 
 
-def _refuse(name: str) -> Any:
+def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-def _finite(text: str) -> float:
+def _finite_float(text: str) -> float:
     value = float(text)
     if math.isinf(value):
         raise ValueError(f"the number {text[:40]} is too large")
@@ -54,19 +55,19 @@ def _finite(text: str) -> float:
 
 
 def new_request_id() -> str:
-    """A fresh `req_` id, a ULID: ten characters of time, sixteen of chance."""
+    """Return a fresh ``req_`` id, a ULID: ten characters of time, sixteen random ones."""
     number = (int(time.time() * 1000) << 80) | int.from_bytes(os.urandom(10), "big")
     return "req_" + "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))
 
 
 def fingerprint(model: str) -> str:
-    """The `system_fingerprint` of a model, always the same."""
+    """Return the ``system_fingerprint`` of a model, always the same."""
     return "fp_" + hashlib.sha256(model.encode()).hexdigest()[:10]
 
 
-@dataclass(frozen=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class Envelope:
-    """What all chunks of one answer share."""
+    """The fields that all chunks of one response share."""
 
     request_id: str
     created: int
@@ -76,9 +77,9 @@ class Envelope:
     include_usage: bool = False
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Part:
-    """A piece of the body, and how many tokens must have been generated before it is sent."""
+    """A piece of the body, and the number of tokens the model must have generated before it is sent."""
 
     data: bytes
     tokens: float
@@ -87,7 +88,7 @@ class Part:
 def usage_json(
     completion: Completion, *, prompt_tokens: int, cached: int, seconds_per_token: float, digest: bytes
 ) -> dict[str, Any] | None:
-    """The usage object; `None` if the script says there is none."""
+    """Return the usage object; ``None`` if the script omits it."""
     if completion.usage is False:
         return None
     count = completion.completion_tokens
@@ -115,7 +116,7 @@ def usage_json(
 
 
 def plain(envelope: Envelope, completion: Completion, usage: dict[str, Any] | None, fault: Fault) -> Part:
-    """The body of an answer that is not streamed."""
+    """Return the body of a response that is not streamed."""
     message: dict[str, Any] = {"role": "assistant"}
     if completion.content or not completion.tool_calls:
         message["content"] = completion.text
@@ -142,8 +143,8 @@ def plain(envelope: Envelope, completion: Completion, usage: dict[str, Any] | No
 
 
 def events(envelope: Envelope, completion: Completion, usage: dict[str, Any] | None, fault: Fault) -> list[Part]:
-    """All events of a stream, `[DONE]` included, with the fault's changes to their content."""
-    shown = None if fault.omit_usage else usage
+    """Return all events of a stream, ``[DONE]`` included, with the fault's changes to their content."""
+    shown_usage = None if fault.omit_usage else usage
     head = dumps(
         {
             "id": f"chatcmpl-{uuid.uuid4()}",
@@ -165,36 +166,36 @@ def events(envelope: Envelope, completion: Completion, usage: dict[str, Any] | N
 
     identity = {"id": envelope.request_id}
     delta({"role": "assistant", "content": ""}, 0, f',"x_groq":{dumps({**identity, "seed": envelope.seed})}')
-    done = 1.0
+    generated_tokens = 1.0
     channel = {"channel": "analysis"} if "gpt-oss" in envelope.model else {}
     for piece in completion.reasoning:
-        delta({"reasoning": piece, **channel}, done)
-        done += 1
-    done += completion.hidden_tokens
+        delta({"reasoning": piece, **channel}, generated_tokens)
+        generated_tokens += 1
+    generated_tokens += completion.hidden_tokens
     for content in completion.content:
         if isinstance(content, bytes):
-            parts.append(Part(content, done))
+            parts.append(Part(content, generated_tokens))
         else:
-            delta({"content": content} if isinstance(content, str) else content, done)
-        done += 1
+            delta({"content": content} if isinstance(content, str) else content, generated_tokens)
+        generated_tokens += 1
     for index, call in enumerate(completion.tool_calls):
-        done += len(call["function"]["arguments"]) / 4
-        delta({"tool_calls": [{**call, "index": index}]}, done)
+        generated_tokens += len(call["function"]["arguments"]) / 4
+        delta({"tool_calls": [{**call, "index": index}]}, generated_tokens)
     if not fault.omit_finish_chunk:
         finish = None if fault.omit_finish_reason else completion.finish_reason
         choice = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": finish}
         final: dict[str, Any] = {"choices": [choice], "x_groq": dict(identity)}
-        if shown is not None:
-            final["x_groq"]["usage"] = shown
-            final["usage"] = shown
-        add(f"{head},{dumps(final)[1:]}", done)
-        if envelope.include_usage and shown is not None:
-            last = {"choices": [], "usage": shown, "service_tier": envelope.service_tier}
-            add(f"{head},{dumps(last)[1:]}", done)
-    ending = Part(b"data: [DONE]\n\n", done)
+        if shown_usage is not None:
+            final["x_groq"]["usage"] = shown_usage
+            final["usage"] = shown_usage
+        add(f"{head},{dumps(final)[1:]}", generated_tokens)
+        if envelope.include_usage and shown_usage is not None:
+            last = {"choices": [], "usage": shown_usage, "service_tier": envelope.service_tier}
+            add(f"{head},{dumps(last)[1:]}", generated_tokens)
+    ending = Part(b"data: [DONE]\n\n", generated_tokens)
     if fault.error_event:
         body = TOOL_USE_FAILED if fault.error_event is True else fault.error_event
-        at = parts[fault.after_events - 1].tokens if 0 < fault.after_events <= len(parts) else done
+        at = parts[fault.after_events - 1].tokens if 0 < fault.after_events <= len(parts) else generated_tokens
         return [*parts[: fault.after_events], Part(f"event: error\ndata: {dumps(body)}\n\n".encode(), at)]
     if fault.x_groq_error is not None:
         del parts[fault.after_events :]
@@ -203,7 +204,7 @@ def events(envelope: Envelope, completion: Completion, usage: dict[str, Any] | N
 
 
 def dress(parts: list[Part], fault: Fault) -> list[Part]:
-    """The events with comments and line ends as the fault wants them."""
+    """Add the comments and line ends that *fault* demands to the events."""
     if not fault.comments and fault.newline == "\n":
         return parts
     comment = b": keep-alive\n\n" if fault.comments else b""

@@ -1,4 +1,4 @@
-"""A local Groq: `Emulator`, and `serve` for the command line."""
+"""A local Groq: :class:`Emulator`, and :func:`serve` for the command line."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from groq_provider.testing import _http, _proxies
 from groq_provider.testing._http import BadRequestError, BrokenError, Writer
 from groq_provider.testing._models import model_table
+from groq_provider.testing._script import CallbackError, Script
 from groq_provider.testing._server import Server
-from groq_provider.testing._service import CallbackError, Clock, Script, Service, Settings
+from groq_provider.testing._service import Service
+from groq_provider.testing._state import Clock, ServiceState, Settings
 from groq_provider.testing.fake_clock import FakeClock
 from groq_provider.testing.replies import Fault, Gate, RecordedRequest, Reply, as_reply
 
@@ -52,30 +54,32 @@ class Emulator:
     ...         response.status
     200
 
-    Where the environment names proxies, the emulator's host stands in `NO_PROXY` and `no_proxy` as long as it runs.
+    You may call all methods from any thread. Where the environment names proxies, the emulator adds its host to ``NO_PROXY`` and
+    ``no_proxy`` while it runs.
 
-    All methods may be called from any thread. The same request gets the same answer: plain sentences, which quote
-    the last user text if that is short, and begin with it if it is one word; a few questions, such as those of the demo, are answered instead. A prompt that asks
-    for JSON gets JSON, which fits the schema in the prompt if there is one. What no answer can be made for gets a 500.
+    The same request always gets the same answer: plain sentences, which quote the last user text if that is short, and begin with
+    it if it is one word. A few questions, such as those of the demo, get a real answer. A prompt that asks for JSON gets JSON that
+    fits the schema in the prompt, if there is one. If the emulator cannot make an answer, it responds with a 500 and keeps the
+    reason in :attr:`errors`.
 
     Args:
         host: Address to listen on.
         port: Port to listen on; 0 picks a free one.
-        plan: Enforce the limits of that plan; `None` enforces only *limits*.
-        limits: Limits by dimension (`rpm`, `rpd`, `tpm`, `tpd`, `itpm`, `otpm`) for every model, or such mappings by
+        plan: Enforce the limits of that plan; ``None`` enforces only *limits*.
+        limits: Limits by dimension (``rpm``, ``rpd``, ``tpm``, ``tpd``, ``itpm``, ``otpm``) for every model, or such mappings by
             model id. They come on top of those of *plan*.
-        api_keys: The keys accepted; `None` accepts all but `invalid` and `gsk_invalid`.
+        api_keys: The keys to accept; ``None`` accepts all but ``invalid`` and ``gsk_invalid``.
         speed: Factor on the models' nominal speed; 0 or infinity is as fast as possible.
-        latency: Seconds to the first token; `None` means the model's nominal one, scaled by *speed*.
-        models: Ids to add to the live ones or to bring back, or a mapping of ids to changed fields
-            (`context_window`, `max_completion_tokens`, `tokens_per_second`, `latency`, `tools`, `reasoning`, …).
-        blocked: Models answered with 403, with `org` or `project` each.
-        ssl_context: Speak TLS with this server-side context.
-        clock: Clock of the limits and time stamps, with `monotonic()` and `now()`; streams keep to real time.
-        on_event: Called with the request and the event's index before each streamed event; may block.
-        on_answer: Called with each request once its answer is out, whole or broken, whatever its `outcome`.
-        assumed_completion_tokens: Charged at admission where the request sets no maximum (cut to what the limit allows).
-        validate: Refuse what the service would refuse; False lets any body with model and messages pass.
+        latency: Seconds to the first token; ``None`` means the model's nominal one, scaled by *speed*.
+        models: Ids to add to the live models or to bring back, or a mapping of ids to changed fields
+            (``context_window``, ``max_completion_tokens``, ``tokens_per_second``, ``latency``, ``tools``, ``reasoning``, …).
+        blocked: Models to refuse with a 403, each with the level of its block: ``org`` or ``project``.
+        ssl_context: Server-side context; if you give one, the emulator speaks TLS.
+        clock: Clock of the limits and time stamps, with ``monotonic()`` and ``now()``; streams keep to real time.
+        on_event: Called with the request and the event's index before each streamed event; it may block.
+        on_answer: Called with each request after its response was sent or broken; ``outcome`` says which.
+        assumed_completion_tokens: Tokens charged on admission to a request without a maximum, at most the limit itself.
+        validate: Refuse the requests that the service would refuse; False accepts any body with model and messages.
 
     .. versionadded:: 0.1.0
     """
@@ -117,13 +121,14 @@ class Emulator:
             secure=ssl_context is not None,
             clock=self._clock,
         )
-        self._service = Service(settings, self._script)
-        self._service.blocked.update(blocked or {})
+        self._state = ServiceState(settings, self._script)
+        self._state.blocked.update(blocked or {})
+        self._service = Service(self._state)
         self.on_event = on_event
         self.on_answer = on_answer
         self.errors: list[BaseException] = []
-        """What callbacks of the test (`match`, `gate`, `on_event`, `on_answer`) have raised, which closed their connection; and why an
-        answer could not be made, which gave a 500."""
+        """Errors raised by the test's callbacks (``match``, ``gate``, ``on_event``, ``on_answer``), each of which closed its connection; and
+        errors that kept the emulator from making an answer, each of which the client saw as a 500."""
         self._changed = threading.Condition()  # guards everything below
         self._requests: list[RecordedRequest] = []
         self._connections = 0
@@ -145,7 +150,7 @@ class Emulator:
         self.stop()
 
     def start(self) -> Self:
-        """Listen, in a background thread; returns the emulator itself."""
+        """Listen in a background thread; return the emulator itself."""
         if self._server is not None:
             raise RuntimeError("the emulator runs already")
         self._stopping = threading.Event()
@@ -156,7 +161,7 @@ class Emulator:
         return self
 
     def stop(self) -> None:
-        """Close every connection and end every thread; without effect when not running.
+        """Close every connection and end every thread; do nothing if the emulator is not running.
 
         Raises:
             RuntimeError: A callback of the test still blocks a thread after ten seconds.
@@ -178,15 +183,17 @@ class Emulator:
             gate.open()
         for sock in connections:
             with suppress(OSError):
-                # Not SSLSocket's, which drops its state under the thread that reads.
+                # SSLSocket.shutdown() would drop the TLS state while the connection's thread reads.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
-        left = server.join_handlers(time.monotonic() + _STOP_TIMEOUT)
-        if left:
-            raise RuntimeError(f"{left} connection threads of the emulator did not end: does a gate still block?")
+        running_threads = server.join_handlers(time.monotonic() + _STOP_TIMEOUT)
+        if running_threads:
+            raise RuntimeError(
+                f"{running_threads} connection threads of the emulator did not end: does a gate still block?"
+            )
 
     @property
     def base_url(self) -> str:
-        """Scheme, host and port, for example `http://127.0.0.1:49152`."""
+        """Scheme, host and port, for example ``http://127.0.0.1:49152``."""
         if self._server is None:
             raise RuntimeError("the emulator is not running: use it in a with statement or call start()")
         host, port = self._server.server_address[:2]
@@ -196,29 +203,29 @@ class Emulator:
 
     @property
     def requests(self) -> list[RecordedRequest]:
-        """The requests so far, in order of arrival; a copy."""
+        """All requests so far, in order of arrival; a copy."""
         with self._changed:
             return list(self._requests)
 
     @property
     def connections(self) -> int:
-        """How many connections were ever accepted."""
+        """Number of connections accepted since the construction."""
         with self._changed:
             return self._connections
 
     @property
     def open_connections(self) -> int:
-        """How many connections are open now."""
+        """Number of connections open now."""
         with self._changed:
             return len(self._open)
 
     @property
     def pending_replies(self) -> int:
-        """How many scripted replies wait."""
+        """Number of scripted replies not used up yet."""
         return len(self._script)
 
     def wait_until(self, condition: Callable[[Emulator], object], timeout: float = 5.0) -> bool:
-        """Wait until *condition* of this emulator is true; looked at whenever a request or connection changes.
+        """Wait until *condition* of this emulator is true; it is checked at every change of a request or connection.
 
         Returns:
             False if it was still false after *timeout* seconds.
@@ -227,13 +234,13 @@ class Emulator:
             return self._changed.wait_for(lambda: bool(condition(self)), timeout)
 
     def reply(self, content: str | None = None, **fields: Any) -> Reply:
-        """Script the next answer, with the fields of `Reply`; returns it."""
+        """Script the next answer, with the fields of :class:`Reply`; return the reply."""
         reply = Reply(content, **fields)
         self.enqueue(reply)
         return reply
 
     def enqueue(self, *items: Reply | Fault | str) -> None:
-        """Script the next answers, first in first out; text is content, a `Fault` stands alone."""
+        """Script the next answers, first in first out; text is content, a :class:`Fault` stands alone."""
         for item in items:
             reply = as_reply(item)
             if isinstance(reply.gate, Gate):
@@ -242,18 +249,18 @@ class Emulator:
             self._script.add(reply)
 
     def block_model(self, model: str, level: str = "org") -> None:
-        """Answer 403 for *model*, blocked at *level* `org` or `project`."""
-        self._service.blocked[model] = level
+        """Refuse *model* with a 403, as blocked at *level* ``org`` or ``project``."""
+        self._state.blocked[model] = level
 
     def reset(self) -> None:
-        """Forget scripts, records, errors and cached prompts, and fill all limits; connections stay."""
+        """Drop scripts, records, errors and cached prompts, and refill all limits; connections stay open."""
         self._script.clear()
-        self._service.reset()
+        self._state.reset()
         with self._changed:
             self._requests.clear()
             self.errors.clear()
 
-    # What the connections' threads call.
+    # --- called by the connections' threads --------------------------------------------------------------------------------
 
     def _serve_connection(self, sock: socket.socket) -> None:
         number = self._opened(sock)
@@ -264,15 +271,15 @@ class Emulator:
             if hasattr(sock, "do_handshake"):
                 sock.do_handshake()
             with sock.makefile("rb") as stream:
-                while self._exchange(sock, stream, number):
+                while self._serve_request(sock, stream, number):
                     pass
             _http.half_close(sock)
         except (OSError, BrokenError):
-            pass  # the client has left, speaks no TLS, or got the fault it was meant to get
+            pass  # the client closed the connection, speaks no TLS, or got its scripted fault
         except BadRequestError:
             with suppress(OSError):
                 sock.sendall(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-        except Exception as error:  # noqa: BLE001  # a callback of the test failed: kept for it
+        except Exception as error:  # noqa: BLE001 - a callback of the test failed; the test reads the error in ``errors``
             cause = error.__cause__ if isinstance(error, CallbackError) else None
             with self._changed:
                 self.errors.append(cause or error)
@@ -280,7 +287,7 @@ class Emulator:
             self._closed(sock)
 
     def _opened(self, sock: socket.socket) -> int | None:
-        """Register a connection: its number, or `None` when stopping."""
+        """Register a connection and return its number; ``None`` if the emulator is stopping."""
         with self._changed:
             if self._stopping.is_set():
                 return None
@@ -290,68 +297,68 @@ class Emulator:
             return self._connections
 
     def _closed(self, sock: socket.socket) -> None:
-        # Closed before it is counted as closed, and here, where stop() can no longer see it.
+        # Close under the lock, after stop() can no longer see the socket and before others see the new count.
         with self._changed:
             self._open.discard(sock)
             sock.close()
             self._changed.notify_all()
 
-    def _exchange(self, sock: socket.socket, stream: Any, number: int) -> bool:
-        """Read one request and answer it: whether there may be another one on this connection."""
+    def _serve_request(self, sock: socket.socket, stream: Any, number: int) -> bool:
+        """Read one request and respond to it; return whether the connection may be used again."""
         request = _http.read_request(stream, sock.sendall)
         if request is None:
             return False
         started = time.monotonic()
         request.connection = number
-        request.authorized = self._service.is_authorized(request.headers)
+        request.authorized = self._state.is_authorized(request.headers)
         with self._changed:
             request.number = len(self._requests)
             request.time = self._clock.monotonic()
             self._requests.append(request)
             self._changed.notify_all()
-        answer = self._service.answer(request)
-        request.status = answer.status
-        if answer.error is not None:
+        response = self._service.respond(request)
+        request.status = response.status
+        if response.error is not None:
             with self._changed:
-                self.errors.append(answer.error)
+                self.errors.append(response.error)
 
         def before_event(index: int) -> None:
             if self.on_event is not None:
                 self.on_event(request, index)
-            if answer.gate is not None:
-                answer.gate(index)
+            if response.gate is not None:
+                response.gate(index)
 
         writer = Writer(sock, self._stopping, before_event)
-        settle, answer.settle = answer.settle, None
+        settle, response.settle = response.settle, None
         try:
             if settle is not None:
-                answer.settle = _once(settle)
-            again = writer.write(answer, request, started)
+                response.settle = _once(settle)
+            can_be_reused = writer.write(response, request, started)
             request.outcome = "sent"
         except BrokenError as error:
             request.outcome = error.outcome
             raise
         finally:
-            if answer.settle is not None:
-                answer.settle()
+            if response.settle is not None:
+                response.settle()
             with self._changed:
                 self._changed.notify_all()
             if self.on_answer is not None:
                 self.on_answer(request)
-        return again
+        return can_be_reused
 
 
 def _once(function: Callable[[], None]) -> Callable[[], None]:
-    """*function*, called the first time only; for one thread."""
-    done = False
+    """Return *function* wrapped so that only its first call runs it; for one thread."""
+    was_called = False
 
-    def call() -> None:
-        nonlocal done
-        if not done:
-            done = True
+    def call_once() -> None:
+        nonlocal was_called
+        if not was_called:
+            was_called = True
             function()
 
-    return call
+    return call_once
 
 
 def serve(
@@ -362,20 +369,20 @@ def serve(
     speed: float = 1.0,
     on_answer: Callable[[RecordedRequest], object] | None = None,
 ) -> None:
-    """Run an emulator until Ctrl-C or SIGTERM, for the command line. Prints the base URL first.
+    """Run an emulator until Ctrl-C or SIGTERM, for the command line; print its base URL first.
 
-    Call it from the main thread, which alone can wait for signals.
+    You must call it from the main thread, since only that one can set signal handlers.
 
     Args:
         host: Address to listen on.
         port: Port to listen on; 0 picks a free one.
-        plan: Plan whose limits are enforced; `None` enforces none.
+        plan: Plan whose limits are enforced; ``None`` enforces none.
         speed: Factor on the models' nominal speed; 0 is as fast as possible.
-        on_answer: Called with each request once its answer is out.
+        on_answer: Called with each request after its response was sent or broken.
     """
     stop = threading.Event()
 
-    def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # the signature is Python's
+    def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python prescribes the signature
         stop.set()
 
     previous = {name: signal.signal(name, on_signal) for name in (signal.SIGTERM, signal.SIGINT)}
@@ -383,7 +390,7 @@ def serve(
         with Emulator(host=host, port=port, plan=plan, speed=speed, on_answer=on_answer) as emulator:
             sys.stdout.write(f"{emulator.base_url}\n")
             sys.stdout.flush()
-            # In slices: a wait without end cannot be interrupted on Windows.
+            # Wait in slices: on Windows a wait without a timeout cannot be interrupted.
             while not stop.wait(0.5):
                 pass
     finally:

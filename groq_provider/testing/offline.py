@@ -22,19 +22,19 @@ def demo_provider(
     config: ProviderConfig | None = None,
     timeout: float | None = None,
 ) -> Iterator[GroqProvider]:
-    """Give a provider on Groq if `GROQ_API_KEY` is set, else on an `Emulator` that runs as long as the with block.
+    """Return a provider that talks to Groq if ``GROQ_API_KEY`` is set, else to an :class:`Emulator` that runs while the ``with`` block does.
 
-    Says on *notes* which of the two it is. The emulator keeps to the nominal speeds of the models and to limits of 1,000
+    It writes to *notes* which of the two you get. The emulator keeps to the nominal speeds of the models and to limits of 1,000
     requests and 250,000 tokens per minute and 14,400 requests per day.
 
     Args:
-        model: Default model; `None` means as configured.
-        notes: Where to say it; `None` means standard error.
-        config: Talk to what it names, whether the variable is set or not.
-        timeout: Seconds for each call; `None` means as configured.
+        model: Default model; ``None`` means as configured.
+        notes: File for the note; ``None`` means standard error.
+        config: Configuration of the service to talk to, whether the variable is set or not.
+        timeout: Seconds for each call; ``None`` means as configured.
 
     Raises:
-        ConfigurationError: A `GROQ_…` variable or the model is wrong.
+        ConfigurationError: A ``GROQ_…`` variable or the model is invalid.
 
     .. versionadded:: 0.1.0
     """
@@ -48,7 +48,7 @@ def demo_provider(
             print(f"Talking to {config.base_url}.", file=notes, flush=True)
             yield provider
         return
-    # Those of the developer plan, and a limit per day as the free plan has, so that there is something to see.
+    # The limits of the developer plan, and the free plan's limit per day, so that every column of the demo has figures.
     emulator = Emulator(limits={"rpm": 1000, "rpd": 14_400, "tpm": 250_000})
     with emulator:
         print(

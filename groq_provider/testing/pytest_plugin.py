@@ -1,4 +1,4 @@
-"""pytest fixtures around the emulator; loaded by the `pytest11` entry point."""
+"""The pytest fixture ``groq_emulator``; pytest loads this module through the ``pytest11`` entry point."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def groq_emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    """A running `Emulator`, as fast as possible and without limits.
+    """Run an :class:`Emulator`, as fast as possible and without limits, for one test.
 
-    `GROQ_BASE_URL` and `GROQ_API_KEY` point to it for the length of the test, so that a `GroqProvider()` in the code
-    under test talks to it; proxies of the environment are bypassed.
+    ``GROQ_BASE_URL`` and ``GROQ_API_KEY`` name it during the test, so that a ``GroqProvider()`` in the code under test talks to it
+    and past the environment's proxies.
 
     .. versionadded:: 0.1.0
     """
-    # Here and not above: pytest loads this module in every run of anybody who has the package installed.
+    # Import here: pytest loads this module in every run of every user who has the package installed.
     from groq_provider.testing.emulator import Emulator
 
     with Emulator(speed=0) as emulator:

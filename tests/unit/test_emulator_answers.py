@@ -33,7 +33,7 @@ def ask(body, *, emulator=None, target=CHAT, method="POST"):
     request = RecordedRequest(
         method=method, target=target, headers={}, raw_headers=[], body=data, json=parsed, authorized=True
     )
-    answer = (emulator or Emulator(speed=0))._service.answer(request)
+    answer = (emulator or Emulator(speed=0))._service.respond(request)
     sent = b"".join(part.data for part in answer.parts)
     if answer.is_stream:
         return answer.status, [json.loads(line[6:]) for line in sent.split(b"\n\n")[:-2]]

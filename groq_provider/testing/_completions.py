@@ -1,4 +1,4 @@
-"""What the emulated models say: deterministic completions, made up or scripted."""
+"""Completions, scripted by a test or made up; the same request always gets the same one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import random
 import re
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from groq_provider.testing import _errors
 from groq_provider.testing._prompt import json_wish
@@ -28,14 +29,14 @@ _EFFORT = {"low": 4, "high": 20}  # reasoning tokens; otherwise 8
 _ECHO = 400  # longest user text, in characters, that an answer repeats
 
 
-@dataclass(kw_only=True)
+@attrs.define(kw_only=True)
 class Completion:
-    """What one request gets, before it is put on the wire."""
+    """The content of one response, before it is encoded."""
 
-    content: list[str | bytes | Mapping[str, Any]] = field(default_factory=list)
-    reasoning: list[str] = field(default_factory=list)
+    content: list[str | bytes | Mapping[str, Any]] = attrs.field(factory=list)
+    reasoning: list[str] = attrs.field(factory=list)
     hidden_tokens: int = 0  # reasoning that is billed and takes time, but is not shown
-    tool_calls: list[dict[str, Any]] = field(default_factory=list)
+    tool_calls: list[dict[str, Any]] = attrs.field(factory=list)
     finish_reason: str | None = "stop"
     completion_tokens: int = 0
     reasoning_tokens: int | None = None
@@ -43,18 +44,18 @@ class Completion:
 
     @property
     def text(self) -> str:
-        """The content of a plain answer."""
-        found = []
+        """The content of a response that is not streamed."""
+        texts = []
         for piece in self.content:
             if isinstance(piece, str):
-                found.append(piece)
+                texts.append(piece)
             elif isinstance(piece, Mapping):
-                found.append(piece.get("content") or "")
-        return "".join(found)
+                texts.append(piece.get("content") or "")
+        return "".join(texts)
 
 
 def tokens_of(text: str) -> list[str]:
-    """*text* cut into what the emulator takes for tokens; joined they are the text again.
+    """Cut *text* into the pieces that the emulator counts as tokens; joined, they are the text again.
 
     >>> tokens_of("Hello, extraordinary world")
     ['Hello', ',', ' extraor', 'dinary', ' world']
@@ -63,7 +64,7 @@ def tokens_of(text: str) -> list[str]:
 
 
 def text_of(content: Any) -> str:
-    """The text of a message's content, parts joined."""
+    """Return the text of a message's content, its text parts joined."""
     if isinstance(content, str):
         return content
     if isinstance(content, list):
@@ -72,55 +73,54 @@ def text_of(content: Any) -> str:
 
 
 def count_prompt(body: Mapping[str, Any]) -> int:
-    """Prompt tokens of a request: four characters each, some per message, 1000 per image or document."""
+    """Return the prompt tokens of a request: one per four characters, four per message, 1000 per image or document."""
     characters = 0
-    extra = 0
+    extra_tokens = 0
     for message in body["messages"]:
         content = message.get("content")
         characters += len(text_of(content))
-        extra += 4
+        extra_tokens += 4
         if isinstance(content, list):
-            extra += 1000 * sum(part["type"] != "text" for part in content)
+            extra_tokens += 1000 * sum(part["type"] != "text" for part in content)
         if message.get("tool_calls"):
             characters += len(json.dumps(message["tool_calls"]))
     for name in ("tools", "response_format"):
         if body.get(name):
             characters += len(json.dumps(body[name]))
-    return extra + -(-characters // 4)
+    return extra_tokens + -(-characters // 4)
 
 
 def budget_of(body: Mapping[str, Any]) -> int | None:
-    """The completion tokens the request allows; `None` if it does not say."""
+    """Return the completion tokens the request allows; ``None`` if it sets no maximum."""
     return body.get("max_completion_tokens") or body.get("max_tokens")
 
 
 def digest_of(body: Mapping[str, Any]) -> bytes:
-    """A hash of everything in the request that may change the answer (streaming does not)."""
-    said = {name: value for name, value in body.items() if name not in {"stream", "stream_options", "user"}}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).digest()
+    """Return a hash of every field that may change the completion; streaming does not."""
+    hashed_fields = {name: value for name, value in body.items() if name not in {"stream", "stream_options", "user"}}
+    return hashlib.sha256(json.dumps(hashed_fields, sort_keys=True).encode()).digest()
 
 
 def wire_calls(calls: Sequence[Mapping[str, Any]], model: Model, digest: bytes) -> list[dict[str, Any]]:
-    """Tool calls in wire form, with ids in the style of the model."""
-    found = []
+    """Return tool calls in wire form, with ids in the style of *model*."""
+    encoded_calls = []
     for index, call in enumerate(calls):
         function = call.get("function", call)
         arguments = function.get("arguments", {})
         if model.reasoning == "gpt-oss":
-            made = (
+            made_id = (
                 f"fc_{uuid.UUID(bytes=hashlib.md5(digest + bytes([index]), usedforsecurity=False).digest(), version=4)}"
             )
         else:
-            made = f"call_{(digest[index % 16 :].hex())[:4]}"
+            made_id = f"call_{(digest[index % 16 :].hex())[:4]}"
         text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-        found.append(
-            {"id": call.get("id", made), "type": "function", "function": {"name": function["name"], "arguments": text}}
-        )
-    return found
+        function_json = {"name": function["name"], "arguments": text}
+        encoded_calls.append({"id": call.get("id", made_id), "type": "function", "function": function_json})
+    return encoded_calls
 
 
 def scripted(reply: Reply, model: Model, digest: bytes) -> Completion:
-    """The completion that *reply* asks for."""
+    """Return the completion that *reply* scripts."""
     calls = wire_calls(reply.tool_calls or (), model, digest)
     thoughts = tokens_of(reply.reasoning or "")
     pieces: list[str | bytes | Mapping[str, Any]] = [*tokens_of(reply.content or "")]
@@ -139,10 +139,10 @@ def scripted(reply: Reply, model: Model, digest: bytes) -> Completion:
 
 
 def made_up(body: Mapping[str, Any], model: Model, digest: bytes) -> Completion:
-    """The default answer, the same for the same request: plain sentences, or JSON where the request or its prompt asks for it.
+    """Return the default completion: plain sentences, or JSON where the request or its prompt asks for it.
 
     Raises:
-        RefusedError: JSON was asked for and the budget ends inside it.
+        RefusedError: The request asks for JSON and its token limit is too small for it.
     """
     if model.kind == "guard":
         return Completion(content=["0.", f"{digest[0] / 2560:.4f}"[2:]], completion_tokens=2)
@@ -181,7 +181,7 @@ def made_up(body: Mapping[str, Any], model: Model, digest: bytes) -> Completion:
 
 
 def _thoughts(body: Mapping[str, Any], model: Model, form: str) -> tuple[list[str], str]:
-    """The reasoning's tokens, and how they are shown: `parsed`, `raw` or `hidden`."""
+    """Return the tokens of the reasoning, and how to show them: ``parsed``, ``raw`` or ``hidden``."""
     effort = body.get("reasoning_effort")
     if model.reasoning is None or effort == "none":
         return [], "hidden"
@@ -220,12 +220,12 @@ def _text(body: Mapping[str, Any], form: str, echo: str, digest: bytes) -> str:
 
 
 def _short(echo: str) -> str:
-    """What free strings hold where the prompt itself holds a schema: not that schema once more."""
+    """Return the text for free strings of a schema found in the prompt: never a copy of that schema."""
     return echo if len(echo) <= 80 and "{" not in echo else "text"
 
 
 def _wanted_tool(body: Mapping[str, Any], prompt: str) -> Mapping[str, Any] | None:
-    """The function to call: the one demanded, or one whose name is in the prompt."""
+    """Return the function to call: the one that ``tool_choice`` demands, or one whose name is in the prompt."""
     functions: list[Mapping[str, Any]] = [
         tool["function"] for tool in body.get("tools") or () if tool["type"] == "function"
     ]
@@ -238,7 +238,7 @@ def _wanted_tool(body: Mapping[str, Any], prompt: str) -> Mapping[str, Any] | No
     named = [f for f in functions if re.search(rf"(?<![\w-]){re.escape(f['name'])}(?![\w-])", prompt)]
     if choice == "required":
         return (named or functions)[0]
-    # Once the results are there, the model answers in words.
+    # After a tool result the model must answer in words, or a tool loop would never end.
     return named[0] if named and body["messages"][-1]["role"] == "user" else None
 
 

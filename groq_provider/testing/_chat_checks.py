@@ -1,4 +1,4 @@
-"""Checks of a chat request, with the texts of the service."""
+"""Checks a chat request, and refuses it with the service's own texts."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def check_shape(body: Any) -> None:
-    """Check what the schema of the request alone says.
+    """Check the body against the request's schema, whatever the model.
 
     Raises:
         RefusedError: A 400 with the service's text.
@@ -132,7 +132,7 @@ def _all_text(value: Any) -> bool:
 
 
 def _unknown(body: Any, allowed: Iterable[str]) -> str | None:
-    """The complaint about the first property of *body* that is not *allowed*."""
+    """Return the complaint about the first property of *body* that is not *allowed*."""
     names = list(allowed)
     for name in body:
         if name not in names:
@@ -167,7 +167,7 @@ def _check_messages(messages: Any) -> None:
 
 
 def _message_complaint(message: dict[str, Any], role: str, where: str) -> str | None:
-    # The service does not guess inside messages: no "did you mean" there.
+    # Inside messages the service adds no "did you mean".
     for name in message:
         if name not in _MESSAGE_FIELDS[role]:
             return f"('{where}' : property '{name}' is unsupported)"
@@ -237,30 +237,30 @@ def _check_tools(body: dict[str, Any]) -> None:
         raise invalid('\'tool_choice\' : value must be one of ["none", "auto", "required"], or an object')
     if isinstance(choice, dict):
         function = choice.get("function")
-        wanted = function.get("name") if isinstance(function, dict) else None
-        if wanted not in names:
-            raise invalid(f"tool choice '{wanted}' was not in request.tools", param="tool_choice")
+        chosen_name = function.get("name") if isinstance(function, dict) else None
+        if chosen_name not in names:
+            raise invalid(f"tool choice '{chosen_name}' was not in request.tools", param="tool_choice")
 
 
-def _check_format(wanted: Any) -> None:
-    if wanted is None:
+def _check_format(response_format: Any) -> None:
+    if response_format is None:
         return
-    kind = wanted.get("type") if isinstance(wanted, dict) else None
+    kind = response_format.get("type") if isinstance(response_format, dict) else None
     if kind not in ("text", "json_object", "json_schema"):
         raise invalid('\'response_format.type\' : value must be one of ["text", "json_object", "json_schema"]')
     if kind != "json_schema":
         return
-    given = wanted.get("json_schema")
-    if not isinstance(given, dict) or "name" not in given:
+    json_schema = response_format.get("json_schema")
+    if not isinstance(json_schema, dict) or "name" not in json_schema:
         raise invalid("'response_format.json_schema' : property 'name' is missing", param="response_format")
-    if given.get("schema") is not None:
-        _check_schema(given["schema"], "response_format.json_schema.schema")
-    if given.get("strict"):
-        _check_strict(given.get("schema"), [], str(given["name"]))
+    if json_schema.get("schema") is not None:
+        _check_schema(json_schema["schema"], "response_format.json_schema.schema")
+    if json_schema.get("strict"):
+        _check_strict(json_schema.get("schema"), [], str(json_schema["name"]))
 
 
 def _check_schema(schema: Any, where: str) -> None:
-    """Refuse a schema that is none at its first glance; what stands deeper is left alone."""
+    """Refuse a value that is plainly not a schema; nested schemas are not checked."""
     if not isinstance(schema, dict):
         raise invalid(f"'{where}' : value must be an object")
     for key in ("properties", "$defs"):
@@ -269,6 +269,7 @@ def _check_schema(schema: Any, where: str) -> None:
 
 
 def _check_strict(schema: Any, path: list[str], name: str) -> None:
+    """Refuse a schema that breaks the rules of ``strict`` at any depth."""
     if isinstance(schema, list):
         for index, part in enumerate(schema):
             _check_strict(part, [*path, str(index)], name)
@@ -301,7 +302,7 @@ def _check_strict(schema: Any, path: list[str], name: str) -> None:
 
 
 def check_model(body: dict[str, Any], model: Model, prompt_tokens: int) -> None:
-    """Check what depends on the model.
+    """Check the fields whose limits depend on the model.
 
     Raises:
         RefusedError: A 400 with the service's text.
