@@ -1,4 +1,4 @@
-"""The programs of README.md and of examples/, interrupted and broken as a user would meet it."""
+"""The programs of README.md, of `docs/` and of `examples/`, interrupted and broken as a user would meet it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ import pytest
 from groq_provider.testing import Emulator, Fault, Gate, Reply
 
 ROOT = Path(__file__).resolve().parents[2]
-BLOCKS = re.findall(
-    r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [
+    code
+    for page in PAGES
+    for code in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+]
 
 
 def block(marker):
-    """The first program of the README that holds *marker*."""
+    """The first program that holds *marker*; the README comes before the pages."""
     return next(code for code in BLOCKS if marker in code)
 
 

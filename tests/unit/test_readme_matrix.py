@@ -1,4 +1,4 @@
-"""The table of errors in README.md, the tree of classes, the fault matrix and the tests say the same."""
+"""The table of errors in `docs/errors.md`, the tree of classes, the fault matrix and the tests say the same."""
 
 from __future__ import annotations
 
@@ -20,14 +20,10 @@ PACKAGE = ROOT / "groq_provider"
 #: Classes that exist to be caught.
 BASES = {"GroqProviderError", "TransportError", "ResponseError", "StreamError"}
 
-SECTION = re.search(
-    r"^## Errors: which one, and what to do\n(.*?)(?=^## )",
-    (ROOT / "README.md").read_text(encoding="utf-8"),
-    re.MULTILINE | re.DOTALL,
-)[1]
+PAGE = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
 ROWS = {
     name: (what, todo)
-    for name, what, todo in re.findall(r"^\| `(\w+Error)` \| (.*?) \| (.*?) ?\|$", SECTION, re.MULTILINE)
+    for name, what, todo in re.findall(r"^\| `(\w+Error)` \| (.*?) \| (.*?) ?\|$", PAGE, re.MULTILINE)
 }
 
 
@@ -82,12 +78,12 @@ def raised():
     return set().union(*(made_in(file) for file in files if "testing" not in file.parts))
 
 
-# --- README and the tree -----------------------------------------------------------------------------------------------------
+# --- the table and the tree -----------------------------------------------------------------------------------------------------
 
 
 def test_table_names_classes_once():
     """No more and no fewer than there are."""
-    names = re.findall(r"^\| `(\w+)` \|", SECTION, re.MULTILINE)
+    names = re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)
     assert sorted(names) == sorted(e.__all__)
     assert set(ROWS) == set(e.__all__)
 
@@ -164,8 +160,8 @@ def test_ids_are_there_once():
         assert sorted(set(ids)) == sorted(ids)
 
 
-def test_tables_expect_readme_classes():
-    """The tables expect classes of the README, and none that is only a base."""
+def test_tables_expect_documented_classes():
+    """The tables expect documented classes, and none that is only a base."""
     expected = {case.error.__name__ for cases in tables() for case in cases if case.error is not None}
     assert expected <= set(ROWS) - BASES
     assert len(expected) > 25
@@ -252,8 +248,8 @@ def test_rows_follow_matrix_or_explain():
     assert {(found.ids, column) for found in DEVIATIONS for column in found.what} - used == set()
 
 
-def test_matrix_covers_readme_classes():
-    """Every README class is in the matrix or no fault of a peer: settings, closing, cancelling, our own limits."""
+def test_matrix_covers_documented_classes():
+    """Every documented class is in the matrix or no fault of a peer: settings, closing, cancelling, our own limits."""
     named = set().union(*(row.errors for row in MATRIX.values()))
     later = {name for name, (what, _) in ROWS.items() if "not raised in this version" in what}
     own = {"ProviderClosedError", "ProviderDisabledError", "RequestCancelledError", "CircuitOpenError", "RateLimitTimeoutError"}  # fmt: skip

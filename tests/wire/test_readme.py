@@ -1,4 +1,4 @@
-"""What README.md and CHANGELOG.md say holds for the code."""
+"""What README.md, the pages in `docs/` and CHANGELOG.md say holds for the code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -16,17 +17,25 @@ from groq_provider.cli import _parser
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+#: The texts of README and of the site, by their paths.
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+}
+#: Texts for people who change the library; they show no programs.
+OTHERS = {
+    name: (ROOT / name).read_text(encoding="utf-8") for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
+}
 
 
-def blocks(language: str) -> list[str]:
+def page(name: str) -> str:
+    """The text of one page of the site."""
+    return PAGES[f"docs/{name}.md"]
+
+
+def blocks(language: str, text: str = README) -> list[str]:
     """The code blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-
-
-def section(heading: str) -> str:
-    """The text below one heading of the second level."""
-    parts = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL))
-    return parts[heading]
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def first_column(text: str) -> list[str]:
@@ -34,22 +43,27 @@ def first_column(text: str) -> list[str]:
     return re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
 
 
-def code_ids() -> list[str]:
-    """Each block's line in the file, to find it by."""
-    return [f"line{README[: README.index(block)].count(chr(10)) + 1}" for block in blocks("python")]
+def programs() -> list[Any]:
+    """Every Python block, with its page and its line to find it by."""
+    return [
+        pytest.param((name, code), id=f"{name.removesuffix('.md')}:{text[: text.index(code)].count(chr(10)) + 1}")
+        for name, text in PAGES.items()
+        for code in blocks("python", text)
+    ]
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=code_ids())
-def test_every_python_block_runs(code, groq_emulator, request, tmp_path, monkeypatch):
+@pytest.mark.parametrize("program", programs())
+def test_every_python_block_runs(program, groq_emulator, request, tmp_path, monkeypatch):
     """On its own, against the emulator; test functions in it are called with the fixtures they name."""
-    (tmp_path / "groq.yaml").write_text(blocks("yaml")[0], encoding="utf-8")
+    name, code = program
+    (tmp_path / "groq.yaml").write_text(blocks("yaml", page("configuration"))[0], encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {"__name__": "readme"}
-    exec(compile(code, str(ROOT / "README.md"), "exec"), names)
-    for name in [name for name in names if name.startswith("test_")]:
-        wanted = inspect.signature(names[name]).parameters
+    names: dict[str, object] = {"__name__": "documentation"}
+    exec(compile(code, str(ROOT / name), "exec"), names)
+    for function in [function for function in names if function.startswith("test_")]:
+        fixtures = inspect.signature(names[function]).parameters
         groq_emulator.reset()
-        names[name](**{fixture: request.getfixturevalue(fixture) for fixture in wanted})
+        names[function](**{fixture: request.getfixturevalue(fixture) for fixture in fixtures})
     assert not groq_emulator.errors
 
 
@@ -57,7 +71,9 @@ def test_the_yaml_is_a_configuration():
     """Every name in it is known and every value allowed."""
     import yaml
 
-    config = ProviderConfig.load(yaml.safe_load(blocks("yaml")[0]), environ={"GROQ_API_KEY": "gsk_0123456789"})
+    config = ProviderConfig.load(
+        yaml.safe_load(blocks("yaml", page("configuration"))[0]), environ={"GROQ_API_KEY": "gsk_0123456789"}
+    )
     assert config.timeout.total == 120
     assert config.retry == RetryPolicy.web()
 
@@ -86,13 +102,13 @@ def test_one_command_for_demo_tests():
 
 def test_error_table_covers_public_errors():
     """None missing, none that is gone."""
-    named = first_column(section("Errors: which one, and what to do"))
+    named = first_column(page("errors"))
     assert sorted(named) == sorted(errors.__all__)
 
 
 def test_every_error_names_remedy():
     """Every error says how to mend it, but for those that are not raised yet."""
-    for row in re.findall(r"^\| `\w+Error` \|.*$", section("Errors: which one, and what to do"), re.MULTILINE):
+    for row in re.findall(r"^\| `\w+Error` \|.*$", page("errors"), re.MULTILINE):
         what, advice = [cell.strip() for cell in row.strip("|").split("|")[1:]]
         assert what
         assert advice or "not raised in this version" in what
@@ -100,7 +116,7 @@ def test_every_error_names_remedy():
 
 def test_settings_table_covers_fields():
     """None missing, none that is gone."""
-    tables = first_column(section("Configuration"))
+    tables = first_column(page("configuration"))
     assert sorted(tables) == sorted(field.name for field in attrs.fields(ProviderConfig))
 
 
@@ -111,7 +127,8 @@ def test_settings_table_covers_fields():
 )
 def test_limit_tables_show_defaults(heading, made):
     """Names and values."""
-    table = README[README.index(f"| {heading} | default") :].split("\n\n")[0]
+    text = page("time-limits")
+    table = text[text.index(f"| {heading} | default") :].split("\n\n")[0]
     rows = [[cell.strip(" `") for cell in row.strip("|").split("|")] for row in table.splitlines()[2:]]
     found = {row[0]: [None if cell == "None" else float(cell) for cell in row[1 : 1 + len(made)]] for row in rows}
     assert found == {field.name: [getattr(one, field.name) for one in made] for field in attrs.fields(type(made[0]))}
@@ -120,7 +137,7 @@ def test_limit_tables_show_defaults(heading, made):
 def test_settings_table_defaults_hold():
     """Those that are plain values."""
     config = ProviderConfig(api_key="gsk_0123456789")
-    for name, default in re.findall(r"^\| `(\w+)` \| (`[^`]+`|\d+) \|", section("Configuration"), re.MULTILINE):
+    for name, default in re.findall(r"^\| `(\w+)` \| (`[^`]+`|\d+) \|", page("configuration"), re.MULTILINE):
         value = getattr(config, name)
         shown = default.strip("`").strip('"')
         assert shown in (str(value), "GROQ_API_KEY", f"{type(value).__name__}()"), name
@@ -128,7 +145,7 @@ def test_settings_table_defaults_hold():
 
 def test_commands_and_options_are_named():
     """Every command and its options are named: the table of commands follows the parser."""
-    text = section("Command line")
+    text = page("command-line")
     commands = next(action for action in _parser()._actions if action.choices).choices
     assert len(commands) == 5
     for name, command in commands.items():
@@ -145,25 +162,47 @@ def test_every_example_is_linked():
     assert files == set(re.findall(r"\(examples/(\w+\.py)\)", README))
 
 
-def test_the_contents_lead_to_headings():
-    """Every link within the page."""
-    headings = {
+def test_readme_stays_short():
+    """It is read in a few minutes; the rest is in `docs/`."""
+    assert len(README.split()) <= 1_100
+    assert len(README.splitlines()) <= 150
+
+
+def headings(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub and MyST make them."""
+    return {
         re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-        for heading in re.findall(r"^#+ (.+)$", README, re.MULTILINE)
+        for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     }
-    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= headings
+
+
+@pytest.mark.parametrize("name", [*PAGES, *OTHERS])
+def test_links_lead_to_files(name):
+    """Every relative link and image leads to a file, and to a heading of it."""
+    here = (ROOT / name).parent
+    for target in re.findall(r"\]\(([^)]+)\)", {**PAGES, **OTHERS}[name].replace("\n", " ")):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        path = (here / file).resolve() if file else ROOT / name
+        assert path.exists(), target
+        if anchor:
+            assert anchor in headings(path.read_text(encoding="utf-8")), target
+
+
+def test_readme_leads_to_pages():
+    """Every page for users is one link away."""
+    pages = {name for name in PAGES if re.fullmatch(r"docs/[\w-]+\.md", name)} - {"docs/index.md", "docs/changelog.md"}
+    assert pages <= set(re.findall(r"\]\((docs/[^)#]+)\)", README))
 
 
 def test_public_names_exist():
-    """What is imported from the package is there, and what looks like an error or a method is."""
-    methods = set(re.findall(r"provider\.(\w+)\(", README))
-    assert methods <= set(dir(GroqProvider))
-    assert set(re.findall(r"`(\w+Error)`", README)) <= {
-        *groq_provider.__all__,
-        "ValueError",
-        "TimeoutError",
-        "RuntimeError",
-    }
+    """Methods of a provider that are shown are there, and what looks like an error is one of the package."""
+    text = "\n".join({**PAGES, **OTHERS}.values())
+    assert set(re.findall(r"\bprovider\.(\w+)\(", text)) <= set(dir(GroqProvider))
+    python = {"ValueError", "TimeoutError", "RuntimeError", "ImportError", "KeyboardInterrupt"}
+    own = {*groq_provider.__all__, "StoreUnavailableError"}
+    assert set(re.findall(r"`(\w+Error)`", text)) <= own | python
 
 
 def test_http2_names_missing_extra(monkeypatch):
@@ -178,7 +217,7 @@ def test_http2_names_missing_extra(monkeypatch):
 
 def test_speed_figures_have_place():
     """Speed is measured in `benchmarks/` and written here."""
-    assert "<!-- speed -->" in section("Speed")
+    assert "<!-- speed -->" in page("performance")
 
 
 def test_the_changelog_has_this_version():
