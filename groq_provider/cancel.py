@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from groq_provider._fork import forkable
+from groq_provider._sync import forkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -274,7 +274,7 @@ def _pricing(base: ModelPricing, given: Mapping[str, Any]) -> ModelPricing:
 
 # --- the data file -------------------------------------------------------------------------------------------------------
 
-# Guards the one reading; after it nobody takes the lock, so a fork cannot inherit it held. Reentrant: _signals.
+# Guards the one reading; after it nobody takes the lock, so a fork cannot inherit it held. Reentrant: _sync.
 _LOCK = threading.RLock()
 _LOADED: dict[str, tuple[Catalogue, Mapping[str, str]]] = {}
 

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from groq_provider._fork import forkable
+from groq_provider._sync import forkable
 from groq_provider.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class _Ring:
     __slots__ = ("failed", "failures", "local", "lock", "samples", "seen", "succeeded")
 
     def __init__(self, size: int) -> None:
-        # Guards the rest, so that a snapshot fits together; held for an append or a copy. Reentrant: _signals.
+        # Guards the rest, so that a snapshot fits together; held for an append or a copy. Reentrant: _sync.
         self.lock = threading.RLock()
         self.samples: deque[_Sample] = deque(maxlen=size)
         self.failures: deque[float] = deque(maxlen=size)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 
 from groq_provider import errors as e
-from groq_provider._signals import struck
+from groq_provider._sync import in_signal_handler
 from groq_provider.bulk.concurrency import Controller, comparable
 from groq_provider.cancel import CancelToken
 from groq_provider.types.messages import Message
@@ -287,7 +287,7 @@ _READING = frozenset({BulkRun._fill.__code__})  # noqa: SLF001 - ours
 
 def _in_a_handler() -> bool:
     """Say whether a signal handler asks whose thread may hold what threads of a run need."""
-    return struck(_PACKAGE, _READING, (f"{_PACKAGE}cli", f"{_PACKAGE}testing"))
+    return in_signal_handler(_PACKAGE, _READING, (f"{_PACKAGE}cli", f"{_PACKAGE}testing"))
 
 
 class _Here:

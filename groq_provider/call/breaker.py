@@ -11,8 +11,7 @@ import attrs
 
 from groq_provider import _validate as checks
 from groq_provider import errors as e
-from groq_provider._fork import forkable
-from groq_provider._signals import held_here
+from groq_provider._sync import forkable, owns_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -129,7 +128,7 @@ class CircuitBreaker:
         self._clock = clock
         self._name = name
         self._rng = rng
-        self._lock = threading.RLock()  # guards everything below; reentrant: _signals
+        self._lock = threading.RLock()  # guards everything below; reentrant: _sync
         self._inside = False  # whether an outcome is being counted
         self._late: deque[tuple[Admission, bool | None, bool]] = deque()  # outcomes of handlers that struck meanwhile
         self._generation = 0  # outcomes of an earlier one no longer count
@@ -180,7 +179,7 @@ class CircuitBreaker:
             outcome: ``True`` success, ``False`` failure, ``None`` nothing learnt.
             not_sent: Whether the failed call never left.
         """
-        if self._inside and held_here(self._lock):
+        if self._inside and owns_lock(self._lock):
             self._late.append((permit, outcome, not_sent))
             return
         with self._lock:

@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from groq_provider import errors as e
-from groq_provider._fork import forkable
+from groq_provider._sync import forkable
 from groq_provider.transport.http1.receive import BadFraming
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class RetryBudget:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._lock = threading.RLock()  # guards the two below; reentrant: _signals
+        self._lock = threading.RLock()  # guards the two below; reentrant: _sync
         self._units = self._CAPACITY
         self._at = clock.monotonic()
         forkable(self)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from groq_provider._fork import forkable
+from groq_provider._sync import forkable
 from groq_provider.call.retry import RetryBudget
 
 if TYPE_CHECKING:

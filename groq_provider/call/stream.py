@@ -68,7 +68,7 @@ class ResponseStream:
         self._call = call
         self._scope, self._idle = call.scope, call.options.timeouts.idle
         lock = Lock()  # held by who reads or closes, for that moment; guards all that follows
-        # Each step of this iterator tries to take the lock. In a loop, for the reason that transport.call.tries() gives.
+        # Each step of this iterator tries to take the lock. In a loop, for the reason that _sync.lock_attempts() gives.
         self._turns, self._release = map(lock.acquire, repeat(False)), lock.release
         self._pending: deque[ResponseChunk] = deque()
         self._reader = get_ident()

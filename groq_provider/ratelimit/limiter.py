@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from groq_provider._fork import forkable
+from groq_provider._sync import forkable
 from groq_provider._validate import Hidden
 from groq_provider.clock import SystemClock
 from groq_provider.errors import ConfigurationError
@@ -87,7 +87,7 @@ class TokenBucketRateLimiter:
             from groq_provider.ratelimit.shared_model import StoreLink
 
             self._store_link = StoreLink(opened_store, self._clock)
-        self._lock = threading.RLock()  # guards additions to _states; looking up needs no lock; reentrant: _signals
+        self._lock = threading.RLock()  # guards additions to _states; looking up needs no lock; reentrant: _sync
         self._models: dict[str, ModelLimiter] = {}
         forkable(self)
 

@@ -10,7 +10,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from groq_provider._signals import held_here
+from groq_provider._sync import owns_lock
 from groq_provider.errors import InvalidRequestError, RequestCancelledError
 from groq_provider.ratelimit.bucket import INPUT, NO_COST, OUTPUT, REQUESTS, SECOND, TOKENS, BucketSet
 from groq_provider.ratelimit.cost import Estimate, Estimator
@@ -184,7 +184,7 @@ class ModelLimiter:
         interpreter's own lock, and holds this one meanwhile, so that from then on every single acquire changes threads. That halves the
         rate of 64 threads, or worse.
         """
-        if held_here(self._lock):
+        if owns_lock(self._lock):
             return True
         if _HAS_GIL:
             for _ in range(100):
@@ -315,7 +315,7 @@ class ModelLimiter:
 
     def _run_locked(self, change: Callable[[], object]) -> None:
         """Make a change under the lock; where a signal handler struck in the middle of another, when that one is done."""
-        if self._in_section and held_here(self._lock):
+        if self._in_section and owns_lock(self._lock):
             self._deferred.append(change)
             return
         with self._lock:
@@ -588,7 +588,7 @@ class ModelLimiter:
 
     def _read_locked(self, read: Callable[[], T]) -> T:
         """Return what is seen under the lock; to a signal handler that struck in the middle of a section, what there is."""
-        if self._in_section and held_here(self._lock):
+        if self._in_section and owns_lock(self._lock):
             return read()
         results: list[T] = []
         self._run_locked(lambda: results.append(read()))

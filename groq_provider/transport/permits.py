@@ -7,10 +7,8 @@ from collections import deque
 from threading import Lock, RLock, get_ident, main_thread
 from typing import TYPE_CHECKING
 
-from groq_provider._signals import held_here
+from groq_provider._sync import forkable, lock_attempts, owns_lock, wake
 from groq_provider.errors import PoolTimeoutError, RequestCancelledError
-from groq_provider.transport.http1.pool import at_fork
-from groq_provider.transport.scope import tries, wake
 
 if TYPE_CHECKING:
     from groq_provider.transport.scope import CancelScope
@@ -50,10 +48,10 @@ class ConnectionLimiter:
     def __init__(self, count: int) -> None:
         self._count = count
         self._start()
-        at_fork.add(self)
+        forkable(self)
 
     def _start(self) -> None:
-        # Reentrant (_signals): wherever one may strike, what it finds is right, and it may change all of it.
+        # Reentrant (_sync): wherever one may strike, what it finds is right, and it may change all of it.
         self._lock = RLock()
         self._free = self._count  # guarded by _lock, like _queue
         self._queue: deque[Permit] = deque()
@@ -94,7 +92,7 @@ class ConnectionLimiter:
     def _wait(self, slot: Permit, lock: Lock, scope: CancelScope, limit: float | None) -> None:
         handle = scope.subscribe(functools.partial(wake, lock))
         # A signal handler that struck while its thread was in here: those who give back leave it to whoever holds the lock.
-        ours = held_here(self._lock)
+        ours = owns_lock(self._lock)
         try:
             while True:
                 left = None if limit is None else limit - scope.clock.monotonic()
@@ -133,7 +131,7 @@ class ConnectionLimiter:
         self._settle()
 
     def _settle(self) -> None:
-        for _ in tries(self._lock):
+        for _ in lock_attempts(self._lock):
             try:
                 while self._returned:
                     del self._returned[0]

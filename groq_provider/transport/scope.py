@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import socket
 import threading
@@ -12,11 +11,9 @@ from groq_provider.cancel import CancelToken
 from groq_provider.errors import ReadTimeoutError, RequestCancelledError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from groq_provider.clock import Clock
 
-__all__ = ["CancelScope", "Interruptible", "activate", "adopt", "current", "tries", "wake"]
+__all__ = ["CancelScope", "Interruptible", "activate", "adopt", "current"]
 
 
 def _shutdown(sock: Any, how: int) -> None:
@@ -189,31 +186,6 @@ class CancelScope(CancelToken):
                 _shutdown(owned, socket.SHUT_RDWR)  # what cannot be interrupted is a socket
             except OSError:
                 pass  # not connected yet, or gone already
-
-
-def wake(lock: threading.Lock) -> None:
-    """Let go whoever waits for a lock of its own to be released. Idempotent; waits for nothing."""
-    try:
-        lock.release()
-    except RuntimeError:
-        pass  # awake already, by a cancel or a grant
-
-
-def tries(lock: threading.Lock | threading.RLock) -> Iterator[bool]:
-    """Take a lock at each step of a loop, which ends when somebody else holds it; waits for nothing.
-
-    ::
-
-        for _ in tries(lock):
-            try:
-                ...
-            finally:
-                lock.release()
-
-    After ``if lock.acquire(blocking=False):`` an interrupt may come before the ``try``, and the lock is held for ever: the interpreter
-    looks for signals when a call returns. Between a step of a loop whose iterator is none of Python's own code and the ``try`` it does not.
-    """
-    return iter(functools.partial(lock.acquire, False), False)
 
 
 _current = threading.local()

@@ -24,6 +24,7 @@ from urllib3.connection import ProxyConfig
 from urllib3.exceptions import ClosedPoolError
 from urllib3.util import Timeout, parse_url
 
+from groq_provider._sync import forkable
 from groq_provider._validate import Hidden as SecretHeader
 from groq_provider._version import __version__
 from groq_provider.config.urls import CHAT_PATH, check_proxy
@@ -34,7 +35,7 @@ from groq_provider.errors import (
 )
 from groq_provider.transport.error_mapping import map_send_error
 from groq_provider.transport.http1.connection import TLSSocket, socket_options
-from groq_provider.transport.http1.pool import POOL_SIZE, PlainPool, TLSPool, at_fork
+from groq_provider.transport.http1.pool import POOL_SIZE, PlainPool, TLSPool
 from groq_provider.transport.permits import ConnectionLimiter
 from groq_provider.transport.requests_response import Response
 from groq_provider.transport.scope import CancelScope, activate, adopt
@@ -187,8 +188,8 @@ class Adapter(HTTPAdapter):
         self._cert = cert
         self._pool: PlainPool | TLSPool | Http2Pool | None = None
         self._closed = False
-        self._pool_lock = RLock()  # guards the making of _pool, and its end; reentrant: _signals
-        at_fork.add(self)
+        self._pool_lock = RLock()  # guards the making of _pool, and its end; reentrant: _sync
+        forkable(self)
         super().__init__(pool_connections=1, pool_maxsize=POOL_SIZE)
 
     def pool(self) -> PlainPool | TLSPool | Http2Pool:

@@ -18,10 +18,11 @@ from support.http2_servers import Http2Server, SettingCodes, until
 
 from groq_provider import RateLimits
 from groq_provider import errors as e
+from groq_provider._sync import lock_attempts
 from groq_provider.transport.http2 import connection as http2_connection
 from groq_provider.transport.http2 import pool as http2_pool
 from groq_provider.transport.permits import ConnectionLimiter, Permit
-from groq_provider.transport.scope import CancelScope, tries
+from groq_provider.transport.scope import CancelScope
 
 HERE = Path(http2_pool.__file__).parent
 #: Whose lines are struck: what is called from them on behalf of one call.
@@ -94,10 +95,10 @@ def test_tried_lock_is_taken_once():
     """Free: the loop has it for one round, and as often as it likes; held by anybody: there is no round."""
     lock = threading.Lock()
     rounds = 0
-    for got in tries(lock):
+    for got in lock_attempts(lock):
         assert got
         assert lock.locked()
-        assert list(tries(lock)) == []
+        assert list(lock_attempts(lock)) == []
         rounds += 1
         lock.release()
         if rounds == 3:

@@ -24,7 +24,7 @@ import pytest
 from support.store_kinds import StoreClock
 from support.store_workers import DEBT, ask, hammer, race, work, work_on
 
-from groq_provider._signals import held_here
+from groq_provider._sync import owns_lock
 from groq_provider.clock import SystemClock
 from groq_provider.errors import ConfigurationError
 from groq_provider.ratelimit.store import file as file_store
@@ -390,7 +390,7 @@ def test_interrupt_leaves_no_lock(path, store, clock):
                 struck += 1
             finally:
                 sys.settrace(before)
-            assert not held_here(store._lock), line
+            assert not owns_lock(store._lock), line
             other.take(KEY, ask())
             store.take(KEY, ask())
             if count > 0:

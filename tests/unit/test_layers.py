@@ -17,7 +17,7 @@ PACKAGE = "groq_provider"
 
 # A module imports from its own layer or a lower one. Folders stand for all of their modules.
 LAYERS = {
-    0: ["errors", "_version", "_fork", "_signals"],
+    0: ["errors", "_version", "_sync"],
     1: ["types", "protocols", "config", "_validate", "catalog", "clock", "cancel"],
     2: ["wire"],
     3: ["transport", "ratelimit", "latency"],

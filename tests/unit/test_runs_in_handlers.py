@@ -11,7 +11,7 @@ import pytest
 from support.fakes import PATIENCE
 
 from groq_provider import RequestCancelledError
-from groq_provider._signals import struck
+from groq_provider._sync import in_signal_handler
 from groq_provider.bulk.run import BulkRun
 from groq_provider.cancel import CancelToken
 from groq_provider.types.response import LLMResponse
@@ -49,11 +49,11 @@ def waiting(release):
 
 def test_struck_tells_handlers_apart():
     """Nothing of ours below: no handler; other threads run none."""
-    assert not struck("groq_provider.")
-    assert in_a_handler(lambda: struck("groq_provider."))
-    assert not in_a_handler(lambda: struck("groq_provider.bulk.run"))
+    assert not in_signal_handler("groq_provider.")
+    assert in_a_handler(lambda: in_signal_handler("groq_provider."))
+    assert not in_a_handler(lambda: in_signal_handler("groq_provider.bulk.run"))
     found = []
-    thread = threading.Thread(target=lambda: found.append(in_a_handler(lambda: struck("groq_provider."))))
+    thread = threading.Thread(target=lambda: found.append(in_a_handler(lambda: in_signal_handler("groq_provider."))))
     thread.start()
     thread.join()
     assert found == [False]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote
 from zlib import crc32
 
-from groq_provider._fork import forkable
+from groq_provider._sync import forkable
 from groq_provider._validate import shown
 from groq_provider.clock import SystemClock
 from groq_provider.errors import ConfigurationError
@@ -157,7 +157,7 @@ class FileStore:
         self._places: dict[str, tuple[bytes, int]] = {}  # by key its hash, and where its record was last
         self._ledger = GcraState()  # filled anew at each call
         # Guards all of the above and the descriptor: threads share that, and with it a flock, which does not keep them apart. Reentrant
-        # (_signals): a signal handler that comes here leaves another descriptor object behind, and what it struck begins anew.
+        # (_sync): a signal handler that comes here leaves another descriptor object behind, and what it struck begins anew.
         self._lock = threading.RLock()
         try:
             self._open()
@@ -239,7 +239,7 @@ class FileStore:
                 self._lock.release()
 
     def _turns(self) -> Iterator[bool]:
-        """Take the lock within some time, as :func:`~groq_provider.transport.scope.tries` does without any.
+        """Take the lock within some time, as :func:`~groq_provider._sync.lock_attempts` does without any.
 
         Not without a limit: who holds it may be in a system call on a file system that does not answer.
         """

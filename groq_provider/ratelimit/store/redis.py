@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, timezone
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from groq_provider._fork import forkable
+from groq_provider._sync import forkable
 from groq_provider._validate import Hidden
 from groq_provider.clock import SystemClock
 from groq_provider.errors import ConfigurationError
@@ -98,7 +98,7 @@ class RedisStore:
         self._prefix = prefix
         self._script = files("groq_provider.ratelimit.store").joinpath("ledger.lua").read_bytes()
         self._digest = hashlib.sha1(self._script, usedforsecurity=False).hexdigest()  # the name Redis gives a script
-        self._lock = threading.RLock()  # guards the two below; reentrant: groq_provider._signals
+        self._lock = threading.RLock()  # guards the two below; reentrant: _sync
         self._idle: list[Link] = []
         self._generation = 0  # of the links to keep: rises with close() and with every failure
         self._member = secrets.token_urlsafe(6)

@@ -9,13 +9,13 @@ import os
 import queue
 import ssl
 import threading
-import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ClosedPoolError
 
+from groq_provider._sync import forkable
 from groq_provider.transport.http1.connection import PlainConnection, TLSConnection
 from groq_provider.transport.http1.receive import readable
 from groq_provider.transport.scope import CancelScope, activate, current
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from groq_provider.clock import Clock
 
-__all__ = ["MAX_IDLE", "POOL_SIZE", "PlainPool", "TLSPool", "at_fork"]
+__all__ = ["MAX_IDLE", "POOL_SIZE", "PlainPool", "TLSPool"]
 
 #: Connections kept per host.
 POOL_SIZE = 100
@@ -38,8 +38,6 @@ _EARLY_CLOSE = (errno.ECONNRESET, errno.EPROTOTYPE)
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-#: What starts anew in a forked child, by its method ``_after_fork_in_child``.
-at_fork: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 class _Kept:
@@ -51,7 +49,7 @@ class _Kept:
 
     def __init__(self, maxsize: int = POOL_SIZE) -> None:
         self.maxsize = maxsize
-        self.mutex = threading.RLock()  # guards the list; held for one look at it; reentrant: _signals
+        self.mutex = threading.RLock()  # guards the list; held for one look at it; reentrant: _sync
         self.queue: list[Any] = []
 
     def get(self, block: bool = False, timeout: float | None = None) -> Any:  # noqa: ARG002 - the signature of queues
@@ -86,7 +84,7 @@ class _Pool(HTTPConnectionPool):
     def __init__(self, *args: Any, clock: Clock, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.clock = clock
-        at_fork.add(self)
+        forkable(self)
 
     def _get_conn(self, timeout: float | None = None) -> Any:  # noqa: ARG002 - urllib3's signature; this pool never waits
         kept = self.pool
@@ -334,12 +332,3 @@ class TLSPool(_Pool, HTTPSConnectionPool):
         conn: Any = super()._new_conn()
         conn.contexts = self.contexts
         return conn
-
-
-def _after_fork_in_child() -> None:
-    for each in list(at_fork):
-        each._after_fork_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

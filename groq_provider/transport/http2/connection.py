@@ -31,7 +31,7 @@ from collections import deque
 from threading import TIMEOUT_MAX, Lock
 from typing import TYPE_CHECKING, Any
 
-from groq_provider._signals import struck
+from groq_provider._sync import in_signal_handler, lock_attempts
 from groq_provider.transport.http2.frames import Frames
 from groq_provider.transport.http2.stream import (
     CLOSED,
@@ -42,7 +42,6 @@ from groq_provider.transport.http2.stream import (
     Stream,
     as_closed,
 )
-from groq_provider.transport.scope import tries
 
 if sys.platform == "linux":
     import fcntl
@@ -336,7 +335,7 @@ class Http2Connection:
         Raises:
             ConnectionAbortedError: A signal handler would wait for the call that it interrupted.
         """
-        if self.engaged and not stream.news() and struck(OURS):
+        if self.engaged and not stream.news() and in_signal_handler(OURS):
             raise ConnectionAbortedError(
                 "a signal handler cannot read what the call that it interrupted has to read first"
             )
@@ -635,7 +634,7 @@ class Http2Connection:
         """Work off what was left for whoever holds the lock, unless somebody holds it: that one will. Close what is dead."""
         if not self._left and (not self.dead or self._sock is None):
             return
-        for _ in tries(self._lock):
+        for _ in lock_attempts(self._lock):
             try:
                 self._work_off()
             except BaseException:  # an interrupt; twice does no harm

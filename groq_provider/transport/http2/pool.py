@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from urllib3.exceptions import ClosedPoolError, ProxyError
 
-from groq_provider._signals import struck
+from groq_provider._sync import forkable, in_signal_handler, lock_attempts, wake
 from groq_provider.errors import PoolTimeoutError, RequestCancelledError
-from groq_provider.transport.http1.pool import MAX_IDLE, at_fork
+from groq_provider.transport.http1.pool import MAX_IDLE
 from groq_provider.transport.http2.connection import OURS, Http2Connection
 from groq_provider.transport.http2.fallback import FallbackPool
 from groq_provider.transport.http2.headers import fields_of
 from groq_provider.transport.http2.response import HTTP2Response
 from groq_provider.transport.http2.stream import Http11RequiredError, NoRoomError, Stream, UnprocessedError
-from groq_provider.transport.scope import CancelScope, activate, current, tries, wake
+from groq_provider.transport.scope import CancelScope, activate, current
 
 if TYPE_CHECKING:
     from groq_provider.clock import Clock
@@ -106,7 +106,7 @@ class Http2Pool:
         self._connections: list[Http2Connection] = []
         self._start()
         weakref.finalize(self, _close_all, self._connections)
-        at_fork.add(self)
+        forkable(self)
 
     def _start(self) -> None:
         #: Guards all that follows, and what connections keep here. Held for a look at it; never waited for by a finalizer.
@@ -199,7 +199,7 @@ class Http2Pool:
             or self._connecting
             or bool(self._queue)
             or any(each.engaged or each.taken >= each.limit for each in self._connections)
-        ) and struck(OURS)
+        ) and in_signal_handler(OURS)
 
     def _aside(self, fields: Any, body: bytes | None, scope: CancelScope) -> HTTP2Response | None:
         """Send a request as :meth:`_exchange` does, on a connection that is for nothing else, and touch nothing that others share."""
@@ -367,7 +367,7 @@ class Http2Pool:
     def _settle(self) -> None:
         if not self._returned:
             return
-        for _ in tries(self._lock):
+        for _ in lock_attempts(self._lock):
             try:
                 while self._returned:
                     connection, count = self._returned[0]
