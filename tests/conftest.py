@@ -121,7 +121,7 @@ def _clean_environment(monkeypatch):
 @pytest.fixture
 def unhurried(monkeypatch):
     """What ends a body may come late after the last event, as on a loaded machine: it is waited for, and the connection kept."""
-    from groq_provider.transport import requests_response as response
+    from groq_provider.transport import requests_adapter as response
 
     monkeypatch.setattr(response, "_DRAIN_SECONDS", PATIENCE)
 
@@ -130,7 +130,7 @@ def unhurried(monkeypatch):
 def small_caps(monkeypatch):
     """Lines of a stream have a mebibyte at most and events four, which takes no time to send."""
     from groq_provider.call import stream
-    from groq_provider.transport import requests_response as response
+    from groq_provider.transport import requests_adapter as response
     from groq_provider.wire.sse import EventDecoder, LineSplitter
 
     monkeypatch.setattr(response, "LineSplitter", functools.partial(LineSplitter, 1 << 20))

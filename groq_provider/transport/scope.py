@@ -56,8 +56,8 @@ class CancelScope(CancelToken):
     """
 
     __slots__ = (
+        "_bound",
         "_pid",
-        "_sock",
         "adopted",
         "after_send",
         "clock",
@@ -83,7 +83,7 @@ class CancelScope(CancelToken):
         self.clock = clock
         self.total_deadline = total_deadline
         self.after_send = after_send
-        self._sock: socket.socket | Interruptible | None = None  # guarded by _lock
+        self._bound: socket.socket | Interruptible | None = None  # guarded by _lock
         self._pid = os.getpid()
         self.begin(connect)
 
@@ -111,10 +111,10 @@ class CancelScope(CancelToken):
         Raises:
             TimeoutError: None are left.
         """
-        left, patience = self.left(self.deadline), self.after_send
-        if left is None or patience is None:
-            return patience if left is None else left
-        return min(left, patience)
+        remaining, patience = self.seconds_left(self.deadline), self.after_send
+        if remaining is None or patience is None:
+            return patience if remaining is None else remaining
+        return min(remaining, patience)
 
     def request_sent(self) -> None:
         """Note that the request has left; from here the limit for the answer runs."""
@@ -122,7 +122,7 @@ class CancelScope(CancelToken):
         self.sent_at = self.clock.monotonic()
         self.deadline = self.earlier(self.after_send)
 
-    def left(self, deadline: float | None) -> float | None:
+    def seconds_left(self, deadline: float | None) -> float | None:
         """Return the seconds until *deadline*.
 
         Raises:
@@ -155,16 +155,16 @@ class CancelScope(CancelToken):
             RequestCancelledError: The call was cancelled before.
         """
         with self._lock:
-            self._sock = sock
+            self._bound = sock
             if not self._cancelled:
                 return
-            self._sock = None
+            self._bound = None
         raise RequestCancelledError("the call was cancelled")
 
     def unbind(self) -> None:
         """Let go of the socket, before anybody else may get it: a late cancel must not touch it."""
         with self._lock:
-            self._sock = None
+            self._bound = None
 
     def cancel(self) -> None:
         """End this call wherever it waits. Idempotent; from any thread."""
@@ -175,15 +175,15 @@ class CancelScope(CancelToken):
             return
         super().cancel()
         with self._lock:
-            owned = self._sock
-            if owned is None:
+            target = self._bound
+            if target is None:
                 return
-            interrupt = getattr(owned, "interrupt", None)
+            interrupt = getattr(target, "interrupt", None)
             if interrupt is not None:
                 interrupt()
                 return
             try:
-                _shutdown(owned, socket.SHUT_RDWR)  # what cannot be interrupted is a socket
+                _shutdown(target, socket.SHUT_RDWR)  # what cannot be interrupted is a socket
             except OSError:
                 pass  # not connected yet, or gone already
 
@@ -206,14 +206,14 @@ def adopt(scope: CancelScope) -> None:
 class activate:  # noqa: N801 - a context manager used like a function, twice as fast as contextlib's
     """Make *call* this thread's current call for the length of a block."""
 
-    __slots__ = ("_before", "_call")
+    __slots__ = ("_previous_scope", "_scope")
 
     def __init__(self, scope: CancelScope) -> None:
-        self._call = scope
+        self._scope = scope
 
     def __enter__(self) -> None:
-        self._before = getattr(_current, "scope", None)
-        _current.scope = self._call
+        self._previous_scope = getattr(_current, "scope", None)
+        _current.scope = self._scope
 
     def __exit__(self, *_exc: object) -> None:
-        _current.scope = self._before
+        _current.scope = self._previous_scope

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import os
-import ssl
 from http.cookiejar import DefaultCookiePolicy
-from pathlib import Path
-from threading import RLock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
-from requests.models import PreparedRequest
 from requests.utils import (
-    DEFAULT_CA_BUNDLE_PATH,
     default_headers,
     get_environ_proxies,
 )
-from urllib3.connection import ProxyConfig
 from urllib3.exceptions import ClosedPoolError
-from urllib3.util import Timeout, parse_url
+from urllib3.util import Timeout
 
-from groq_provider._sync import forkable
 from groq_provider._validate import Hidden as SecretHeader
 from groq_provider._version import __version__
 from groq_provider.config.urls import CHAT_PATH, check_proxy
@@ -34,265 +25,24 @@ from groq_provider.errors import (
     ProviderClosedError,
 )
 from groq_provider.transport.error_mapping import map_send_error
-from groq_provider.transport.http1.connection import TLSSocket, socket_options
-from groq_provider.transport.http1.pool import POOL_SIZE, PlainPool, TLSPool
+from groq_provider.transport.http1.pool import POOL_SIZE
 from groq_provider.transport.permits import ConnectionLimiter
-from groq_provider.transport.requests_response import Response
-from groq_provider.transport.scope import CancelScope, activate, adopt
+from groq_provider.transport.requests_adapter import Adapter, Request, RequestHeaders, Response
+from groq_provider.transport.scope import CancelScope, activate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from groq_provider.clock import Clock
-    from groq_provider.transport.http2.pool import Http2Pool
+    from groq_provider.transport.tls import CABundle
 
-__all__ = ["Adapter", "SecretHeader", "SessionTransport"]
+__all__ = ["SecretHeader", "SessionTransport"]
 
-#: A file or folder of CA certificates, or several that are trusted together.
-CABundle = str | tuple[str, ...]
 _MOST_MERGED = 8
 _JSON = {"Content-Type": "application/json"}
 #: Made once: requests makes one of every ``None``.
 _NO_TIMEOUT: Any = Timeout()
 USER_AGENT = f"groq_provider/{__version__} (python-requests/{requests.__version__})"
-
-
-class _Headers(dict[str, str]):
-    """A dict under the canonical names; other spellings find them, too, for whoever looks at a request."""
-
-    def __missing__(self, key: str) -> str:
-        lower = key.lower()
-        for name, found in self.items():
-            if name.lower() == lower:
-                return found
-        raise KeyError(key)
-
-    def __contains__(self, key: object) -> bool:
-        return super().__contains__(key) or (isinstance(key, str) and any(name.lower() == key.lower() for name in self))
-
-    def get(self, key: str, default: Any = None) -> Any:
-        try:
-            return self[key]
-        except KeyError:
-            return default
-
-
-class _Request(PreparedRequest):
-    """A request built by hand: what requests would check on every call was checked once, at construction."""
-
-    def __init__(self, method: str, base: str, target: str, headers: _Headers, body: bytes | None) -> None:
-        self.method = method
-        self.url = base + target
-        self.headers = headers  # type: ignore[assignment]  # finds any spelling, which is all that is asked of it
-        self.body = body
-        self.hooks = {"response": []}
-        self._cookies = None
-        self._body_position = None
-        self._target = target
-
-    @property
-    def path_url(self) -> str:
-        return self._target
-
-
-@functools.lru_cache(maxsize=8)
-def _tls_context(
-    ca_bundle: CABundle,
-    cert: str | tuple[str, str] | None,
-    protocols: tuple[str, ...] = ("http/1.1",),
-    stamp: object = None,  # noqa: ARG001 - of the files: with another one they are read again
-) -> ssl.SSLContext:
-    """Return the one context of these settings. Loading the CA bundle costs 30 to 40 ms: once a process, not once a connection."""
-    try:
-        places = (ca_bundle,) if isinstance(ca_bundle, str) else ca_bundle
-        context = ssl.create_default_context(**_place(places[0]))
-        for place in places[1:]:
-            context.load_verify_locations(**_place(place))
-        if cert is not None:
-            context.load_cert_chain(*((cert,) if isinstance(cert, str) else cert))
-    except (OSError, ssl.SSLError) as error:
-        reason = error.strerror or str(error)
-        raise ConfigurationError(
-            f"the CA bundle {ca_bundle!r} or the client certificate cannot be loaded: {reason}"
-        ) from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.sslsocket_class = TLSSocket
-    # urllib3 sets this before every handshake, on a context that other threads are using just then: once is enough.
-    context.set_alpn_protocols(list(protocols))
-    context.set_alpn_protocols = _nothing_more  # type: ignore[assignment, method-assign]  # this context's only
-    return context
-
-
-def _http2_pool() -> type[Http2Pool]:
-    """Import what HTTP/2 takes.
-
-    Raises:
-        ConfigurationError: It is not installed.
-    """
-    try:
-        from groq_provider.transport.http2.pool import Http2Pool
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in {"h2", "hpack", "hyperframe"}:
-            raise
-        raise ConfigurationError('http2 = True: needs an extra package: pip install "groq-provider[http2]"') from None
-    return Http2Pool
-
-
-def _stamp(ca_bundle: CABundle, cert: str | tuple[str, str] | None) -> tuple[object, ...]:
-    """Return what changes when one of the files does."""
-    found: list[object] = []
-    for path in (
-        *((ca_bundle,) if isinstance(ca_bundle, str) else ca_bundle),
-        *((cert,) if isinstance(cert, str) else cert or ()),
-    ):
-        try:
-            status = os.stat(path)  # noqa: PTH116 - cheaper
-        except OSError:
-            found.append(None)
-        else:
-            found.append((status.st_mtime_ns, status.st_size, status.st_ino))
-    return tuple(found)
-
-
-def _place(path: str) -> dict[str, Any]:
-    """Return certificates at a path as OpenSSL takes them: a file, or folders separated as in ``PATH``."""
-    return {"capath" if Path(path.split(os.pathsep, 1)[0]).is_dir() else "cafile": path}
-
-
-def _nothing_more(_protocols: object) -> None:
-    """Leave the protocols as they are."""
-
-
-class Adapter(HTTPAdapter):
-    """requests' adapter with our pool behind it. ``send`` is not overridden, so the ``responses`` library works.
-
-    With *http2* the pool is one of HTTP/2 wherever the protocol can be negotiated in TLS, also inside a proxy's tunnel. It is one of
-    HTTP/1.1 without TLS, and through a proxy that is itself spoken to in TLS: TLS inside TLS cannot be read without waiting.
-    """
-
-    def __init__(
-        self,
-        base_url: str,
-        *,
-        clock: Clock,
-        proxy: str | None,
-        ca_bundle: CABundle | None,
-        cert: str | tuple[str, str] | None,
-        http2: bool = False,
-    ) -> None:
-        self._http2 = _http2_pool() if http2 else None
-        self._parts = urlsplit(base_url)
-        self._clock = clock
-        self._proxy = proxy
-        self._ca_bundle = ca_bundle
-        self._cert = cert
-        self._pool: PlainPool | TLSPool | Http2Pool | None = None
-        self._closed = False
-        self._pool_lock = RLock()  # guards the making of _pool, and its end; reentrant: _sync
-        forkable(self)
-        super().__init__(pool_connections=1, pool_maxsize=POOL_SIZE)
-
-    def pool(self) -> PlainPool | TLSPool | Http2Pool:
-        """Return the pool, made on first use: a TLS context is costly and not every program gets as far as a request."""
-        if self._pool is None:
-            with self._pool_lock:
-                if self._closed:
-                    raise ProviderClosedError("the provider was closed; make a new one", sent=False)
-                if self._pool is None:
-                    self._adopt(self._make_pool())
-        return self.pool() if self._pool is None else self._pool
-
-    def _adopt(self, made: PlainPool | TLSPool | Http2Pool) -> None:
-        """Keep a pool, unless a signal handler was here while it was made."""
-        if self._pool is None and not self._closed:
-            self._pool = made
-        else:
-            made.close()
-
-    def _after_fork_in_child(self) -> None:
-        self._pool_lock = RLock()
-
-    def _make_pool(self) -> PlainPool | TLSPool | Http2Pool:
-        parts = self._parts
-        secure = parts.scheme == "https"
-        host, port = parts.hostname or "", parts.port or (443 if secure else 80)
-        settings: dict[str, Any] = {
-            "clock": self._clock,
-            "maxsize": POOL_SIZE,
-            "block": False,
-            "socket_options": socket_options(),
-        }
-        if self._proxy is None:
-            return self._tls_pool(host, port, settings) if secure else PlainPool(host, port, **settings)
-        proxy = parse_url(self._proxy)
-        settings["_proxy"] = proxy
-        settings["_proxy_headers"] = {
-            name: SecretHeader(text) for name, text in self.proxy_headers(self._proxy).items()
-        }
-        settings["_proxy_config"] = ProxyConfig(self._context() if proxy.scheme == "https" else None, False, None, None)
-        if secure:  # a tunnel through the proxy
-            return self._tls_pool(host, port, settings, tunnelled=True, http2=proxy.scheme == "http")
-        proxy_port = proxy.port or (443 if proxy.scheme == "https" else 80)
-        if proxy.scheme == "https":
-            settings["ssl_context"] = self._context()
-            return TLSPool(proxy.host or "", proxy_port, **settings)
-        return PlainPool(proxy.host or "", proxy_port, **settings)
-
-    def _tls_pool(
-        self, host: str, port: int, settings: dict[str, Any], *, tunnelled: bool = False, http2: bool = True
-    ) -> TLSPool | Http2Pool:
-        if self._http2 is not None and http2:
-            both = functools.partial(self._context, "h2", "http/1.1")
-            made = self._http2(host, port, usual=self._context, ssl_context=both(), tunnelled=tunnelled, **settings)
-            made.http1.contexts = both
-            return made
-        pool = TLSPool(host, port, ssl_context=self._context(), **settings)
-        pool.contexts = self._context
-        pool.tunnelled = tunnelled
-        return pool
-
-    def _context(self, *protocols: str) -> ssl.SSLContext:
-        """Return the TLS context as the files say now; asked again for each connection."""
-        bundle = self._ca_bundle or DEFAULT_CA_BUNDLE_PATH
-        return _tls_context(bundle, self._cert, protocols or ("http/1.1",), _stamp(bundle, self._cert))
-
-    # --- hooks of HTTPAdapter ----------------------------------------------------------------------------------------------
-
-    def get_connection_with_tls_context(self, *_args: Any, **_kwargs: Any) -> Any:
-        """Return our pool, whatever the request: this adapter serves one base URL."""
-        return self.pool()
-
-    def cert_verify(self, *_args: Any, **_kwargs: Any) -> None:
-        """Do nothing: the TLS context decides, and is shared, so that nothing may be written on it per request."""
-
-    def add_headers(self, request: Any, **kwargs: Any) -> None:
-        """Add none. The one hook that is told the time limits of a request that somebody else sends through this adapter."""
-        if getattr(request, "scope", None) is None:
-            timeout = kwargs.get("timeout")
-            connect, read = timeout if isinstance(timeout, tuple) else (timeout, timeout)
-            request.scope = CancelScope(self._clock, connect=connect, after_send=read)
-            adopt(request.scope)
-
-    def request_url(self, request: Any, proxies: Any) -> str:  # noqa: ARG002 - requests' signature
-        """Return the path, or for a plain-HTTP proxy the whole URL."""
-        if self._proxy is not None and self._parts.scheme == "http":
-            return str(request.url)
-        return str(request.path_url)
-
-    def build_response(self, req: Any, resp: Any) -> Response:
-        """Return our answer; no cookies, no charset guessing."""
-        scope: CancelScope | None = getattr(req, "scope", None)
-        if scope is not None and scope.sent is False:
-            scope.request_sent()  # an answer without a connection: from the `responses` library
-        return Response(resp, req, scope)
-
-    def close(self) -> None:
-        """Close every kept connection."""
-        super().close()
-        with self._pool_lock:
-            self._closed = True
-        if self._pool is not None:
-            self._pool.close()
 
 
 class SessionTransport:
@@ -349,7 +99,7 @@ class SessionTransport:
         self.session.trust_env = False
         self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self.session.mount(f"{self._origin}/", self.adapter)
-        self._headers = _Headers(
+        self._headers = RequestHeaders(
             {
                 "Host": parts.netloc,
                 "User-Agent": USER_AGENT,
@@ -361,10 +111,10 @@ class SessionTransport:
             if api_key is None or name.lower() != "authorization":
                 _set_header(self._headers, name, SecretHeader(text))
         self._authorization = None if api_key is None else SecretHeader(f"Bearer {api_key}")
-        self._slots = None if max_connections is None else ConnectionLimiter(max_connections)
+        self._permits = None if max_connections is None else ConnectionLimiter(max_connections)
         #: What the runtime sends with every call of a kind is one and the same object, which cannot change, and is merged once. No dict:
         #: without a global interpreter lock one has a lock, which a forked child may find taken for ever.
-        self._merged: tuple[tuple[Mapping[str, str], _Headers], ...] = ()
+        self._merged: tuple[tuple[Mapping[str, str], RequestHeaders], ...] = ()
 
     def __repr__(self) -> str:
         if not hasattr(self, "adapter"):
@@ -396,31 +146,31 @@ class SessionTransport:
             raise ProviderClosedError("the provider was closed; make a new one", sent=False)
         request = self._build(method, path, headers, body, query)
         request.scope = scope  # type: ignore[attr-defined]  # read by build_response
-        if self._slots is None:
+        if self._permits is None:
             return self._exchange(request, scope)
-        slot = self._slots.take(scope, scope.earlier(scope.after_send))
-        scope.connect_deadline = scope.earlier(scope.connect)  # waiting for the slot was not connecting
+        permit = self._permits.acquire(scope, scope.earlier(scope.after_send))
+        scope.connect_deadline = scope.earlier(scope.connect)  # waiting for the permit was not connecting
         try:
             response = self._exchange(request, scope)
         except BaseException:
-            slot.give()
+            permit.release()
             raise
-        response.slot = slot
+        response.permit = permit
         return response
 
     def _build(
         self, method: str, path: str, extra: Mapping[str, str] | None, body: bytes | None, query: str
-    ) -> _Request:
+    ) -> Request:
         if body is None:
             headers = self._with(extra, {})
         else:
-            headers = _Headers(self._merge(extra))
+            headers = RequestHeaders(self._merge(extra))
             headers["Content-Length"] = str(len(body))
         if self._authorization is not None:
             headers["Authorization"] = self._authorization
-        return _Request(method, self._origin, self._prefix + path + query, headers, body)
+        return Request(method, self._origin, self._prefix + path + query, headers, body)
 
-    def _merge(self, extra: Mapping[str, str] | None) -> _Headers:
+    def _merge(self, extra: Mapping[str, str] | None) -> RequestHeaders:
         for known, merged in self._merged:
             if known is extra:
                 return merged
@@ -429,15 +179,15 @@ class SessionTransport:
             self._merged = (*self._merged, (extra, headers))
         return headers
 
-    def _with(self, extra: Mapping[str, str] | None, content: Mapping[str, str]) -> _Headers:
+    def _with(self, extra: Mapping[str, str] | None, content: Mapping[str, str]) -> RequestHeaders:
         """Return the headers of every request, those of its content, and those of one call."""
-        headers = _Headers({**self._headers, **content})
+        headers = RequestHeaders({**self._headers, **content})
         for name, text in (extra or {}).items():
             if self._authorization is None or name.lower() != "authorization":  # which nothing replaces
                 _set_header(headers, name, text)
         return headers
 
-    def _exchange(self, request: _Request, scope: CancelScope) -> Response:
+    def _exchange(self, request: Request, scope: CancelScope) -> Response:
         problem: BaseException
         try:
             with activate(scope):
@@ -494,7 +244,7 @@ class SessionTransport:
         self.session.close()
 
 
-def _set_header(headers: _Headers, name: str, text: str) -> None:
+def _set_header(headers: RequestHeaders, name: str, text: str) -> None:
     """Set a header under whichever spelling it has already."""
     lower = name.lower()
     for known in headers:

@@ -47,7 +47,7 @@ from support.http2_servers import ErrorCodes, Http2Server, SettingCodes, until
 
 from groq_provider import CancelToken, RetryPolicy, Timeouts
 from groq_provider import errors as e
-from groq_provider.transport import session
+from groq_provider.transport import requests_adapter
 from groq_provider.transport.http2 import connection as http2_connection
 from groq_provider.transport.http2 import pool as http2_pool
 from groq_provider.transport.http2.connection import Http2Connection
@@ -676,7 +676,7 @@ def test_error_beside_opening_window():
         assert next(stream).content == "one"
         (connection,) = provider._transport.adapter._pool._connections
         with running(lambda: attempt(stream.collect)) as results:
-            assert until(lambda: connection._leader is not None)
+            assert until(lambda: connection._reader is not None)
             error = attempt(lambda: provider.generate("z" * 200_000))
         assert isinstance(error, e.ProtocolError), error
         assert error.sent is None
@@ -1290,7 +1290,7 @@ def dying(monkeypatch):
 
     Not before, and not afterwards: a server may be slow and alive.
     """
-    die = Http2Connection._die
+    die = Http2Connection._end
 
     def died(connection, *how):
         monkeypatch.setattr(http2_connection, "PING_AFTER", usual[0])
@@ -1304,7 +1304,7 @@ def dying(monkeypatch):
             connection._pipe.wake()  # whoever leads has to look at the time again
 
     usual = http2_connection.PING_AFTER, http2_connection.PING_PATIENCE
-    monkeypatch.setattr(Http2Connection, "_die", died)
+    monkeypatch.setattr(Http2Connection, "_end", died)
     return now
 
 
@@ -1377,9 +1377,9 @@ def test_slow_upload_shows_life(told, monkeypatch):
     monkeypatch.setattr(http2_connection, "PING_AFTER", 0.2)
     monkeypatch.setattr(http2_connection, "PING_PATIENCE", 2.0)
     if not told:
-        small = [*session.socket_options(), (socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)]
-        monkeypatch.setattr(session, "socket_options", lambda: small)
-        monkeypatch.setattr(http2_connection, "_unconfirmed", lambda _: 0)
+        small = [*requests_adapter.socket_options(), (socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)]
+        monkeypatch.setattr(requests_adapter, "socket_options", lambda: small)
+        monkeypatch.setattr(http2_connection, "_unconfirmed_bytes", lambda _: 0)
     elif sys.platform != "linux":
         pytest.skip("Linux says what it holds")
 

@@ -108,25 +108,25 @@ def test_tried_lock_is_taken_once():
 
 
 def given_back(provider):
-    slots = provider._transport._slots
+    permits = provider._transport._permits
 
-    slot = Permit()  # here: its finalizer is not to be struck
+    permit = Permit()  # here: its finalizer is not to be struck
 
     def give():
-        slot._slots = slots
-        slot.give()
+        permit._limiter = permits
+        permit.release()
 
-    return give, slots._lock
+    return give, permits._lock
 
 
 def left_to_others(provider):
     (connection,) = provider._transport.adapter._pool._connections
-    return lambda: connection.drop(connection.watch()), connection._lock
+    return lambda: connection.drop(connection.placeholder_stream()), connection._lock
 
 
 def place_given_back(provider):
     pool = provider._transport.adapter._pool
-    return lambda: pool._given(pool._connections[0], 0), pool._lock
+    return lambda: pool._return_places(pool._connections[0], 0), pool._lock
 
 
 @pytest.mark.parametrize("what", [given_back, left_to_others, place_given_back], ids=lambda what: what.__name__)
@@ -146,20 +146,20 @@ def test_interrupt_leaves_no_lock_held(what):
         assert at_every_place(strike) > 3
 
 
-def test_interrupt_loses_no_slot():
-    """A slot that was given back is free, or somebody's who knows of it."""
+def test_interrupt_loses_no_permit():
+    """A permit that was given back is free, or somebody's who knows of it."""
     from groq_provider.clock import SystemClock
 
     def strike(number):
-        slots = ConnectionLimiter(1)
-        slot = slots.take(CancelScope(SystemClock()), None)
+        permits = ConnectionLimiter(1)
+        permit = permits.acquire(CancelScope(SystemClock()), None)
         results = []
-        with running(lambda: results.append(slots.take(CancelScope(SystemClock()), None))):
-            assert until(lambda: slots._queue)
+        with running(lambda: results.append(permits.acquire(CancelScope(SystemClock()), None))):
+            assert until(lambda: permits._waiters)
             with interrupted(number) as interrupter:
-                slot.give()
-            slot.give()  # if it was struck before anything was given back
-            slots._settle()
+                permit.release()
+            permit.release()  # if it was struck before anything was given back
+            permits._settle_returned()
         assert len(results) == 1, interrupter.where
         return interrupter.where
 
@@ -167,32 +167,32 @@ def test_interrupt_loses_no_slot():
 
 
 def test_interrupted_waiter_loses_no_slot():
-    """Whether it strikes before the slot is granted or after; nobody is left in the queue either. The error is kept, as a debugger would."""
+    """Whether it strikes before the permit is granted or after; nobody is left in the queue either. The error is kept, as a debugger would."""
     from groq_provider import clock
 
     files, kept = FILES | {clock.__file__}, []
 
     def strike(number):
-        slots = ConnectionLimiter(1)
-        slot = slots.take(CancelScope(clock.SystemClock()), None)
+        permits = ConnectionLimiter(1)
+        permit = permits.acquire(CancelScope(clock.SystemClock()), None)
         over = threading.Event()
 
         def give():
-            assert until(lambda: slots._queue or over.is_set())
-            slot.give()
+            assert until(lambda: permits._waiters or over.is_set())
+            permit.release()
 
         taken = []
         with running(give):
             with interrupted(number, files) as interrupter:
                 try:
-                    taken.append(slots.take(CancelScope(clock.SystemClock()), None))
+                    taken.append(permits.acquire(CancelScope(clock.SystemClock()), None))
                 except KeyboardInterrupt as problem:
                     kept.append(problem)
                     raise
             over.set()
         for each in taken:
-            each.give()
-        assert (slots._free, len(slots._queue), len(slots._returned)) == (1, 0, 0), interrupter.where
+            each.release()
+        assert (permits._free_permits, len(permits._waiters), len(permits._returned)) == (1, 0, 0), interrupter.where
         return interrupter.where
 
     assert at_every_place(strike) > 5
@@ -204,8 +204,8 @@ def test_interrupted_waiter_loses_no_slot():
 def clean(provider):
     """Say whether nothing is under way on any connection."""
     for connection in provider._transport.adapter._pool._connections:
-        books = connection.taken, connection._frames.streams, connection._waiting, len(connection._left)
-        if not connection.dead and (books != (0, {}, {}, 0) or connection._leader or connection._chosen):
+        books = connection.reserved, connection._frames.streams, connection._waiting, len(connection._deferred)
+        if not connection.dead and (books != (0, {}, {}, 0) or connection._reader or connection._next_reader):
             return False
     return True
 
@@ -300,7 +300,7 @@ def test_interrupt_while_awaiting_place(every, monkeypatch):
         pool = provider._transport.adapter._pool
 
         def waiting(stream):
-            return stream and (stream in stream.connection._waiting or stream is stream.connection._leader)
+            return stream and (stream in stream.connection._waiting or stream is stream.connection._reader)
 
         def strike(number):
             held = provider.generate_stream("hold")
@@ -370,7 +370,7 @@ def test_interrupt_repeats_no_other_request(monkeypatch):
         (connection,) = provider._transport.adapter._pool._connections
 
         def other():
-            assert until(lambda: connection._leader is not None)
+            assert until(lambda: connection._reader is not None)
             monkeypatch.setattr(http2_connection.Http2Connection, "_read", struck)
             return attempt(lambda: provider.generate("other"))
 

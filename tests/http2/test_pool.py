@@ -205,7 +205,7 @@ def second_on_a_cold_start(monkeypatch, limits, work):
                 (waiter,) = pool._queue
                 assert until(lambda: waiter.stream is not None)
                 server.do(server.speak.set)
-                assert until(lambda: pool._connections[0].settled)
+                assert until(lambda: pool._connections[0].settings_received)
                 work(server, waiter, second)
             server.release()
         assert first == ["one two"]
@@ -384,7 +384,7 @@ def full_connection(monkeypatch, script, streams=1):
 
 def test_place_returned_during_warm_up(monkeypatch):
     """A place that comes back as a warm-up counts is not lost: the warm-up looks for waiters itself."""
-    places = Http2Pool._places
+    places = Http2Pool._free_places
 
     def counting(pool):
         if sys._getframe(1).f_code.co_name == "warm_up":
@@ -396,7 +396,7 @@ def test_place_returned_during_warm_up(monkeypatch):
             lambda: attempt(lambda: provider.generate("y", timeout=Timeouts(first_token=SOON)).content)
         ) as found:
             assert until(lambda: pool_of(provider)._queue)
-            monkeypatch.setattr(Http2Pool, "_places", counting)
+            monkeypatch.setattr(Http2Pool, "_free_places", counting)
             assert provider.warm_up(1) == 0
         assert found == ["y"]
 
@@ -475,7 +475,7 @@ def strike(number, work):
 def all_free(pool):
     """Say whether nobody has a place, waits for one, or makes a connection."""
     streams = [connection._frames.streams for connection in pool._connections if not connection.dead]
-    taken = [connection.taken for connection in pool._connections if not connection.dead]
+    taken = [connection.reserved for connection in pool._connections if not connection.dead]
     return not (any(streams) or any(taken) or pool._queue or pool._returned or pool._connecting or pool._lock.locked())
 
 

@@ -340,7 +340,7 @@ MODULES = {
     "call": ["call/runtime.py", "call/call.py", "provider.py", "call/retry.py", "cancel.py", "latency.py"],
     "stream": ["call/stream.py", "wire/assemble.py", "wire/sse.py"],
     "pool": ["transport/http1/pool.py", "transport/session.py", "transport/scope.py", "transport/http1/connection.py"],
-    "answer": ["transport/requests_response.py"],
+    "answer": ["transport/requests_adapter.py"],
 }  # fmt: skip
 
 
@@ -495,13 +495,13 @@ def locks_of(provider, stream):
         "tracker": provider._tracker._lock,
         "ring": provider._tracker._add(MODEL).lock,
         "call": call._lock,
-        "slots": provider._transport._slots._lock,
+        "permits": provider._transport._permits._lock,
         "adapter": provider._transport.adapter._pool_lock,
         "pool": pool.pool.mutex if hasattr(pool, "pool") else pool._lock,  # the latter over HTTP/2
     }
 
 
-LOCKS = ["limiter", "limiter-models", "budget", "tracker", "ring", "call", "slots", "adapter", "pool"]
+LOCKS = ["limiter", "limiter-models", "budget", "tracker", "ring", "call", "permits", "adapter", "pool"]
 
 
 @pytest.mark.over_http2("bridge")

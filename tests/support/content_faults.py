@@ -17,7 +17,7 @@ from support.servers import FaultServer, answer, chunk, reset, serving
 from groq_provider import GroqProvider, LLMRequest, RateLimits, RetryPolicy, Timeouts
 from groq_provider import errors as e
 from groq_provider.ratelimit.estimate import estimate_prompt_tokens, estimate_text_tokens
-from groq_provider.transport import requests_response as response
+from groq_provider.transport import requests_adapter as response
 
 MODEL, OTHER = "faulty-model", "other-model"
 KEY = "gsk_CONTENTcanaryOfLettersOnly"

@@ -13,7 +13,8 @@ from urllib3.util import parse_url
 
 from groq_provider import ConfigurationError, GroqProvider, ProviderConfig, SystemClock
 from groq_provider.config.urls import check_proxy
-from groq_provider.transport.session import Adapter, SessionTransport
+from groq_provider.transport.requests_adapter import Adapter
+from groq_provider.transport.session import SessionTransport
 
 PASSWORD = "hunter2hunter2"
 BAD = {

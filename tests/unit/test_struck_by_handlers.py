@@ -144,9 +144,9 @@ def test_a_handlers_call_goes_first(batch):
 
 
 def test_handler_passes_a_waiting_request():
-    """Of max_connections: the slot that comes free is the handler's."""
-    slots, call = ConnectionLimiter(1), CancelScope(SystemClock())
-    held = slots.take(call, None)
+    """Of max_connections: the permit that comes free is the handler's."""
+    permits, call = ConnectionLimiter(1), CancelScope(SystemClock())
+    held = permits.acquire(call, None)
 
     class Striking(SystemClock):
         struck = False
@@ -154,40 +154,40 @@ def test_handler_passes_a_waiting_request():
         def wait(self, lock, timeout):
             if not self.struck:
                 self.struck = True
-                giver = threading.Thread(target=lambda: (wait_for(lambda: len(slots._queue) == 2), held.give()))
+                giver = threading.Thread(target=lambda: (wait_for(lambda: len(permits._waiters) == 2), held.release()))
                 giver.start()
-                slots.take(CancelScope(self), None).give()
+                permits.acquire(CancelScope(self), None).release()
                 giver.join()
             return super().wait(lock, timeout)
 
-    slots.take(CancelScope(Striking()), None).give()
-    assert (slots._free, len(slots._queue)) == (1, 0)
+    permits.acquire(CancelScope(Striking()), None).release()
+    assert (permits._free_permits, len(permits._waiters)) == (1, 0)
 
 
 def test_slots_right_at_any_moment():
     """A handler takes one and gives it back, or finds none in time: none is lost, and none is there twice."""
 
     def handler(context):
-        slots = context["slots"]
+        permits = context["permits"]
         try:
-            slots.take(CancelScope(SystemClock()), 0).give()
+            permits.acquire(CancelScope(SystemClock()), 0).release()
         except PoolTimeoutError:
             pass
 
     def action(context):
-        slots = context["slots"] = ConnectionLimiter(2)
+        permits = context["permits"] = ConnectionLimiter(2)
         yield
-        first, second = (slots.take(CancelScope(SystemClock()), None) for _ in range(2))
-        first.give()
-        third = slots.take(CancelScope(SystemClock()), None)
+        first, second = (permits.acquire(CancelScope(SystemClock()), None) for _ in range(2))
+        first.release()
+        third = permits.acquire(CancelScope(SystemClock()), None)
         try:
-            slots.take(CancelScope(SystemClock()), 0)
+            permits.acquire(CancelScope(SystemClock()), 0)
         except PoolTimeoutError:
             pass
-        second.give()
-        third.give()
+        second.release()
+        third.release()
         yield
-        assert (slots._free, len(slots._queue), len(slots._returned)) == (2, 0, 0)
+        assert (permits._free_permits, len(permits._waiters), len(permits._returned)) == (2, 0, 0)
 
     assert strike("transport/permits", handler, action) > 5
 

@@ -32,19 +32,19 @@ def pair():
 
 
 @pytest.fixture
-def intake(pair):
+def buffer(pair):
     return ReceiveBuffer(pair[0], CancelScope(SystemClock(), total_deadline=SystemClock().monotonic() + 20))
 
 
 @pytest.fixture
-def answer_of(pair, intake):
+def answer_of(pair, buffer):
     """An answer to *data*; with *end* the peer closes after it."""
 
     def build(data, *, end=False, method="GET"):
         pair[1].sendall(data)
         if end:
             pair[1].shutdown(socket.SHUT_WR)
-        return HTTP11Response(Connection(), intake, method)
+        return HTTP11Response(Connection(), buffer, method)
 
     return build
 
@@ -53,21 +53,21 @@ def body_of(answer):
     return b"".join(iter(answer.read1, b""))
 
 
-def test_overlong_line_returns_one_extra(pair, intake):
+def test_overlong_line_returns_one_extra(pair, buffer):
     """A line over the limit comes with one byte more, which shows that it is too long; nothing beyond is taken."""
     pair[1].sendall(b"abcdefgh\n")
-    assert intake.line(5) == b"abcdef"
-    assert intake.line(5) == b"gh\n"
+    assert buffer.read_line(5) == b"abcdef"
+    assert buffer.read_line(5) == b"gh\n"
 
 
-def test_line_ends_with_connection(pair, intake):
+def test_line_ends_with_connection(pair, buffer):
     """Pieces of a line wait for its end; at the end of the connection the line is what has come."""
-    intake.held = b"on"
+    buffer.buffered = b"on"
     pair[1].sendall(b"e\ntw")
-    assert intake.line() == b"one\n"
+    assert buffer.read_line() == b"one\n"
     pair[1].close()
-    assert intake.line() == b"tw"
-    assert intake.line() == b""
+    assert buffer.read_line() == b"tw"
+    assert buffer.read_line() == b""
 
 
 @pytest.mark.parametrize(
@@ -78,21 +78,21 @@ def test_line_ends_with_connection(pair, intake):
         pytest.param(CHUNKED + b"2;x=y\r\nab\r\n1\nc\r\n0\r\nTrailer: 1\r\n\r\n", id="chunked, extension and trailer"),
     ],
 )
-def test_marked_body_keeps_connection(answer_of, intake, data):
+def test_marked_body_keeps_connection(answer_of, buffer, data):
     """A body with a mark leaves the connection to the next answer; bytes that follow it make it useless."""
     answer = answer_of(data)
     assert body_of(answer) == b"abc"
-    assert (answer.marked, answer.over, answer.serves_again, intake.held) == (True, True, True, b"")
-    intake.held = b"HTTP/1.1 200 OK"
-    assert not answer.serves_again
+    assert (answer.self_delimited, answer.fully_read, answer.can_reuse, buffer.buffered) == (True, True, True, b"")
+    buffer.buffered = b"HTTP/1.1 200 OK"
+    assert not answer.can_reuse
 
 
 def test_unmarked_body_ends_with_connection(answer_of):
     """A body without a mark ends with the connection, which cannot serve again."""
     answer = answer_of(b"HTTP/1.1 200 OK\r\n\r\nabc", end=True)
-    assert not answer.marked
+    assert not answer.self_delimited
     assert body_of(answer) == b"abc"
-    assert not answer.serves_again
+    assert not answer.can_reuse
 
 
 def test_cut_body_reports_missing_bytes(answer_of):
@@ -135,7 +135,7 @@ def test_chunked_end_waits_for_trailers(pair, answer_of, size, end):
     pair[1].sendall(end[-1:])
     assert answer.ready(20)
     assert answer.read1() == b""
-    assert answer.serves_again
+    assert answer.can_reuse
 
 
 @pytest.mark.parametrize("sizes", [(None,), (4, 4, 4), (3, None)])
@@ -155,7 +155,7 @@ def test_forgotten_answer_closes_connection(answer_of):
     assert connection.closed
 
 
-def test_look_keeps_error_for_reader(pair, intake, answer_of):
+def test_look_keeps_error_for_reader(pair, buffer, answer_of):
     """Looking takes in what has come and keeps an error for the reader: the system names it once only."""
     answer = answer_of(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n")
     assert not answer.ready(0)
@@ -172,16 +172,16 @@ def test_look_keeps_error_for_reader(pair, intake, answer_of):
         def recv(self, _size):
             raise ConnectionResetError
 
-    intake.sock = Broken()
-    assert intake.look()
-    intake.sock = pair[0]
+    buffer.sock = Broken()
+    assert buffer.peek()
+    buffer.sock = pair[0]
     with pytest.raises(ConnectionResetError):
         answer.read1()
     with contextlib.suppress(OSError):
         pair[1].close()
 
 
-def test_interrupted_look_never_passes_whole(pair, intake, answer_of):
+def test_interrupted_look_never_passes_whole(pair, buffer, answer_of):
     """What an interrupt tears out while looking would be missing in the middle, so nothing passes for whole."""
     answer = answer_of(CHUNKED)
 
@@ -199,16 +199,16 @@ def test_interrupted_look_never_passes_whole(pair, intake, answer_of):
             return Interrupting(pair[0].recv(size))
 
     pair[1].sendall(chunk(b"one"))
-    intake.sock = Socket()
+    buffer.sock = Socket()
     with pytest.raises(KeyboardInterrupt):
-        intake.look()
-    intake.sock = pair[0]
+        buffer.peek()
+    buffer.sock = pair[0]
     pair[1].sendall(chunk(b"two") + b"0\r\n\r\n")
     with pytest.raises(ConnectionAbortedError):
         answer.read1()
 
 
-def test_look_ends_despite_endless_input(pair, intake, answer_of):
+def test_look_ends_despite_endless_input(pair, buffer, answer_of):
     """Looking ends however much comes: a size line without an end is handed to the reader, who refuses it."""
     answer = answer_of(CHUNKED)
     pair[1].sendall(b"5;" + b"a" * 20_000)
@@ -227,4 +227,4 @@ def test_leading_zeros_keep_length(answer_of, length, body):
 
 def test_protocol_change_retires_connection(answer_of):
     """A connection that changes its protocol unasked serves no more."""
-    assert not answer_of(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n").serves_again
+    assert not answer_of(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n").can_reuse

@@ -262,13 +262,13 @@ class Stage:
         if self.name == "limiter wait":
             return self.provider.get_rate_limits()[MODEL].waiting == 1
         if self.name == "pool wait":
-            return len(self.provider._transport._slots._queue) == 1
+            return len(self.provider._transport._permits._waiters) == 1
         if self.name.startswith("retry sleep"):
             return self.blocked.is_set() and bool(call._callbacks)
         if self.name == "connect":
-            return call._sock is not None
+            return call._bound is not None
         if self.name == "TLS handshake":
-            return isinstance(call._sock, ssl.SSLSocket) and self.blocked.is_set()
+            return isinstance(call._bound, ssl.SSLSocket) and self.blocked.is_set()
         if self.where.stream and self.stream is None:
             return False
         if self.where.begun and b'"one"' in self.where.begun and self.stream.partial.content != "one":
@@ -298,7 +298,7 @@ class Stage:
         before = self.server.connections
         self.dead_port = None
         if self.name == "pool wait":
-            self.first_in_pool.give()
+            self.first_in_pool.release()
         if self.name != "limiter wait":
             assert provider.generate("after").content == "after"
             assert torn or self.server.connections == before + (self.where.connection != "kept")
@@ -352,7 +352,7 @@ def staged(name, tmp_path, monkeypatch):
         if name == "limiter wait":
             stage.provider._limiter.reserve(MODEL, prompt_tokens=1).keep()
         if name == "pool wait":
-            stage.first_in_pool = stage.provider._transport._slots.take(CancelScope(SystemClock()), None)
+            stage.first_in_pool = stage.provider._transport._permits.acquire(CancelScope(SystemClock()), None)
         if name == "connect":
             stage.dead_port = dead
         yield stage

@@ -18,7 +18,7 @@ from support.servers import chunk, reset, serving
 
 from groq_provider import CancelToken, GroqProvider, RetryPolicy, SystemClock, Timeouts
 from groq_provider import errors as e
-from groq_provider.transport.requests_response import Response
+from groq_provider.transport.requests_adapter import Response
 
 pytestmark = pytest.mark.warm_http2
 

@@ -256,7 +256,7 @@ def test_late_cancel_spares_other_calls(seeds):
                 run(seed, sure, sure, unsure, unsure, leaving, cancel)
                 pool = transport.adapter._pool
                 assert pool.idle() <= 6, seed
-                assert all(call._sock is None for call in doomed), seed
+                assert all(call._bound is None for call in doomed), seed
             finally:
                 transport.close()
     assert min(outcomes[kind] for kind in ("sure", "in time", "cancelled")) > 0
@@ -292,21 +292,21 @@ def test_closing_leaves_no_connection(seeds):
             time.sleep(0.001)
 
 
-def test_slots_neither_lost_nor_doubled(seeds):
+def test_permits_neither_lost_nor_doubled(seeds):
     """Grants, time limits, cancels and finalizers at once: never more than two hold one, and in the end both are free."""
     for seed in seeds:
-        slots = ConnectionLimiter(2)
+        permits = ConnectionLimiter(2)
         holding: list[int] = []
         most: list[int] = []
         calls: list[CancelScope] = []
 
-        def work(rng, slots=slots, holding=holding, most=most, calls=calls):
+        def work(rng, permits=permits, holding=holding, most=most, calls=calls):
             for _ in range(4):
                 call = CancelScope(SystemClock())
                 calls.append(call)
                 limit = None if rng.random() < 0.5 else time.monotonic() + rng.random() * 0.002
                 try:
-                    slot = slots.take(call, limit)
+                    permit = permits.acquire(call, limit)
                 except (e.PoolTimeoutError, e.RequestCancelledError):
                     continue
                 holding.append(1)
@@ -315,9 +315,9 @@ def test_slots_neither_lost_nor_doubled(seeds):
                     time.sleep(0)
                 holding.pop()
                 if rng.random() < 0.5:
-                    slot.give()
-                    slot.give()
-                del slot
+                    permit.release()
+                    permit.release()
+                del permit
 
         def cancel(rng, calls=calls):
             for _ in range(10):
@@ -327,7 +327,7 @@ def test_slots_neither_lost_nor_doubled(seeds):
 
         run(seed, *[work] * 5, cancel)
         assert max(most) <= 2, seed
-        assert (slots._free, len(slots._queue), len(slots._returned)) == (2, 0, 0), seed
+        assert (permits._free_permits, len(permits._waiters), len(permits._returned)) == (2, 0, 0), seed
 
 
 # --- whole calls -------------------------------------------------------------------------------------------------------------
@@ -339,7 +339,7 @@ WHOLE = FILES | {
         "call/call.py",
         "call/stream.py",
         "transport/session.py",
-        "transport/requests_response.py",
+        "transport/requests_adapter.py",
     )
 }
 
@@ -509,7 +509,7 @@ def test_cancel_closes_only_own_socket(seeds, monkeypatch):
 
         run(seed, work, work, cancel, cancel)
         assert wrong == [], seed
-        assert all(call._sock is None for call in shared), seed
+        assert all(call._bound is None for call in shared), seed
 
 
 def test_sockets_survive_last_users_cancel(seeds):

@@ -359,7 +359,7 @@ def test_an_interrupt_shows_nothing(place, monkeypatch, caplog, capsys):
         "limiter": "groq_provider.ratelimit.limiter.TokenBucketRateLimiter.reserve",
         "connect": "socket.socket.connect",
         "head": "groq_provider.transport.http1.receive.ReceiveBuffer.receive",
-        "body": "groq_provider.transport.requests_response.Response.read_body",
+        "body": "groq_provider.transport.requests_adapter.Response.read_body",
         "event": "groq_provider.wire.sse.EventDecoder.feed",
     }
     handler = stream_of(WORD) if place == "event" else always(answer(json.dumps(FINE).encode(), JSON))

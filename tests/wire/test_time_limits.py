@@ -204,10 +204,10 @@ def test_total_bounds_connection_wait(scene, call):
     """The total bounds the wait for a connection, with all of ``max_connections`` busy."""
     server = scene.serve(hanging())
     provider = scene.provider(server.url, max_connections=1)
-    slot = provider._transport._slots.take(CancelScope(SystemClock()), None)
+    permit = provider._transport._permits.acquire(CancelScope(SystemClock()), None)
     scene.jump_when_begun()
     error = held_up(provider, call)
-    slot.give()
+    permit.release()
     assert type(error) is e.DeadlineExceededError
     assert (error.sent, server.connections) == (False, 0)
     assert [(attempt.error, attempt.sent) for attempt in error.attempts] == [("DeadlineExceededError", False)]

@@ -665,14 +665,14 @@ def test_mocked_exceptions_are_ours(raised, wanted):
 
 @responses.activate
 def test_cap_and_mocks_go_together():
-    """The slot comes back from a mocked answer, read or dropped."""
+    """The permit comes back from a mocked answer, read or dropped."""
     responses.post(BASE + "/x", body=b"{}")
     with transport_to(BASE, max_connections=1) as transport:
         fetch(transport)
         send(transport).close()
         send(transport).abandon()
         send(transport).drain(new_scope())
-        assert transport._slots._free == 1
+        assert transport._permits._free_permits == 1
 
 
 # --- failures --------------------------------------------------------------------------------------------------------------
@@ -718,7 +718,7 @@ def test_cap_is_held():
         in_threads(12, lambda _: [fetch(transport) for _ in range(5)])
         assert most <= 3
         assert server.connections <= 3
-        assert transport._slots._free == 3
+        assert transport._permits._free_permits == 3
 
 
 def test_connection_wait_ends_at_limit():
@@ -730,7 +730,7 @@ def test_connection_wait_ends_at_limit():
         assert (caught.value.sent, caught.value.retryable) == (False, True)
         held.read_body(LIMIT)
         fetch(transport)
-        assert transport._slots._free == 1
+        assert transport._permits._free_permits == 1
 
 
 def test_connection_wait_spares_connect_limit():
@@ -742,7 +742,7 @@ def test_connection_wait_spares_connect_limit():
         found = queue.SimpleQueue()
         thread = threading.Thread(target=lambda: found.put(fetch(transport, scope=scope)))
         thread.start()
-        wait_for(lambda: transport._slots._queue)
+        wait_for(lambda: transport._permits._waiters)
         clock.ahead = 100  # past the idle age, too: a new connection is needed
         held.read_body(LIMIT)
         thread.join(PATIENCE)
@@ -751,46 +751,46 @@ def test_connection_wait_spares_connect_limit():
 
 def test_waiters_are_served_in_order():
     """First come, first served."""
-    slots, order = ConnectionLimiter(1), []
-    first = slots.take(new_scope(), None)
+    permits, order = ConnectionLimiter(1), []
+    first = permits.acquire(new_scope(), None)
 
     def wait(number):
-        slot = slots.take(new_scope(), None)
+        permit = permits.acquire(new_scope(), None)
         order.append(number)
-        slot.give()
+        permit.release()
 
     threads = []
     for number in range(8):
         threads.append(threading.Thread(target=wait, args=(number,)))
         threads[-1].start()
-        wait_for(lambda wanted=number + 1: len(slots._queue) == wanted)
-    first.give()
+        wait_for(lambda wanted=number + 1: len(permits._waiters) == wanted)
+    first.release()
     for thread in threads:
         thread.join(PATIENCE)
     assert order == list(range(8))
-    assert slots._free == 1
+    assert permits._free_permits == 1
 
 
 def test_cancel_ends_connection_wait():
     """And the place in the queue is given up."""
-    slots = ConnectionLimiter(1)
-    held = slots.take(new_scope(), None)
+    permits = ConnectionLimiter(1)
+    held = permits.acquire(new_scope(), None)
     scope = new_scope()
     failed = queue.SimpleQueue()
 
     def wait():
         with pytest.raises(RequestCancelledError) as caught:
-            slots.take(scope, None)
+            permits.acquire(scope, None)
         failed.put(caught.value.sent)
 
     thread = threading.Thread(target=wait)
     thread.start()
-    wait_for(lambda: slots._queue)
+    wait_for(lambda: permits._waiters)
     scope.cancel()
     thread.join(PATIENCE)
     assert failed.get(timeout=PATIENCE) is False
-    held.give()
-    assert (slots._free, len(slots._queue)) == (1, 0)
+    held.release()
+    assert (permits._free_permits, len(permits._waiters)) == (1, 0)
 
 
 class GrantingClock(SystemClock):
@@ -806,64 +806,64 @@ class GrantingClock(SystemClock):
         return self.result
 
 
-def test_last_moment_slot_counts():
+def test_last_moment_permit_counts():
     """Timed out and granted at once: we have it, and only we."""
-    slots = ConnectionLimiter(1)
-    held = slots.take(new_scope(), None)
+    permits = ConnectionLimiter(1)
+    held = permits.acquire(new_scope(), None)
     scope = new_scope()
-    scope.clock = GrantingClock(held.give, result=False)
-    mine = slots.take(scope, None)
-    assert slots._free == 0
-    mine.give()
-    assert slots._free == 1
+    scope.clock = GrantingClock(held.release, result=False)
+    mine = permits.acquire(scope, None)
+    assert permits._free_permits == 0
+    mine.release()
+    assert permits._free_permits == 1
 
 
-def test_cancelled_waiters_slot_goes_on():
+def test_cancelled_waiters_permit_goes_on():
     """Cancelled and granted at once: the next in the queue gets it."""
-    slots = ConnectionLimiter(1)
-    held = slots.take(new_scope(), None)
+    permits = ConnectionLimiter(1)
+    held = permits.acquire(new_scope(), None)
     scope = new_scope()
-    scope.clock = GrantingClock(lambda: (held.give(), scope.cancel()), result=True)
+    scope.clock = GrantingClock(lambda: (held.release(), scope.cancel()), result=True)
     with pytest.raises(RequestCancelledError):
-        slots.take(scope, None)
-    assert slots._free == 1
+        permits.acquire(scope, None)
+    assert permits._free_permits == 1
 
 
 @pytest.mark.parametrize("granted", [True, False])
-def test_interrupt_loses_no_slot(granted):
-    """Ctrl-C while waiting loses no slot."""
-    slots = ConnectionLimiter(1)
-    held = slots.take(new_scope(), None)
+def test_interrupt_loses_no_permit(granted):
+    """Ctrl-C while waiting loses no permit."""
+    permits = ConnectionLimiter(1)
+    held = permits.acquire(new_scope(), None)
     scope = new_scope()
-    scope.clock = GrantingClock(held.give if granted else lambda: None, result=KeyboardInterrupt())
+    scope.clock = GrantingClock(held.release if granted else lambda: None, result=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        slots.take(scope, None)
-    held.give()
-    assert (slots._free, len(slots._queue)) == (1, 0)
+        permits.acquire(scope, None)
+    held.release()
+    assert (permits._free_permits, len(permits._waiters)) == (1, 0)
 
 
-def test_slot_returned_inside_lock_survives():
-    """A finalizer runs while its own thread holds the lock: no deadlock, and the slot is free."""
-    slots = ConnectionLimiter(1)
-    held = slots.take(new_scope(), None)
-    with slots._lock:
-        held.give()
-    mine = slots.take(new_scope(), None)
+def test_permit_returned_inside_lock_survives():
+    """A finalizer runs while its own thread holds the lock: no deadlock, and the permit is free."""
+    permits = ConnectionLimiter(1)
+    held = permits.acquire(new_scope(), None)
+    with permits._lock:
+        held.release()
+    mine = permits.acquire(new_scope(), None)
     with pytest.raises(PoolTimeoutError):
-        slots.take(new_scope(), 0)
-    mine.give()
-    assert slots._free == 1
+        permits.acquire(new_scope(), 0)
+    mine.release()
+    assert permits._free_permits == 1
 
 
 @pytest.mark.parametrize("ending", ["read", "close", "abandon", "drop", "drain", "cancel", "too-large"])
-def test_every_path_returns_slot_once(ending):
+def test_every_path_returns_permit_once(ending):
     """Whatever ends the answer, the cap is whole again."""
     whole = answer(b"x" * 100_000)
     handler = hanging(whole[:-1]) if ending == "cancel" else always(whole)
     with serving(handler) as server, transport_to(server.url, max_connections=2) as transport:
         scope = new_scope()
         response = send(transport, scope=scope)
-        assert transport._slots._free == 1
+        assert transport._permits._free_permits == 1
         if ending == "read":
             response.read_body(LIMIT)
             response.close()
@@ -885,11 +885,11 @@ def test_every_path_returns_slot_once(ending):
                 response.read_body(10)
         del response
         gc.collect()
-        assert transport._slots._free == 2
+        assert transport._permits._free_permits == 2
 
 
-def test_failed_sending_returns_slot():
-    """A slot is given back when sending fails: refused, or cancelled before."""
+def test_failed_sending_returns_permit():
+    """A permit is given back when sending fails: refused, or cancelled before."""
     with transport_to("http://127.0.0.1:9", max_connections=1) as transport:
         with pytest.raises(APIConnectionError):
             send(transport)
@@ -897,7 +897,7 @@ def test_failed_sending_returns_slot():
         scope.cancel()
         with pytest.raises(RequestCancelledError):
             send(transport, scope=scope)
-        assert transport._slots._free == 1
+        assert transport._permits._free_permits == 1
 
 
 # --- leaving and closing ---------------------------------------------------------------------------------------------------
@@ -1034,17 +1034,17 @@ def test_child_starts_with_free_cap():
     """Slots of the parent's threads, and locks they hold, do not bind the child."""
     with serving(echo) as server, transport_to(server.url, max_connections=1) as transport:
         held = send(transport, b"held")
-        with transport._slots._lock, transport.adapter._pool_lock, transport.adapter.pool().pool.mutex:
+        with transport._permits._lock, transport.adapter._pool_lock, transport.adapter.pool().pool.mutex:
 
             def work():
                 held.abandon()
                 transport.adapter._pool = None
-                return fetch(transport, b"child") == b"child" and transport._slots._free == 1
+                return fetch(transport, b"child") == b"child" and transport._permits._free_permits == 1
 
             child = fork(work)
             assert join(child) == 0
         assert held.read_body(LIMIT) == b"held"
-        assert transport._slots._free == 1
+        assert transport._permits._free_permits == 1
 
 
 @needs_fork

@@ -219,7 +219,7 @@ def test_cancel_wakes_a_connect():
     """Not sent."""
     with full_backlog() as port, transport_to(f"http://127.0.0.1:{port}") as transport:
         scope = new_scope(None)
-        assert cancelled_while(transport, scope, lambda: scope._sock, lambda: send(transport, scope=scope)) is False
+        assert cancelled_while(transport, scope, lambda: scope._bound, lambda: send(transport, scope=scope)) is False
 
 
 @pytest.mark.over_http2("bridge")

@@ -55,7 +55,7 @@ from groq_provider.errors import (
     ReadTimeoutError,
     TLSError,
 )
-from groq_provider.transport import session as session_module
+from groq_provider.transport.tls import tls_context
 
 trustme = pytest.importorskip("trustme", reason="makes the certificates")
 
@@ -516,7 +516,7 @@ def test_cancel_wakes_a_handshake(authority):
                 cancelled_while(
                     transport,
                     scope,
-                    lambda: isinstance(scope._sock, ssl.SSLSocket),
+                    lambda: isinstance(scope._bound, ssl.SSLSocket),
                     lambda: send(transport, scope=scope),
                 )
                 is False
@@ -614,7 +614,7 @@ def test_full_backlog_hits_connect_limit(authority):
 
 def test_context_pins_its_protocols(authority):
     """urllib3 would write on the shared context before every handshake."""
-    context = session_module._tls_context(authority.file, None)
+    context = tls_context(authority.file, None)
     assert context.set_alpn_protocols(["h2"]) is None
 
 

@@ -41,7 +41,7 @@ def socket_options() -> list[tuple[int, int, int]]:
 _poll = getattr(select, "poll", None)  # not on every system
 
 
-def _connected(sock: socket.socket, timeout: float | None) -> bool:
+def _wait_connected(sock: socket.socket, timeout: float | None) -> bool:
     """Wait up to *timeout* seconds until the attempt to connect has ended, well or badly."""
     if _poll is None:  # pragma: no cover - Windows, which reports a failure as an exceptional condition
         return any(select.select([], [sock], [sock], timeout))
@@ -51,7 +51,7 @@ def _connected(sock: socket.socket, timeout: float | None) -> bool:
 
 
 class _TunnelReader(socket.SocketIO):
-    """The read side of a socket while http.client makes a tunnel through a proxy; never waits past the call's deadline."""
+    """The read side of a socket while http.client makes a tunnel through a proxy; never in_progress past the call's deadline."""
 
     def __init__(self, sock: socket.socket, scope: CancelScope) -> None:
         super().__init__(sock, "r")
@@ -59,25 +59,25 @@ class _TunnelReader(socket.SocketIO):
         counted: Any = getattr(sock, "socket", sock)
         counted._io_refs += 1
         self._socket = sock
-        self._call = scope
+        self._scope = scope
 
     def readinto(self, buffer: Buffer) -> int | None:
         """Read once, for as long as the call's deadline allows."""
-        self._socket.settimeout(self._call.left(self._call.deadline))
+        self._socket.settimeout(self._scope.seconds_left(self._scope.deadline))
         return self._socket.recv_into(buffer)
 
 
-class _Readable:
-    """Stands in for the socket where http.client asks it for a file."""
+class _FileMaker:
+    """Stands in for the socket address_info http.client asks it for a file."""
 
-    __slots__ = ("_call", "_sock")
+    __slots__ = ("_scope", "_sock")
 
     def __init__(self, sock: socket.socket, scope: CancelScope) -> None:
         self._sock = sock
-        self._call = scope
+        self._scope = scope
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_TunnelReader(self._sock, self._call))
+        return io.BufferedReader(_TunnelReader(self._sock, self._scope))
 
 
 class _TunnelResponse(http.client.HTTPResponse):
@@ -87,25 +87,25 @@ class _TunnelResponse(http.client.HTTPResponse):
     fp: Any = None
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(_Readable(sock, current()), *args, **kwargs)  # type: ignore[arg-type]  # only makefile() is used
+        super().__init__(_FileMaker(sock, current()), *args, **kwargs)  # type: ignore[arg-type]  # only makefile() is used
 
     def flush(self) -> None:
         """Do nothing: nothing is ever written here, and a collector may have closed the buffer before us."""
 
 
-class _Interruptible(HTTPConnection):
+class _ScopedConnection(HTTPConnection):
     """What both kinds of connections share."""
 
     response_class = _TunnelResponse
-    _intake: ReceiveBuffer | None = None
-    #: The answer that urllib3 reads from it, and after which it gives it back without asking whether it can serve again.
-    judged_by: HTTP11Response | None = None
+    _receive_buffer: ReceiveBuffer | None = None
+    #: The response that urllib3 reads from it, and after which it gives it back without asking whether it can serve again.
+    pending_response: HTTP11Response | None = None
     #: Whatever http.client is told to print for others: it would print the key.
     debuglevel = 0
     #: Monotonic instant it went back to the pool; ``None``: not since it was connected.
     idle_since: float | None = None
     #: The call that made it for HTTP/2 and was given HTTP/1.1; until its first request.
-    maker: CancelScope | None = None
+    made_for: CancelScope | None = None
     pid = 0
 
     def _new_conn(self) -> socket.socket:
@@ -113,25 +113,27 @@ class _Interruptible(HTTPConnection):
         scope = current()
         host: str = self._dns_host  # with its trailing dot, if it has one
         try:
-            found = socket.getaddrinfo(host, self.port, 0, socket.SOCK_STREAM)
+            addresses = socket.getaddrinfo(host, self.port, 0, socket.SOCK_STREAM)
         except socket.gaierror as error:
             raise NameResolutionError(self.host, self, error) from error
         except UnicodeError as error:
             raise NewConnectionError(self, f"cannot resolve {self.host!r}: {error}") from error
         problem: OSError | None = None
-        for tried, where in enumerate(found):
+        for index, address_info in enumerate(addresses):
             try:
                 # A dead address takes its share of the time and leaves the rest to those after it.
-                left = scope.left(scope.connect_deadline)
-                return self._connect_to(scope, where, None if left is None else left / (len(found) - tried))
+                remaining = scope.seconds_left(scope.connect_deadline)
+                return self._connect_to(
+                    scope, address_info, None if remaining is None else remaining / (len(addresses) - index)
+                )
             except OSError as error:
                 problem = error
         if isinstance(problem, TimeoutError):
             raise ConnectTimeoutError(self, f"connection to {self.host} timed out") from problem
         raise NewConnectionError(self, f"cannot connect to {self.host}: {problem or 'no address'}") from problem
 
-    def _connect_to(self, scope: CancelScope, where: tuple[Any, ...], timeout: float | None) -> socket.socket:
-        family, kind, protocol, _name, address = where
+    def _connect_to(self, scope: CancelScope, address_info: tuple[Any, ...], timeout: float | None) -> socket.socket:
+        family, kind, protocol, _name, address = address_info
         sock = socket.socket(family, kind, protocol)
         try:
             for option in self.socket_options or ():
@@ -141,17 +143,19 @@ class _Interruptible(HTTPConnection):
             sock.setblocking(False)
             try:
                 sock.connect(address)
-                waits = False
+                in_progress = False
             except BlockingIOError:
-                waits = True
-            if waits and not scope.cancelled:
-                if not _connected(sock, timeout):
+                in_progress = True
+            if in_progress and not scope.cancelled:
+                if not _wait_connected(sock, timeout):
                     raise TimeoutError("timed out")
                 if failure := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                     raise OSError(failure, os.strerror(failure))
             if scope.cancelled:  # a shut-down socket may report success
                 raise ConnectionAbortedError("cancelled")
-            sock.settimeout(scope.left(scope.connect_deadline))  # for the TLS handshake or the tunnel that follows
+            sock.settimeout(
+                scope.seconds_left(scope.connect_deadline)
+            )  # for the TLS handshake or the tunnel that follows
         except BaseException:
             scope.unbind()
             sock.close()
@@ -194,23 +198,23 @@ class _Interruptible(HTTPConnection):
             self.sock.settimeout(scope.send_timeout())
             self.sock.sendall(view[start : start + _SEND_PIECE])
 
-    def answer(self, method: str) -> HTTP11Response:
-        """Read the head of the answer."""
-        scope, intake = current(), self._intake
-        if intake is None or intake.sock is not self.sock:
-            intake = self._intake = ReceiveBuffer(self.sock, scope)
+    def read_response(self, method: str) -> HTTP11Response:
+        """Read the head of the response."""
+        scope, buffer = current(), self._receive_buffer
+        if buffer is None or buffer.sock is not self.sock:
+            buffer = self._receive_buffer = ReceiveBuffer(self.sock, scope)
         else:
-            intake.scope = scope
-        return HTTP11Response(self, intake, method)
+            buffer.scope = scope
+        return HTTP11Response(self, buffer, method)
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as urllib3 does
-        """Read the head of the answer, for urllib3 and in its form."""
+        """Read the head of the response, for urllib3 and in its form."""
         options, self._response_options = self._response_options, None
         if options is None:
             raise http.client.ResponseNotReady
-        state: Any = self  # http.client's own books: for it the answer is over, so that it lets the next request pass
+        state: Any = self  # http.client's own books: for it the response is over, so that it lets the next request pass
         state._HTTPConnection__state = http.client._CS_IDLE  # type: ignore[attr-defined]  # not in typeshed
-        return urllib3_response(self.answer(options.request_method), options)
+        return urllib3_response(self.read_response(options.request_method), options)
 
     def request(  # type: ignore[override]  # urllib3's signature
         self,
@@ -228,9 +232,9 @@ class _Interruptible(HTTPConnection):
         self._response_options = options = _ResponseOptions(
             method, url, preload_content, decode_content, enforce_content_length
         )
-        usual = headers is not None and "Host" in headers and all(isinstance(text, str) for text in headers.values())
-        if headers is not None and usual and not chunked and (body is None or isinstance(body, bytes)):
-            self.dispatch(method, url, body, headers)
+        is_plain = headers is not None and "Host" in headers and all(isinstance(text, str) for text in headers.values())
+        if headers is not None and is_plain and not chunked and (body is None or isinstance(body, bytes)):
+            self.send_request(method, url, body, headers)
             return
         scope = current()
         try:
@@ -246,12 +250,12 @@ class _Interruptible(HTTPConnection):
             )
         except OSError:
             self._response_options = options
-            scope.deadline = scope.earlier(scope.after_send)  # urllib3 may still look for an answer that came early
+            scope.deadline = scope.earlier(scope.after_send)  # urllib3 may still look for an response that came early
             raise
         scope.request_sent()
 
-    def dispatch(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> None:
-        """Send a request and note that it has left; head and body in one piece where they are small.
+    def send_request(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> None:
+        """Send a request and note that it has left; head and body in one piece address_info they are small.
 
         http.client's way, a call per field, takes twice as long.
 
@@ -273,30 +277,30 @@ class _Interruptible(HTTPConnection):
                 if body:
                     self.send(body)
         except OSError:
-            scope.deadline = scope.earlier(scope.after_send)  # an answer may have come early, and be looked for
+            scope.deadline = scope.earlier(scope.after_send)  # an response may have come early, and be looked for
             raise
         scope.request_sent()
 
     def close(self) -> None:
         """Close the socket, and forget what came over it."""
-        self._intake = self.judged_by = None
+        self._receive_buffer = self.pending_response = None
         super().close()
 
 
-def urllib3_response(answer: HTTP11Response, options: _ResponseOptions) -> HTTPResponse:
-    """Return urllib3's answer around ours; the connection is for that one to give back, and for the pool to judge."""
-    if (connection := answer._connection) is not None:
-        connection.judged_by, answer._connection = answer, None
-    file: Any = ResponseFile(answer)
+def urllib3_response(response: HTTP11Response, options: _ResponseOptions) -> HTTPResponse:
+    """Return urllib3's response around ours; the connection is for that one to give back, and for the pool to judge."""
+    if (connection := response._connection) is not None:
+        connection.pending_response, response._connection = response, None
+    file: Any = ResponseFile(response)
     return HTTPResponse(
         body=file,
         # With it urllib3 gives the connection back at the end of the body, which for calls of ours is too early: they are still bound.
         original_response=file if current().adopted else None,
-        headers=answer.headers,
-        status=answer.status,
-        version=answer.version,
-        version_string=f"HTTP/{answer.version // 10}.{answer.version % 10}",
-        reason=answer.reason,
+        headers=response.headers,
+        status=response.status,
+        version=response.version,
+        version_string=f"HTTP/{response.version // 10}.{response.version % 10}",
+        reason=response.reason,
         preload_content=options.preload_content,
         decode_content=options.decode_content,
         enforce_content_length=options.enforce_content_length,
@@ -305,22 +309,22 @@ def urllib3_response(answer: HTTP11Response, options: _ResponseOptions) -> HTTPR
     )
 
 
-class PlainConnection(_Interruptible):
+class PlainConnection(_ScopedConnection):
     """A connection without TLS."""
 
 
-class TLSConnection(_Interruptible, HTTPSConnection):
+class TLSConnection(_ScopedConnection, HTTPSConnection):
     """A connection with TLS; the handshake counts as connecting."""
 
     response_class = _TunnelResponse
     #: Returns the TLS context to connect with; ``None``: that given at the start.
-    contexts: Callable[[], ssl.SSLContext] | None = None
+    make_context: Callable[[], ssl.SSLContext] | None = None
 
     def connect(self) -> None:
         """Connect, with the certificates as their files say now."""
-        if self.contexts is not None:
+        if self.make_context is not None:
             try:
-                self.ssl_context = self.contexts()
+                self.ssl_context = self.make_context()
             except ConfigurationError:
                 if self.ssl_context is None:
                     raise  # else the file is being replaced: what it held until now goes on to hold
@@ -331,11 +335,11 @@ class TLSSocket(ssl.SSLSocket):
     """A TLS socket that belongs to the call from before its handshake: wrapping takes the file descriptor from the socket below."""
 
     def do_handshake(self, *block: bool) -> None:
-        """Shake hands within the call's limit for connecting. There is no argument where gevent has replaced the base class."""
+        """Shake hands within the call's limit for connecting. There is no argument address_info gevent has replaced the base class."""
         scope = current()
         try:
             scope.bind(self)
-            self.settimeout(scope.left(scope.connect_deadline))
+            self.settimeout(scope.seconds_left(scope.connect_deadline))
             super().do_handshake(*block)
         except BaseException:
             # Before Python 3.12 ssl closes the socket after some errors only, a cancel or Ctrl-C not among them.

@@ -1,4 +1,4 @@
-"""Pools of kept connections: liveness, age, fork safety, one resend on a stale connection."""
+"""Pools of stack connections: liveness, age, fork safety, one resend on a stale connection."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_IDLE", "POOL_SIZE", "PlainPool", "TLSPool"]
 
-#: Connections kept per host.
+#: Connections stack per host.
 POOL_SIZE = 100
 #: Seconds after which an idle connection is not used again (the design document's idle timeout).
 MAX_IDLE = 90.0
@@ -40,7 +40,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-class _Kept:
+class _ConnectionStack:
     """What a pool keeps its connections in; urllib3's own is a ``queue.LifoQueue``, whose locks are conditions written in Python.
 
     An interrupt at the wrong moment inside of one leaves it locked for ever, and with it every call. A ``with`` on a plain lock cannot
@@ -76,7 +76,7 @@ class _Kept:
 class _Pool(HTTPConnectionPool):
     """What both kinds of pools share. Never blocks; a cap on connections is the transport's business."""
 
-    QueueCls: Any = _Kept
+    QueueCls: Any = _ConnectionStack
     clock: Clock
     #: Whether requests go through a tunnel that a proxy makes; set by whoever makes the pool.
     tunnelled = False
@@ -87,23 +87,23 @@ class _Pool(HTTPConnectionPool):
         forkable(self)
 
     def _get_conn(self, timeout: float | None = None) -> Any:  # noqa: ARG002 - urllib3's signature; this pool never waits
-        kept = self.pool
-        if kept is None:
+        stack = self.pool
+        if stack is None:
             raise ClosedPoolError(self, "the pool is closed")
         try:
-            conn: Any = kept.get(block=False)
+            conn: Any = stack.get(block=False)
         except queue.Empty:
             conn = None
         if conn is None:
             return self._new_conn()
-        if conn.sock is not None and not self._usable(conn):
+        if conn.sock is not None and not self._is_usable(conn):
             if conn.pid == os.getpid():
                 conn.close()
             else:
-                _abandon(conn)
+                _detach(conn)
         return conn
 
-    def _usable(self, conn: Any) -> bool:
+    def _is_usable(self, conn: Any) -> bool:
         if conn.pid != os.getpid() or self.clock.monotonic() - (conn.idle_since or 0.0) > MAX_IDLE:
             return False
         sock = conn.sock
@@ -125,35 +125,35 @@ class _Pool(HTTPConnectionPool):
     def _put_conn(self, conn: Any) -> None:
         if conn is not None:
             conn.idle_since = self.clock.monotonic()
-            answer = conn.judged_by
-            if answer is not None:
-                conn.judged_by = None
-                if not (answer.over and answer.serves_again):
+            response = conn.pending_response
+            if response is not None:
+                conn.pending_response = None
+                if not (response.fully_read and response.can_reuse):
                     conn.close()
-        kept = self.pool
-        if kept is not None:
+        stack = self.pool
+        if stack is not None:
             try:
-                kept.put(conn, block=False)
+                stack.put(conn, block=False)
             except queue.Full:
                 pass  # more than POOL_SIZE at once: closed below, which is no reason to warn
             else:
                 if self.pool is None:  # closed meanwhile, perhaps after close() had emptied it
-                    self._empty(kept)
+                    self._close_all(stack)
                 return
         if conn is not None:
             conn.close()
 
     @staticmethod
-    def _empty(kept: Any) -> None:
+    def _close_all(stack: Any) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
-                if conn := kept.get(block=False):
+                if conn := stack.get(block=False):
                     conn.close()
 
     def urlopen(  # type: ignore[override]  # urllib3 has more, which requests gives by keyword or not at all
         self, method: str, url: str, body: Any = None, headers: Any = None, retries: Any = None, **options: Any
     ) -> Any:
-        """Send one request and return the head of its answer.
+        """Send one request and return the head of its response.
 
         What urllib3 does, without its retries and redirects, which this client does elsewhere or not at all, and without copying the
         header fields. Proxies are left to it, and the requests that others send.
@@ -169,22 +169,22 @@ class _Pool(HTTPConnectionPool):
             raise
 
     def _exchange(self, conn: Any, method: str, url: str, **kwargs: Any) -> Any:
-        """Send a request on a connection and read the head of the answer."""
+        """Send a request on a connection and read the head of the response."""
         if self.proxy is not None or current().adopted:
             return super()._make_request(conn, method, url, **kwargs)
         if conn.sock is None:
             conn.timeout = None  # the call's limits hold
             self._validate_conn(conn)
         try:
-            conn.dispatch(method, url, kwargs["body"], kwargs["headers"])
+            conn.send_request(method, url, kwargs["body"], kwargs["headers"])
         except BrokenPipeError:
-            pass  # a server may answer before it has read everything, and close: the answer can be read
+            pass  # a server may response before it has read everything, and close: the response can be read
         except OSError as error:
             if error.errno not in _EARLY_CLOSE:
                 raise
-        answer = conn.answer(method)
-        answer._pool = self
-        return answer
+        response = conn.read_response(method)
+        response._pool = self
+        return response
 
     def _make_request(self, conn: Any, method: str, url: str, **kwargs: Any) -> Any:  # type: ignore[override]  # urllib3 passes the rest by keyword
         scope = current()
@@ -196,7 +196,7 @@ class _Pool(HTTPConnectionPool):
                 return self._exchange(conn, method, url, **kwargs)
             except (ConnectionError, ssl.SSLEOFError):
                 # The peer closed an idle connection just as the request went out. Only then, and only once, the request is
-                # sent again: a fresh connection that breaks, or an answer that began, is the retry policy's business.
+                # sent again: a fresh connection that breaks, or an response that began, is the retry policy's business.
                 if not reused or scope.received or scope.cancelled:
                     raise
             scope.unbind()
@@ -204,7 +204,7 @@ class _Pool(HTTPConnectionPool):
             scope.resends += 1
             scope.sent = None  # whatever becomes of the second copy, the first may have been read
             scope.connect_deadline = scope.earlier(scope.connect)
-            _log.debug("the kept connection was stale: sending again on a fresh one")
+            _log.debug("the stack connection was stale: sending again on a fresh one")
             if self.tunnelled:
                 self._prepare_proxy(conn)
             return self._exchange(conn, method, url, **kwargs)
@@ -218,7 +218,7 @@ class _Pool(HTTPConnectionPool):
         Returns:
             How many are ready.
         """
-        taken = [self._get_conn() for _ in range(connections)]
+        opened = [self._get_conn() for _ in range(connections)]
         deadline = self.clock.monotonic() + timeout
 
         def ready(conn: Any) -> bool:
@@ -241,15 +241,17 @@ class _Pool(HTTPConnectionPool):
 
         try:
             # With a round trip between the two ends, handshakes side by side are what makes this quick.
-            return sum(side_by_side(ready, taken, threads=8))
+            return sum(run_in_threads(ready, opened, threads=8))
         finally:
-            for conn in taken:
+            for conn in opened:
                 self._put_conn(conn)
 
     def idle(self) -> int:
         """Count the open connections that wait for use; for tests and repr."""
-        kept = self.pool
-        return 0 if kept is None else sum(1 for conn in list(kept.queue) if conn is not None and conn.sock is not None)
+        stack = self.pool
+        return (
+            0 if stack is None else sum(1 for conn in list(stack.queue) if conn is not None and conn.sock is not None)
+        )
 
     def state(self) -> str:
         """Say what there is, for repr."""
@@ -257,55 +259,55 @@ class _Pool(HTTPConnectionPool):
 
     def _after_fork_in_child(self) -> None:
         """Forget what the parent holds, without a word on its sockets and without touching a lock it may hold."""
-        kept = self.pool
-        if kept is None:
+        stack = self.pool
+        if stack is None:
             return
-        inherited = [conn for conn in kept.queue if conn is not None]
-        kept.__init__(kept.maxsize)  # type: ignore[misc]  # new locks, empty
-        for _ in range(kept.maxsize):
-            kept.put(None)
+        inherited = [conn for conn in stack.queue if conn is not None]
+        stack.__init__(stack.maxsize)  # type: ignore[misc]  # new locks, empty
+        for _ in range(stack.maxsize):
+            stack.put(None)
         for conn in inherited:
-            _abandon(conn)
+            _detach(conn)
 
 
-def side_by_side(work: Callable[[Any], T], items: list[Any], *, threads: int) -> list[T]:
-    """Return what *work* makes of each item, in any order; in several threads, this one among them.
+def run_in_threads(work: Callable[[Any], T], items: list[Any], *, threads: int) -> list[T]:
+    """Return what *work* makes of connection item, in any order; in several threads, this one among them.
 
     No ThreadPoolExecutor: a signal handler that came here while its own thread is in one would wait for that one's locks for ever.
     """
-    todo, done = deque(items), list[T]()
+    pending, done = deque(items), list[T]()
 
-    def run(over: threading.Lock | None = None) -> None:
+    def run(finished: threading.Lock | None = None) -> None:
         try:
             while True:
                 try:
-                    item = todo.popleft()
+                    item = pending.popleft()
                 except IndexError:
                     return
                 done.append(work(item))
         finally:
-            if over is not None:
-                over.release()
+            if finished is not None:
+                finished.release()
 
     helpers: list[threading.Lock] = []
     try:
         for _ in range(min(len(items), threads) - 1):
-            over = threading.Lock()
-            over.acquire()
+            finished = threading.Lock()
+            finished.acquire()
             try:
-                threading.Thread(target=run, args=(over,), name="groq-warm-up", daemon=True).start()
+                threading.Thread(target=run, args=(finished,), name="groq-warm-up", daemon=True).start()
             except RuntimeError:
                 break  # no more can be started: those there are do it
-            helpers.append(over)
+            helpers.append(finished)
         run()
     finally:
-        todo.clear()
-        for over in helpers:
-            over.acquire()
+        pending.clear()
+        for finished in helpers:
+            finished.acquire()
     return done
 
 
-def _abandon(conn: Any) -> None:
+def _detach(conn: Any) -> None:
     """Let go of a connection that belongs to the parent process: close our descriptor, say nothing to the peer."""
     sock, conn.sock = conn.sock, None
     if sock is not None:
@@ -326,9 +328,9 @@ class TLSPool(_Pool, HTTPSConnectionPool):
 
     ConnectionCls = TLSConnection
     #: Returns the TLS context for a connection made now; set by whoever makes the pool.
-    contexts: Callable[[], ssl.SSLContext] | None = None
+    make_context: Callable[[], ssl.SSLContext] | None = None
 
     def _new_conn(self) -> Any:
         conn: Any = super()._new_conn()
-        conn.contexts = self.contexts
+        conn.make_context = self.make_context
         return conn

@@ -12,7 +12,7 @@ What may be done to the connection from where:
   whoever holds the lock looks there again after letting go. So neither waits for anything, and neither touches a socket that may be
   somebody else's by now.
 - What the socket does not take at once is sent by whoever leads; nobody waits for it with the lock held.
-- A signal handler may find the lock held, or the connection led, by the call that it interrupted. Its own calls go elsewhere
+- A signal handler may find the lock held, or the connection has_reader, by the call that it interrupted. Its own calls go elsewhere
   (:meth:`Http2Pool._aside`); it cannot wait for a stream that is here.
 
 Ctrl-C, which strikes the main thread wherever it is, may strike it while it takes in frames or makes some. What it tears then is shared,
@@ -54,25 +54,25 @@ if TYPE_CHECKING:
 
     from groq_provider.transport.scope import CancelScope
 
-__all__ = ["OURS", "PING_AFTER", "PING_PATIENCE", "Http2Connection"]
+__all__ = ["HTTP2_MODULES", "PING_AFTER", "PING_PATIENCE", "Http2Connection"]
 
 #: After so many seconds without a byte, while somebody waits for one, the peer is asked for a sign of life, and has so many to give it.
 #: The question stands behind all that was to be sent before. As long as some of that leaves every PING_PATIENCE seconds, the answer is
 #: waited for; when nothing leaves any more, the connection ends after PING_PATIENCE at least and twice that at most.
 PING_AFTER, PING_PATIENCE = 5.0, 3.0
-_READ = 16_384
+_READ_SIZE = 16_384
 #: How often a new request looks at what came before it; a peer that sends more is not silent.
-_MAX_TURNS = 64
+_MAX_READS = 64
 #: What may have left although the system has not said so: TLS sends whole records.
-_RECORD = 16_384 + 512
+_TLS_RECORD = 16_384 + 512
 #: What the modules are called that share the lock of a connection or a pool.
-OURS = f"{__package__}."
+HTTP2_MODULES = f"{__package__}."
 
 _log = logging.getLogger(__name__)
 _poll = getattr(select, "poll", None)  # not on every system
 
 
-def _unconfirmed(sock: Any) -> int:
+def _unconfirmed_bytes(sock: Any) -> int:
     """Return how many bytes the system still holds, for the peer's has not confirmed them; 0 where it does not say so."""
     if sys.platform != "linux":
         return 0
@@ -95,11 +95,11 @@ class _Pipe:
         os.set_blocking(self._writer, False)
 
     def wake(self) -> None:
-        """Have the leader look around. Waits for nothing."""
+        """Have the leader read_pending around. Waits for nothing."""
         try:
             os.write(self._writer, b"\0")
         except (BlockingIOError, AttributeError):
-            pass  # full, or none: it will look
+            pass  # full, or none: it will read_pending
 
     def clear(self) -> None:
         """Take out what is in it."""
@@ -121,41 +121,41 @@ class Http2Connection:
 
     Args:
         sock: The socket; this object's from now on.
-        on_room: Called when streams have ended, with their number, and when the connection itself has changed, with 0. It may be
+        on_change: Called when streams have ended, with their number, and when the connection itself has changed, with 0. It may be
             called with the lock held, or by a finalizer, and must wait for nothing.
 
     Attributes:
-        taken: Streams promised to callers; the pool's, guarded by its lock.
+        reserved: Streams promised to callers; the pool's, guarded by its lock.
         idle_since: Instant of the pool's clock from which no stream was promised; the pool's.
-        served: Whether it has been of use before, so that it may have gone stale.
+        was_used: Whether it has been of use before, so that it may have gone went_stale.
         dead: Whether it is of no use any more, not even for its streams.
     """
 
-    def __init__(self, sock: Any, on_room: Callable[[Http2Connection, int], None]) -> None:
+    def __init__(self, sock: Any, on_change: Callable[[Http2Connection, int], None]) -> None:
         self._sock = sock
         sock.setblocking(False)
-        self._on_room = on_room
+        self._on_change = on_change
         self.pid = os.getpid()
-        self.taken = 0
+        self.reserved = 0
         self.idle_since = 0.0
-        self.served = False
+        self.was_used = False
         self.dead = False
-        self._torn = False  # whether an interrupt was its end: that says nothing of what the peer has seen
-        self._closing = False
+        self._interrupted = False  # whether an interrupt was its end: that says nothing of what the peer has seen
+        self._is_closing = False
         self._lock = Lock()
         self._frames = Frames()
-        self._leader: Stream | None = None  # guarded by _lock, like all below but _left
-        self._turning = False
+        self._reader: Stream | None = None  # guarded by _lock, like all below but _deferred
+        self._is_reading = False
         self._waiting: dict[Stream, None] = {}  # in the order of their coming; each is woken by whoever takes it out
-        self._chosen: Stream | None = None  # woken to lead, and not there yet
-        #: For whoever holds the lock, from those who cannot wait for it: a stream given up, and whether by a cancel; or how much of it was taken.
-        self._left: deque[tuple[Stream | None, bool, int]] = deque()
+        self._next_reader: Stream | None = None  # woken to lead, and not there yet
+        #: For whoever holds the lock, from those who cannot wait for it: a stream given up, and whether by a cancel; or how much of it was reserved.
+        self._deferred: deque[tuple[Stream | None, bool, int]] = deque()
         self._pipe = _Pipe()
         self._blocked = False  # whether the socket takes no more
-        self._received = 0  # how often something came
+        self._read_count = 0  # how often something came
         now = time.monotonic()
-        self._heard_at = self._asked_at = self._flushed_at = now
-        self._looked = (0, False)  # what _leaving() said last
+        self._received_at = self._pinged_at = self._flushed_at = now
+        self._unsent_at_ping = (0, False)  # what _unsent_state() said last
         if _poll is not None:
             self._poller = _poll()
             self._poller.register(self._pipe.reader, select.POLLIN)
@@ -164,55 +164,55 @@ class Http2Connection:
             self._flush()
 
     def __repr__(self) -> str:
-        state = "dead" if self.dead else "leaving" if self._frames.draining or self._closing else "open"
+        state = "dead" if self.dead else "leaving" if self._frames.draining or self._is_closing else "open"
         return f"<{type(self).__name__} {state}, {len(self._frames.streams)} streams>"
 
     @property
     def usable(self) -> bool:
         """Whether new streams may be opened."""
-        return not (self.dead or self._closing or self._frames.draining)
+        return not (self.dead or self._is_closing or self._frames.draining)
 
     @property
-    def limit(self) -> int:
+    def max_streams(self) -> int:
         """Most streams at once."""
-        return self._frames.limit
+        return self._frames.max_streams
 
     @property
-    def settled(self) -> bool:
+    def settings_received(self) -> bool:
         """Whether the peer's settings have arrived."""
-        return self._frames.settled
+        return self._frames.settings_received
 
     @property
-    def led(self) -> bool:
+    def has_reader(self) -> bool:
         """Whether somebody reads what comes."""
-        return self._leader is not None
+        return self._reader is not None
 
     @property
-    def engaged(self) -> bool:
+    def in_use(self) -> bool:
         """Whether somebody is here, who may be the call that a signal handler has interrupted."""
-        return self._leader is not None or self._chosen is not None or bool(self._waiting) or self._lock.locked()
+        return self._reader is not None or self._next_reader is not None or bool(self._waiting) or self._lock.locked()
 
-    def greet(self, scope: CancelScope) -> None:
+    def await_settings(self, scope: CancelScope) -> None:
         """Wait until the peer's settings have arrived; without them nobody knows how many streams it allows."""
         stream = Stream(self)
         with self._lock:
-            self._frames.greet(stream)
-        self._after()
-        self.wait(stream, scope.left(scope.total_deadline))
+            self._frames.await_settings(stream)
+        self._settle_deferred()
+        self.wait(stream, scope.seconds_left(scope.total_deadline))
 
-    def watch(self) -> Stream:
+    def placeholder_stream(self) -> Stream:
         """Return a stream that is none of the peer's: whoever waits for it reads for the others, and is woken by :meth:`drop`.
 
         For those who wait for a place: nobody else may be reading what the peer says of them. The end of the connection ends the wait.
         """
         return Stream(self)
 
-    def look(self) -> None:
+    def read_pending(self) -> None:
         """Read what has come, unless somebody else is there to do so."""
         with self._lock:
-            if self._leader is None and self.usable and self._readable():
-                self._turn()
-        self._after()
+            if self._reader is None and self.usable and self._readable():
+                self._read_and_send()
+        self._settle_deferred()
 
     # --- requests ----------------------------------------------------------------------------------------------------------
 
@@ -226,33 +226,33 @@ class Http2Connection:
         scope.bind(stream)
         try:
             with self._lock:
-                if self._leader is None and self.usable:
+                if self._reader is None and self.usable:
                     # Nobody was reading: it may have ended, or said that it will, after much else.
-                    for _ in range(_MAX_TURNS):
+                    for _ in range(_MAX_READS):
                         if not (self.usable and self._readable()):
                             break
-                        self._turn()
+                        self._read_and_send()
                     if not self._frames.streams:
-                        self._heard_at = time.monotonic()
+                        self._received_at = time.monotonic()
                 if not self.usable:
                     raise NoRoomError("the connection takes no new requests")
                 if stream.ended:
                     raise stream.failure()  # cancelled, just now
-                self._begin(stream, fields, body)
+                self._send_request(stream, fields, body)
                 if scope.sent is False:
                     scope.sent = None
         finally:
-            self._after()
+            self._settle_deferred()
 
-    def _begin(self, stream: Stream, fields: list[HeaderTuple], body: bytes | None) -> None:
-        stream.reused = self.served
-        stream.heard = self._received
+    def _send_request(self, stream: Stream, fields: list[HeaderTuple], body: bytes | None) -> None:
+        stream.on_used_connection = self.was_used
+        stream.reads_before = self._read_count
         try:
-            self._frames.open(stream, fields, body, time.monotonic())
+            self._frames.open_stream(stream, fields, body, time.monotonic())
         except NoRoomError:
             raise
         except BaseException:
-            self._tear()
+            self._mark_interrupted()
             raise
         self._flush()
 
@@ -273,11 +273,13 @@ class Http2Connection:
             if ended:
                 raise stream.failure()
             if stream.sent_noted:
-                left = scope.left(scope.deadline)
+                remaining = scope.seconds_left(scope.deadline)
                 progress = None
             else:
-                left, progress = self._patience(stream, scope), self._progress(stream)
-            if not self.wait(stream, left) and progress == (None if stream.sent_noted else self._progress(stream)):
+                remaining, progress = self._send_patience(stream, scope), self._send_progress(stream)
+            if not self.wait(stream, remaining) and progress == (
+                None if stream.sent_noted else self._send_progress(stream)
+            ):
                 raise TimeoutError("timed out")
         stream.head_noted = True
         scope.received = True
@@ -289,45 +291,50 @@ class Http2Connection:
                 scope.deadline = scope.earlier(scope.after_send)
         return stream.head
 
-    def _progress(self, stream: Stream) -> float:
+    def _send_progress(self, stream: Stream) -> float:
         """Return the instant at which some of the request had left last, as far as its own pace or the socket's shows."""
         return stream.progress_at if stream.unsent is not None else max(stream.progress_at, self._flushed_at)
 
-    def _patience(self, stream: Stream, scope: CancelScope) -> float | None:
+    def _send_patience(self, stream: Stream, scope: CancelScope) -> float | None:
         """Return the seconds in which some more of the request must leave: a peer that takes nothing for so long is dead."""
-        left = scope.left(scope.total_deadline)
+        remaining = scope.seconds_left(scope.total_deadline)
         if scope.after_send is None:
-            return left
-        patience = max(0.0, self._progress(stream) + scope.after_send - time.monotonic())
-        return patience if left is None else min(left, patience)
+            return remaining
+        patience = max(0.0, self._send_progress(stream) + scope.after_send - time.monotonic())
+        return patience if remaining is None else min(remaining, patience)
 
-    def stale(self, stream: Stream) -> bool:
+    def went_stale(self, stream: Stream) -> bool:
         """Say whether the connection had ended, for all that is known, before the peer saw the request."""
-        return self.dead and not self._torn and stream.reused and stream.heard == self._received
+        return (
+            self.dead
+            and not self._interrupted
+            and stream.on_used_connection
+            and stream.reads_before == self._read_count
+        )
 
-    def took(self, stream: Stream, count: int) -> None:
-        """Note that *count* bytes of a body were taken: the peer may send as many again."""
-        stream.taken += count
-        if stream.taken < STREAM_WINDOW // 2 or stream.ended:
+    def acknowledge(self, stream: Stream, count: int) -> None:
+        """Note that *count* bytes of a body were reserved: the peer may send as many again."""
+        stream.unacknowledged += count
+        if stream.unacknowledged < STREAM_WINDOW // 2 or stream.ended:
             return
-        count, stream.taken = stream.taken, 0
-        self._left.append((stream, False, count))
-        self._after()
+        count, stream.unacknowledged = stream.unacknowledged, 0
+        self._deferred.append((stream, False, count))
+        self._settle_deferred()
 
     def drop(self, stream: Stream, *, cancelled: bool = False) -> None:
         """Have a stream ended. Waits for nothing, so that finalizers and signal handlers may call it; idempotent."""
-        self._left.append((stream, cancelled, 0))
-        self._after()
+        self._deferred.append((stream, cancelled, 0))
+        self._settle_deferred()
 
     def close(self) -> None:
         """Take no new streams; close when the last one has ended, which may be now. Waits for nothing, as above."""
-        self._closing = True
-        self._left.append((None, False, 0))
-        self._after()
+        self._is_closing = True
+        self._deferred.append((None, False, 0))
+        self._settle_deferred()
 
     # --- waiting -----------------------------------------------------------------------------------------------------------
 
-    def wait(self, stream: Stream, left: float | None) -> bool:
+    def wait(self, stream: Stream, timeout: float | None) -> bool:
         """Wait until a stream has news, *left* seconds at most; say whether it has.
 
         In real time whatever the clock, as over HTTP/1.1 the system waits.
@@ -335,113 +342,115 @@ class Http2Connection:
         Raises:
             ConnectionAbortedError: A signal handler would wait for the call that it interrupted.
         """
-        if self.engaged and not stream.news() and in_signal_handler(OURS):
+        if self.in_use and not stream.has_news() and in_signal_handler(HTTP2_MODULES):
             raise ConnectionAbortedError(
                 "a signal handler cannot read what the call that it interrupted has to read first"
             )
-        until = None if left is None else time.monotonic() + left
+        until = None if timeout is None else time.monotonic() + timeout
         try:
-            while not stream.news():
+            while not stream.has_news():
                 with self._lock:
-                    if self._chosen is stream:
-                        self._chosen = None
+                    if self._next_reader is stream:
+                        self._next_reader = None
                     if self.dead:
-                        return stream.news()
-                    if self._leader is None:
-                        self._leader = stream
+                        return stream.has_news()
+                    if self._reader is None:
+                        self._reader = stream
                     else:
                         self._waiting[stream] = None
-                    if stream.news():  # came while nobody was there to be woken
+                    if stream.has_news():  # came while nobody was there to be woken
                         return True
-                if self._left:
-                    self._after()
-                in_time = self._lead(stream, until) if self._leader is stream else self._follow(stream, until)
+                if self._deferred:
+                    self._settle_deferred()
+                in_time = (
+                    self._read_for_all(stream, until) if self._reader is stream else self._await_wakeup(stream, until)
+                )
                 if not in_time:
-                    return stream.news()
+                    return stream.has_news()
             return True
         finally:
             # Whatever ends the wait, an interrupt too: others count on a leader.
             try:
-                self._leave(stream)
+                self._stop_waiting(stream)
             except BaseException:  # one that comes just now; to leave twice does no harm
-                self._leave(stream)
+                self._stop_waiting(stream)
                 raise
 
-    def _leave(self, stream: Stream) -> None:
+    def _stop_waiting(self, stream: Stream) -> None:
         """Wait no more; let another one lead if it was us, or was to be."""
-        if self._leader is stream or self._chosen is stream or stream in self._waiting:
+        if self._reader is stream or self._next_reader is stream or stream in self._waiting:
             with self._lock:
-                if self._leader is stream:
-                    self._leader = None
-                if self._chosen is stream:
-                    self._chosen = None
+                if self._reader is stream:
+                    self._reader = None
+                if self._next_reader is stream:
+                    self._next_reader = None
                 self._waiting.pop(stream, None)
-                self._pass_on()
-        self._after()  # we have held the lock: whoever found it held has left the rest to us
+                self._choose_reader()
+        self._settle_deferred()  # we have held the lock: whoever found it held has left the rest to us
 
-    def _pass_on(self) -> None:
+    def _choose_reader(self) -> None:
         """Choose a leader if there is none. With the lock held."""
-        if self._leader is None and self._chosen is None and self._waiting:
-            self._rouse(next(iter(self._waiting)), lead=True)
+        if self._reader is None and self._next_reader is None and self._waiting:
+            self._wake(next(iter(self._waiting)), as_reader=True)
 
-    def _rouse(self, stream: Stream, *, lead: bool = False) -> None:
+    def _wake(self, stream: Stream, *, as_reader: bool = False) -> None:
         """Wake one of those who wait, perhaps to lead. With the lock held.
 
         Without a call of Python's own code in it, at whose beginning an interrupt might come: who is not among those who wait is awake.
         """
-        if lead:
-            self._chosen = stream  # first: it must always find itself in one of the two
+        if as_reader:
+            self._next_reader = stream  # first: it must always find itself in one of the two
         del self._waiting[stream]
         try:
-            stream.wake.release()
+            stream.wake_lock.release()
         except RuntimeError:
             pass  # awake already
 
-    def _follow(self, stream: Stream, until: float | None) -> bool:
+    def _await_wakeup(self, stream: Stream, until: float | None) -> bool:
         """Wait to be woken, with news or as the new leader; say whether that happened in time."""
-        while stream in self._waiting:  # taken out by whoever wakes us
-            left = -1 if until is None else until - time.monotonic()
-            if until is not None and left <= 0:
+        while stream in self._waiting:  # reserved out by whoever wakes us
+            remaining = -1 if until is None else until - time.monotonic()
+            if until is not None and remaining <= 0:
                 return False
-            stream.wake.acquire(timeout=min(left, TIMEOUT_MAX))
+            stream.wake_lock.acquire(timeout=min(remaining, TIMEOUT_MAX))
         return True
 
-    def _lead(self, stream: Stream, until: float | None) -> bool:
+    def _read_for_all(self, stream: Stream, until: float | None) -> bool:
         """Read for all until there is something for *stream*; say whether that happened in time."""
         while True:
             now = time.monotonic()
-            silent_at = self._silent_at()
+            silent_at = self._silence_deadline()
             end = silent_at if until is None else min(until, silent_at)
             readable = self._wait_io(max(0.0, end - now))
             with self._lock:
                 if not self.dead:
                     if readable:
-                        self._turn()
-                    elif time.monotonic() >= max(silent_at, self._silent_at()):
-                        self._silence()
+                        self._read_and_send()
+                    elif time.monotonic() >= max(silent_at, self._silence_deadline()):
+                        self._handle_silence()
                 if self._blocked and not self.dead:
                     self._flush()
-            if self._left:
-                self._after()
-            if stream.news() or self.dead:
+            if self._deferred:
+                self._settle_deferred()
+            if stream.has_news() or self.dead:
                 return True
             if (
                 until is not None and until <= time.monotonic()
-            ):  # after a look at what has come: the rest may be nothing
+            ):  # after a read_pending at what has come: the rest may be nothing
                 return False
 
     def _wait_io(self, timeout: float) -> bool:
         """Wait for the socket, and for a word from another thread; say whether there is something to read."""
         if _poll is None:  # pragma: no cover - Windows
-            found, _, _ = select.select([self._sock], [self._sock] if self._blocked else [], [], min(timeout, 0.05))
-            return bool(found)
+            ready, _, _ = select.select([self._sock], [self._sock] if self._blocked else [], [], min(timeout, 0.05))
+            return bool(ready)
         sock = self._sock
         self._poller.modify(sock, select.POLLIN | select.POLLOUT if self._blocked else select.POLLIN)
         readable = False
-        for number, event in self._poller.poll(timeout * 1000):
-            if number == self._pipe.reader:
+        for descriptor, events in self._poller.poll(timeout * 1000):
+            if descriptor == self._pipe.reader:
                 self._pipe.clear()
-            elif event & ~select.POLLOUT:
+            elif events & ~select.POLLOUT:
                 readable = True
         return readable
 
@@ -455,43 +464,47 @@ class Http2Connection:
         poller.register(self._sock, select.POLLIN)
         return bool(poller.poll(0))
 
-    def _turn(self) -> None:
+    def _read_and_send(self) -> None:
         """Read what has come, and send what there is to be said to it."""
-        self._turning = True
+        self._is_reading = True
         try:
             self._read()
         except (FrameError, GoneError) as error:
-            self._farewell()  # h2's own word on it
-            self._die(type(error), error.args)
+            self._send_last_bytes()  # h2's own word on it
+            self._end(type(error), error.args)
         except BaseException:
-            self._tear()
+            self._mark_interrupted()
             raise
         finally:
-            self._turning = False
+            self._is_reading = False
 
     def _read(self) -> None:
         frames, sock = self._frames, self._sock
         now = time.monotonic()
         try:
             while True:
-                data = sock.recv(_READ)
+                data = sock.recv(_READ_SIZE)
                 if not data:
-                    self._die(*CLOSED)
+                    self._end(*CLOSED)
                     return
-                self._received += 1
-                self._heard_at = now
-                draining, settled, limit = frames.draining, frames.settled, frames.limit
+                self._read_count += 1
+                self._received_at = now
+                draining, settings_received, max_streams = frames.draining, frames.settings_received, frames.max_streams
                 frames.receive(data, now)
-                if frames.draining and not draining and frames.streams and frames.pong:
-                    self._ask(now)  # some that say that they leave are gone already
-                if (draining, settled, limit) != (frames.draining, frames.settled, frames.limit):
-                    self._on_room(self, 0)
+                if frames.draining and not draining and frames.streams and frames.ping_answered:
+                    self._send_ping(now)  # some that say that they leave are gone already
+                if (draining, settings_received, max_streams) != (
+                    frames.draining,
+                    frames.settings_received,
+                    frames.max_streams,
+                ):
+                    self._on_change(self, 0)
                 if not sock.pending():
                     break
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
             pass
         except OSError as error:
-            self._die(*as_closed(error))
+            self._end(*as_closed(error))
             return
         self._flush()
 
@@ -499,14 +512,14 @@ class Http2Connection:
         """Send as much as the socket takes, and tell whom it concerns."""
         try:
             self._send()
-            self._tell()
+            self._notify_waiters()
         except BaseException:
-            self._tear()
+            self._mark_interrupted()
             raise
 
     def _send(self) -> None:
         frames = self._frames
-        out = frames.out
+        out = frames.outbox
         try:
             while out:
                 count = self._sock.send(out)
@@ -520,160 +533,160 @@ class Http2Connection:
             if not self._blocked:
                 self._blocked = True
                 self._flushed_at = time.monotonic()
-                self._nudge()
+                self._wake_reader()
         except OSError as error:
-            # What the peer said before it closed may tell whether it took the request.
+            # What the peer said before it closed may tell whether it acknowledge the request.
             self._blocked = False
-            self._last_words()
-            self._die(*as_closed(error))
+            self._read_last_bytes()
+            self._end(*as_closed(error))
         else:
             self._blocked = False
 
-    def _last_words(self) -> None:
+    def _read_last_bytes(self) -> None:
         """Take in what a peer that has closed had sent before."""
         try:
-            while data := self._sock.recv(_READ):
-                self._received += 1
+            while data := self._sock.recv(_READ_SIZE):
+                self._read_count += 1
                 self._frames.receive(data, time.monotonic())
         except (OSError, FrameError):  # GoneError among the former
             pass
 
-    def _farewell(self) -> None:
+    def _send_last_bytes(self) -> None:
         """Say what there is to be said at the end, if the socket takes it now. Whatever goes wrong: it is a courtesy.
 
         Not by :meth:`_flush`, which looks at what the peer says and puts bodies into frames; both are over.
         """
         frames = self._frames
         try:
-            if frames.out:
-                frames.flushed(self._sock.send(frames.out))
+            if frames.outbox:
+                frames.flushed(self._sock.send(frames.outbox))
         except OSError:
             pass
 
-    def _tell(self) -> None:
+    def _notify_waiters(self) -> None:
         """Wake those who have news, and report places that came free."""
         frames = self._frames
-        changed = frames.changed
+        changed = frames.changed_streams
         if changed:
-            frames.changed = []
+            frames.changed_streams = []
             for stream in changed:
                 if stream in self._waiting:
-                    self._rouse(stream)
-                elif stream is self._leader:
-                    self._nudge()
-        if frames.closed:
-            count, frames.closed = frames.closed, 0
-            self.served = True
-            self._on_room(self, count)
-        if (frames.draining or self._closing) and not frames.streams and not self.dead:
-            if self._closing:
-                frames.goodbye()
-                self._farewell()
-            self._die(*CLOSED)
+                    self._wake(stream)
+                elif stream is self._reader:
+                    self._wake_reader()
+        if frames.closed_streams:
+            count, frames.closed_streams = frames.closed_streams, 0
+            self.was_used = True
+            self._on_change(self, count)
+        if (frames.draining or self._is_closing) and not frames.streams and not self.dead:
+            if self._is_closing:
+                frames.send_goaway()
+                self._send_last_bytes()
+            self._end(*CLOSED)
 
-    def _nudge(self) -> None:
-        """Have the leader look around, unless that is us."""
-        if self._leader is not None and not self._turning:
+    def _wake_reader(self) -> None:
+        """Have the leader read_pending around, unless that is us."""
+        if self._reader is not None and not self._is_reading:
             self._pipe.wake()
 
-    def _silent_at(self) -> float:
+    def _silence_deadline(self) -> float:
         """Return the instant from which the peer has been silent for too long."""
-        if self._frames.pong:
-            return self._heard_at + PING_AFTER
-        return max(self._asked_at, self._heard_at) + PING_PATIENCE
+        if self._frames.ping_answered:
+            return self._received_at + PING_AFTER
+        return max(self._pinged_at, self._received_at) + PING_PATIENCE
 
-    def _silence(self) -> None:
+    def _handle_silence(self) -> None:
         """Nothing has come for long: ask, or give up, unless the question may not have left yet."""
         now = time.monotonic()
-        if self._frames.pong:
-            self._ask(now)
+        if self._frames.ping_answered:
+            self._send_ping(now)
             self._flush()
             return
-        (left, waiting), self._looked = self._looked, self._leaving()
+        (left_before, was_waiting), self._unsent_at_ping = self._unsent_at_ping, self._unsent_state()
         # What was not waiting says nothing: a system takes small requests for a program that hangs.
-        if waiting and self._looked[0] > left:
-            self._asked_at = now
+        if was_waiting and self._unsent_at_ping[0] > left_before:
+            self._pinged_at = now
         else:
             _log.debug("a connection of HTTP/2 does not answer: %d streams end", len(self._frames.streams))
-            self._die(ConnectionResetError, ("the connection is dead: the server does not answer a ping",))
+            self._end(ConnectionResetError, ("the connection is dead: the server does not answer a ping",))
 
-    def _ask(self, now: float) -> None:
+    def _send_ping(self, now: float) -> None:
         """Ask for a sign of life; whatever comes is one."""
-        self._asked_at = now
-        self._looked = self._leaving()
+        self._pinged_at = now
+        self._unsent_at_ping = self._unsent_state()
         self._frames.ping()
 
-    def _leaving(self) -> tuple[int, bool]:
+    def _unsent_state(self) -> tuple[int, bool]:
         """Return how many of our bytes have left, as far as the system says so, and whether some have not."""
-        held = _unconfirmed(self._sock)
-        return self._frames.handed - held, held > 0 or bool(self._frames.out)
+        unconfirmed = _unconfirmed_bytes(self._sock)
+        return self._frames.flushed_bytes - unconfirmed, unconfirmed > 0 or bool(self._frames.outbox)
 
-    def _die(self, kind: Callable[..., Exception], arguments: tuple[Any, ...]) -> None:
+    def _end(self, error_class: Callable[..., Exception], arguments: tuple[Any, ...]) -> None:
         """End the connection and all of its streams."""
         if not self.dead:
             self.dead = True
-            self._end(kind, arguments)
+            self._fail_streams(error_class, arguments)
 
-    def _tear(self) -> None:
+    def _mark_interrupted(self) -> None:
         """End the connection after an interrupt in the middle of what nobody can finish; its end, too, may be what was interrupted."""
-        self._torn = self._torn or not self.dead
+        self._interrupted = self._interrupted or not self.dead
         self.dead = True
-        self._end(ConnectionAbortedError, ("interrupted",))
+        self._fail_streams(ConnectionAbortedError, ("interrupted",))
 
-    def _end(self, kind: Callable[..., Exception], arguments: tuple[Any, ...]) -> None:
-        self._frames.broken(kind, arguments, _RECORD if self._blocked else 0)
+    def _fail_streams(self, error_class: Callable[..., Exception], arguments: tuple[Any, ...]) -> None:
+        self._frames.fail_all(error_class, arguments, _TLS_RECORD if self._blocked else 0)
         while self._waiting:
-            self._rouse(next(iter(self._waiting)))
-        self._tell()
-        self._nudge()
-        self._on_room(self, 0)
+            self._wake(next(iter(self._waiting)))
+        self._notify_waiters()
+        self._wake_reader()
+        self._on_change(self, 0)
 
     # --- afterwards --------------------------------------------------------------------------------------------------------
 
-    def _after(self) -> None:
+    def _settle_deferred(self) -> None:
         """Work off what was left for whoever holds the lock, unless somebody holds it: that one will. Close what is dead."""
-        if not self._left and (not self.dead or self._sock is None):
+        if not self._deferred and (not self.dead or self._sock is None):
             return
         for _ in lock_attempts(self._lock):
             try:
-                self._work_off()
+                self._apply_deferred()
             except BaseException:  # an interrupt; twice does no harm
-                self._work_off()
+                self._apply_deferred()
                 raise
             finally:
                 self._lock.release()
-            if self.dead or not self._left:
+            if self.dead or not self._deferred:
                 return
 
-    def _work_off(self) -> None:
-        while self._left:
-            stream, cancelled, count = self._left[0]
+    def _apply_deferred(self) -> None:
+        while self._deferred:
+            stream, is_cancel, count = self._deferred[0]
             if stream is not None and count:
                 if not self.dead:
-                    self._frames.give_back(stream, count)
-            elif stream is not None and cancelled:
-                self._frames.cancelled(stream)
+                    self._frames.acknowledge(stream, count)
+            elif stream is not None and is_cancel:
+                self._frames.cancel_stream(stream)
             elif stream is not None:
-                self._frames.reset(stream)
+                self._frames.reset_stream(stream)
                 stream.ended = True
             if not self.dead:
                 self._flush()
-            self._left.popleft()  # last: whoever interrupts us, none is lost
-        if self.dead and self._leader is None and self._sock is not None:
+            self._deferred.popleft()  # last: whoever interrupts us, none is lost
+        if self.dead and self._reader is None and self._sock is not None:
             sock, self._sock = self._sock, None
             sock.close()
         elif self.dead:
-            self._nudge()
+            self._wake_reader()
 
     def _after_fork_in_child(self) -> None:
         """Let go of what is the parent's, without a word on its socket and without a lock it may have held."""
         self._lock = Lock()
-        self._left = deque()
+        self._deferred = deque()
         self._waiting = {}
-        self._leader = self._chosen = None
+        self._reader = self._next_reader = None
         self.dead = True
-        self._on_room = lambda *_: None
-        self._frames.broken(ConnectionResetError, ("the connection belongs to the parent process",), 1 << 62)
+        self._on_change = lambda *_: None
+        self._frames.fail_all(ConnectionResetError, ("the connection belongs to the parent process",), 1 << 62)
         sock, self._sock = self._sock, None
         if sock is not None:
             try:

@@ -18,13 +18,13 @@ class FallbackPool(TLSPool):
     """The pool of HTTP/1.1 behind one of HTTP/2.
 
     Args:
-        usual: Returns the TLS context that offers HTTP/1.1 only; made when it is needed, which it seldom is, and costly.
+        http1_context: Returns the TLS context that offers HTTP/1.1 only; made when it is needed, which it seldom is, and costly.
         kwargs: As for any pool; the TLS context among them offers both protocols.
     """
 
-    def __init__(self, *args: Any, usual: Callable[[], ssl.SSLContext], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, http1_context: Callable[[], ssl.SSLContext], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.usual = usual
+        self.http1_context = http1_context
 
     def negotiating(self) -> Any:
         """Return a new connection that will ask for HTTP/2."""
@@ -32,17 +32,17 @@ class FallbackPool(TLSPool):
 
     def keep(self, conn: Any) -> None:
         """Take in a connection that asked for HTTP/2 and was given HTTP/1.1."""
-        conn.contexts = self.usual
-        conn.maker = current()
+        conn.make_context = self.http1_context
+        conn.made_for = current()
         self._put_conn(conn)
 
     def _new_conn(self) -> Any:
         conn = super()._new_conn()
-        conn.contexts = self.usual
+        conn.make_context = self.http1_context
         return conn
 
     def _make_request(self, conn: Any, method: str, url: str, **kwargs: Any) -> Any:  # type: ignore[override]  # as in the class above
-        if conn.maker is current():
+        if conn.made_for is current():
             conn.idle_since = None  # straight from the handshake: if it breaks it was not stale
-        conn.maker = None
+        conn.made_for = None
         return super()._make_request(conn, method, url, **kwargs)

@@ -23,7 +23,7 @@ import h2.events
 import h2.exceptions
 from h2.settings import SettingCodes, Settings
 
-from groq_provider.transport.http2.headers import MAX_HEAD, announced, look_at
+from groq_provider.transport.http2.headers import MAX_HEAD, check_head, content_length
 from groq_provider.transport.http2.hpack import Unpacker
 from groq_provider.transport.http2.stream import (
     STREAM_WINDOW,
@@ -49,26 +49,26 @@ CONNECTION_WINDOW = 1 << 24
 #: The largest frame taken: what every peer must take, too, and the least that may be set.
 MAX_FRAME = 16_384
 #: Bytes of a table of header fields, as the protocol has it.
-_TABLE = 4_096
+_HEADER_TABLE_SIZE = 4_096
 #: Streams a connection has open before the peer has said how many, and at most whatever it says. A peer may not count them before
 #: (RFC 9113, 3.4), but some do, servers on the h2 library among them, and end the connection if there are too many.
 FIRST_STREAMS, MAX_STREAMS = 1, 256
-#: No more of bodies is put into frames while so many bytes wait for the socket; they would only be held twice.
-_MAX_WAITING = 262_144
+#: No more of bodies is put into frames while so many bytes wait for the socket; they would only be partial twice.
+_MAX_BODY_BACKLOG = 262_144
 #: So many bytes waiting for a peer that takes none are its pings and the like, not ours to keep.
-_MAX_OUT = 8 << 20
+_MAX_OUTBOX = 8 << 20
 
 _DATA, _HEADERS, _RST_STREAM, _PUSH_PROMISE, _GOAWAY, _CONTINUATION = 0, 1, 3, 5, 7, 9
 _END_STREAM, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x4, 0x8, 0x20
 #: HEADERS with ``:status 200`` and an empty DATA, but for the number of the stream.
-_PLAIN_HEAD, _NO_DATA = b"\0\0\1\1%c%b\x88", b"\0\0\0\0%c%b"
+_PLAIN_HEAD_FRAME, _EMPTY_DATA_FRAME = b"\0\0\1\1%c%b\x88", b"\0\0\0\0%c%b"
 #: WINDOW_UPDATE, but for the number of the stream and the count.
-_UPDATE = b"\0\0\4\x08\0"
+_WINDOW_UPDATE_FRAME = b"\0\0\4\x08\0"
 #: A head in more pieces is an attack.
-_MAX_PIECES = 64
+_MAX_HEAD_PIECES = 64
 
 
-def _name_of(code: int) -> str:
+def _error_name(code: int) -> str:
     try:
         return h2.errors.ErrorCodes(code).name
     except ValueError:
@@ -79,15 +79,15 @@ class Frames:
     """One connection's state, without its socket. Whoever uses it holds the connection's lock.
 
     Attributes:
-        out: Bytes to be sent; whoever sends takes them off the front and says so to :meth:`flushed`.
-        handed: How many bytes the system has taken so far.
+        outbox: Bytes to be sent; whoever sends takes them off the front and says so to :meth:`flushed`.
+        flushed_bytes: How many bytes the system has taken so far.
         streams: Those that may still change, by number.
-        limit: Most of them at once.
-        settled: Whether the peer's settings have arrived.
+        max_streams: Most of them at once.
+        settings_received: Whether the peer's settings have arrived.
         draining: Whether the peer takes no new streams.
-        pong: Whether the last ping was answered.
-        changed: Streams with news since this was emptied.
-        closed: How many streams left ``streams`` since this was set to zero.
+        ping_answered: Whether the last ping was answered.
+        changed_streams: Streams with news since this was emptied.
+        closed_streams: How many streams left ``streams`` since this was set to zero.
     """
 
     def __init__(self) -> None:
@@ -111,26 +111,26 @@ class Frames:
             },
         )
         self._unpacker = Unpacker(MAX_HEAD)
-        self._block: list[
+        self._head_pieces: list[
             bytes
         ] = []  # the pieces of a head that is not whole yet, of this stream, with the flags of the first
-        self._block_of = self._block_flags = 0
-        self._highest = 0
-        self._held = bytearray()  # the beginning of a frame
-        self._needed = 9
-        self._credit = 0  # of the connection's window, to be given back
-        self._unsent: dict[Stream, None] = {}  # bodies that wait for the peer's window
-        self._leaving: deque[Stream] = deque()  # all in frames, not all with the system
-        self._queued = self.handed = 0
-        self.out = bytearray()
+        self._head_stream_id = self._head_flags = 0
+        self._last_stream_id = 0
+        self._partial_frame = bytearray()  # the beginning of a frame
+        self._needed_bytes = 9
+        self._window_credit = 0  # of the connection's window, to be given back
+        self._unsent_bodies: dict[Stream, None] = {}  # bodies that wait for the peer's window
+        self._unflushed: deque[Stream] = deque()  # all in frames, not all with the system
+        self.queued_bytes = self.flushed_bytes = 0
+        self.outbox = bytearray()
         self.streams: dict[int, Stream] = {}
-        self.limit = FIRST_STREAMS
-        self.settled = self.draining = False
-        self.pong = True
+        self.max_streams = FIRST_STREAMS
+        self.settings_received = self.draining = False
+        self.ping_answered = True
         #: No real ones: they end with the peer's settings, and with the connection.
-        self._greeted: list[Stream] = []
-        self.changed: list[Stream] = []
-        self.closed = 0
+        self._settings_waiters: list[Stream] = []
+        self.changed_streams: list[Stream] = []
+        self.closed_streams = 0
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(CONNECTION_WINDOW - 65_535)
         self._collect()
@@ -139,128 +139,131 @@ class Frames:
 
     def _collect(self) -> None:
         data = self._h2.data_to_send()
-        self.out += data
-        self._queued += len(data)
+        self.outbox += data
+        self.queued_bytes += len(data)
 
-    def open(self, stream: Stream, fields: list[HeaderTuple], body: bytes | None, now: float) -> None:
+    def open_stream(self, stream: Stream, fields: list[HeaderTuple], body: bytes | None, now: float) -> None:
         """Put a request into frames, its body as far as the peer takes it now.
 
         Raises:
-            NoRoomError: The peer takes no more streams; nothing was changed.
+            NoRoomError: The peer takes no more streams; nothing was changed_streams.
         """
         try:
             number = self._h2.get_next_available_stream_id()
             self._collect()
-            stream.start = self._queued
+            stream.start_offset = self.queued_bytes
             self._h2.send_headers(number, fields, end_stream=not body)
         except h2.exceptions.TooManyStreamsError:
             raise NoRoomError("no more streams on this connection") from None
         except h2.exceptions.NoAvailableStreamIDError:
             self.draining = True  # after a billion of them
             raise NoRoomError("no more streams on this connection") from None
-        stream.id = self._highest = number
+        stream.id = self._last_stream_id = number
         stream.progress_at = now
         stream.bodiless = fields[0][1] == b"HEAD"
         self.streams[number] = stream
         if body:
             stream.unsent = memoryview(body)
-            self._unsent[stream] = None
+            self._unsent_bodies[stream] = None
             self.pump(now)
         else:
-            self._all_framed(stream)
+            self._mark_all_framed(stream)
 
-    def _all_framed(self, stream: Stream) -> None:
+    def _mark_all_framed(self, stream: Stream) -> None:
         self._collect()
         stream.unsent = None
-        stream.mark = self._queued
-        self._leaving.append(stream)
+        stream.end_offset = self.queued_bytes
+        self._unflushed.append(stream)
 
     def pump(self, now: float) -> None:
         """Put more of the waiting bodies into frames, one of each in turn, as far as the peer's windows and our buffer reach."""
-        going = True
-        while going and self._unsent:
-            going = False
-            for stream in list(self._unsent):
-                if len(self.out) > _MAX_WAITING:
+        progress = True
+        while progress and self._unsent_bodies:
+            progress = False
+            for stream in list(self._unsent_bodies):
+                if len(self.outbox) > _MAX_BODY_BACKLOG:
                     return
-                going = self._one_frame(stream, now) or going
+                progress = self._frame_next_part(stream, now) or progress
 
-    def _one_frame(self, stream: Stream, now: float) -> bool:
-        rest = stream.unsent
-        if rest is None:
-            self._unsent.pop(stream, None)
+    def _frame_next_part(self, stream: Stream, now: float) -> bool:
+        unsent = stream.unsent
+        if unsent is None:
+            self._unsent_bodies.pop(stream, None)
             return False
         room = min(
-            self._h2.local_flow_control_window(stream.id), self._h2.max_outbound_frame_size, _MAX_WAITING, len(rest)
+            self._h2.local_flow_control_window(stream.id),
+            self._h2.max_outbound_frame_size,
+            _MAX_BODY_BACKLOG,
+            len(unsent),
         )
         if room <= 0:
             return False
-        last = room == len(rest)
-        self._h2.send_data(stream.id, bytes(rest[:room]), end_stream=last)
+        last = room == len(unsent)
+        self._h2.send_data(stream.id, bytes(unsent[:room]), end_stream=last)
         stream.progress_at = now
         if last:
-            del self._unsent[stream]
-            self._all_framed(stream)
+            del self._unsent_bodies[stream]
+            self._mark_all_framed(stream)
         else:
-            stream.unsent = rest[room:]
+            stream.unsent = unsent[room:]
             self._collect()
         return True
 
     def flushed(self, count: int) -> None:
         """Note that the system has taken *count* more bytes."""
-        self.handed += count
-        leaving = self._leaving
-        while leaving and (leaving[0].mark or 0) <= self.handed:
-            stream = leaving.popleft()
+        self.flushed_bytes += count
+        unflushed = self._unflushed
+        while unflushed and (unflushed[0].end_offset or 0) <= self.flushed_bytes:
+            stream = unflushed.popleft()
             stream.sent = True
-            self.changed.append(stream)
+            self.changed_streams.append(stream)
 
-    def left(self, stream: Stream, slack: int = 0) -> bool:
-        """Say whether anything of a request may have left; *slack* bytes may have gone without our knowing."""
-        return stream.start < self.handed + slack
+    def may_have_left(self, stream: Stream, uncounted: int = 0) -> bool:
+        """Say whether anything of a request may have left; *uncounted* bytes may have gone without our knowing."""
+        return stream.start_offset < self.flushed_bytes + uncounted
 
-    def reset(self, stream: Stream, code: h2.errors.ErrorCodes = h2.errors.ErrorCodes.CANCEL) -> None:
+    def reset_stream(self, stream: Stream, code: h2.errors.ErrorCodes = h2.errors.ErrorCodes.CANCEL) -> None:
         """End a stream before its time; nothing of it is of use any more."""
         if self.streams.get(stream.id) is not stream:
             return
-        self._forget(stream)
+        self._remove(stream)
         try:
             self._h2.reset_stream(stream.id, code)
         except h2.exceptions.ProtocolError:
-            pass  # closed already, on both sides
+            pass  # closed_streams already, on both sides
         self._collect()
 
-    def greet(self, stream: Stream) -> None:
+    def await_settings(self, stream: Stream) -> None:
         """End *stream*, which is none of the peer's, when the settings have come or never will."""
-        self._greeted.append(stream)
-        if self.settled:
-            self._settle()
+        self._settings_waiters.append(stream)
+        if self.settings_received:
+            self._finish_settings_waiters()
 
-    def _settle(self) -> None:
-        while self._greeted:
-            self._finish(self._greeted.pop())
+    def _finish_settings_waiters(self) -> None:
+        while self._settings_waiters:
+            self._finish(self._settings_waiters.pop())
 
     def ping(self) -> None:
         """Ask the peer for a sign of life."""
         self._h2.ping(b"groqping")
         self._collect()
-        self.pong = False
+        self.ping_answered = False
 
-    def give_back(self, stream: Stream, count: int) -> None:
+    def acknowledge(self, stream: Stream, count: int) -> None:
         """Let the peer send *count* more bytes of a stream."""
         if self.streams.get(stream.id) is stream:
-            stream.room += count
-            self._credit_to(stream.id, count)
+            stream.receive_window += count
+            self._send_window_update(stream.id, count)
 
-    def _credit_to(self, number: int, count: int) -> None:
+    def _send_window_update(self, number: int, count: int) -> None:
         """Send a WINDOW_UPDATE. By hand: h2 gives back what it has seen come, and is shown no bodies."""
         self._collect()
-        update = _UPDATE + number.to_bytes(4, "big") + count.to_bytes(4, "big")
-        self.out += update
-        self._queued += len(update)
+        update = _WINDOW_UPDATE_FRAME + number.to_bytes(4, "big") + count.to_bytes(4, "big")
+        self.outbox += update
+        self.queued_bytes += len(update)
 
-    def goodbye(self) -> None:
-        """Say that we are leaving."""
+    def send_goaway(self) -> None:
+        """Say that we are unflushed."""
         try:
             self._h2.close_connection()
         except h2.exceptions.ProtocolError:
@@ -275,40 +278,40 @@ class Frames:
         Raises:
             FrameError: The peer breaks HTTP/2: nothing of this connection can be trusted.
         """
-        held = self._held
-        held += data
-        if len(held) < self._needed:
+        partial = self._partial_frame
+        partial += data
+        if len(partial) < self._needed_bytes:
             return
-        whole = bytes(held)
-        position, end = 0, len(whole)
-        self._needed = 9
+        data = bytes(partial)
+        position, end = 0, len(data)
+        self._needed_bytes = 9
         while end - position >= 9:
-            length = int.from_bytes(whole[position : position + 3], "big")
+            length = int.from_bytes(data[position : position + 3], "big")
             if length > MAX_FRAME:
                 raise FrameError("a frame that is too long")
-            after = position + 9 + length
-            if after > end:
-                self._needed = 9 + length
+            frame_end = position + 9 + length
+            if frame_end > end:
+                self._needed_bytes = 9 + length
                 break
-            kind = whole[position + 3]
-            number = int.from_bytes(whole[position + 5 : position + 9], "big") & 0x7FFF_FFFF
-            frame = whole[position:after]
-            position = after
-            if self._block and (kind != _CONTINUATION or number != self._block_of):
+            kind = data[position + 3]
+            number = int.from_bytes(data[position + 5 : position + 9], "big") & 0x7FFF_FFFF
+            frame = data[position:frame_end]
+            position = frame_end
+            if self._head_pieces and (kind != _CONTINUATION or number != self._head_stream_id):
                 raise FrameError("a frame inside a head")
-            taker = _OURS.get(kind)
-            if taker is None or not taker(self, number, frame):
-                self._feed(frame)
-        del held[:position]
-        if self._credit >= CONNECTION_WINDOW // 4:
-            credit, self._credit = self._credit, 0
-            self._credit_to(0, credit)
+            handler = _OWN_HANDLERS.get(kind)
+            if handler is None or not handler(self, number, frame):
+                self._feed_h2(frame)
+        del partial[:position]
+        if self._window_credit >= CONNECTION_WINDOW // 4:
+            credit, self._window_credit = self._window_credit, 0
+            self._send_window_update(0, credit)
         self._collect()
         self.pump(now)
-        if len(self.out) > _MAX_OUT:
+        if len(self.outbox) > _MAX_OUTBOX:
             raise FrameError("a peer that asks and does not listen")
 
-    def _feed(self, frame: bytes) -> None:
+    def _feed_h2(self, frame: bytes) -> None:
         try:
             events = self._h2.receive_data(frame)
         except h2.exceptions.ProtocolError as error:
@@ -317,7 +320,7 @@ class Frames:
             problem = type(error).__name__
         else:
             for event in events:
-                handler = _HANDLERS.get(type(event))
+                handler = _EVENT_HANDLERS.get(type(event))
                 if handler is not None:
                     handler(self, event)
             return
@@ -330,7 +333,7 @@ class Frames:
         if number == 0:
             raise FrameError("a body of no stream")
         size = len(frame) - 9
-        self._credit += size
+        self._window_credit += size
         stream = self.streams.get(number)
         if stream is None:
             return True  # over already
@@ -343,22 +346,22 @@ class Frames:
         else:
             padding = 0
             text = frame[9:]
-        stream.received += len(text)
-        stream.room -= size
+        stream.received_bytes += len(text)
+        stream.receive_window -= size
         if stream.head is None:
-            self._malformed(stream, "a body before its head")
-        elif stream.announced is not None and stream.received > stream.announced:
-            self._malformed(stream, "a body that is longer than announced")
-        elif stream.room < 0:
-            self._malformed(stream, "more of a body than was asked for")
+            self._fail_malformed(stream, "a body before its head")
+        elif stream.content_length is not None and stream.received_bytes > stream.content_length:
+            self._fail_malformed(stream, "a body that is longer than announced")
+        elif stream.receive_window < 0:
+            self._fail_malformed(stream, "more of a body than was asked for")
         else:
             if text:
-                stream.parts.append(text)
-                self.changed.append(stream)
+                stream.body_parts.append(text)
+                self.changed_streams.append(stream)
             if flags & _END_STREAM:
-                self._feed(_NO_DATA % (_END_STREAM, number.to_bytes(4, "big")))
+                self._feed_h2(_EMPTY_DATA_FRAME % (_END_STREAM, number.to_bytes(4, "big")))
             elif padding:
-                self.give_back(stream, padding)
+                self.acknowledge(stream, padding)
         return True
 
     def _headers(self, number: int, frame: bytes) -> bool:
@@ -368,62 +371,62 @@ class Frames:
             start, end = 10, end - frame[9]
         if flags & _PRIORITY:
             start += 5
-        if start > end or number % 2 == 0 or number > self._highest:
+        if start > end or number % 2 == 0 or number > self._last_stream_id:
             raise FrameError("a head that is none")
-        self._block_of, self._block_flags = number, flags
-        self._block = [frame[start:end]]
+        self._head_stream_id, self._head_flags = number, flags
+        self._head_pieces = [frame[start:end]]
         if flags & _END_HEADERS:
-            self._unpack()
+            self._unpack_head()
         return True
 
     def _continuation(self, _number: int, frame: bytes) -> bool:
-        if not self._block or len(self._block) == _MAX_PIECES:
+        if not self._head_pieces or len(self._head_pieces) == _MAX_HEAD_PIECES:
             raise FrameError("a piece of a head that is none")
-        self._block.append(frame[9:])
+        self._head_pieces.append(frame[9:])
         if frame[4] & _END_HEADERS:
-            self._unpack()
+            self._unpack_head()
         return True
 
-    def _unpack(self) -> None:
+    def _unpack_head(self) -> None:
         """Unpack a whole head; all of them have to be, as each changes the table for those after it."""
-        block, self._block = b"".join(self._block), []
+        block, self._head_pieces = b"".join(self._head_pieces), []
         try:
             head = self._unpacker.unpack(block)
         except ValueError:
             head = None
         if head is None:
             raise FrameError("a head that cannot be unpacked")
-        stream = self.streams.get(self._block_of)
+        stream = self.streams.get(self._head_stream_id)
         if stream is not None:
-            self._head(stream, head, self._block_flags & _END_STREAM)
+            self._accept_head(stream, head, self._head_flags & _END_STREAM)
 
-    def _head(self, stream: Stream, head: list[tuple[bytes, bytes]], ends: int) -> None:
+    def _accept_head(self, stream: Stream, head: list[tuple[bytes, bytes]], end_stream: int) -> None:
         number = stream.id.to_bytes(4, "big")
         if stream.head is not None:  # trailers, which say nothing here
-            if ends:
-                self._feed(_NO_DATA % (_END_STREAM, number))
+            if end_stream:
+                self._feed_h2(_EMPTY_DATA_FRAME % (_END_STREAM, number))
             else:
-                self._malformed(stream, "a second head")
+                self._fail_malformed(stream, "a second head")
             return
-        status, wrong = look_at(head)
-        if not wrong and status < 200:
-            if not ends and status != 101:
+        status, problem = check_head(head)
+        if not problem and status < 200:
+            if not end_stream and status != 101:
                 return  # an interim answer; the one to the request follows
-            wrong = "an interim answer that cannot be one"
-        if wrong:
-            self._malformed(stream, wrong)
+            problem = "an interim answer that cannot be one"
+        if problem:
+            self._fail_malformed(stream, problem)
             return
-        stream.announced = None if stream.bodiless or status in (204, 304) else announced(head)
+        stream.content_length = None if stream.bodiless or status in (204, 304) else content_length(head)
         stream.head = head
-        self.changed.append(stream)
-        self._feed(_PLAIN_HEAD % (_END_HEADERS | ends, number))
+        self.changed_streams.append(stream)
+        self._feed_h2(_PLAIN_HEAD_FRAME % (_END_HEADERS | end_stream, number))
 
-    def _malformed(self, stream: Stream, wrong: str) -> None:
-        self._fail(stream, FrameError, wrong)
-        self.reset(stream, h2.errors.ErrorCodes.PROTOCOL_ERROR)
+    def _fail_malformed(self, stream: Stream, problem: str) -> None:
+        self._fail(stream, FrameError, problem)
+        self.reset_stream(stream, h2.errors.ErrorCodes.PROTOCOL_ERROR)
 
     def _rst_stream(self, number: int, _frame: bytes) -> bool:
-        return number not in self.streams and 0 < number <= self._highest  # over already
+        return number not in self.streams and 0 < number <= self._last_stream_id  # over already
 
     def _push_promise(self, _number: int, _frame: bytes) -> bool:
         raise FrameError("a promise that was refused from the beginning")
@@ -431,48 +434,48 @@ class Frames:
     def _goaway(self, number: int, frame: bytes) -> bool:
         if number or len(frame) < 17:
             raise FrameError("a GOAWAY that is none")
-        last = int.from_bytes(frame[9:13], "big") & 0x7FFF_FFFF
+        last_stream_id = int.from_bytes(frame[9:13], "big") & 0x7FFF_FFFF
         code = int.from_bytes(frame[13:17], "big")
         self.draining = True
-        for stream in [found for found in self.streams.values() if found.id > last]:
+        for stream in [each for each in self.streams.values() if each.id > last_stream_id]:
             # Not by reset(): the peer has forgotten these, or never knew them.
-            self._fail(stream, UnprocessedError, "the server is leaving and has not taken the request")
-            self._forget(stream)
+            self._fail(stream, UnprocessedError, "the server is unflushed and has not taken the request")
+            self._remove(stream)
         if code:  # it closes now (RFC 9113, 5.4.1): the other streams get nothing more
-            raise GoneError(f"the server ended the connection ({_name_of(code)})")
+            raise GoneError(f"the server ended the connection ({_error_name(code)})")
         return True
 
-    def _forget(self, stream: Stream) -> None:
+    def _remove(self, stream: Stream) -> None:
         """Let a stream go: its place is free."""
-        self._unsent.pop(stream, None)
+        self._unsent_bodies.pop(stream, None)
         stream.unsent = None
         if stream.id in self.streams:
             del self.streams[stream.id]  # not by a call, after which an interrupt might come before it is counted
-            self.closed += 1
+            self.closed_streams += 1
 
     def _finish(self, stream: Stream) -> None:
         stream.ended = True
-        self.changed.append(stream)
+        self.changed_streams.append(stream)
 
     def _fail(self, stream: Stream, kind: Callable[..., Exception], *arguments: Any) -> None:
         if not stream.ended:
-            stream.problem = (kind, arguments)
+            stream.failure_spec = (kind, arguments)
             self._finish(stream)
 
-    def cancelled(self, stream: Stream) -> None:
+    def cancel_stream(self, stream: Stream) -> None:
         """End a stream for its own side's reasons."""
-        self._fail(stream, ConnectionAbortedError, "cancelled")
-        self.reset(stream)
+        self._fail(stream, ConnectionAbortedError, "cancel_stream")
+        self.reset_stream(stream)
 
-    def broken(self, kind: Callable[..., Exception], arguments: tuple[Any, ...], slack: int) -> None:
+    def fail_all(self, kind: Callable[..., Exception], arguments: tuple[Any, ...], uncounted: int) -> None:
         """End every stream: the connection is no more. Those of which nothing had left may be sent again."""
         for stream in list(self.streams.values()):
-            if self.left(stream, slack):
+            if self.may_have_left(stream, uncounted):
                 self._fail(stream, kind, *arguments)
             else:
                 self._fail(stream, UnprocessedError, "the connection broke before the request was sent")
-            self._forget(stream)
-        self._settle()
+            self._remove(stream)
+        self._finish_settings_waiters()
 
     # --- what h2 says ------------------------------------------------------------------------------------------------------
 
@@ -482,9 +485,9 @@ class Frames:
             return
         self._finish(stream)
         if stream.unsent is not None:
-            self.reset(stream)  # answered before it had the whole request, which it does not want any more
+            self.reset_stream(stream)  # answered before it had the whole request, which it does not want any more
         else:
-            self._forget(stream)
+            self._remove(stream)
 
     def _on_reset(self, event: h2.events.StreamReset) -> None:
         stream = self.streams.get(event.stream_id)
@@ -497,34 +500,34 @@ class Frames:
         elif stream.head is None and code == codes.HTTP_1_1_REQUIRED:
             self._fail(stream, Http11RequiredError, "the server wants HTTP/1.1")
         else:
-            self._fail(stream, StreamResetError, f"the server ended the stream ({_name_of(code)})")
-        self._forget(stream)
+            self._fail(stream, StreamResetError, f"the server ended the stream ({_error_name(code)})")
+        self._remove(stream)
 
     def _on_settings(self, _event: h2.events.RemoteSettingsChanged) -> None:
-        self.settled = True
-        self._settle()
-        self.limit = min(MAX_STREAMS, self._h2.remote_settings.max_concurrent_streams)
+        self.settings_received = True
+        self._finish_settings_waiters()
+        self.max_streams = min(MAX_STREAMS, self._h2.remote_settings.max_concurrent_streams)
         # What the peer offers to remember of our heads is memory of ours as well: no more than the protocol begins with. And what the
         # encoder is to say of it in its next head, the smallest size and the last, does not grow with the number of offers.
         encoder = self._h2.encoder
-        if encoder.header_table_size > _TABLE:  # noqa: PLR1730 - to set what it has makes hpack forget that it changed
-            encoder.header_table_size = _TABLE
+        if encoder.header_table_size > _HEADER_TABLE_SIZE:  # noqa: PLR1730 - to set what it has makes hpack forget that it changed_streams
+            encoder.header_table_size = _HEADER_TABLE_SIZE
         if sizes := encoder.table_size_changes:
             sizes[:] = [min(sizes), sizes[-1]]
             encoder.header_table.resized = True
 
     def _on_pong(self, _event: h2.events.PingAckReceived) -> None:
-        self.pong = True
+        self.ping_answered = True
 
 
-_HANDLERS: dict[type, Any] = {
+_EVENT_HANDLERS: dict[type, Any] = {
     h2.events.StreamEnded: Frames._on_end,
     h2.events.StreamReset: Frames._on_reset,
     h2.events.RemoteSettingsChanged: Frames._on_settings,
     h2.events.PingAckReceived: Frames._on_pong,
 }
 
-_OURS: dict[int, Any] = {
+_OWN_HANDLERS: dict[int, Any] = {
     _DATA: Frames._data,
     _HEADERS: Frames._headers,
     _RST_STREAM: Frames._rst_stream,

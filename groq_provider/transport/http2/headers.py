@@ -12,41 +12,41 @@ from hpack import HeaderTuple, NeverIndexedHeaderTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MAX_HEAD", "announced", "fields_of", "look_at"]
+__all__ = ["MAX_HEAD", "check_head", "content_length", "fields_of"]
 
 #: As for HTTP/1.1 a head may hold this; more ends the stream. What HPACK unpacks is bounded for all of a head together, beyond
 #: which the connection ends: its table is not to be trusted any more.
 _MAX_FIELDS, _MAX_FIELD, MAX_HEAD = 100, 65_536, 1 << 18
-_NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+\Z")
-_BREAKS = re.compile(rb"[\0\r\n]")
+_FIELD_NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+\Z")
+_CONTROL_CHARACTERS = re.compile(rb"[\0\r\n]")
 #: Names of the fields that belong to a connection of HTTP/1.1, which has no place here.
-_HOP = frozenset({"host", "connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"})
+_CONNECTION_FIELDS = frozenset({"host", "connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"})
 #: Fields whose values no table of the peer's, or of a proxy between, may remember.
-_SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
+_SECRET_FIELDS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
 
 
-def _no_blocks(record: logging.LogRecord) -> bool:
+def _hide_head_blocks(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("Encoded header block")
 
 
 # hpack tells its debug log the whole head of a request, packed, with the key in it. (Its other lines leave never-indexed values out.)
-logging.getLogger("hpack.hpack").addFilter(_no_blocks)
+logging.getLogger("hpack.hpack").addFilter(_hide_head_blocks)
 
 
 @functools.lru_cache(maxsize=256)
-def _name(text: str) -> tuple[bytes, bool] | None:
+def _wire_name(text: str) -> tuple[bytes, bool] | None:
     """Return a field's name as it is sent and whether its value is a secret; ``None``: it is not sent.
 
     Raises:
         ValueError: It is no name.
     """
     lower = text.lower()
-    if lower in _HOP:
+    if lower in _CONNECTION_FIELDS:
         return None
     name = lower.encode("latin-1")
-    if not _NAME.match(name) or name[:1] == b":":
+    if not _FIELD_NAME.match(name) or name[:1] == b":":
         raise ValueError("a header's name holds what HTTP does not allow")
-    return name, lower in _SECRET
+    return name, lower in _SECRET_FIELDS
 
 
 def fields_of(method: str, scheme: str, authority: str, path: str, headers: Mapping[str, str]) -> list[HeaderTuple]:
@@ -62,21 +62,21 @@ def fields_of(method: str, scheme: str, authority: str, path: str, headers: Mapp
         HeaderTuple(b":path", path.encode("latin-1")),
     ]
     for key, text in headers.items():
-        found = _name(key)
-        if found is None:
+        wire_name = _wire_name(key)
+        if wire_name is None:
             if key.lower() == "host":
                 fields[2] = HeaderTuple(b":authority", text.encode("latin-1"))
             continue
-        name, secret = found
+        name, is_secret = wire_name
         # A text of a class of its own is a SecretHeader.
-        kind = NeverIndexedHeaderTuple if secret or type(text) is not str else HeaderTuple
-        fields.append(kind(name, text.encode("latin-1").strip(b" \t")))
-    if any(_BREAKS.search(value) for _, value in fields) or b" " in fields[3][1]:
+        field_class = NeverIndexedHeaderTuple if is_secret or type(text) is not str else HeaderTuple
+        fields.append(field_class(name, text.encode("latin-1").strip(b" \t")))
+    if any(_CONTROL_CHARACTERS.search(value) for _, value in fields) or b" " in fields[3][1]:
         raise ValueError("a control character in a header or the path")
     return fields
 
 
-def look_at(head: list[tuple[bytes, bytes]]) -> tuple[int, str]:
+def check_head(head: list[tuple[bytes, bytes]]) -> tuple[int, str]:
     """Return an answer's status, and what is wrong with its head if anything is."""
     if len(head) > _MAX_FIELDS:
         return 0, f"got more than {_MAX_FIELDS} headers"
@@ -84,7 +84,7 @@ def look_at(head: list[tuple[bytes, bytes]]) -> tuple[int, str]:
     for name, value in head:
         if len(name) > _MAX_FIELD or len(value) > _MAX_FIELD:
             return 0, f"got more than {_MAX_FIELD} bytes in a header"
-        if not _NAME.match(name) or _BREAKS.search(value):
+        if not _FIELD_NAME.match(name) or _CONTROL_CHARACTERS.search(value):
             return 0, "a header that is none"
         if name[:1] == b":":
             if name != b":status" or status or len(value) != 3 or not value.isdigit() or value < b"100":
@@ -97,8 +97,8 @@ def look_at(head: list[tuple[bytes, bytes]]) -> tuple[int, str]:
     return status, "" if status else "no status"
 
 
-def announced(head: list[tuple[bytes, bytes]]) -> int | None:
-    """Return the announced length. What is no number announces nothing: the end of the body is marked without it."""
+def content_length(head: list[tuple[bytes, bytes]]) -> int | None:
+    """Return the content_length length. What is no number announces nothing: the end of the body is marked without it."""
     for name, value in head:
         if name == b"content-length":
             return int(value[:19]) if value.isdigit() else None

@@ -22,7 +22,7 @@ from urllib3.exceptions import ClosedPoolError, ProxyError
 from groq_provider._sync import forkable, in_signal_handler, lock_attempts, wake
 from groq_provider.errors import PoolTimeoutError, RequestCancelledError
 from groq_provider.transport.http1.pool import MAX_IDLE
-from groq_provider.transport.http2.connection import OURS, Http2Connection
+from groq_provider.transport.http2.connection import HTTP2_MODULES, Http2Connection
 from groq_provider.transport.http2.fallback import FallbackPool
 from groq_provider.transport.http2.headers import fields_of
 from groq_provider.transport.http2.response import HTTP2Response
@@ -40,7 +40,7 @@ MAX_CONNECTIONS = 8
 _MAX_RESENDS = 4
 #: Seconds after which somebody who waits for a place looks at the connections that nobody reads, where there are several. They take
 #: turns: each waits so many times longer as there are of them, up to the second number.
-_LOOK_AFTER, _MOST_TURNS = 0.05, 20
+_RECHECK_AFTER, _MOST_TURNS = 0.05, 20
 
 _log = logging.getLogger(__name__)
 
@@ -51,27 +51,27 @@ class _Waiter:
     A place is its own from the moment it is counted, wherever an interrupt may strike from then on, until a stream is opened in it.
     """
 
-    __slots__ = ("connection", "connects", "http1", "lock", "problem", "stream")
+    __slots__ = ("connection", "failure", "must_connect", "stream", "use_http1", "wake_lock")
 
     def __init__(self) -> None:
-        self.lock = Lock()
-        self.lock.acquire()
+        self.wake_lock = Lock()
+        self.wake_lock.acquire()
         self.connection: Http2Connection | None = None
-        self.connects = False  # whether it is this one's turn to connect
-        self.http1 = False
-        self.problem: Exception | None = None
+        self.must_connect = False  # whether it is this one's turn to connect
+        self.use_http1 = False
+        self.failure: Exception | None = None
         self.stream: Stream | None = None  # what it waits on, where there is a connection
 
     def wake(self) -> None:
         """End its wait. Waits for nothing."""
-        wake(self.lock)
+        wake(self.wake_lock)
         stream = self.stream
         if stream is not None:
             stream.interrupt()
 
-    def served(self) -> bool:
+    def is_served(self) -> bool:
         """Say whether the wait is over."""
-        return self.connection is not None or self.connects or self.http1 or self.problem is not None
+        return self.connection is not None or self.must_connect or self.use_http1 or self.failure is not None
 
 
 class Http2Pool:
@@ -133,22 +133,24 @@ class Http2Pool:
         fields = fields_of(method, "https", self._authority, url, headers or {})
         refused = 0
         while True:
-            waiter, before = _Waiter(), scope.sent
+            waiter, sent_before = _Waiter(), scope.sent
             try:
-                answer = (
-                    self._aside(fields, body, scope) if self._struck() else self._exchange(waiter, fields, body, scope)
+                response = (
+                    self._send_on_own_connection(fields, body, scope)
+                    if self._interrupts_us()
+                    else self._send_request(waiter, fields, body, scope)
                 )
             except Http11RequiredError:
-                scope.sent = before
+                scope.sent = sent_before
                 scope.deadline = scope.total_deadline
                 scope.connect_deadline = scope.earlier(scope.connect)
                 break
             except UnprocessedError as error:
-                scope.sent = before  # this copy counts for nothing
-                # Of those that have served and ended since there are no more than there were. What is new and of no use already may
+                scope.sent = sent_before  # this copy counts for nothing
+                # Of those that have was_used and ended since there are no more than there were. What is new and of no use already may
                 # be followed by more of its kind, a handshake each.
                 ended = waiter.connection
-                over = isinstance(error, NoRoomError) and ended is not None and ended.served and not ended.usable
+                over = isinstance(error, NoRoomError) and ended is not None and ended.was_used and not ended.usable
                 refused += not over
                 if scope.cancelled or refused > _MAX_RESENDS:
                     raise
@@ -161,19 +163,21 @@ class Http2Pool:
                 scope.sent = None  # whatever becomes of the second copy, the first may have been read
                 reason = error.problem
             else:
-                if answer is None:
+                if response is None:
                     break
-                return answer
+                return response
             _log.debug("sending again on another connection: %s", reason)
             scope.deadline = scope.total_deadline
             scope.connect_deadline = scope.earlier(scope.connect)
         return self.http1.urlopen(method, url, body, headers, retries, **options)
 
-    def _exchange(self, waiter: _Waiter, fields: Any, body: bytes | None, scope: CancelScope) -> HTTP2Response | None:
+    def _send_request(
+        self, waiter: _Waiter, fields: Any, body: bytes | None, scope: CancelScope
+    ) -> HTTP2Response | None:
         """Send a request where there is a place, and return the head of its answer; ``None``: HTTP/1.1 it is."""
         stream: Stream | None = None
         try:
-            connection = self._take(waiter, scope)
+            connection = self._reserve_place(waiter, scope)
             if connection is None:
                 return None
             stream = Stream(connection)
@@ -183,26 +187,26 @@ class Http2Pool:
         except BaseException as error:
             scope.unbind()
             if stream is None or not stream.id:
-                self._give_up(waiter)
+                self._withdraw(waiter)
                 raise
             stream.connection.drop(stream)  # its end gives the place back
             if isinstance(error, UnprocessedError) and not scope.cancelled:
                 scope.resends += 1
-            elif isinstance(error, (ConnectionError, ssl.SSLError)) and stream.connection.stale(stream):
+            elif isinstance(error, (ConnectionError, ssl.SSLError)) and stream.connection.went_stale(stream):
                 raise _StaleError(error) from None
             raise
 
-    def _struck(self) -> bool:
+    def _interrupts_us(self) -> bool:
         """Say whether a signal handler asks whose thread may hold what it needs here."""
         return (
             self._lock.locked()
             or self._connecting
             or bool(self._queue)
-            or any(each.engaged or each.taken >= each.limit for each in self._connections)
-        ) and in_signal_handler(OURS)
+            or any(each.in_use or each.reserved >= each.max_streams for each in self._connections)
+        ) and in_signal_handler(HTTP2_MODULES)
 
-    def _aside(self, fields: Any, body: bytes | None, scope: CancelScope) -> HTTP2Response | None:
-        """Send a request as :meth:`_exchange` does, on a connection that is for nothing else, and touch nothing that others share."""
+    def _send_on_own_connection(self, fields: Any, body: bytes | None, scope: CancelScope) -> HTTP2Response | None:
+        """Send a request as :meth:`_send_request` does, on a connection that is for nothing else, and touch nothing that others share."""
         if self._closed:
             raise ClosedPoolError(self.http1, "the pool is closed")
         connection = self._connect(scope)
@@ -221,7 +225,7 @@ class Http2Pool:
 
     # --- places ------------------------------------------------------------------------------------------------------------
 
-    def _take(self, waiter: _Waiter, scope: CancelScope) -> Http2Connection | None:
+    def _reserve_place(self, waiter: _Waiter, scope: CancelScope) -> Http2Connection | None:
         """Return a connection with a place for one stream, the waiter's from now; ``None``: HTTP/1.1 it is.
 
         Raises:
@@ -232,46 +236,46 @@ class Http2Pool:
         with self._lock:
             if self._closed:
                 raise ClosedPoolError(self.http1, "the pool is closed")
-            old = [] if self._queue else self._room(waiter)
+            expired = [] if self._queue else self._assign_place(waiter)
             if self._only_http1:
-                waiter.http1 = True
+                waiter.use_http1 = True
             elif waiter.connection is None:
                 if self._may_connect() and not self._queue:
-                    self._connecting = waiter.connects = True
+                    self._connecting = waiter.must_connect = True
                 else:
                     self._queue.append(waiter)
-        self._settle()
-        for connection in old:
+        self._settle_returned()
+        for connection in expired:
             connection.close()
-        return self._served(waiter, scope)
+        return self._await_place(waiter, scope)
 
-    def _served(self, waiter: _Waiter, scope: CancelScope) -> Http2Connection | None:
-        """Wait until a waiter is served, and return what it was given; connect, if it is its turn."""
-        if not waiter.served():
+    def _await_place(self, waiter: _Waiter, scope: CancelScope) -> Http2Connection | None:
+        """Wait until a waiter is was_used, and return what it was given; connect, if it is its turn."""
+        if not waiter.is_served():
             self._wait(waiter, scope)
-        if waiter.problem is not None:
-            problem = copy.copy(waiter.problem)
-            problem.__cause__ = waiter.problem.__cause__
+        if waiter.failure is not None:
+            problem = copy.copy(waiter.failure)
+            problem.__cause__ = waiter.failure.__cause__
             raise problem
-        if waiter.connects:
+        if waiter.must_connect:
             self._connect_for(scope, waiter)
         return waiter.connection
 
-    def _room(self, waiter: _Waiter | None) -> list[Http2Connection]:
+    def _assign_place(self, waiter: _Waiter | None) -> list[Http2Connection]:
         """Give a waiter a place, if there is one; return connections to be closed. With the lock held."""
-        old: list[Http2Connection] = []
+        expired: list[Http2Connection] = []
         now, pid = self.clock.monotonic(), os.getpid()
         self._connections[:] = [connection for connection in self._connections if not connection.dead]
         for connection in self._connections:
             if not connection.usable or connection.pid != pid:
                 continue
-            if connection.taken == 0 and now - connection.idle_since > MAX_IDLE:
-                old.append(connection)
-            elif waiter is not None and connection.taken < connection.limit:
-                connection.taken += 1
+            if connection.reserved == 0 and now - connection.idle_since > MAX_IDLE:
+                expired.append(connection)
+            elif waiter is not None and connection.reserved < connection.max_streams:
+                connection.reserved += 1
                 waiter.connection = connection  # no call between the two: an interrupt may strike after any
                 break
-        return old
+        return expired
 
     def _may_connect(self) -> bool:
         """Say whether a further connection may be made now. One at a time: its places may be enough for all who wait."""
@@ -280,26 +284,26 @@ class Http2Pool:
         usable = [connection for connection in self._connections if connection.usable]
         # One whose server has not said yet how many streams it allows may have places for all; and a server that allows none for now
         # would allow none on another connection, either.
-        return len(usable) < MAX_CONNECTIONS and all(each.settled and each.limit > 0 for each in usable)
+        return len(usable) < MAX_CONNECTIONS and all(each.settings_received and each.max_streams > 0 for each in usable)
 
     def _wait(self, waiter: _Waiter, scope: CancelScope) -> None:
         full, limit = False, scope.connect_deadline
-        handle = scope.subscribe(waiter.wake)
+        subscription = scope.subscribe(waiter.wake)
         try:
-            while not waiter.served() and not scope.cancelled:
+            while not waiter.is_served() and not scope.cancelled:
                 # Who waits for a connection waits as if it were making it; who waits for a place, as for a slot, from the moment when
                 # the places are known to be taken.
-                if not full and any(each.usable and each.settled for each in self._connections):
+                if not full and any(each.usable and each.settings_received for each in self._connections):
                     full, limit = True, scope.earlier(scope.after_send)
-                left = None if limit is None else limit - self.clock.monotonic()
-                if left is not None and left <= 0:
+                remaining = None if limit is None else limit - self.clock.monotonic()
+                if remaining is not None and remaining <= 0:
                     break
-                self._wait_on(waiter, scope, left)
+                self._wait_on(waiter, scope, remaining)
         finally:
-            scope.unsubscribe(handle)
+            scope.unsubscribe(subscription)
         if scope.cancelled:
             raise RequestCancelledError("the call was cancelled", sent=scope.sent)
-        if not waiter.served():
+        if not waiter.is_served():
             if full:
                 raise PoolTimeoutError(
                     "all streams of HTTP/2 that the server allows were busy for too long", sent=scope.sent
@@ -308,63 +312,65 @@ class Http2Pool:
         if full:
             scope.connect_deadline = scope.earlier(scope.connect)  # waiting for a place was not connecting
 
-    def _wait_on(self, waiter: _Waiter, scope: CancelScope, left: float | None) -> None:
+    def _wait_on(self, waiter: _Waiter, scope: CancelScope, timeout: float | None) -> None:
         """Wait once, on a connection if there is one: what makes a place may be something that nobody else is there to read."""
         pid = os.getpid()
-        usable = [found for found in list(self._connections) if found.usable and found.pid == pid]
-        unread = [found for found in usable if not found.led]
+        usable = [each for each in list(self._connections) if each.usable and each.pid == pid]
+        unread = [each for each in usable if not each.has_reader]
         for connection in unread[1:]:
-            connection.look()
+            connection.read_pending()
         if len(usable) != 1:
-            turn = min(len(self._queue), _MOST_TURNS) * _LOOK_AFTER
-            left = turn if left is None else min(left, turn)
+            turn = min(len(self._queue), _MOST_TURNS) * _RECHECK_AFTER
+            timeout = turn if timeout is None else min(timeout, turn)
         if not usable:
-            self.clock.wait(waiter.lock, left)
+            self.clock.wait(waiter.wake_lock, timeout)
             return
         connection = (unread or usable)[0]
-        stream = waiter.stream = connection.watch()
+        stream = waiter.stream = connection.placeholder_stream()
         try:
-            if not waiter.served() and not scope.cancelled:  # asked after: whoever wakes us from now finds the stream
-                connection.wait(stream, left)
+            if (
+                not waiter.is_served() and not scope.cancelled
+            ):  # asked after: whoever wakes us from now finds the stream
+                connection.wait(stream, timeout)
         finally:
             waiter.stream = None
 
-    def _give_up(self, waiter: _Waiter) -> None:
+    def _withdraw(self, waiter: _Waiter) -> None:
         """Leave the queue; whatever it was given goes to the next one."""
         with self._lock:
             if waiter in self._queue:
                 self._queue.remove(waiter)
             if waiter.connection is not None:
                 self._returned.append((waiter.connection, 1))
-            if waiter.connects:
-                self._connecting = waiter.connects = False
+            if waiter.must_connect:
+                self._connecting = waiter.must_connect = False
             self._dispatch()  # also where nothing was given: an interrupt may have kept somebody else from doing it
-        self._settle()
+        self._settle_returned()
 
     def _dispatch(self) -> None:
         """Serve those who wait, in their order, as far as it goes. With the lock held."""
         while self._queue:
             waiter = self._queue[0]
             if self._closed:
-                waiter.problem = ClosedPoolError(self.http1, "the pool is closed")
+                waiter.failure = ClosedPoolError(self.http1, "the pool is closed")
             elif self._only_http1:
-                waiter.http1 = True
-            elif not waiter.served():  # else an interrupt struck before it was taken out
-                # What is too old stays for now: the next one who comes sees to it.
-                self._room(waiter)
+                waiter.use_http1 = True
+            elif not waiter.is_served():  # else an interrupt struck before it was taken out
+                # What is too expired stays for now: the next one who comes sees to it.
+                self._assign_place(waiter)
                 if waiter.connection is None:
                     if not self._may_connect():
                         return
-                    self._connecting = waiter.connects = True
+                    self._connecting = waiter.must_connect = True
             waiter.wake()
             self._queue.popleft()
 
-    def _given(self, connection: Http2Connection | None, count: int) -> None:
+    def _return_places(self, connection: Http2Connection | None, count: int) -> None:
         """Take back *count* places of a connection; 0: something else about it, or the pool, has changed. Waits for nothing."""
         self._returned.append((connection, count))
-        self._settle()
+        self._settle_returned()
 
-    def _settle(self) -> None:
+    def _settle_returned(self) -> None:
         if not self._returned:
             return
         for _ in lock_attempts(self._lock):
@@ -372,9 +378,9 @@ class Http2Pool:
                 while self._returned:
                     connection, count = self._returned[0]
                     if connection is not None:
-                        connection.taken = connection.taken - count if connection.taken > count else 0
+                        connection.reserved = connection.reserved - count if connection.reserved > count else 0
                     self._returned.popleft()  # no call between the two: an interrupt may strike after any
-                    if connection is not None and count and not connection.taken:
+                    if connection is not None and count and not connection.reserved:
                         connection.idle_since = self.clock.monotonic()
                     if not count:
                         # From now some may be waiting for something else: a place, not a connection.
@@ -399,14 +405,14 @@ class Http2Pool:
             raise
         finally:
             with self._lock:
-                self._connecting = waiter.connects = False
+                self._connecting = waiter.must_connect = False
                 if problem is not None:
-                    self._share(problem, scope)
+                    self._share_failure(problem, scope)
                 elif made is None:
-                    self._only_http1 = waiter.http1 = True
+                    self._only_http1 = waiter.use_http1 = True
                 else:
                     made.idle_since = self.clock.monotonic()
-                    made.taken = 1
+                    made.reserved = 1
                     waiter.connection = made
                     self._connections.append(made)
                     if len(self._connections) > 1:  # those who wait on the other have two to look at from now
@@ -414,18 +420,18 @@ class Http2Pool:
                             each.wake()
                 self._dispatch()
                 closed = self._closed
-            self._settle()
+            self._settle_returned()
             if closed and made is not None:
                 made.close()
 
-    def _share(self, problem: BaseException, scope: CancelScope) -> None:
+    def _share_failure(self, problem: BaseException, scope: CancelScope) -> None:
         """Tell those who waited for the same connection of a failure that is not this call's own. With the lock held."""
         own = scope.cancelled or isinstance(problem, TimeoutError) or "timed out" in str(problem)
         if own or not isinstance(problem, Exception) or any(connection.usable for connection in self._connections):
             return  # the next one tries for itself
         while self._queue:
             waiter = self._queue.popleft()
-            waiter.problem = problem
+            waiter.failure = problem
             waiter.wake()
 
     def _connect(self, scope: CancelScope) -> Http2Connection | None:
@@ -440,19 +446,19 @@ class Http2Pool:
             scope.unbind()  # from here it is not this call's alone
             if scope.cancelled:
                 raise ConnectionAbortedError("cancelled")
-            chosen = conn.sock.selected_alpn_protocol()
-            if chosen != "h2":
-                _log.debug("the server chose %s: no HTTP/2 here", chosen or "HTTP/1.1")
+            protocol = conn.sock.selected_alpn_protocol()
+            if protocol != "h2":
+                _log.debug("the server chose %s: no HTTP/2 here", protocol or "HTTP/1.1")
                 http1.keep(conn)
                 return None
             sock, conn.sock = conn.sock, None
             pool = weakref.ref(self)
 
-            def on_room(connection: Http2Connection, count: int) -> None:
-                if (found := pool()) is not None:
-                    found._given(connection, count)
+            def on_change(connection: Http2Connection, count: int) -> None:
+                if (owner := pool()) is not None:
+                    owner._return_places(connection, count)
 
-            return Http2Connection(sock, on_room)
+            return Http2Connection(sock, on_change)
         except BaseException as error:
             scope.unbind()
             conn.close()
@@ -468,8 +474,8 @@ class Http2Pool:
         Returns:
             For how many calls there is a place, *connections* at most.
         """
-        if self._struck():  # a handler; it has connections of its own
-            return min(connections, self._places())
+        if self._interrupts_us():  # a handler; it has connections of its own
+            return min(connections, self._free_places())
         scope = CancelScope(self.clock, total_deadline=self.clock.monotonic() + timeout)
         try:
             with activate(scope):
@@ -482,12 +488,12 @@ class Http2Pool:
         if self._only_http1:
             return self.http1.warm_up(connections, timeout)
         with self._lock:
-            places = self._places()
-        self._settle()
+            places = self._free_places()
+        self._settle_returned()
         return min(connections, places)
 
-    def _places(self) -> int:
-        return sum(max(0, each.limit - each.taken) for each in self._connections if each.usable)
+    def _free_places(self) -> int:
+        return sum(max(0, each.max_streams - each.reserved) for each in self._connections if each.usable)
 
     def _warm_one(self, places: int, scope: CancelScope) -> bool:
         """Open a connection if there are fewer places; say whether that was done, and it is of use."""
@@ -496,47 +502,47 @@ class Http2Pool:
             with self._lock:
                 if self._closed:
                     raise ClosedPoolError(self.http1, "the pool is closed")
-                old = self._room(None)
-                enough = self._only_http1 or self._places() >= places
-                connects = not enough and self._may_connect()
-                waits = not enough and not connects and self._connecting
-                if connects:
-                    self._connecting = waiter.connects = True
-            self._settle()
-            for connection in old:
+                expired = self._assign_place(None)
+                enough = self._only_http1 or self._free_places() >= places
+                must_connect = not enough and self._may_connect()
+                must_wait = not enough and not must_connect and self._connecting
+                if must_connect:
+                    self._connecting = waiter.must_connect = True
+            self._settle_returned()
+            for connection in expired:
                 connection.close()
-            if not (connects or waits):
+            if not (must_connect or must_wait):
                 return False
             made = (
-                self._served(waiter, scope) if connects else self._take(waiter, scope)
+                self._await_place(waiter, scope) if must_connect else self._reserve_place(waiter, scope)
             )  # the latter: somebody else is at it
             if made is None:
                 return False
-            made.served = True  # it may go stale before its first request
-            made.greet(scope)
+            made.was_used = True  # it may go stale before its first request
+            made.await_settings(scope)
             waiter.connection = None
             self._returned.append((made, 1))
-            self._settle()
+            self._settle_returned()
         except BaseException:
-            self._give_up(waiter)
+            self._withdraw(waiter)
             raise
-        return connects and made.usable  # where one is of no use already, more would not be, either
+        return must_connect and made.usable  # where one is of no use already, more would not be, either
 
     def idle(self) -> int:
         """Count the open connections that wait for use; for tests and repr."""
-        return self.http1.idle() + sum(not each.dead and each.taken == 0 for each in list(self._connections))
+        return self.http1.idle() + sum(not each.dead and each.reserved == 0 for each in list(self._connections))
 
     def state(self) -> str:
         """Say what there is, for repr."""
         if self._only_http1:
             return self.http1.state()
         open_ = [connection for connection in list(self._connections) if not connection.dead]
-        return f"{len(open_)} connections of HTTP/2 with {sum(each.taken for each in open_)} streams"
+        return f"{len(open_)} connections of HTTP/2 with {sum(each.reserved for each in open_)} streams"
 
     def close(self) -> None:
         """Open no more; close each connection when its last stream has ended. Waits for nothing."""
         self._closed = True  # without the lock, which the call that a handler has interrupted may hold
-        self._given(None, 0)
+        self._return_places(None, 0)
         for connection in list(self._connections):
             connection.close()
         self.http1.close()

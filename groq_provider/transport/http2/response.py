@@ -1,4 +1,4 @@
-"""Answers that came over HTTP/2, in the shape of :class:`~groq_provider.transport.http1.receive.Answer`."""
+"""Answers that came fully_read HTTP/2, in the shape of :class:`~groq_provider.transport.http1.receive.Answer`."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class HTTP2Response:
         reason: What HTTP/1.1 calls it, for people: HTTP/2 has no words for it.
         version: 20, as urllib3 writes it.
         headers: Header fields.
-        marked: Whether the end of the body shows in the body itself: always.
-        serves_again: Whether its end leaves the connection good: always, it is not its own.
+        self_delimited: Whether the end of the body shows in the body itself: always.
+        can_reuse: Whether its end leaves the connection good: always, it is not its own.
     """
 
-    __slots__ = ("__weakref__", "_call", "_stream", "headers", "reason", "status")
+    __slots__ = ("__weakref__", "_scope", "_stream", "headers", "reason", "status")
 
     version = 20
-    marked = serves_again = True
+    self_delimited = can_reuse = True
 
     def __init__(self, stream: Stream, head: list[tuple[bytes, bytes]], scope: CancelScope) -> None:
         self._stream = stream
-        self._call = scope
+        self._scope = scope
         self.headers = fields = Headers()
         self.status = 0
         container = fields._container
@@ -60,52 +60,52 @@ class HTTP2Response:
             http.client.HTTPException: Less came than was announced, or more.
         """
         stream = self._stream
-        scope = self._call
-        scope.left(scope.deadline)  # also where there is always more to take
+        scope = self._scope
+        scope.seconds_left(scope.deadline)  # also where there is always more to take
         while True:
             ended = stream.ended  # first: what came before the end is in the parts by now
-            if stream.parts:
-                return self._take()
+            if stream.body_parts:
+                return self._take_parts()
             if ended:
-                if stream.problem is not None:
+                if stream.failure_spec is not None:
                     raise stream.failure()
-                if missing := self._missing():
+                if missing := self._missing_bytes():
                     raise http.client.IncompleteRead(b"", missing)
                 return b""
-            if not stream.connection.wait(stream, scope.left(scope.deadline)):
+            if not stream.connection.wait(stream, scope.seconds_left(scope.deadline)):
                 raise TimeoutError("timed out")
 
-    def _take(self) -> bytes:
+    def _take_parts(self) -> bytes:
         stream = self._stream
-        parts = stream.parts
+        parts = stream.body_parts
         data = parts.popleft()
         if parts:
-            taken = [data]
+            pieces = [data]
             while parts:
-                taken.append(parts.popleft())
-            data = b"".join(taken)
+                pieces.append(parts.popleft())
+            data = b"".join(pieces)
         if not stream.ended:
-            stream.connection.took(stream, len(data))
+            stream.connection.acknowledge(stream, len(data))
         return data
 
-    def _missing(self) -> int:
-        return max(0, (self._stream.announced or 0) - self._stream.received)
+    def _missing_bytes(self) -> int:
+        return max(0, (self._stream.content_length or 0) - self._stream.received_bytes)
 
     @property
     def complete(self) -> bool:
         """Whether the end has come, so that no further read is needed to know it."""
         stream = self._stream
-        return stream.ended and not stream.parts and stream.problem is None and not self._missing()
+        return stream.ended and not stream.body_parts and stream.failure_spec is None and not self._missing_bytes()
 
     @property
-    def over(self) -> bool:
+    def fully_read(self) -> bool:
         """Whether the end of the body was read."""
-        return self._stream.ended and not self._stream.parts
+        return self._stream.ended and not self._stream.body_parts
 
     def ready(self, timeout: float) -> bool:
         """Wait up to *timeout* seconds until :meth:`read1` has something to do: bytes, the end, an error."""
         stream = self._stream
-        return stream.news() or bool(stream.connection.wait(stream, timeout))
+        return stream.has_news() or bool(stream.connection.wait(stream, timeout))
 
     def drop(self) -> None:
         """End the stream unless it has ended. Idempotent; waits for nothing, so that finalizers may call it."""

@@ -28,7 +28,7 @@ __all__ = [
     "as_closed",
 ]
 
-#: What an unread stream may hold; the peer sends no more before some of it is taken.
+#: What an unread stream may hold; the peer sends no more before some of it is unacknowledged.
 STREAM_WINDOW = 1 << 20
 #: How a connection ends that just ends.
 CLOSED: tuple[Callable[..., Exception], tuple[Any, ...]] = (
@@ -64,70 +64,70 @@ class Http11RequiredError(UnprocessedError):
 class Stream:
     """One request and its answer, as far as it has come.
 
-    Written by whoever holds the connection's lock; the reader takes ``parts`` from the left without it.
+    Written by whoever holds the connection's lock; the reader takes ``body_parts`` from the left without it.
     """
 
     __slots__ = (
         "__weakref__",
-        "announced",
         "bodiless",
+        "body_parts",
         "connection",
+        "content_length",
+        "end_offset",
         "ended",
+        "failure_spec",
         "head",
         "head_noted",
-        "heard",
         "id",
-        "mark",
-        "parts",
-        "problem",
+        "on_used_connection",
         "progress_at",
-        "received",
-        "reused",
-        "room",
+        "reads_before",
+        "receive_window",
+        "received_bytes",
         "sent",
         "sent_noted",
-        "start",
-        "taken",
+        "start_offset",
+        "unacknowledged",
         "unsent",
-        "wake",
+        "wake_lock",
     )
 
     def __init__(self, connection: Any = None) -> None:
         self.connection = connection
         self.id = 0
         self.head: list[tuple[bytes, bytes]] | None = None
-        self.parts: deque[bytes] = deque()
+        self.body_parts: deque[bytes] = deque()
         #: What Content-Length says, and what has come.
-        self.announced: int | None = None
-        self.received = 0
+        self.content_length: int | None = None
+        self.received_bytes = 0
         self.ended = False
         #: Whether the answer's length is that of a body that is not sent: to HEAD.
         self.bodiless = False
         #: How the end is to be raised, by class and arguments: each reader raises one of its own.
-        self.problem: tuple[Callable[..., Exception], tuple[Any, ...]] | None = None
+        self.failure_spec: tuple[Callable[..., Exception], tuple[Any, ...]] | None = None
         #: What of the body is in no frame yet.
         self.unsent: memoryview | None = None
         #: Among all bytes of the connection, where the request begins, and where it ends as soon as that is known.
-        self.start = 0
-        self.mark: int | None = None
+        self.start_offset = 0
+        self.end_offset: int | None = None
         self.sent = False
         self.sent_noted = False
         self.progress_at = 0.0
-        #: Whether its connection had been of use before it, and how often that had heard from the peer.
-        self.reused = False
-        self.heard = 0
-        self.room = STREAM_WINDOW
-        #: Bytes of the window that the reader has taken and not given back.
-        self.taken = 0
-        #: Held by the reader; released to wake it up. See Http2Connection.
-        self.wake = Lock()
-        self.wake.acquire()
+        #: Whether its connection had been of use before it, and how often that had reads_before from the peer.
+        self.on_used_connection = False
+        self.reads_before = 0
+        self.receive_window = STREAM_WINDOW
+        #: Bytes of the window that the reader has unacknowledged and not given back.
+        self.unacknowledged = 0
+        #: Held by the reader; released to wake_lock it up. See Http2Connection.
+        self.wake_lock = Lock()
+        self.wake_lock.acquire()
         self.head_noted = False
 
-    def news(self) -> bool:
+    def has_news(self) -> bool:
         """Say whether there is something that its thread has not seen."""
         return bool(
-            self.parts
+            self.body_parts
             or self.ended
             or (self.sent and not self.sent_noted)
             or (self.head is not None and not self.head_noted)
@@ -135,9 +135,9 @@ class Stream:
 
     def failure(self) -> Exception:
         """Return the exception of an end before the answer was complete."""
-        if self.problem is None:
+        if self.failure_spec is None:
             return FrameError("an answer without a head")
-        make, arguments = self.problem
+        make, arguments = self.failure_spec
         return make(*arguments)
 
     def interrupt(self) -> None:

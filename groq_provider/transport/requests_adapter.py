@@ -1,0 +1,485 @@
+"""All that requests, urllib3 and the ``responses`` library must see: the adapter, the prepared request and the response."""
+
+from __future__ import annotations
+
+import functools
+import http.client
+from datetime import timedelta
+from threading import RLock
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.cookies import RequestsCookieJar
+from requests.models import PreparedRequest
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from urllib3.connection import ProxyConfig
+from urllib3.exceptions import HTTPError
+from urllib3.util import parse_url
+
+from groq_provider._sync import forkable
+from groq_provider._validate import Hidden as SecretHeader
+from groq_provider.errors import ConfigurationError, ProviderClosedError, ResponseTooLargeError
+from groq_provider.transport.error_mapping import UnwantedCodingError, map_read_error
+from groq_provider.transport.http1.connection import socket_options
+from groq_provider.transport.http1.pool import POOL_SIZE, PlainPool, TLSPool
+from groq_provider.transport.http1.receive import HTTP11Response, ResponseFile
+from groq_provider.transport.scope import CancelScope, adopt
+from groq_provider.transport.tls import CABundle, file_versions, tls_context
+from groq_provider.wire.sse import LineSplitter
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterator
+
+    from groq_provider.clock import Clock
+    from groq_provider.transport.http2.pool import Http2Pool
+    from groq_provider.transport.permits import Permit
+
+__all__ = ["Adapter", "Request", "RequestHeaders", "Response"]
+
+_READ_SIZE = 32_768
+#: After the end of a stream, so much is read for the end of the body, and for so long; else the connection is dropped.
+_DRAIN_BYTES = 64 * 1024
+_DRAIN_SECONDS = 0.05
+_ZERO_TIME = timedelta(0)
+#: So many pieces of a body are kept as they came.
+_MAX_PIECES = 256
+
+
+class RequestHeaders(dict[str, str]):
+    """A dict under the canonical names; other spellings find them, too, for whoever looks at a request."""
+
+    def __missing__(self, key: str) -> str:
+        lower = key.lower()
+        for name, value in self.items():
+            if name.lower() == lower:
+                return value
+        raise KeyError(key)
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(key) or (isinstance(key, str) and any(name.lower() == key.lower() for name in self))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value under any spelling of *key*."""
+        try:
+            return self[key]
+        except KeyError:
+            return default
+
+
+class Request(PreparedRequest):
+    """A request built by hand: what requests would check on every call was checked once, at construction."""
+
+    def __init__(self, method: str, base: str, target: str, headers: RequestHeaders, body: bytes | None) -> None:
+        self.method = method
+        self.url = base + target
+        self.headers = headers  # type: ignore[assignment]  # finds any spelling, which is all that is asked of it
+        self.body = body
+        self.hooks = {"response": []}
+        self._cookies = None
+        self._body_position = None
+        self._target = target
+
+    @property
+    def path_url(self) -> str:
+        """The path and the query."""
+        return self._target
+
+
+def _http2_pool() -> type[Http2Pool]:
+    """Import what HTTP/2 takes.
+
+    Raises:
+        ConfigurationError: It is not installed.
+    """
+    try:
+        from groq_provider.transport.http2.pool import Http2Pool
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in {"h2", "hpack", "hyperframe"}:
+            raise
+        raise ConfigurationError('http2 = True: needs an extra package: pip install "groq-provider[http2]"') from None
+    return Http2Pool
+
+
+class Adapter(HTTPAdapter):
+    """requests' adapter with our pool behind it. ``send`` is not overridden, so the ``responses`` library works.
+
+    With *http2* the pool is one of HTTP/2 wherever the protocol can be negotiated in TLS, also inside a proxy's tunnel. It is one of
+    HTTP/1.1 without TLS, and through a proxy that is itself spoken to in TLS: TLS inside TLS cannot be read without has_unread.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        clock: Clock,
+        proxy: str | None,
+        ca_bundle: CABundle | None,
+        cert: str | tuple[str, str] | None,
+        http2: bool = False,
+    ) -> None:
+        self._http2 = _http2_pool() if http2 else None
+        self._url = urlsplit(base_url)
+        self._clock = clock
+        self._proxy = proxy
+        self._ca_bundle = ca_bundle
+        self._cert = cert
+        self._pool: PlainPool | TLSPool | Http2Pool | None = None
+        self._closed = False
+        self._pool_lock = RLock()  # guards the making of _pool, and its end; reentrant: _sync
+        forkable(self)
+        super().__init__(pool_connections=1, pool_maxsize=POOL_SIZE)
+
+    def pool(self) -> PlainPool | TLSPool | Http2Pool:
+        """Return the pool, pool on first use: a TLS context is costly and not every program gets as far as a request."""
+        if self._pool is None:
+            with self._pool_lock:
+                if self._closed:
+                    raise ProviderClosedError("the provider was closed; make a new one", sent=False)
+                if self._pool is None:
+                    self._keep_pool(self._make_pool())
+        return self.pool() if self._pool is None else self._pool
+
+    def _keep_pool(self, pool: PlainPool | TLSPool | Http2Pool) -> None:
+        """Keep a pool, unless a signal handler was here while it was pool."""
+        if self._pool is None and not self._closed:
+            self._pool = pool
+        else:
+            pool.close()
+
+    def _after_fork_in_child(self) -> None:
+        self._pool_lock = RLock()
+
+    def _make_pool(self) -> PlainPool | TLSPool | Http2Pool:
+        parts = self._url
+        secure = parts.scheme == "https"
+        host, port = parts.hostname or "", parts.port or (443 if secure else 80)
+        settings: dict[str, Any] = {
+            "clock": self._clock,
+            "maxsize": POOL_SIZE,
+            "block": False,
+            "socket_options": socket_options(),
+        }
+        if self._proxy is None:
+            return self._tls_pool(host, port, settings) if secure else PlainPool(host, port, **settings)
+        proxy = parse_url(self._proxy)
+        settings["_proxy"] = proxy
+        settings["_proxy_headers"] = {
+            name: SecretHeader(text) for name, text in self.proxy_headers(self._proxy).items()
+        }
+        settings["_proxy_config"] = ProxyConfig(self._context() if proxy.scheme == "https" else None, False, None, None)
+        if secure:  # a tunnel through the proxy
+            return self._tls_pool(host, port, settings, tunnelled=True, http2=proxy.scheme == "http")
+        proxy_port = proxy.port or (443 if proxy.scheme == "https" else 80)
+        if proxy.scheme == "https":
+            settings["ssl_context"] = self._context()
+            return TLSPool(proxy.host or "", proxy_port, **settings)
+        return PlainPool(proxy.host or "", proxy_port, **settings)
+
+    def _tls_pool(
+        self, host: str, port: int, settings: dict[str, Any], *, tunnelled: bool = False, http2: bool = True
+    ) -> TLSPool | Http2Pool:
+        if self._http2 is not None and http2:
+            make_context = functools.partial(self._context, "h2", "http/1.1")
+            http2_pool = self._http2(
+                host, port, http1_context=self._context, ssl_context=make_context(), tunnelled=tunnelled, **settings
+            )
+            http2_pool.http1.make_context = make_context
+            return http2_pool
+        pool = TLSPool(host, port, ssl_context=self._context(), **settings)
+        pool.make_context = self._context
+        pool.tunnelled = tunnelled
+        return pool
+
+    def _context(self, *protocols: str) -> ssl.SSLContext:
+        """Return the TLS context as the files say now; asked again for each connection."""
+        bundle = self._ca_bundle or DEFAULT_CA_BUNDLE_PATH
+        return tls_context(bundle, self._cert, protocols or ("http/1.1",), file_versions(bundle, self._cert))
+
+    # --- hooks of HTTPAdapter ----------------------------------------------------------------------------------------------
+
+    def get_connection_with_tls_context(self, *_args: Any, **_kwargs: Any) -> Any:
+        """Return our pool, whatever the request: this adapter serves one base URL."""
+        return self.pool()
+
+    def cert_verify(self, *_args: Any, **_kwargs: Any) -> None:
+        """Do nothing: the TLS context decides, and is shared, so that nothing may be written on it per request."""
+
+    def add_headers(self, request: Any, **kwargs: Any) -> None:
+        """Add none. The one hook that is told the time limits of a request that somebody else sends through this adapter."""
+        if getattr(request, "scope", None) is None:
+            timeout = kwargs.get("timeout")
+            connect, read = timeout if isinstance(timeout, tuple) else (timeout, timeout)
+            request.scope = CancelScope(self._clock, connect=connect, after_send=read)
+            adopt(request.scope)
+
+    def request_url(self, request: Any, proxies: Any) -> str:  # noqa: ARG002 - requests' signature
+        """Return the path, or for a plain-HTTP proxy the whole URL."""
+        if self._proxy is not None and self._url.scheme == "http":
+            return str(request.url)
+        return str(request.path_url)
+
+    def build_response(self, req: Any, resp: Any) -> Response:
+        """Return our answer; no cookies, no charset guessing."""
+        scope: CancelScope | None = getattr(req, "scope", None)
+        if scope is not None and scope.sent is False:
+            scope.request_sent()  # an answer without a connection: from the `responses` library
+        return Response(resp, req, scope)
+
+    def close(self) -> None:
+        """Close every kept connection."""
+        super().close()
+        with self._pool_lock:
+            self._closed = True
+        if self._pool is not None:
+            self._pool.close()
+
+
+class _Urllib3Body:
+    """The body of urllib3's answer, with the face of :class:`~groq_provider.transport.http1.receive.HTTP11Response`.
+
+    There is one where urllib3 talks through a proxy, and where the `responses` library answers, without any connection.
+    """
+
+    __slots__ = ("_raw", "_response", "self_delimited")
+
+    complete = False
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        file = raw._fp
+        self._response: HTTP11Response | None = file.response if isinstance(file, ResponseFile) else None
+        self.self_delimited = self._response is None or self._response.self_delimited
+
+    def read1(self) -> bytes:
+        data: bytes = self._raw.read1(_READ_SIZE, decode_content=False)
+        return data
+
+    def ready(self, timeout: float) -> bool:
+        raw, response = self._raw, self._response
+        return response is None or bool(raw._fp.has_unread) or response.ready(timeout)
+
+    def release(self) -> None:
+        self._raw.release_conn()
+
+    def drop(self) -> None:
+        self._raw.close()
+        self._raw.release_conn()
+
+    def abandon(self) -> None:
+        connection, self._raw._connection = self._raw._connection, None
+        if connection is not None:
+            connection.close()
+
+
+class _CodedBody:
+    """A body in a content coding that was not asked for: never decoded, as a few bytes of it can become any number.
+
+    Args:
+        body: Where it is.
+        coding: What the head calls it.
+    """
+
+    __slots__ = ("_body", "_coding", "self_delimited")
+
+    complete = False
+
+    def __init__(self, body: Any, coding: str) -> None:
+        self._body = body
+        self._coding = coding
+        self.self_delimited = body.self_delimited
+
+    def read1(self) -> bytes:
+        if self._body.complete:
+            return b""  # which is the same in every coding
+        raise UnwantedCodingError(self._coding)
+
+    def ready(self, _timeout: float) -> bool:
+        return True
+
+    def release(self) -> None:
+        self._body.release()
+
+    def drop(self) -> None:
+        self._body.drop()
+
+    def abandon(self) -> None:
+        self._body.abandon()
+
+
+class Response(requests.Response):
+    """An answer whose head is there.
+
+    ``iter_lines()`` is right where requests' own is not: it splits at CR, LF and CRLF only, in linear time, holds nothing back
+    on any framing, and decodes nothing.
+
+    Not shared between threads.
+
+    Args:
+        raw: An :class:`~groq_provider.transport.http1.receive.HTTP11Response`, or what has its face, or an answer of urllib3's.
+        request: What was asked.
+        scope: Whose limits hold.
+    """
+
+    def __init__(self, raw: Any, request: Any, scope: CancelScope | None) -> None:
+        # Not requests' own __init__: it makes a cookie jar and a case-insensitive dict that nothing here uses.
+        self._content: Any = False
+        self._content_consumed = False
+        self._next = None
+        self.status_code = raw.status
+        self.headers = raw.headers  # urllib3's own are case-insensitive, too
+        self.raw = raw
+        self.url = request.url
+        self.encoding = "utf-8"
+        self.history = []
+        self.reason = raw.reason
+        self.elapsed = _ZERO_TIME
+        self.request = request
+        self._scope = scope
+        self.permit: Permit | None = None
+        self._finished = False
+        self._splitter = LineSplitter()
+        self._body: Any = raw if hasattr(raw, "self_delimited") else _Urllib3Body(raw)
+        coding = raw.headers.get("content-encoding")
+        if coding and coding.strip().lower() != "identity":
+            self._body = _CodedBody(self._body, coding)
+
+    @property
+    def cookies(self) -> RequestsCookieJar:  # type: ignore[override]  # an attribute there
+        """Always empty: this client keeps no cookies."""
+        return RequestsCookieJar()
+
+    # --- reading ---------------------------------------------------------------------------------------------------------
+
+    def read1(self) -> bytes:
+        """Return what has arrived of the body, has_unread for the first byte; nothing at its end."""
+        if self._finished:
+            return b""
+        try:
+            data: bytes = self._body.read1()
+        except (OSError, HTTPError, http.client.HTTPException, ValueError, AttributeError) as caught:
+            problem = caught
+        else:
+            if not data:
+                scope = self._scope
+                if scope is not None and scope.cancelled and not self._body.self_delimited:
+                    self.close()  # what looks like the end may be our own shutdown of the socket
+                    raise map_read_error(ConnectionAbortedError(), scope)
+                self._release()
+            return data
+        self.close()
+        mapped = map_read_error(problem, self._scope)
+        del problem  # its frames hold the request
+        raise mapped
+
+    def _release(self) -> None:
+        """Give the connection back for the next request."""
+        self._finished = True
+        scope = self._scope
+        if scope is not None:
+            scope.unbind()
+        if scope is not None and scope.cancelled:
+            self._body.drop()
+        else:
+            self._body.release()
+        self._release_permit()
+
+    def _release_permit(self) -> None:
+        if self.permit is not None:
+            self.permit.release()
+
+    def read_body(self, limit: int, *, cut: bool = False) -> bytes:
+        """Return the whole body and give the connection back.
+
+        Args:
+            limit: Bytes at most; of a larger body the connection is dropped.
+            cut: Return the beginning of a larger one.
+
+        Raises:
+            ResponseTooLargeError: More than *limit* bytes.
+            IncompleteResponseError: Less than was announced.
+        """
+        parts: list[bytes] = []
+        whole = bytearray()  # of what came in many pieces: an object for each would be larger than they are
+        size = 0
+        while data := self.read1():
+            size += len(data)
+            if size > limit:
+                self.close()
+                if cut:
+                    return b"".join([whole, *parts, data])[:limit]
+                raise ResponseTooLargeError(f"the answer is larger than {limit:,} bytes", sent=True)
+            parts.append(data)
+            if self._body.complete:
+                self._release()
+                break
+            if len(parts) >= _MAX_PIECES:
+                whole += b"".join(parts)
+                parts.clear()
+        if whole:
+            parts.insert(0, bytes(whole))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def iter_lines(self, *_requests_own: Any, **_also: Any) -> Iterator[bytes]:
+        """Yield the lines of the body as bytes without their ends, each as soon as it has arrived.
+
+        The arguments of requests' method are accepted and have no effect.
+        """
+        while (lines := self.read_lines()) is not None:
+            yield from lines
+
+    def read_lines(self) -> list[bytes] | None:
+        """Read once and return the lines that completes, perhaps none; ``None`` at the end of the body."""
+        if data := self.read1():
+            return self._splitter.feed(data)
+        rest = self._splitter.finish()
+        return [rest] if rest else None
+
+    def ready(self, timeout: float) -> bool:
+        """Wait up to *timeout* seconds until :meth:`read_lines` has something to read."""
+        return self._finished or bool(self._body.ready(timeout))
+
+    # --- ending ----------------------------------------------------------------------------------------------------------
+
+    def drain(self, scope: CancelScope) -> None:
+        """Read on to the end of the body, for a moment at most, so that the connection can serve again; else close it."""
+        if self._finished:
+            return
+        scope.deadline = scope.earlier(_DRAIN_SECONDS)
+        remaining = _DRAIN_BYTES
+        try:
+            while remaining > 0 and (data := self.read1()):
+                remaining -= len(data)
+        except Exception:  # noqa: BLE001 - the answer is complete; what follows it is nobody's concern
+            self.close()
+        if not self._finished:
+            self.close()
+
+    def abandon(self) -> None:
+        """Drop the connection without touching a lock: for finalizers, which may run inside any of them."""
+        if self._finished:
+            return
+        self._finished = True
+        self._body.abandon()
+        self._release_permit()
+
+    def close(self) -> None:
+        """Drop the connection, unless it has gone back already. Idempotent."""
+        if self._finished:
+            return
+        self._finished = True
+        if self._scope is not None:
+            self._scope.unbind()
+        self._body.drop()
+        self._release_permit()
+
+    @property
+    def content(self) -> bytes:
+        """The whole body; for callers of the transport that treat it as requests' own."""
+        if self._content is False:
+            self._content = self.read_body(1 << 62)
+            self._content_consumed = True
+        body: bytes = self._content
+        return body
