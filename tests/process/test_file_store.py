@@ -83,14 +83,14 @@ def started(program, *args, prepare="", **options):
 
         def hold():
             '''Stop between reading and writing, with the lock held, until a line comes.'''
-            save = store._save
+            save = store._save_record
             def waiting(*args):
-                del store._save
+                del store._save_record
                 print("held", flush=True)
                 held.set()  # after the printing, whose locks a fork would copy
                 sys.stdin.readline()
                 save(*args)
-            store._save = waiting
+            store._save_record = waiting
     """
     quiet = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]  # forking with threads is what is tested
     command = [sys.executable, *quiet, "-c", textwrap.dedent(head) + textwrap.dedent(program), *map(str, args)]
@@ -237,7 +237,7 @@ def test_random_kills_leave_whole_records(path, full):
 
 def test_a_stopped_process_stops_nobody(path, store):
     """Stopped with the lock held: the others are told in time, and go on when it does."""
-    store._patience = 1.0
+    store._lock_patience = 1.0
     holder = started("hold(); store.take('shared', ask()); print('done', flush=True)", path)
     try:
         expect(holder, "held")
@@ -372,7 +372,7 @@ def test_interrupt_leaves_no_lock(path, store, clock):
             return None
         # Not where the lock is taken or given back: the interpreter looks for interrupts at calls and jumps, hence never there; only a tracer could.
         line = linecache.getline(file_store.__file__, frame.f_lineno).strip()
-        if event == "line" and not line.startswith(("for _ in self._turns()", "try:", "self._lock.release()")):
+        if event == "line" and not line.startswith(("for _ in self._take_turn()", "try:", "self._lock.release()")):
             count -= 1
             if count == 0:
                 raise KeyboardInterrupt
@@ -408,7 +408,7 @@ def test_interrupt_leaves_no_lock(path, store, clock):
 def boot(tmp_path, monkeypatch):
     """Names the present start of the system."""
     file = tmp_path / "boot_id"
-    monkeypatch.setattr(file_store, "_BOOT_ID", str(file))
+    monkeypatch.setattr(file_store, "_BOOT_ID_PATH", str(file))
     file.write_text("first\n")
     return file
 
@@ -454,7 +454,7 @@ def test_reboot_shifts_once_despite_kills(path, boot, clock, monkeypatch):
         store.adjust(f"key {number}", Adjustment(credits={"rpm": -100 * SECOND}))
     store.close()
     reboot(boot, clock, off=30 * SECOND)
-    write = FileStore._write
+    write = FileStore._write_bytes
     for allowed in (3, 2):
         budget = allowed
 
@@ -466,7 +466,7 @@ def test_reboot_shifts_once_despite_kills(path, boot, clock, monkeypatch):
             write(self, fd, data, offset)
 
         with monkeypatch.context() as patch:
-            patch.setattr(FileStore, "_write", failing)
+            patch.setattr(FileStore, "_write_bytes", failing)
             store = FileStore(path, clock=clock)
             with pytest.raises(KeyboardInterrupt):
                 left(store, "key 0")
@@ -751,7 +751,7 @@ def test_replaced_file_is_noticed(tmp_path, path, clock, how):
 
 def test_file_deleted_while_locking_noticed(path, store):
     """What would be written there nobody would read."""
-    store._patience = 60
+    store._lock_patience = 60
     store.take(KEY, ask())
     holder = started("hold(); store.take('shared', ask())", path)
     expect(holder, "held")
@@ -834,7 +834,7 @@ def test_many_keys_cost_no_memory(store, clock):
     for number in range(1500):
         clock.micros += 10
         assert store.take(f"model {number}", ask()).version == 1
-    assert len(store._places) <= 1024
+    assert len(store._record_offsets) <= 1024
 
 
 # --- settings ---

@@ -68,7 +68,7 @@ def patient(url: str) -> RateLimitStore:
     """The store at a URL. It is not away because this machine stops for a moment."""
     store = open_store(url)
     if isinstance(store, FileStore):
-        store._patience = PATIENCE
+        store._lock_patience = PATIENCE
     else:
         store._timeout = PATIENCE
     return store

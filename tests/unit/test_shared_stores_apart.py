@@ -136,7 +136,7 @@ def test_hung_file_blocks_no_call(tmp_path, monkeypatch):
         with pytest.raises(StoreUnavailableError, match="released"):
             store.take("k", ask())
 
-    monkeypatch.setattr(store, "_load", hang)
+    monkeypatch.setattr(store, "_load_record", hang)
     thread = threading.Thread(target=ask_in_vain)
     thread.start()
     try:

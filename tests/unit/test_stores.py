@@ -148,7 +148,7 @@ def test_front_kept_for_large_call(store, clock):
     for _ in range(4):
         clock.micros += SECOND
         small = store.take(KEY, ask(claimant=8, horizon=9 * SECOND))
-        assert (small.reserved, small.wait) == (False, large.wants[0].cost - (clock.micros - 1_000_000_000))
+        assert (small.reserved, small.wait) == (False, large.charges[0].cost - (clock.micros - 1_000_000_000))
         taken = store.take(KEY, large)
     assert taken.reserved
     assert store.take(KEY, ask(claimant=8)).wait == SECOND  # and then the claim is gone

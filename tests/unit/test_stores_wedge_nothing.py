@@ -68,7 +68,7 @@ def corrupt(kind, store, fields):
     if kind == "memory":
         corrupt_state(store.states[KEY], fields)
     elif kind == "file":
-        store._apply(KEY, lambda state, _now, given: corrupt_state(state, given), fields)
+        store._update_record(KEY, lambda state, _now, given: corrupt_state(state, given), fields)
     elif fields:
         words = [word for pair in fields.items() for word in pair]
         shared().do("HSET", f"{store._prefix}:{{{KEY}}}:v1", *words)

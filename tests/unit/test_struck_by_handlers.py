@@ -214,7 +214,7 @@ def test_file_right_at_any_moment(tmp_path):
         store.adjust("k", Adjustment(credits={"rpd": -1}))
         yield
         other = FileStore(path, clock=FakeClock(), patience=0)  # the lock is free
-        nothing = ask._replace(wants=(ask.wants[0]._replace(cost=0),))
+        nothing = ask._replace(charges=(ask.charges[0]._replace(cost=0),))
         assert other.take("k", nothing).full == (2 + len(seen),)
         other.close()
         store.close()

@@ -120,7 +120,7 @@ def test_redis_stores_hide_their_password():
     assert_hidden([repr(config), repr(config.rate_limit_store)], [REDIS])
     with GroqProvider(config) as provider:
         link = provider._limiter._store_link
-        parts = [provider._limiter, link, link.store, link.store._address, *link.store._idle]
+        parts = [provider._limiter, link, link.store, link.store._address, *link.store._idle_links]
         assert_hidden([repr(item) + repr(vars(item)) for item in parts], [REDIS])
 
 

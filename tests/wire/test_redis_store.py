@@ -173,7 +173,7 @@ def test_closed_idle_connections_stay_unused(redis_server, store):
     for number in range(5):
         assert store.take(KEY, ask()).version == number + 1
         redis_server.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        wait_for(lambda: not store._idle[0].usable())
+        wait_for(lambda: not store._idle_links[0].is_usable())
 
 
 # --- time ----------------------------------------------------------------------------------------------------------
@@ -585,7 +585,7 @@ def test_a_password_changed_while_running():
         server.password = "new"
         assert store.take(KEY, ask()).reserved  # the connection is signed in
         server.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        wait_for(lambda: not store._idle[0].usable())
+        wait_for(lambda: not store._idle_links[0].is_usable())
         with pytest.raises(StoreUnavailableError, match="AuthenticationError") as caught:
             store.take(KEY, ask())
         assert CANARY not in everything_said(caught.value)
@@ -621,7 +621,13 @@ def test_the_password_is_nowhere(locked, caplog):
     caplog.set_level(logging.DEBUG)
     with running(requirepass=CANARY) as server, stored(server.url) as store:
         store.take(KEY, ask())
-        seen = [repr(store), str(store), repr(store._idle), repr(store._address), *map(repr, vars(store).values())]
+        seen = [
+            repr(store),
+            str(store),
+            repr(store._idle_links),
+            repr(store._address),
+            *map(repr, vars(store).values()),
+        ]
         server.kill()
         with pytest.raises(StoreUnavailableError) as caught:
             store.take(KEY, ask())
@@ -724,10 +730,10 @@ def test_tls_with_own_authority(tls):
     with stored(tls.url) as store:
         assert store.take(KEY, ask()).reserved
         store.adjust(KEY, Adjustment(credits={"tpm": SECOND}))
-        link = store._idle[0]
-        assert link._raw.version() in {"TLSv1.2", "TLSv1.3"}
+        link = store._idle_links[0]
+        assert link._connected_socket.version() in {"TLSv1.2", "TLSv1.3"}
         assert store.take(KEY, ask()).version == 2
-        assert store._idle == [link]  # tickets of TLS 1.3 are no reason to drop it
+        assert store._idle_links == [link]  # tickets of TLS 1.3 are no reason to drop it
 
 
 def test_tls_nobody_vouches_for(tls, tmp_path):
@@ -823,7 +829,7 @@ def test_a_model_needs_little(redis_server, store):
     used = [redis_server.do("MEMORY", "USAGE", key, "SAMPLES", 0) for key in (STATE, HOSTS)]
     assert sum(used) <= 512, used
     for member in range(10):
-        store._member = f"{member:08x}"
+        store._member_name = f"{member:08x}"
         store.take(KEY, ask())
     assert (redis_server.do("MEMORY", "USAGE", HOSTS, "SAMPLES", 0) - used[1]) / 10 <= 40
 
@@ -870,15 +876,15 @@ def test_processes_are_counted(redis_server, store):
     with stored(redis_server.url) as other:
         assert [store.take(KEY, ask()).hosts, other.take(KEY, ask()).hosts, store.take(KEY, ask()).hosts] == [1, 2, 2]
         with redis_server.client() as client:
-            before = client.zscore(HOSTS, store._member)
+            before = client.zscore(HOSTS, store._member_name)
             assert store.take(KEY, ask()).hosts == 2
-            assert client.zscore(HOSTS, store._member) == before
-            client.zadd(HOSTS, {other._member: before - 16 * SECOND})
+            assert client.zscore(HOSTS, store._member_name) == before
+            client.zadd(HOSTS, {other._member_name: before - 16 * SECOND})
             assert store.take(KEY, ask()).hosts == 1
-            client.zadd(HOSTS, {store._member: before - 6 * SECOND})
+            client.zadd(HOSTS, {store._member_name: before - 6 * SECOND})
             assert store.take(KEY, ask()).hosts == 1
-            assert client.zrange(HOSTS, 0, -1) == [store._member]
-            assert client.zscore(HOSTS, store._member) >= before
+            assert client.zrange(HOSTS, 0, -1) == [store._member_name]
+            assert client.zscore(HOSTS, store._member_name) >= before
             client.delete(HOSTS)
             assert store.take(KEY, ask()).hosts == 1
 
@@ -891,7 +897,7 @@ def test_threads_share_a_few_connections(redis_server, store):
 
     with ThreadPoolExecutor(48) as pool:
         assert list(pool.map(work, range(48))) == [list(range(1, 31))] * 48
-    assert len(store._idle) <= 32
+    assert len(store._idle_links) <= 32
     store.close()
     wait_for(lambda: redis_server.do("INFO", "clients")["connected_clients"] == 1)
 
@@ -940,19 +946,19 @@ def test_forked_child_uses_own_connections(redis_server, store):
     """Locks held at the fork do not bind it; it counts as a process; the parent's connections serve on."""
     store.take(KEY, ask())
     store.take("parent", ask())
-    assert len(store._idle) == 1
-    link = store._idle[0]
+    assert len(store._idle_links) == 1
+    link = store._idle_links[0]
 
     def work():
         first = store.take(KEY, ask())
         versions = [store.take("child", ask()).version for _ in range(50)]
-        return first.hosts == 2 and versions == list(range(1, 51)) and store._idle[0] is not link
+        return first.hosts == 2 and versions == list(range(1, 51)) and store._idle_links[0] is not link
 
     with store._lock:
         child = fork(work)
     assert [store.take("parent", ask()).version for _ in range(50)] == list(range(2, 52))
     assert join(child) == 0
-    assert store._idle == [link]
+    assert store._idle_links == [link]
     assert store.take(KEY, ask()).hosts == 2
 
 
@@ -961,26 +967,26 @@ def test_closing_child_spares_parents_connection(tls):
     """Closing in a child leaves the parent's connection alone: no goodbye is sent over the shared socket."""
     with stored(tls.url) as store:
         store.take(KEY, ask())
-        link = store._idle[0]
+        link = store._idle_links[0]
 
         def work():
             store.close()
-            del store._idle[:]
+            del store._idle_links[:]
             return True
 
         assert join(fork(work)) == 0
         assert store.take(KEY, ask()).reserved
-        assert store._idle == [link]
+        assert store._idle_links == [link]
 
 
 def test_interrupt_leaves_no_half_answer(redis_server, store, monkeypatch):
     """The connection it fell into is closed, not used again."""
     store.take(KEY, ask())
-    link = store._idle[0]
+    link = store._idle_links[0]
     monkeypatch.setattr(link, "read_response", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         store.take(KEY, ask())
-    assert store._idle == []
+    assert store._idle_links == []
     assert not link.is_connected if hasattr(link, "is_connected") else link._sock is None
     assert store.take(KEY, ask()).version == 3
 
@@ -1003,5 +1009,5 @@ def test_failures_leave_no_socket_behind():
     with serving(speaking(b"-LOADING x\r\n")) as server, stored(f"redis://127.0.0.1:{server.port}") as store:
         for _ in range(20):
             fails(store.take, KEY, ask())
-        assert store._idle == []
+        assert store._idle_links == []
         wait_for(lambda: open_sockets() <= before + 1)  # the listener; threads of the server are about to close theirs

@@ -62,7 +62,7 @@ class BucketCharge(NamedTuple):
 class AcquireRequest(NamedTuple):
     """A call that wants to start."""
 
-    wants: tuple[BucketCharge, ...]
+    charges: tuple[BucketCharge, ...]
     horizon: int
     """How far ahead a place may be reserved, at most :data:`FARTHEST_PLACE`."""
     latest: int
@@ -83,7 +83,7 @@ class AcquireResult(NamedTuple):
     wait: int
     """Until the call may start; if nothing was reserved, until it could at the earliest."""
     start: int
-    """The same as an instant of the ledger's clock, for :attr:`Adjustment.start`."""
+    """The same as an instant of the store's clock, for :attr:`Adjustment.start`."""
     gated: bool
     """Whether the gate was in use: an answer of the service to this call opens it."""
     version: int
@@ -138,7 +138,7 @@ class GcraState:
         self.claim_until = 0
         self.full_at: dict[str, int] = {}
 
-    def take(self, now: int, ask: AcquireRequest, *, hosts: int = 0) -> AcquireResult:
+    def take(self, now: int, request: AcquireRequest, *, hosts: int = 0) -> AcquireResult:
         """Take a place if it starts soon enough, else say when.
 
         Who could not be served within the horizon has the front until then: nobody else is served before, so that a large call is
@@ -146,65 +146,65 @@ class GcraState:
         """
         now = self.last = max(now, self.last)
         full_at = self.full_at
-        lost = self.version < ask.seen
-        self.version = max(self.version, ask.seen) + 1
+        state_lost = self.version < request.seen
+        self.version = max(self.version, request.seen) + 1
         if self.start > now or self.gate > now or self.claim_until > now:
             self.start = min(self.start, now + FARTHEST_PLACE)
-            self.gate = min(self.gate, now + LONGEST_PAUSE + ask.spacing)
+            self.gate = min(self.gate, now + LONGEST_PAUSE + request.spacing)
             self.claim_until = min(self.claim_until, now + CLAIM_LIFE)
         newest = max(now, self.start)
         start = max(newest, self.gate)
-        for name, cost, burst, known in ask.wants:
+        for name, cost, burst, known in request.charges:
             full = full_at.get(name)
-            if full is None or (lost and full < now + known):
+            if full is None or (state_lost and full < now + known):
                 full = full_at[name] = now + known
             if cost:
                 if full - newest > 2 * burst:
                     full = full_at[name] = newest + 2 * burst
-                ready = full if cost >= burst else full + cost - burst
-                start = max(start, ready)
-        behind = self.claimant not in {0, ask.claimant} and now < self.claim_until
-        if behind and self.claim_start > start:
+                ready_at = full if cost >= burst else full + cost - burst
+                start = max(start, ready_at)
+        claimed_by_other = self.claimant not in {0, request.claimant} and now < self.claim_until
+        if claimed_by_other and self.claim_start > start:
             start = self.claim_start
         wait = start - now
         gated = self.gate > 0
-        reserved = not behind and wait <= ask.horizon and wait <= ask.latest
+        reserved = not claimed_by_other and wait <= request.horizon and wait <= request.latest
         if reserved:
             self.start = start
-            for name, cost, _, _ in ask.wants:
+            for name, cost, _, _ in request.charges:
                 if cost:
                     full_at[name] = max(full_at[name], start) + cost
             if gated:
-                self.gate = start + ask.spacing
-        if not behind:
-            waits = not reserved and wait <= ask.latest
-            self.claimant = ask.claimant if waits else 0
-            self.claim_start = start if waits else 0
-            self.claim_until = now + CLAIM_LIFE if waits else 0
-        left = tuple(max(full_at[want.name] - now, 0) for want in ask.wants)
-        return AcquireResult(reserved, wait, start, gated, self.version, left, hosts)
+                self.gate = start + request.spacing
+        if not claimed_by_other:
+            keeps_claim = not reserved and wait <= request.latest
+            self.claimant = request.claimant if keeps_claim else 0
+            self.claim_start = start if keeps_claim else 0
+            self.claim_until = now + CLAIM_LIFE if keeps_claim else 0
+        refill_times = tuple(max(full_at[charge.name] - now, 0) for charge in request.charges)
+        return AcquireResult(reserved, wait, start, gated, self.version, refill_times, hosts)
 
-    def adjust(self, now: int, change: Adjustment) -> None:
+    def adjust(self, now: int, adjustment: Adjustment) -> None:
         """Apply what was learned. Of a bucket nobody took from yet, credit is ignored."""
         now = self.last = max(now, self.last)
         full_at = self.full_at
-        for name, credit in change.credits.items():
+        for name, credit in adjustment.credits.items():
             full = full_at.get(name)
             if credit < 0:
                 full_at[name] = max(now if full is None else full, now) - credit
             elif full is not None:
                 full_at[name] = max(full - credit, now)
-        for name, left in change.full.items():
+        for name, refill_time in adjustment.full.items():
             full = full_at.get(name)
-            if full is None or full < now + left:
-                full_at[name] = now + left
-        if change.start and self.start == change.start:
+            if full is None or full < now + refill_time:
+                full_at[name] = now + refill_time
+        if adjustment.start and self.start == adjustment.start:
             self.start = now
-        if change.opened:
+        if adjustment.opened:
             self.gate = 0
-        if change.pause:
-            self.gate = max(self.gate, now + change.pause)
-        if change.claimant and self.claimant == change.claimant:
+        if adjustment.pause:
+            self.gate = max(self.gate, now + adjustment.pause)
+        if adjustment.claimant and self.claimant == adjustment.claimant:
             self.claimant = self.claim_start = self.claim_until = 0
 
     def idle_at(self) -> int:

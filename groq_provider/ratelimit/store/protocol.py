@@ -34,11 +34,11 @@ class RateLimitStore(Protocol):
     .. versionadded:: 0.1.0
     """
 
-    def take(self, key: str, ask: AcquireRequest) -> AcquireResult:
+    def take(self, key: str, request: AcquireRequest) -> AcquireResult:
         """Apply :meth:`GcraState.take` at the store's present time."""
         ...
 
-    def adjust(self, key: str, change: Adjustment) -> None:
+    def adjust(self, key: str, adjustment: Adjustment) -> None:
         """Apply :meth:`GcraState.adjust` at the store's present time."""
         ...
 

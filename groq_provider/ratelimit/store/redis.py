@@ -28,18 +28,18 @@ __all__ = ["RedisStore"]
 _log = logging.getLogger(__name__)
 
 #: Keys known to be elsewhere, at most.
-_MOST_ELSEWHERE = 256
+_MOST_MOVED_KEYS = 256
 #: Connections kept open while nobody uses them.
-_KEPT = 32
+_MOST_IDLE_LINKS = 32
 
 #: Numbers before the buckets in an answer to "take".
-_HEAD = 6
+_HEAD_LENGTH = 6
 
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=timezone.utc), timedelta(microseconds=1)
 
 
 class RedisStore:
-    """Keeps the ledgers in Redis, version 5 or later.
+    """Keeps the states in Redis, version 5 or later.
 
     Needs the extra ``redis``. Every question is one run of one script, which is atomic there and uses the server's clock, so the
     clocks of the hosts do not matter. A model needs less than 512 bytes and 40 more for each further process, under two keys
@@ -87,7 +87,7 @@ class RedisStore:
             ) from None
         if time_source not in {"server", "client", "clock"}:
             raise ConfigurationError(f"time_source = {time_source!r}: must be 'server', 'client' or 'clock'")
-        self._links = redis_link
+        self._link_module = redis_link
         url = Hidden(url)  # from here on no frame shows it
         self._address = redis_link.Address(url)
         self._timeout = timeout if self._address.timeout is None else self._address.timeout
@@ -96,14 +96,14 @@ class RedisStore:
         self._time_source = time_source
         self._clock = SystemClock() if clock is None else clock
         self._prefix = prefix
-        self._script = files("groq_provider.ratelimit.store").joinpath("ledger.lua").read_bytes()
+        self._script = files("groq_provider.ratelimit.store").joinpath("gcra_state.lua").read_bytes()
         self._digest = hashlib.sha1(self._script, usedforsecurity=False).hexdigest()  # the name Redis gives a script
         self._lock = threading.RLock()  # guards the two below; reentrant: _sync
-        self._idle: list[Link] = []
+        self._idle_links: list[Link] = []
         self._generation = 0  # of the links to keep: rises with close() and with every failure
-        self._member = secrets.token_urlsafe(6)
-        self._elsewhere: set[str] = set()  # keys whose first place holds something else
-        self._check()
+        self._member_name = secrets.token_urlsafe(6)
+        self._moved_keys: set[str] = set()  # keys whose first place holds something else
+        self._check_server()
         forkable(self)
 
     @classmethod
@@ -112,65 +112,78 @@ class RedisStore:
         return cls(Hidden(url))
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_idle"):  # for tools that show the variables of a construction that failed
+        if not hasattr(self, "_idle_links"):  # for tools that show the variables of a construction that failed
             return f"<{type(self).__name__} unfinished>"
-        return f"<{type(self).__name__} {self._address.where}, {len(self._idle)} idle connections>"
+        return f"<{type(self).__name__} {self._address.where}, {len(self._idle_links)} idle connections>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a RedisStore does not pickle: it knows a password. Make one from its URL where it is needed")
 
-    def take(self, key: str, ask: AcquireRequest) -> AcquireResult:
+    def take(self, key: str, request: AcquireRequest) -> AcquireResult:
         """Apply :meth:`GcraState.take` at the server's present time, once.
 
         Raises:
             StoreUnavailableError: No answer within the time limit, or one that cannot be used. Whether it took effect is unknown.
         """
-        words: list[str | int] = [self._member, ask.horizon, ask.latest, ask.spacing, ask.seen, ask.claimant]
-        for want in ask.wants:
-            words += want
-        answer = self._run("take", key, words)
+        words: list[str | int] = [
+            self._member_name,
+            request.horizon,
+            request.latest,
+            request.spacing,
+            request.seen,
+            request.claimant,
+        ]
+        for charge in request.charges:
+            words += charge
+        answer = self._run_script("take", key, words)
         if (
             type(answer) is not list
-            or len(answer) != _HEAD + len(ask.wants)
+            or len(answer) != _HEAD_LENGTH + len(request.charges)
             or any(type(number) is not int for number in answer)
         ):
-            raise self._away("an answer that is not one of the script's")
-        reserved, wait, start, gated, version, hosts = answer[:_HEAD]
-        return AcquireResult(reserved == 1, wait, start, gated == 1, version, tuple(answer[_HEAD:]), hosts)
+            raise self._unavailable("an answer that is not one of the script's")
+        reserved, wait, start, gated, version, hosts = answer[:_HEAD_LENGTH]
+        return AcquireResult(reserved == 1, wait, start, gated == 1, version, tuple(answer[_HEAD_LENGTH:]), hosts)
 
-    def adjust(self, key: str, change: Adjustment) -> None:
+    def adjust(self, key: str, adjustment: Adjustment) -> None:
         """Apply :meth:`GcraState.adjust` at the server's present time, once.
 
         Raises:
             StoreUnavailableError: No answer within the time limit, or one that cannot be used. Whether it took effect is unknown.
         """
-        words: list[str | int] = [change.start, change.pause, int(change.opened), change.claimant, len(change.credits)]
-        for mapping in (change.credits, change.full):
+        words: list[str | int] = [
+            adjustment.start,
+            adjustment.pause,
+            int(adjustment.opened),
+            adjustment.claimant,
+            len(adjustment.credits),
+        ]
+        for mapping in (adjustment.credits, adjustment.full):
             for name, value in mapping.items():
                 words += (name, value)
-        if self._run("adjust", key, words) != 1:
-            raise self._away("an answer that is not one of the script's")
+        if self._run_script("adjust", key, words) != 1:
+            raise self._unavailable("an answer that is not one of the script's")
 
     def close(self) -> None:
         """Close all connections; idempotent. A later call opens one again."""
-        for link in self._forget():
+        for link in self._forget_idle_links():
             link.drop()
 
-    def _check(self) -> None:
+    def _check_server(self) -> None:
         """Sign in and see whether scripts are allowed, so that what can never work is known at once."""
         try:
-            self._run("look", "-", [])
+            self._run_script("look", "-", [])
         except StoreUnavailableError as error:
             cause = error.__cause__
-            if not isinstance(cause, self._links.LinkError) or not cause.refused:
+            if not isinstance(cause, self._link_module.LinkError) or not cause.refused:
                 return
-            refusal = f"rate_limit_store: {error}"
+            error_text = f"rate_limit_store: {error}"
         else:
             return
-        raise ConfigurationError(refusal)
+        raise ConfigurationError(error_text)
 
-    def _run(self, mode: str, key: str, words: list[str | int]) -> Any:
-        until = time.monotonic() + self._timeout
+    def _run_script(self, mode: str, key: str, words: list[str | int]) -> Any:
+        deadline = time.monotonic() + self._timeout
         now: str | int = ""
         step: str | int = ""
         if self._time_source == "client":
@@ -180,74 +193,74 @@ class RedisStore:
         # What stands in braces chooses the slot of a cluster, for both keys the same: no brace in it, and not nothing.
         tagged = key.replace("%", "%25").replace("}", "%7D") or "%"
         tag = f"{self._prefix}:{{{tagged}}}".encode("utf-8", "surrogatepass")
-        if key in self._elsewhere:
+        if key in self._moved_keys:
             tag += b":2"
         try:
-            return self._ask(until, (2, tag + b":v1", tag + b":hosts", mode, now, step, *words))
+            return self._call_script(deadline, (2, tag + b":v1", tag + b":hosts", mode, now, step, *words))
         except StoreUnavailableError as error:
             cause = error.__cause__
-            if not isinstance(cause, self._links.LinkError) or not cause.occupied or key in self._elsewhere:
+            if not isinstance(cause, self._link_module.LinkError) or not cause.occupied or key in self._moved_keys:
                 raise
         # Something else is there, and stays: every process finds that, and goes to the same other place.
-        if len(self._elsewhere) < _MOST_ELSEWHERE:
-            self._elsewhere.add(key)
+        if len(self._moved_keys) < _MOST_MOVED_KEYS:
+            self._moved_keys.add(key)
             _log.warning(
                 "%s: a key %s:{…} holds something else; its limits are under …:2", self._address.where, self._prefix
             )
         tag += b":2"
-        return self._ask(until, (2, tag + b":v1", tag + b":hosts", mode, now, step, *words))
+        return self._call_script(deadline, (2, tag + b":v1", tag + b":hosts", mode, now, step, *words))
 
-    def _ask(self, until: float, rest: tuple[Any, ...]) -> Any:
-        link = self._borrow()
-        link.until = until
+    def _call_script(self, deadline: float, arguments: tuple[Any, ...]) -> Any:
+        link = self._borrow_link()
+        link.deadline = deadline
         try:
             try:
-                answer = link.command("EVALSHA", self._digest, *rest)
-            except self._links.NoScriptError:  # the server was restarted or told to forget: nothing ran
-                answer = link.command("EVAL", self._script, *rest)
-        except self._links.LinkError as error:
-            for other in self._forget():  # most likely as broken
+                answer = link.run_command("EVALSHA", self._digest, *arguments)
+            except self._link_module.NoScriptError:  # the server was restarted or told to forget: nothing ran
+                answer = link.run_command("EVAL", self._script, *arguments)
+        except self._link_module.LinkError as error:
+            for other in self._forget_idle_links():  # most likely as broken
                 other.drop()
             raise StoreUnavailableError(f"{self._address.where}: {error}") from error
         except BaseException:
             link.drop()
             raise
-        self._give_back(link)
+        self._return_link(link)
         return answer
 
-    def _away(self, why: str) -> StoreUnavailableError:
+    def _unavailable(self, reason: str) -> StoreUnavailableError:
         self.close()
-        return StoreUnavailableError(f"{self._address.where}: {why}")
+        return StoreUnavailableError(f"{self._address.where}: {reason}")
 
-    def _borrow(self) -> Link:
+    def _borrow_link(self) -> Link:
         while True:
             with self._lock:
                 generation = self._generation
-                link = self._idle.pop() if self._idle else None
+                link = self._idle_links.pop() if self._idle_links else None
             if link is None:
-                return self._links.Link(self._address, generation)
-            if link.usable():
+                return self._link_module.Link(self._address, generation)
+            if link.is_usable():
                 return link
             link.drop()
 
-    def _give_back(self, link: Link) -> None:
+    def _return_link(self, link: Link) -> None:
         with self._lock:
-            if link.generation == self._generation and len(self._idle) < _KEPT:
-                self._idle.append(link)
+            if link.generation == self._generation and len(self._idle_links) < _MOST_IDLE_LINKS:
+                self._idle_links.append(link)
                 return
         link.drop()
 
-    def _forget(self) -> list[Link]:
+    def _forget_idle_links(self) -> list[Link]:
         with self._lock:
             self._generation += 1
-            idle, self._idle = self._idle, []
+            idle, self._idle_links = self._idle_links, []
             return idle
 
     def _after_fork_in_child(self) -> None:
         """Leave the parent's connections to it, and count as a process of one's own."""
         self._lock = threading.RLock()
         self._generation += 1
-        abandoned, self._idle = self._idle, []
+        abandoned, self._idle_links = self._idle_links, []
         for link in abandoned:
             link.drop()  # closes the child's copies only: redis-py shuts down nothing it did not open
-        self._member = secrets.token_urlsafe(6)
+        self._member_name = secrets.token_urlsafe(6)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Address", "Link", "LinkError", "NoScriptError"]
 
 #: What the query of a URL may say. Nothing else is passed on: redis-py would take an option that switches verification off.
-_OPTIONS = {
+_URL_OPTIONS = {
     "db",
     "socket_timeout",
     "ssl_ca_certs",
@@ -77,7 +77,7 @@ class Address:
     def __init__(self, url: str) -> None:
         self.where = "unfinished"  # for tools that show the variables of a construction that failed
         try:
-            self._read(Hidden(url))
+            self._read_url(Hidden(url))
         except ConfigurationError as error:
             problem = error
         else:
@@ -85,19 +85,21 @@ class Address:
         del url
         raise without_frames(problem)  # the frames below show what the URL consists of
 
-    def _read(self, url: str) -> None:
-        what = "rate_limit_store: a Redis URL is redis://[user:password@]host[:port][/db], or rediss://… for TLS"
+    def _read_url(self, url: str) -> None:
+        expected_form = (
+            "rate_limit_store: a Redis URL is redis://[user:password@]host[:port][/db], or rediss://… for TLS"
+        )
         try:
             parts = urlsplit(url)
             options = dict(parse_qsl(parts.query, keep_blank_values=True))
-            found = parse_url(url)
+            parsed = parse_url(url)
         except ValueError:
-            found = None
-        if found is None or parts.scheme not in {"redis", "rediss"} or not re.fullmatch(r"/?|/[0-9]{1,9}", parts.path):
-            raise ConfigurationError(what)
-        if unknown := sorted(set(options) - _OPTIONS):
+            parsed = None
+        if parsed is None or parts.scheme not in {"redis", "rediss"} or not re.fullmatch(r"/?|/[0-9]{1,9}", parts.path):
+            raise ConfigurationError(expected_form)
+        if unknown := sorted(set(options) - _URL_OPTIONS):
             raise ConfigurationError(
-                f"{what}; there is no option {unknown[0][:40]!r}; known: {', '.join(sorted(_OPTIONS))}"
+                f"{expected_form}; there is no option {unknown[0][:40]!r}; known: {', '.join(sorted(_URL_OPTIONS))}"
             )
         if (
             options.get("ssl_cert_reqs", "required") != "required"
@@ -106,17 +108,17 @@ class Address:
             raise ConfigurationError(
                 "rate_limit_store: certificates are always verified; for your own authority give ssl_ca_certs=/path/to/ca.pem"
             )
-        db = max(found.get("db", 0), 0)
-        self.timeout: float | None = found.get("socket_timeout")
-        self.host: str = found.get("host", "localhost")
-        self.port: int = found.get("port", 6379)
-        self.password: str | None = None if found.get("password") is None else Hidden(found["password"])
+        db = max(parsed.get("db", 0), 0)
+        self.timeout: float | None = parsed.get("socket_timeout")
+        self.host: str = parsed.get("host", "localhost")
+        self.port: int = parsed.get("port", 6379)
+        self.password: str | None = None if parsed.get("password") is None else Hidden(parsed["password"])
         self.where = f"{parts.scheme}://{self.host}:{self.port}/{db}"
         self.settings: dict[str, Any] = {
             "host": self.host,
             "port": self.port,
             "db": db,
-            "username": found.get("username"),
+            "username": parsed.get("username"),
             "password": self.password,
         }
         self.context = _tls_context(options) if parts.scheme == "rediss" else None
@@ -138,23 +140,23 @@ def _tls_context(options: dict[str, str]) -> ssl.SSLContext:
     return context
 
 
-class _Wire:
+class _DeadlineSocket:
     """A socket whose reads and writes end at the instant of its link, whatever the peer does."""
 
     def __init__(self, sock: socket.socket, link: Link) -> None:
         self._sock = sock
-        self._link = link
+        self._owner = link
 
     def recv(self, size: int) -> bytes:
-        self._sock.settimeout(self._link.left())
+        self._sock.settimeout(self._owner.remaining_time())
         return self._sock.recv(size)
 
     def recv_into(self, buffer: bytearray, size: int = 0) -> int:
-        self._sock.settimeout(self._link.left())
+        self._sock.settimeout(self._owner.remaining_time())
         return self._sock.recv_into(buffer, size)
 
     def sendall(self, data: bytes) -> None:
-        self._sock.settimeout(self._link.left())
+        self._sock.settimeout(self._owner.remaining_time())
         self._sock.sendall(data)
 
     def settimeout(self, seconds: float | None) -> None:
@@ -173,10 +175,10 @@ class Link(Connection):
     """
 
     def __init__(self, address: Address, generation: int) -> None:
-        self.until = math.inf
+        self.deadline = math.inf
         self.generation = generation
         self._address = address
-        self._raw: socket.socket | None = None
+        self._connected_socket: socket.socket | None = None
         super().__init__(
             protocol=2,  # no HELLO: one round trip less, and no pushed messages between answers
             retry=None,
@@ -187,21 +189,21 @@ class Link(Connection):
         # Two round trips to tell the server which library this is; the arguments for that differ between versions of redis-py.
         self.lib_name = self.lib_version = self.driver_info = None
 
-    def left(self) -> float:
+    def remaining_time(self) -> float:
         """Return the seconds left.
 
         Raises:
             TimeoutError: None.
         """
-        left = self.until - time.monotonic()
-        if left <= 0:
+        remaining_time = self.deadline - time.monotonic()
+        if remaining_time <= 0:
             raise TimeoutError("timed out")
-        return left
+        return remaining_time
 
     @property
     def socket_timeout(self) -> float:
         """What is left of the limit: redis-py asks when it has connected."""
-        return self.left()
+        return self.remaining_time()
 
     @socket_timeout.setter
     def socket_timeout(self, seconds: float | None) -> None:
@@ -210,19 +212,19 @@ class Link(Connection):
     @property
     def socket_connect_timeout(self) -> float:
         """What is left of the limit: redis-py asks for each address of the host."""
-        return self.left()
+        return self.remaining_time()
 
     @socket_connect_timeout.setter
     def socket_connect_timeout(self, seconds: float | None) -> None:
         pass
 
-    def _connect(self) -> _Wire:
+    def _connect(self) -> _DeadlineSocket:
         sock: socket.socket = super()._connect()
         context = self._address.context
         if context is not None:
             plain = sock
             try:
-                plain.settimeout(self.left())  # for the handshake as a whole
+                plain.settimeout(self.remaining_time())  # for the handshake as a whole
                 sock = context.wrap_socket(plain, server_hostname=self._address.host)
             except ssl.SSLCertVerificationError as error:
                 plain.close()
@@ -230,23 +232,23 @@ class Link(Connection):
             except BaseException:
                 plain.close()
                 raise
-        self._raw = sock
-        return _Wire(sock, self)
+        self._connected_socket = sock
+        return _DeadlineSocket(sock, self)
 
-    def usable(self) -> bool:
+    def is_usable(self) -> bool:
         """Return whether nothing happened since its last command: no end of the connection, no stray answer."""
-        if self._raw is None or self._raw.fileno() < 0:
+        if self._connected_socket is None or self._connected_socket.fileno() < 0:
             return False
-        return not wait_for_read(self._raw, timeout=0)
+        return not wait_for_read(self._connected_socket, timeout=0)
 
-    def command(self, *words: bytes | str | int) -> Any:
+    def run_command(self, *words: bytes | str | int) -> Any:
         """Send a command and return the answer, connecting first where needed.
 
         Raises:
             NoScriptError: To EVALSHA: the server does not know the script; the connection is fine.
             LinkError: No usable answer; the connection is closed.
         """
-        signed_in = self._raw is not None
+        signed_in = self._connected_socket is not None
         try:
             if not signed_in:
                 self.connect()
@@ -258,30 +260,32 @@ class Link(Connection):
             if isinstance(error, NoScriptError) and words[0] == "EVALSHA":
                 raise
             self.drop()
-            failure = self._failure(error, signed_in=signed_in)
+            link_error = self._translate_error(error, signed_in=signed_in)
         except BaseException:
             self.drop()
             raise
-        raise failure  # here, where no context with the words sent hangs on it
+        raise link_error  # here, where no context with the words sent hangs on it
 
-    def _failure(self, error: Exception, *, signed_in: bool) -> LinkError:
+    def _translate_error(self, error: Exception, *, signed_in: bool) -> LinkError:
         if isinstance(error, _UntrustedError):
             return LinkError(str(error), refused=True)
-        said = str(error)
-        if isinstance(error, AskError) or said.startswith(("MOVED ", "ASK ")):  # the latter before redis-py 6
+        answer_text = str(error)
+        if isinstance(error, AskError) or answer_text.startswith(("MOVED ", "ASK ")):  # the latter before redis-py 6
             return LinkError("a cluster that keeps this key on another node")
         refused = isinstance(error, (AuthenticationError, NoPermissionError))
         if not signed_in and isinstance(error, ResponseError):
             # A server that does not know AUTH quotes what it was sent.
-            refused = refused or said.startswith(("DB index", "SELECT is not"))
-            said = said if refused and not isinstance(error, AuthenticationError) else said.partition(" ")[0]
+            refused = refused or answer_text.startswith(("DB index", "SELECT is not"))
+            answer_text = (
+                answer_text if refused and not isinstance(error, AuthenticationError) else answer_text.partition(" ")[0]
+            )
         password = self._address.password
-        if password and password in said:
-            said = said.replace(password, "***")
-        kind = type(error).__name__
-        return LinkError(f"{kind}: {said[:160]}", refused=refused, occupied="WRONGTYPE" in said)
+        if password and password in answer_text:
+            answer_text = answer_text.replace(password, "***")
+        error_kind = type(error).__name__
+        return LinkError(f"{error_kind}: {answer_text[:160]}", refused=refused, occupied="WRONGTYPE" in answer_text)
 
     def drop(self) -> None:
         """Close the connection; a late answer is never read. In a child process the parent's goes on."""
-        self._raw = None
+        self._connected_socket = None
         self.disconnect()

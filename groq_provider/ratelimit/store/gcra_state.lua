@@ -30,12 +30,12 @@ if ARGV[1] == 'look' then
 end
 
 local state = {}
-local found = redis.call('HGETALL', KEYS[1])
-for i = 1, #found, 2 do
-  local number = tonumber(found[i + 1])
+local fields = redis.call('HGETALL', KEYS[1])
+for i = 1, #fields, 2 do
+  local number = tonumber(fields[i + 1])
   -- Nothing else was written by this script. NaN fails the comparison, too.
   if number and math.abs(number) < 9007199254740992 then
-    state[found[i]] = number
+    state[fields[i]] = number
   end
 end
 
@@ -85,8 +85,8 @@ local function keep()
       idle = instant
     end
   end
-  local left = math.ceil((idle - now) / 1000) + 2 * math.ceil((state.fill or 0) / 1000)
-  redis.call('PEXPIRE', KEYS[1], text(math.max(shortest, left)))
+  local lifetime = math.ceil((idle - now) / 1000) + 2 * math.ceil((state.fill or 0) / 1000)
+  redis.call('PEXPIRE', KEYS[1], text(math.max(shortest, lifetime)))
 end
 
 if ARGV[1] == 'adjust' then
@@ -101,9 +101,9 @@ if ARGV[1] == 'adjust' then
     end
   end
   for i = after, #ARGV - 1, 2 do
-    local left, full = tonumber(ARGV[i + 1]), state[ARGV[i]]
-    if not full or full < now + left then
-      set(ARGV[i], now + left)
+    local refill_time, full = tonumber(ARGV[i + 1]), state[ARGV[i]]
+    if not full or full < now + refill_time then
+      set(ARGV[i], now + refill_time)
     end
   end
   if start ~= 0 and (state.start or 0) == start then
@@ -127,7 +127,7 @@ end
 local horizon, latest, spacing = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local seen, claimant = tonumber(ARGV[8]), tonumber(ARGV[9])
 local version = state.version or 0
-local lost = version < seen
+local state_lost = version < seen
 version = math.max(version, seen) + 1
 set('version', version)
 -- Nobody means more than that: 10 s, 60 s and one spacing, 2 s.
@@ -146,7 +146,7 @@ for i = 10, #ARGV, 4 do
   local name, cost, burst, known = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
   longest = math.max(longest, burst)
   local full = state[name]
-  if not full or (lost and full < now + known) then
+  if not full or (state_lost and full < now + known) then
     full = now + known
     set(name, full)
   end
@@ -155,22 +155,22 @@ for i = 10, #ARGV, 4 do
       full = newest + 2 * burst
       set(name, full)
     end
-    local ready = full
+    local ready_at = full
     if cost < burst then
-      ready = full + cost - burst
+      ready_at = full + cost - burst
     end
-    start = math.max(start, ready)
+    start = math.max(start, ready_at)
   end
 end
 set('fill', longest)
-local first = state.claimant or 0
-local behind = first ~= 0 and first ~= claimant and now < claimed
-if behind then
+local holder = state.claimant or 0
+local claimed_by_other = holder ~= 0 and holder ~= claimant and now < claimed
+if claimed_by_other then
   start = math.max(start, state.claim_start or 0)
 end
 local wait = start - now
 local gated = gate > 0
-local reserved = not behind and wait <= horizon and wait <= latest
+local reserved = not claimed_by_other and wait <= horizon and wait <= latest
 if reserved then
   set('start', start)
   for i = 10, #ARGV, 4 do
@@ -183,18 +183,18 @@ if reserved then
     set('gate', start + spacing)
   end
 end
-if not behind then
-  local waits = not reserved and wait <= latest
-  set('claimant', waits and claimant or 0)
-  set('claim_start', waits and start or 0)
-  set('claim_until', waits and now + 2000000 or 0)
+if not claimed_by_other then
+  local keeps_claim = not reserved and wait <= latest
+  set('claimant', keeps_claim and claimant or 0)
+  set('claim_start', keeps_claim and start or 0)
+  set('claim_until', keeps_claim and now + 2000000 or 0)
 end
 keep()
 
-local who = ARGV[4]
-local beat = tonumber(redis.call('ZSCORE', KEYS[2], who) or nil)
-if not beat or now < beat or now - beat >= 5000000 then
-  redis.call('ZADD', KEYS[2], text(now), who)
+local member = ARGV[4]
+local seen_at = tonumber(redis.call('ZSCORE', KEYS[2], member) or nil)
+if not seen_at or now < seen_at or now - seen_at >= 5000000 then
+  redis.call('ZADD', KEYS[2], text(now), member)
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', '(' .. text(now - 15000000))
   redis.call('PEXPIRE', KEYS[2], text(math.max(shortest, 16000)))
 end
