@@ -1,6 +1,18 @@
-"""The command `groq-provider`: a demonstration, a chat, the models, a health check, the emulator.
+"""The command ``groq-provider``: parses the arguments and runs one subcommand.
 
-Exit codes: 0 for success, 1 for an error or bad health, 2 for wrong usage, 130 after Ctrl-C, 141 when nobody reads the output.
+Each subcommand's module loads when you run it, so ``--help`` and ``--version`` answer at once. To add one, add its arguments in
+``_parser()`` and a function that imports its module and returns the exit code.
+
+- ``demo``: ``groq-provider demo``, a stream, a batch and the figures on one page
+- ``chat``: ``groq-provider chat``, one question or a conversation
+- ``show``: ``groq-provider models`` and ``groq-provider health``
+- ``groq-provider emulator`` runs :func:`groq_provider.testing.serve`
+- ``screen``: prints text, JSON, tables and a progress line
+- ``live``: the spinner and the printer of streamed answers
+- ``text``: removes control characters and wraps words
+- ``advice``: errors as text, with advice on what to do
+
+Exit codes: 0 for success, 1 for an error or bad health, 2 for wrong usage, 130 after Ctrl-C, 141 if the reader closed the output.
 """
 
 from __future__ import annotations
@@ -15,8 +27,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from groq_provider import GroqProviderError, __version__
-from groq_provider.cli.advice import complaint
-from groq_provider.cli.screen import say
+from groq_provider.cli.advice import format_error
+from groq_provider.cli.screen import print_note
 from groq_provider.cli.text import one_line
 
 if TYPE_CHECKING:
@@ -32,23 +44,23 @@ _NO_READER = 141  # likewise for SIGPIPE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; `None` takes the arguments of the process."""
+    """Run one command and return its exit code; ``None`` means the arguments of the process."""
     _make_streams_safe()
     try:
         code = _run(argv)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        say("\ninterrupted")
+        print_note("\ninterrupted")
         code = _INTERRUPTED
     except BrokenPipeError:
         _drop_output()
         code = _NO_READER
     except GroqProviderError as error:
-        say(complaint(error))
+        print_note(format_error(error))
         code = 1
-    except OSError as error:  # the disk is full, the port is taken
+    except OSError as error:  # for example a full disk
         _drop_output()
-        say(f"groq-provider: {error.strerror or error}")
+        print_note(f"groq-provider: {error.strerror or error}")
         code = 1
     return code
 
@@ -57,7 +69,7 @@ def _run(argv: Sequence[str] | None) -> int:
     parser = _parser()
     try:
         args = parser.parse_args(_arguments() if argv is None else argv)
-    except SystemExit as stop:  # --help, --version, wrong usage; all said already
+    except SystemExit as stop:  # --help, --version or wrong usage: argparse has printed everything
         return stop.code if isinstance(stop.code, int) else 2
     if args.command is None:
         parser.print_help(sys.stderr)
@@ -67,14 +79,14 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _arguments() -> list[str]:
-    """Return the arguments of the process, as UTF-8 also where the locale knows only ASCII."""
+    """Return the arguments of the process, decoded as UTF-8 even in a locale of ASCII."""
     return [os.fsencode(argument).decode("utf-8", "replace") for argument in sys.argv[1:]]
 
 
 def _make_streams_safe() -> None:
-    """Let no text fail to print: a terminal without Unicode gets question marks, a closed stream nothing.
+    """Make sure that printing never raises for its text: question marks replace characters that the terminal cannot show.
 
-    Whatever the locale has made of the streams: those of C and POSIX may be ASCII, and let only halves of characters through.
+    In the locales C and POSIX Python's own streams may be ASCII and accept lone surrogates instead of characters.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -83,55 +95,59 @@ def _make_streams_safe() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     if hasattr(sys.stdin, "reconfigure"):
-        # What is not ASCII, and yet comes in a locale of ASCII, is UTF-8 as a rule.
+        # In a locale of ASCII, input that is not ASCII is usually UTF-8.
         ascii_only = codecs.lookup(sys.stdin.encoding).name == "ascii"
         sys.stdin.reconfigure(encoding="utf-8" if ascii_only else None, errors="replace")
 
 
 def _drop_output() -> None:
-    """Have the interpreter's own flush at exit go nowhere, where it cannot fail again."""
+    """Redirect standard output to the null device, so that the interpreter's flush at exit does not fail again."""
     try:
         target = sys.stdout.fileno()
-    except (OSError, ValueError):  # no file: tests
+    except (OSError, ValueError):  # standard output is not a file, as in tests
         return
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, target)
-    os.close(null)
+    null_device = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null_device, target)
+    os.close(null_device)
 
 
 # --- arguments -----------------------------------------------------------------------------------------------------------
 
 
-def _number(kind: Callable[[str], float], low: float, high: float = math.inf, *, what: str) -> Callable[[str], float]:
+def _number(
+    kind: Callable[[str], float], low: float, high: float = math.inf, *, description: str
+) -> Callable[[str], float]:
+    """Return a converter for argparse that accepts numbers from *low* to *high*."""
+
     def convert(text: str) -> float:
         value = kind(text)
         if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not {description}")
         return value
 
-    convert.__name__ = "number"  # argparse: "invalid number value: 'x'"
+    convert.__name__ = "number"  # argparse shows it: "invalid number value: 'x'"
     return convert
 
 
 def _add_service(parser: argparse.ArgumentParser, *, timeout: str = "as configured") -> None:
-    """Add what every command takes that calls the service."""
+    """Add the arguments of every command that calls the service."""
     group = parser.add_argument_group("service")
     group.add_argument("--base-url", metavar="URL", help="root of the API (default: GROQ_BASE_URL, else Groq's)")
     group.add_argument("--config", metavar="FILE", help="settings of a .yaml, .toml or .json file")
     group.add_argument(
         "--timeout",
-        type=_number(float, 0.001, 86_400, what="a number of seconds above 0"),
+        type=_number(float, 0.001, 86_400, description="a number of seconds above 0"),
         metavar="SECONDS",
         help=f"longest time for a call, retries included (default: {timeout})",
     )
 
 
 def _parser() -> argparse.ArgumentParser:
-    count = _number(int, 1, 1_000_000, what="a number of at least 1")
+    count = _number(int, 1, 1_000_000, description="a number of at least 1")
     parser = argparse.ArgumentParser(
         prog="groq-provider",
         description="A client for Groq Cloud. The key is read from GROQ_API_KEY.",
-        epilog="Exit codes: 0 success, 1 error, 2 wrong usage, 130 Ctrl-C, 141 nobody reads the output.",
+        epilog="Exit codes: 0 success, 1 error, 2 wrong usage, 130 Ctrl-C, 141 the reader closed the output.",
     )
     parser.add_argument("--version", action="version", version=f"groq-provider {__version__}")
     parser.set_defaults(command=None)
@@ -141,11 +157,11 @@ def _parser() -> argparse.ArgumentParser:
         "demo", help="stream an answer, run a small batch, show the figures; without a key on the bundled emulator"
     )
     demo.add_argument("--model", metavar="ID", help="model to ask (default: the provider's)")
-    demo.add_argument("--prompt", metavar="TEXT", help="what to ask for in the streamed answer")
+    demo.add_argument("--prompt", metavar="TEXT", help="prompt of the streamed answer")
     demo.add_argument("--items", type=count, default=20, metavar="N", help="requests of the batch (default: 20)")
     demo.add_argument(
         "--workers",
-        type=_number(int, 1, 1000, what="a number from 1 to 1000"),
+        type=_number(int, 1, 1000, description="a number from 1 to 1000"),
         default=8,
         metavar="N",
         help="threads of the batch (default: 8)",
@@ -154,12 +170,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_service(demo)
     demo.set_defaults(command=_demo)
 
-    chat = commands.add_parser("chat", help="ask something; without a text, talk line by line")
+    chat = commands.add_parser("chat", help="ask a question; without a text, hold a conversation line by line")
     chat.add_argument("text", nargs="?", help="the question; - reads it from standard input")
     chat.add_argument("--model", metavar="ID", help="model to ask (default: the provider's)")
     chat.add_argument("--system", metavar="TEXT", help="instruction to the model")
     chat.add_argument(
-        "--temperature", type=_number(float, 0, 2, what="a number from 0 to 2"), metavar="T", help="0 to 2"
+        "--temperature", type=_number(float, 0, 2, description="a number from 0 to 2"), metavar="T", help="0 to 2"
     )
     chat.add_argument("--max-tokens", type=count, metavar="N", help="longest answer in tokens, reasoning included")
     chat.add_argument("--json", action="store_true", help="print each answer as one line of JSON, when it is complete")
@@ -168,8 +184,8 @@ def _parser() -> argparse.ArgumentParser:
 
     models = commands.add_parser("models", help="list the models of the catalogue, or of the service")
     models.add_argument("--refresh", action="store_true", help="ask the service; needs a key")
-    models.add_argument("--all", action="store_true", help="also those that were shut down or will be")
-    models.add_argument("--json", action="store_true", help="everything that is known of each, as JSON")
+    models.add_argument("--all", action="store_true", help="also models that were shut down or will be")
+    models.add_argument("--json", action="store_true", help="print all that is known of each model as JSON")
     _add_service(models)
     models.set_defaults(command=_models)
 
@@ -183,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     emulator.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     emulator.add_argument(
         "--port",
-        type=_number(int, 0, 65_535, what="a port"),
+        type=_number(int, 0, 65_535, description="a port"),
         default=0,
         metavar="N",
         help="port to listen on; 0 picks a free one (default: 0)",
@@ -191,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     emulator.add_argument("--plan", choices=("free", "developer"), help="enforce the limits of this plan")
     emulator.add_argument(
         "--speed",
-        type=_number(float, 0, what="a number of at least 0"),
+        type=_number(float, 0, description="a number of at least 0"),
         default=1.0,
         metavar="X",
         help="factor on the models' nominal speed; 0 is as fast as possible (default: 1)",
@@ -200,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-# Each imports what it needs when it runs: `--help` and `--version` answer at once.
+# --- commands: each imports its module when it runs ------------------------------------------------------------------------
 
 
 def _configuration(args: argparse.Namespace) -> ProviderConfig:
@@ -223,14 +239,14 @@ def _connect(args: argparse.Namespace) -> GroqProvider:
 def _demo(args: argparse.Namespace) -> int:
     from groq_provider.cli.demo import run
 
-    named = args.base_url is not None or args.config is not None
+    is_configured = args.base_url is not None or args.config is not None
     return run(
         model=args.model,
         prompt=args.prompt,
         items=args.items,
         workers=args.workers,
         color=not args.no_color,
-        config=_configuration(args) if named else None,
+        config=_configuration(args) if is_configured else None,
         timeout=args.timeout,
     )
 
@@ -261,23 +277,23 @@ def _health(args: argparse.Namespace) -> int:
 def _emulator(args: argparse.Namespace) -> int:
     from groq_provider.testing import serve
 
-    say("Any key but 'invalid' is accepted. Point GROQ_BASE_URL to the address below; Ctrl-C ends it.")
+    print_note("Any key but 'invalid' is accepted. Point GROQ_BASE_URL to the address below; Ctrl-C ends it.")
     try:
-        serve(args.host, args.port, plan=args.plan, speed=args.speed, on_answer=_tell)
+        serve(args.host, args.port, plan=args.plan, speed=args.speed, on_answer=_log_request)
     except (OSError, OverflowError) as error:
         if isinstance(error, BrokenPipeError):
             raise
-        say(
+        print_note(
             f"groq-provider: cannot listen on {args.host} port {args.port}: {getattr(error, 'strerror', None) or error}"
         )
         return 1
     return 0
 
 
-def _tell(request: RecordedRequest) -> None:
-    """Say one line about a request to the emulator: nothing of the prompt, and no key."""
+def _log_request(request: RecordedRequest) -> None:
+    """Print one line about a request to the emulator, without its prompt and its key."""
     body = request.json if isinstance(request.json, dict) else {}
-    ending = {"sent": "", "broken": "broken off", "client-gone": "the client left"}.get(
+    ending = {"sent": "", "broken": "broken off", "client-gone": "the client closed the connection"}.get(
         request.outcome, request.outcome
     )
     words = [
@@ -289,4 +305,4 @@ def _tell(request: RecordedRequest) -> None:
         "streamed" if body.get("stream") is True else "",
         ending,
     ]
-    say(" ".join(filter(None, (one_line(word)[:200] for word in words))))
+    print_note(" ".join(filter(None, (one_line(word)[:200] for word in words))))

@@ -1,4 +1,4 @@
-"""`python -m groq_provider.cli`."""
+"""Runs the command as ``python -m groq_provider.cli``."""
 
 import sys
 

@@ -1,13 +1,13 @@
-"""Errors as a line for people, with what to do about them."""
+"""Errors as text for a user, with advice on what to do."""
 
 from __future__ import annotations
 
 import groq_provider as g
 from groq_provider.cli.text import one_line
 
-__all__ = ["complaint"]
+__all__ = ["format_error"]
 
-# The first that fits counts, so subclasses stand before their bases. Errors whose message says what to do are not here.
+# The first matching class counts: put a subclass before its base. Leave out errors whose own message says what to do.
 _ADVICE: tuple[tuple[type[g.GroqProviderError], str], ...] = (
     (g.AuthenticationError, "Check GROQ_API_KEY; keys are made at https://console.groq.com/keys."),
     (g.PermissionDeniedError, "Look at the project's model permissions and spend limit at https://console.groq.com."),
@@ -25,22 +25,22 @@ _ADVICE: tuple[tuple[type[g.GroqProviderError], str], ...] = (
     (g.TLSError, "Behind a proxy that inspects traffic, set REQUESTS_CA_BUNDLE to its certificates."),
     (g.ProxyError, "Check HTTPS_PROXY and NO_PROXY."),
     (g.RedirectRefusedError, "Check GROQ_BASE_URL: it must name the API itself."),
-    (g.ProtocolError, "Check GROQ_BASE_URL: what answers there does not speak HTTP as it should."),
+    (g.ProtocolError, "Check GROQ_BASE_URL: the server there does not speak HTTP correctly."),
     (g.ResponseError, "Check GROQ_BASE_URL; if it is right, try again."),
     (g.TransportError, "Check the network and GROQ_BASE_URL, then try again."),
-    (g.StreamError, "What had arrived is above; try again for the rest."),
+    (g.StreamError, "The part that arrived is above; try again for the rest."),
     (g.DeadlineExceededError, "Try again, or allow more time."),
     (g.InvalidRequestError, "Change the request and try again."),
 )
 
 
-def complaint(error: g.GroqProviderError) -> str:
-    """Return what happened on one line, and on a second what to do, where the message does not say so itself."""
+def format_error(error: g.GroqProviderError) -> str:
+    """Return the error's message on one line and, unless the message says so itself, what to do on a second."""
     text = one_line(error) or type(error).__name__
     if error.retry_after:
         text += f" (retry after {error.retry_after:.3g} s)"
-    hint = next((hint for kind, hint in _ADVICE if isinstance(error, kind)), None)
+    advice = next((advice for kind, advice in _ADVICE if isinstance(error, kind)), None)
     replacement = getattr(error, "replacement", None)
     if replacement:
-        hint = f"Use --model {one_line(replacement)}."
-    return f"groq-provider: {text}" + (f"\n  {hint}" if hint else "")
+        advice = f"Use --model {one_line(replacement)}."
+    return f"groq-provider: {text}" + (f"\n  {advice}" if advice else "")

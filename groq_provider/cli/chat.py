@@ -1,4 +1,4 @@
-"""`groq-provider chat`: one question, or a talk that keeps its history."""
+"""``groq-provider chat``: one question, or a conversation that keeps its history."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from groq_provider import GroqProviderError, Message
-from groq_provider.cli.advice import complaint
-from groq_provider.cli.live import Answer, Waiting, limited
-from groq_provider.cli.screen import as_data, out, out_json, say
+from groq_provider.cli.advice import format_error
+from groq_provider.cli.live import AnswerPrinter, Spinner, describe_wait
+from groq_provider.cli.screen import as_data, print_json, print_note, print_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -31,24 +31,28 @@ def run(
     as_json: bool,
     fields: Mapping[str, Any],
 ) -> int:
-    """Answer *text*, standard input for `-`, or line by line."""
+    """Answer *text*; for ``-`` answer standard input as one text, for ``None`` each of its lines.
+
+    Returns:
+        The exit code.
+    """
     history = [] if system is None else [Message.system(system)]
     with connect() as provider:
-        talk = _Talk(provider, history, as_json=as_json, fields=fields)
+        conversation = _Conversation(provider, history, as_json=as_json, fields=fields)
         if text is None:
-            return _loop(talk)
+            return _answer_lines(conversation)
         if text == "-":
             text = "" if sys.stdin is None else sys.stdin.read().rstrip()
         if not text.strip():
-            say("groq-provider chat: the text is empty")
+            print_note("groq-provider chat: the text is empty")
             return 2
-        talk.ask(text)
+        conversation.ask(text)
     return 0
 
 
 @attrs.define
-class _Talk:
-    """The history of a conversation, and how its answers are shown."""
+class _Conversation:
+    """The history of a conversation, and the way to show its answers."""
 
     provider: GroqProvider
     history: list[Message]
@@ -56,43 +60,43 @@ class _Talk:
     fields: Mapping[str, Any] = attrs.field(kw_only=True)
 
     def ask(self, text: str) -> None:
-        """Print the answer as it comes, and keep both; a failed question leaves no trace in the history."""
+        """Print the answer as it arrives, and add both to the history; a failed question is not added."""
         messages = [*self.history, Message.user(text)]
         with (
-            Waiting(lambda: limited(self.provider, "waiting for the first token")) as sign,
+            Spinner(lambda: describe_wait(self.provider, "waiting for the first token")) as spinner,
             self.provider.generate_stream(messages, **self.fields) as stream,
         ):
             if not self.as_json:
-                self._print(stream, sign)
+                self._print_stream(stream, spinner)
             response = stream.collect()
         self.history = [*messages, response.message]
         if self.as_json:
-            out_json(_data(response))
+            print_json(_data(response))
         elif sys.stderr.isatty():
-            say(_summary(response))
+            print_note(_summary(response))
 
     @staticmethod
-    def _print(stream: LLMStream, sign: Waiting) -> None:
-        answer = Answer()
+    def _print_stream(stream: LLMStream, spinner: Spinner) -> None:
+        answer = AnswerPrinter()
         try:
             for chunk in stream:
                 if chunk.content:
-                    sign.end()
+                    spinner.end()
                     answer.add(chunk.content)
                 elif chunk.reasoning:
-                    sign.what = _thinking
+                    spinner.describe = _describe_reasoning
         finally:
             answer.end()
 
 
-def _thinking() -> str:
-    return "the model thinks"
+def _describe_reasoning() -> str:
+    return "the model is reasoning"
 
 
-def _loop(talk: _Talk) -> int:
-    """Talk until the input ends; the exit code is that of the last question.
+def _answer_lines(conversation: _Conversation) -> int:
+    """Answer line after line until the input ends; return the exit code of the last question.
 
-    On a terminal Ctrl-C ends an answer, and at the prompt the talk.
+    On a terminal Ctrl-C ends the current answer, and at the prompt the conversation.
     """
     code = 0
     at_terminal = sys.stdin is not None and sys.stdin.isatty()
@@ -100,21 +104,21 @@ def _loop(talk: _Talk) -> int:
         if not line.strip():
             continue
         try:
-            talk.ask(line)
+            conversation.ask(line)
             code = 0
         except GroqProviderError as error:
-            say(complaint(error))
+            print_note(format_error(error))
             code = 1
         except KeyboardInterrupt:
             if not at_terminal:
                 raise
-            say("\ninterrupted; this question and its answer are left out of the talk")
+            print_note("\ninterrupted; this question and its answer are not part of the conversation")
             code = _INTERRUPTED
     return code
 
 
 def _lines() -> Iterator[str]:
-    """Lines of standard input, asked for with a prompt on a terminal."""
+    """Yield the lines of standard input; on a terminal show a prompt before each."""
     if sys.stdin is None or not sys.stdin.isatty():
         for line in sys.stdin or ():
             yield line.rstrip("\n")
@@ -122,13 +126,13 @@ def _lines() -> Iterator[str]:
     try:
         import readline  # noqa: F401 - gives input() its history and editing
     except ImportError:
-        pass  # Windows
-    say("Ctrl-C ends an answer, Ctrl-D the talk.")
+        pass  # Windows has no readline
+    print_note("Ctrl-C ends an answer, Ctrl-D the conversation.")
     while True:
         try:
             yield input("> ")
         except EOFError:
-            out("")
+            print_text("")
             return
 
 

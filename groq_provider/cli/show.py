@@ -1,12 +1,12 @@
-"""`groq-provider models` and `groq-provider health`."""
+"""``groq-provider models`` and ``groq-provider health``."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from groq_provider import default_catalogue
-from groq_provider.cli.live import Waiting, limited
-from groq_provider.cli.screen import Screen, as_data, out, out_json
+from groq_provider.cli.live import Spinner, describe_wait
+from groq_provider.cli.screen import Screen, as_data, print_json, print_text
 from groq_provider.cli.text import one_line
 
 if TYPE_CHECKING:
@@ -18,24 +18,25 @@ __all__ = ["health", "models"]
 
 
 def models(*, connect: Callable[[], GroqProvider], refresh: bool, everything: bool, as_json: bool) -> int:
-    """List the models of the catalogue, or with *refresh* those of the service."""
+    """List the models of the catalogue, or with *refresh* those of the service; return the exit code."""
     screen = None if as_json else Screen()
-    found: Sequence[ModelInfo]
+    known_models: Sequence[ModelInfo]
     if refresh:
-        with connect() as provider, Waiting(lambda: "waiting for the list of models"):
-            found = provider.list_models(refresh=True)
+        with connect() as provider, Spinner(lambda: "waiting for the list of models"):
+            known_models = provider.list_models(refresh=True)
     else:
-        found = default_catalogue().models
-    shown = [model for model in found if everything or not model.deprecated]
+        known_models = default_catalogue().models
+    shown_models = [model for model in known_models if everything or not model.deprecated]
     if screen is None:
-        out_json([as_data(model) for model in shown], indent=2)
+        print_json([as_data(model) for model in shown_models], indent=2)
         return 0
     columns = ("model", "context", "answer", "speed", "$ in/out", "state ")
-    screen.table(columns, [_row(model) for model in shown])
-    out("context and answer: most tokens. speed: tokens per second, nominal, published by the service.")
-    out("$ in/out: list price of a million tokens in US dollars.")
-    if len(shown) < len(found):
-        out(f"{len(found) - len(shown)} models that were shut down or will be are left out; --all shows them.")
+    screen.table(columns, [_row(model) for model in shown_models])
+    print_text("context and answer: most tokens. speed: tokens per second, nominal, published by the service.")
+    print_text("$ in/out: list price of a million tokens in US dollars.")
+    hidden_count = len(known_models) - len(shown_models)
+    if hidden_count:
+        print_text(f"{hidden_count} models that were shut down or will be are not shown; --all shows them.")
     return 0
 
 
@@ -45,10 +46,9 @@ def _row(model: ModelInfo) -> tuple[str, ...]:
     state = model.stage or ("active" if model.active else "")
     if model.deprecated:
         state = f"{state}, shut down {model.shutdown_date or ''}".rstrip()
-        following = default_catalogue().replacement_for(
-            model.id
-        )  # a live one; what was recommended then may be gone itself
-        state += f"; use {following}" if following else ""
+        # Ask the catalogue for a live model: the replacement recommended at the time may be shut down itself.
+        replacement = default_catalogue().replacement_for(model.id)
+        state += f"; use {replacement}" if replacement else ""
     return (
         model.id,
         f"{model.context_size:,}" if model.context_size else "",
@@ -60,14 +60,14 @@ def _row(model: ModelInfo) -> tuple[str, ...]:
 
 
 def health(*, connect: Callable[[], GroqProvider], probe: str, timeout: float, as_json: bool) -> int:
-    """Check the service; 0 when it is healthy."""
-    with connect() as provider, Waiting(lambda: limited(provider, "waiting for the service")):
-        found = provider.get_health(probe=probe, timeout=timeout)
+    """Check the service; return 0 if it is healthy, else 1."""
+    with connect() as provider, Spinner(lambda: describe_wait(provider, "waiting for the service")):
+        outcome = provider.get_health(probe=probe, timeout=timeout)
     if as_json:
-        out_json(as_data(found), indent=2)
+        print_json(as_data(outcome), indent=2)
     else:
-        text = f"{found.status}: {found.model_count} models, answered in {found.latency * 1000:.0f} ms"
-        if found.message:
-            text = f"{found.status}: {one_line(found.message)}"
-        out(text)
-    return 0 if found.status == "healthy" else 1
+        text = f"{outcome.status}: {outcome.model_count} models, answered in {outcome.latency * 1000:.0f} ms"
+        if outcome.message:
+            text = f"{outcome.status}: {one_line(outcome.message)}"
+        print_text(text)
+    return 0 if outcome.status == "healthy" else 1

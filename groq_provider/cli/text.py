@@ -1,42 +1,42 @@
-"""Text for a terminal: nothing that steers it, no word cut at its edge."""
+"""Makes text safe and readable on a terminal: no control characters, no word cut at the edge."""
 
 from __future__ import annotations
 
 import shutil
 import unicodedata
 
-__all__ = ["Wrap", "columns", "one_line", "visible", "wrapped"]
+__all__ = ["WordWrapper", "one_line", "terminal_width", "visible_text", "wrap_text"]
 
 _CONTROL = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])  # all but tab and line feed
 
 
-def visible(text: str) -> str:
-    """Return *text* without control characters, tabs and line feeds excepted: what comes from outside must not steer a terminal."""
+def visible_text(text: str) -> str:
+    """Return *text* without control characters other than tab and line feed: an answer must not control the terminal."""
     return text.translate(_CONTROL)
 
 
 def one_line(text: object) -> str:
-    """Return somebody else's word, such as the name of a model, so that it stays in its place: on one line, nothing hidden."""
+    """Return text from outside, such as a model's name, on one line and with ``?`` for characters that cannot be seen."""
     return "".join(character if character.isprintable() else "?" for character in " ".join(str(text).split()))
 
 
-def columns() -> int:
-    """Return the width of the terminal, 80 where it does not say."""
+def terminal_width() -> int:
+    """Return the columns of the terminal; 80 if they are unknown."""
     return max(shutil.get_terminal_size().columns, 8)
 
 
-def wrapped(text: str) -> str:
-    """Return a whole *text* wrapped for the terminal."""
-    wrap = Wrap(columns() - 1)
+def wrap_text(text: str) -> str:
+    """Return a whole *text*, wrapped for the terminal."""
+    wrap = WordWrapper(terminal_width() - 1)
     return wrap.feed(text) + wrap.end()
 
 
-class Wrap:
-    r"""Breaks a text that comes in pieces at its spaces, so that no word is cut at the edge of the terminal.
+class WordWrapper:
+    r"""Wraps a text that arrives in pieces at its spaces, so that no word is cut at the edge of the terminal.
 
-    What is between Markdown fences is left alone: code must stay as it is. Lines go on below the beginning of their first word.
+    Text between Markdown fences is not wrapped: code must keep its lines. A wrapped line is indented as its first line was.
 
-    >>> wrap = Wrap(12)
+    >>> wrap = WordWrapper(12)
     >>> wrap.feed("The quick brown f") + wrap.feed("ox") + wrap.end()
     'The quick\nbrown fox'
     """
@@ -44,62 +44,62 @@ class Wrap:
     def __init__(self, width: int) -> None:
         self._width = max(width, 1)
         self._column = 0
-        self._indent: int | None = None  # of this line; None before its first word
+        self._indent: int | None = None  # of this line; ``None`` before its first word
         self._start = ""  # the first characters of this line, where a fence may be
         self._space = ""
         self._word = ""
-        self._fenced = False
+        self._in_fence = False
 
     def feed(self, text: str) -> str:
-        """Return what can be shown by now: all but the last word, which may go on."""
-        return "".join(map(self._take, text))
+        """Return the text that is ready to print: all but the last word, which the next piece may continue."""
+        return "".join(map(self._feed_character, text))
 
     def end(self) -> str:
         """Return the rest."""
-        return self._put()
+        return self._finish_word()
 
-    def _take(self, character: str) -> str:
+    def _feed_character(self, character: str) -> str:
         if character == "\n":
-            shown = self._put() + "\n"
+            shown = self._finish_word() + "\n"
             if self._start.startswith("```"):
-                self._fenced = not self._fenced
+                self._in_fence = not self._in_fence
             self._column, self._indent, self._start, self._space = 0, None, "", ""
             return shown
         if character in " \t":
-            shown = self._put()
+            shown = self._finish_word()
             self._space += character
             return shown
         if len(self._start) < 3:
             self._start += character
-        if _cells(character) < 2:
+        if _cell_width(character) < 2:
             self._word += character
             return ""
-        # Scripts that are written without spaces break between any two characters.
-        shown = self._put()
+        # Scripts that are written without spaces may be broken between any two characters.
+        shown = self._finish_word()
         self._word = character
-        return shown + self._put()
+        return shown + self._finish_word()
 
-    def _put(self) -> str:
-        """Return the word that is complete, on this line or on the next."""
+    def _finish_word(self) -> str:
+        """Return the pending word, which is complete now, on this line or on the next."""
         word, space = self._word, self._space
         if not word:
             return ""
-        size = sum(map(_cells, word))
-        blank = len(space.expandtabs(8))
+        word_width = sum(map(_cell_width, word))
+        space_width = len(space.expandtabs(8))
         if self._indent is None:
-            self._indent = min(blank, self._width // 2)
+            self._indent = min(space_width, self._width // 2)
         self._word = self._space = ""
-        if self._column and not self._fenced and self._column + blank + size > self._width:
-            space, blank = "\n" + " " * self._indent, self._indent
+        if self._column and not self._in_fence and self._column + space_width + word_width > self._width:
+            space, space_width = "\n" + " " * self._indent, self._indent
             self._column = 0
-        self._column += blank + size
+        self._column += space_width + word_width
         if self._column > self._width:  # a word longer than the line: the terminal breaks it
             self._column %= self._width
         return space + word
 
 
-def _cells(character: str) -> int:
-    """Return how many columns a character takes."""
+def _cell_width(character: str) -> int:
+    """Return how many columns a character occupies."""
     if character.isascii():
         return 1
     if unicodedata.category(character) in ("Mn", "Me", "Cf"):

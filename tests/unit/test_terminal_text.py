@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from groq_provider import errors as e
 from groq_provider.catalog import default_catalogue
 from groq_provider.cli import _make_streams_safe, screen, show
-from groq_provider.cli.advice import complaint
-from groq_provider.cli.text import Wrap, one_line, visible
+from groq_provider.cli.advice import format_error
+from groq_provider.cli.text import WordWrapper, one_line, visible_text
 
 _TEXT = st.text(st.sampled_from("abcdefgh  \n\t,.") | st.characters(), max_size=200)
 
@@ -26,7 +26,7 @@ def controls(text, but=""):
 
 def wrap(text, width, cuts=()):
     """Feed a text in pieces."""
-    wrapper = Wrap(width)
+    wrapper = WordWrapper(width)
     edges = [0, *sorted(cuts), len(text)]
     return "".join(wrapper.feed(text[a:b]) for a, b in itertools.pairwise(edges)) + wrapper.end()
 
@@ -69,7 +69,7 @@ def test_wide_characters_break_anywhere():
 @given(st.text())
 def test_shown_text_steers_nothing(text):
     """Neither as an answer nor as a name in a table."""
-    assert controls(visible(text), but="\t\n") == []
+    assert controls(visible_text(text), but="\t\n") == []
     assert one_line(text).isprintable()
 
 
@@ -77,7 +77,7 @@ def test_shown_text_steers_nothing(text):
 def test_errors_hold_no_controls(text, name):
     """Whatever the words in an error: its text and the line about it are one line that can be printed and encoded."""
     error = getattr(e, name)(f"before {text} after", request_id=text, model=text)
-    for shown in (str(error), complaint(error)):
+    for shown in (str(error), format_error(error)):
         assert controls(shown, but="\n") == []
         assert "\u2028" not in shown
         shown.encode()
@@ -88,7 +88,7 @@ def test_errors_hold_no_controls(text, name):
 def test_json_is_plain_ascii(capsys):
     """On a terminal, too."""
     text = "".join(map(chr, range(256))) + "\u202e\ud83d"
-    screen.out_json({"a": text})
+    screen.print_json({"a": text})
     shown = capsys.readouterr().out
     assert shown.isascii()
     assert shown.rstrip("\n").isprintable()

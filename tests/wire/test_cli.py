@@ -15,7 +15,7 @@ import pytest
 
 import groq_provider as g
 from groq_provider.cli import main
-from groq_provider.cli.advice import complaint
+from groq_provider.cli.advice import format_error
 from groq_provider.cli.screen import Progress
 from groq_provider.testing import Emulator, Fault, Gate, Reply
 
@@ -234,7 +234,7 @@ def test_json_chat_prints_one_line(service, typed, capsys):
     [
         pytest.param(Fault(status=401), "Check GROQ_API_KEY", id="key"),
         pytest.param(Fault(status=404), "Check GROQ_BASE_URL", id="path"),
-        pytest.param(Reply("Half an answer", fault=Fault(cut_after_events=3)), "What had arrived is above", id="cut"),
+        pytest.param(Reply("Half an answer", fault=Fault(cut_after_events=3)), "The part that arrived is above", id="cut"),
         pytest.param(Fault(status=400), "Change the request", id="request"),
     ],
 )
@@ -262,12 +262,12 @@ def test_unknown_model_suggests_model_list(service, capsys):
 def test_errors_take_two_lines():
     """Errors take two lines at most; control characters never reach the terminal; a replacement is named."""
     for name in g.errors.__all__:
-        text = complaint(getattr(g, name)("what\x1b[31m\nhappened", request_id="req_1", retry_after=2.0))
+        text = format_error(getattr(g, name)("what\x1b[31m\nhappened", request_id="req_1", retry_after=2.0))
         assert text.count("\n") <= 1
         assert "\x1b" not in text
         assert "req_1" in text
-    assert "--model new" in complaint(g.ModelDecommissionedError("gone", replacement="new"))
-    assert complaint(g.GroqProviderError()) == "groq-provider: GroqProviderError"
+    assert "--model new" in format_error(g.ModelDecommissionedError("gone", replacement="new"))
+    assert format_error(g.GroqProviderError()) == "groq-provider: GroqProviderError"
 
 
 def test_model_cannot_steer_terminal(service, capsys, monkeypatch):
