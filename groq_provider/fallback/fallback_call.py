@@ -1,4 +1,4 @@
-"""One call's way through several providers."""
+"""One call's way through the members of a fallback provider."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["FallbackCall", "Member", "MemberCall"]
 
-#: No member is tried with less time left.
+#: Seconds. With less time than this the next member is not asked.
 _LEAST_TIME = 0.05
 
 
 @attrs.frozen(kw_only=True)
 class Member:
-    """A provider, what to ask of it, and whether to leave it alone for now."""
+    """A provider, the model to ask of it, and the circuit breaker that may exclude it for a while."""
 
     provider: Provider
     model: str | None
@@ -37,7 +37,7 @@ class Member:
 
 @attrs.frozen
 class MemberCall:
-    """What one member is asked."""
+    """The arguments of one member's call."""
 
     request: LLMRequest
     timeout: Timeouts | None
@@ -45,7 +45,11 @@ class MemberCall:
 
 
 class FallbackCall:
-    """One call's way through the members."""
+    """Asks the members in turn, and collects their attempts.
+
+    Attributes:
+        cancel: Ends the call; a stream replaces it by a token of its own.
+    """
 
     def __init__(
         self,
@@ -60,39 +64,42 @@ class FallbackCall:
         self._timeouts = timeouts
         self._extras = extras
         self._clock = owner.clock
-        self._begun = self._clock.monotonic()
-        self._before = 0.0  # seconds that went to members before the one asked last
+        self._started_at = self._clock.monotonic()
+        self._earlier_seconds = 0.0  # spent on members before the one asked last
         total = None if self._timeouts is None else self._timeouts.total
-        self._deadline = None if total is None else self._begun + total
-        self._left = list(owner.members)
+        self._deadline = None if total is None else self._started_at + total
+        self._remaining_members = list(owner.members)
         self._attempts: list[Attempt] = []
         self.cancel = cancel
 
-    def later(self, action: Callable[[], None]) -> None:
-        """See :meth:`FallbackProvider.later`."""
-        self._owner.later(action)
+    def run_with_next_call(self, action: Callable[[], None]) -> None:
+        """See :meth:`FallbackProvider.run_with_next_call`."""
+        self._owner.run_with_next_call(action)
 
     def run(self, ask: Callable[[Member, MemberCall], Any], *, commit: bool) -> Any:
         """Ask members in turn until one answers.
 
         Args:
-            ask: Makes the call.
-            commit: Whether its return is the success to be counted; a stream's comes later.
+            ask: Calls one member.
+            commit: Whether a return of *ask* counts as the member's success. A stream passes false, since its success is the first chunk.
+
+        Returns:
+            The answer; without *commit* also the member that gave it and the permit of its circuit breaker.
 
         Raises:
-            GroqProviderError: Of the last member asked.
+            GroqProviderError: The error of the last member asked, with the attempts of all.
         """
         while True:
-            member = self._left.pop(0)
+            member = self._remaining_members.pop(0)
             try:
                 permit = member.breaker.acquire()
             except e.CircuitOpenError as error:
                 failure: e.GroqProviderError = error
             else:
-                if len(self._left) + 1 < len(self._owner.members):
-                    self._before = self._clock.monotonic() - self._begun
+                if len(self._remaining_members) + 1 < len(self._owner.members):
+                    self._earlier_seconds = self._clock.monotonic() - self._started_at
                 try:
-                    answer = ask(member, self._call(member))
+                    answer = ask(member, self._arguments_for(member))
                 except e.GroqProviderError as error:
                     member.breaker.report(permit, verdict(error), not_sent=error.sent is False)
                     failure = error
@@ -104,57 +111,63 @@ class FallbackCall:
                         member.breaker.report(permit, True)
                         return answer
                     return answer, member, permit
-            final = self.failed(failure)
-            if final is not None:
-                raise final
+            final_error = self.record_failure(failure)
+            if final_error is not None:
+                raise final_error
 
-    def failed(self, failure: e.GroqProviderError, *, last: bool = False) -> e.GroqProviderError | None:
-        """Collect a member's attempts; return the error to raise, with those of all, or ``None`` if the next one is to be asked.
+    def record_failure(self, failure: e.GroqProviderError, *, is_final: bool = False) -> e.GroqProviderError | None:
+        """Record a member's attempts; return the error to raise, or ``None`` if the caller should ask the next member.
 
         Args:
-            failure: What the member's call ended with.
-            last: Whether nobody else is to be asked whatever it was.
+            failure: The error of the member's call; it gets the attempts of all members.
+            is_final: Whether no other member may be asked, whatever the error.
         """
         self._attempts.extend(failure.attempts)
         failure.attempts = _renumbered(self._attempts)
         if failure.partial is not None:
             failure.partial = attrs.evolve(failure.partial, attempts=failure.attempts)
-        if last or not self._left or not self._owner.moves_on(failure):
+        if is_final or not self._remaining_members or not self._owner.should_ask_next(failure):
             return failure
         if self.cancel is not None and self.cancel.cancelled:
             return e.RequestCancelledError(
                 "the call was cancelled", sent=failure.sent, attempts=failure.attempts, partial=failure.partial
             )
-        in_time = self._deadline is None or self._deadline - self._clock.monotonic() > _LEAST_TIME
-        return None if in_time else failure
+        has_time = self._deadline is None or self._deadline - self._clock.monotonic() > _LEAST_TIME
+        return None if has_time else failure
 
-    def completed(self, response: LLMResponse, *, noted: bool = False) -> LLMResponse:
-        """Put the attempts and the time of all members on an answer. *noted*: its own attempts are among them already."""
-        if not self._attempts and not self._before:
+    def complete(self, response: LLMResponse, *, has_failed: bool = False) -> LLMResponse:
+        """Return *response* with the attempts and the time of all members.
+
+        Args:
+            response: The answer of the member asked last.
+            has_failed: Whether its member failed after all, so that its attempts have been recorded.
+        """
+        if not self._attempts and not self._earlier_seconds:
             return response
-        own = () if noted else response.attempts
+        own_attempts = () if has_failed else response.attempts
         timing = response.timing
-        total = timing.total + self._before
-        # What the members before did beside their attempts was waiting, for a limit or between retries.
-        earlier = self._attempts[: len(self._attempts) - len(response.attempts)] if noted else self._attempts
-        waited = max(self._before - sum([attempt.duration for attempt in earlier]), 0.0)
+        total = timing.total + self._earlier_seconds
+        # The time of earlier members outside their attempts was waiting, for a limit or between retries.
+        recorded = self._attempts
+        earlier_attempts = recorded[: len(recorded) - len(response.attempts)] if has_failed else recorded
+        waited_seconds = max(self._earlier_seconds - sum([attempt.duration for attempt in earlier_attempts]), 0.0)
         tokens = response.usage.completion_tokens
         metadata = dict(response.provider_metadata)
         if "total_latency_ms" in metadata:
             metadata["total_latency_ms"] = round(total * 1000)
         return attrs.evolve(
             response,
-            attempts=_renumbered([*self._attempts, *own]),
+            attempts=_renumbered([*self._attempts, *own_attempts]),
             timing=attrs.evolve(
                 timing,
                 total=total,
-                wait=timing.wait + waited,
+                wait=timing.wait + waited_seconds,
                 overall_tokens_per_second=tokens / total if tokens and total > 0 else None,
             ),
             provider_metadata=metadata,
         )
 
-    def _call(self, member: Member) -> MemberCall:
+    def _arguments_for(self, member: Member) -> MemberCall:
         request = self._request
         if member.model is not None:
             request = attrs.evolve(request, model=member.model)
@@ -163,16 +176,17 @@ class FallbackCall:
         limits = self._timeouts
         if self._deadline is not None and limits is not None:
             limits = attrs.evolve(limits, total=max(self._deadline - self._clock.monotonic(), _LEAST_TIME))
-        if self._left and self._owner.fallback_after is not None:
+        if self._remaining_members and self._owner.fallback_after is not None:
             limits = limits or getattr(getattr(member.provider, "_config", None), "timeout", None) or Timeouts()
-            longest = (
-                self._owner.fallback_after if limits.wait is None else min(limits.wait, self._owner.fallback_after)
-            )
-            limits = attrs.evolve(limits, wait=max(longest, 0.001))
+            longest_wait = self._owner.fallback_after
+            if limits.wait is not None:
+                longest_wait = min(limits.wait, longest_wait)
+            limits = attrs.evolve(limits, wait=max(longest_wait, 0.001))
         extras = self._extras
         body = extras.get("extra_body")
-        if member.model is not None and body and "model" in body:  # else every pair would be asked for the same one
-            extras = {**extras, "extra_body": {name: text for name, text in body.items() if name != "model"}}
+        if member.model is not None and body and "model" in body:
+            # The model of a pair wins; otherwise every member would be asked for the same one.
+            extras = {**extras, "extra_body": {name: value for name, value in body.items() if name != "model"}}
         return MemberCall(request, limits, extras)
 
 

@@ -1,4 +1,4 @@
-"""Several providers as one: the next answers when one cannot."""
+"""``FallbackProvider``: asks its members in turn until one answers."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FallbackProvider"]
 
-#: Errors after which another member may do better. What is wrong with the request is wrong everywhere; a key that is refused is
-#: for somebody to mend, not to hide.
-_MOVE_ON = (
+#: Errors that another member may avoid. A request that is invalid is invalid everywhere; a refused key must be reported, since an answer
+#: from another member would hide it.
+_ASK_NEXT = (
     e.CircuitOpenError,
     e.ProviderDisabledError,
     e.RateLimitTimeoutError,
@@ -49,35 +49,38 @@ _MOVE_ON = (
 )
 
 
-def _spent(error: e.GroqProviderError) -> bool:
-    """Say whether this is a passing status without a class of its own (408, 425) that was tried again in vain."""
+def _is_passing_status(error: e.GroqProviderError) -> bool:
+    """Say whether *error* is a temporary status without a class of its own (408, 425); its retries have failed by now."""
     return type(error) is e.APIStatusError and error.retryable
 
 
 class FallbackProvider(Completions[FallbackStream]):
-    """Asks its members in turn until one answers; after a first chunk nothing moves any more.
+    """Asks its members in turn until one answers; after the first chunk of a stream it stays with that member.
 
-    The next member is asked when one's circuit breaker is open, when its retries are spent, when its rate limit would need too long
-    (*fallback_after*, the time left, or a limit of the day), or when it is disabled; never for a request that is wrong, a key that is
-    refused, or a cancelled call. The answer says who gave it in ``provider`` and ``model``; ``attempts`` lists the tries of
-    all, and ``timing`` begins with the call. A *timeout* is for all members together; without one each member's own limits hold.
-    *extra_headers*, *extra_body* and *extra_query* go to every member that is asked, so they must hold nothing that only one may see; the
-    model of a pair wins over *extra_body*.
+    It asks the next member when a circuit breaker is open, when all retries failed, when a rate limit would need too long
+    (*fallback_after*, the remaining time, or a limit of the day), or when a member is disabled. It never does so for an invalid request, a
+    refused key or a cancelled call. The answer's ``provider`` and ``model`` name the member that gave it; ``attempts`` lists the attempts
+    of all members, and ``timing`` begins with the call.
 
-    A pickled one comes out with new connections, figures and breakers, if its members pickle.
+    A *timeout* is for all members together; without one each member's own limits apply. *extra_headers*, *extra_body* and *extra_query*
+    go to every member that is asked, so you must put nothing there that only one of them may see. The model of a pair wins over
+    *extra_body*.
 
-    Thread safety: as its members: any number of threads.
+    You can pickle it if its members can be pickled; the copy has new connections, figures and breakers.
+
+    Thread safety: you may use it from any number of threads, if its members allow it.
 
     Args:
-        members: Providers, or pairs of a provider and the model to ask of it, best first. A bare backup of the same kind as the first
-            member is asked for the request's model, one of another kind for its own default model.
-        fallback_after: Seconds to wait in the rate limiter of a member that is not the last; ``None``: as long as its own limits say.
-        fallback_on_decommissioned: Whether a model that was shut down may be answered by the next member.
-        breaker: When a member is left alone for a while.
-        clock: Time; for tests.
+        members: Providers, or pairs of a provider and the model to ask of it, best first. A provider without a model is asked for the
+            request's model if it is of the same type as the first member, else for its own default model.
+        fallback_after: The longest wait, in seconds, in the rate limiter of a member that is not the last; ``None``: as long as its own
+            limits allow.
+        fallback_on_decommissioned: Whether to ask the next member when a model was shut down.
+        breaker: When to stop asking a member for a while.
+        clock: Clock for tests.
 
     Raises:
-        ConfigurationError: No member, or something that is no provider.
+        ConfigurationError: *members* is empty or holds something else, or *fallback_after* is not a number of at least 0.
 
     .. versionadded:: 0.1.0
     """
@@ -94,7 +97,7 @@ class FallbackProvider(Completions[FallbackStream]):
         self.clock: Clock = clock or SystemClock()
         self._own_clock = clock is None
         self._policy = breaker or BreakerPolicy()
-        self._orphans: deque[Callable[[], None]] = deque()  # what finalizers could not do themselves
+        self._deferred: deque[Callable[[], None]] = deque()  # actions of finalizers, which the next call runs
         if fallback_after is not None and (
             isinstance(fallback_after, bool) or not isinstance(fallback_after, (int, float)) or not fallback_after >= 0
         ):
@@ -103,27 +106,29 @@ class FallbackProvider(Completions[FallbackStream]):
             )
         self.fallback_after = fallback_after
         self._on_decommissioned = fallback_on_decommissioned
-        made: list[Member] = []
+        named_members: list[Member] = []
         for index, item in enumerate(members):
-            made.append(self._member(item, index, self._policy, {member.name for member in made}))
-        self.members = tuple(made)
+            used_names = {member.name for member in named_members}
+            named_members.append(self._make_member(item, index, used_names))
+        self.members = tuple(named_members)
         if not self.members:
             raise e.ConfigurationError("members is empty: give at least one provider")
 
-    def _member(self, item: object, index: int, policy: BreakerPolicy, taken: set[str]) -> Member:
+    def _make_member(self, item: object, index: int, used_names: set[str]) -> Member:
         provider, model = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
         if not isinstance(provider, Provider) or not (model is None or (isinstance(model, str) and model)):
             raise e.ConfigurationError(
                 f"members[{index}] must be a provider or a pair of a provider and a model name, not {type(item).__name__}"
             )
-        name = plain = f"{provider.get_name()}/{model}" if model else provider.get_name()
-        while name in taken:  # two keys of one service, say
-            name = f"{plain} #{index + 1}"
+        name = plain_name = f"{provider.get_name()}/{model}" if model else provider.get_name()
+        while name in used_names:  # for example two keys of one service
+            name = f"{plain_name} #{index + 1}"
             index += 1
-        return Member(provider=provider, model=model, breaker=CircuitBreaker(policy, self.clock, name=name), name=name)
+        breaker = CircuitBreaker(self._policy, self.clock, name=name)
+        return Member(provider=provider, model=model, breaker=breaker, name=name)
 
     def __repr__(self) -> str:
-        if not hasattr(self, "members"):  # for tools that show the variables of a construction that failed
+        if not hasattr(self, "members"):  # a debugger shows an object whose construction failed
             return f"<{type(self).__name__} unfinished>"
         return (
             f"<{type(self).__name__} {', '.join(f'{member.name} ({member.breaker.state})' for member in self.members)}>"
@@ -142,7 +147,7 @@ class FallbackProvider(Completions[FallbackStream]):
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]  # new breakers in the other process
+        self.__init__(**state)  # type: ignore[misc]  # makes new breakers
 
     @property
     def breakers(self) -> tuple[tuple[str, str], ...]:
@@ -152,30 +157,31 @@ class FallbackProvider(Completions[FallbackStream]):
     # --- generating --------------------------------------------------------------------------------------------------------
 
     def _generate(self, request: LLMRequest, *arguments: Any) -> LLMResponse:
-        search = self._search(request, *arguments)
-        response: LLMResponse = search.run(
+        fallback_call = self._start_call(request, *arguments)
+        response: LLMResponse = fallback_call.run(
             lambda member, call: member.provider.generate(
-                call.request, timeout=call.timeout, cancel=search.cancel, **call.extras
+                call.request, timeout=call.timeout, cancel=fallback_call.cancel, **call.extras
             ),
             commit=True,
         )
-        return search.completed(response)
+        return fallback_call.complete(response)
 
     def _stream(self, request: LLMRequest, *arguments: Any) -> FallbackStream:
-        return FallbackStream(self._search(request, *arguments))
+        return FallbackStream(self._start_call(request, *arguments))
 
     def _answer_item(self, request: LLMRequest, *, timeout: Timeouts | None, cancel: CancelToken | None) -> LLMResponse:
-        search = self._search(request, timeout, cancel, None, None, None)
+        fallback_call = self._start_call(request, timeout, cancel, None, None, None)
 
         def ask(member: Member, call: MemberCall) -> LLMResponse:
-            of_provider = getattr(member.provider, "_answer_item", member.provider.generate)
-            answer: LLMResponse = of_provider(call.request, timeout=call.timeout, cancel=search.cancel)
+            # Providers of this package put an item of a bulk run into their limiter's class ``batch``.
+            answer_item = getattr(member.provider, "_answer_item", member.provider.generate)
+            answer: LLMResponse = answer_item(call.request, timeout=call.timeout, cancel=fallback_call.cancel)
             return answer
 
-        response: LLMResponse = search.run(ask, commit=True)
-        return search.completed(response)
+        response: LLMResponse = fallback_call.run(ask, commit=True)
+        return fallback_call.complete(response)
 
-    def _search(  # noqa: PLR0917 - private, and called with all of them
+    def _start_call(  # noqa: PLR0917 - private; each caller passes them all
         self,
         request: LLMRequest,
         timeout: Timeout,
@@ -184,28 +190,28 @@ class FallbackProvider(Completions[FallbackStream]):
         extra_body: Mapping[str, Any] | None,
         extra_query: Mapping[str, Any] | None,
     ) -> FallbackCall:
-        """Return one call's way through the members."""
-        while self._orphans:
+        """Run the deferred actions of finalizers, check the arguments, and return the call."""
+        while self._deferred:
             try:
-                self._orphans.popleft()()
+                self._deferred.popleft()()
             except IndexError:
-                break  # another thread was quicker
+                break  # another thread took the last action
         check_cancel(cancel)
-        given = {"extra_headers": extra_headers, "extra_body": extra_body, "extra_query": extra_query}
-        extras = {name: extra for name, extra in given.items() if extra is not None}
+        all_extras = {"extra_headers": extra_headers, "extra_body": extra_body, "extra_query": extra_query}
+        extras = {name: extra for name, extra in all_extras.items() if extra is not None}
         return FallbackCall(self, request, timeouts_of(timeout), cancel, extras)
 
-    def later(self, action: Callable[[], None]) -> None:
-        """Have *action* run by the next call: for finalizers, which must not touch a lock."""
-        self._orphans.append(action)
+    def run_with_next_call(self, action: Callable[[], None]) -> None:
+        """Have the next call run *action*; for finalizers, which must not wait for a lock."""
+        self._deferred.append(action)
 
-    def moves_on(self, error: e.GroqProviderError) -> bool:
-        """Say whether another member may do better after *error*."""
+    def should_ask_next(self, error: e.GroqProviderError) -> bool:
+        """Say whether another member may answer where one failed with *error*."""
         if isinstance(error, e.ModelDecommissionedError):
             return self._on_decommissioned
         if isinstance(error, e.RedirectRefusedError):
             return False
-        return isinstance(error, _MOVE_ON) or _spent(error)
+        return isinstance(error, _ASK_NEXT) or _is_passing_status(error)
 
     # --- the rest of a provider --------------------------------------------------------------------------------------------
 
@@ -219,23 +225,27 @@ class FallbackProvider(Completions[FallbackStream]):
 
     def get_models(self) -> tuple[ModelInfo, ...]:
         """Return the models of all members, each id once."""
-        found = {
+        models_by_id = {
             model.id: model for member in reversed(self.members) for model in reversed(member.provider.get_models())
         }
-        return tuple(reversed(found.values()))
+        return tuple(reversed(models_by_id.values()))
 
     def get_capabilities(self) -> tuple[ModelCapability, ...]:
-        """Return what the members together can do."""
+        """Return the capabilities of all members, each once."""
         return tuple(
             dict.fromkeys(capability for member in self.members for capability in member.provider.get_capabilities())
         )
 
     def is_available(self) -> bool:
-        """Say whether any member is worth trying; never raises, no I/O."""
+        """Say whether any member is worth a try. Never raises, does no I/O."""
         return any(member.provider.is_available() for member in self.members)
 
     def get_health(self) -> ProviderHealth:
-        """Check the members in turn: the first one's health if that is good, "degraded" if only a later one is well."""
+        """Check the members in turn until one is healthy.
+
+        Returns:
+            The health of the first member if it is healthy or if no member is; ``"degraded"`` if only a later one is healthy.
+        """
         first: ProviderHealth | None = None
         for member in self.members:
             health = member.provider.get_health()

@@ -1,4 +1,4 @@
-"""A stream of whichever provider answers."""
+"""``FallbackStream``: the stream of the member that answers."""
 
 from __future__ import annotations
 
@@ -25,47 +25,47 @@ __all__ = ["FallbackStream"]
 
 
 class FallbackStream:
-    """A stream of the member that answers; the same face as :class:`~groq_provider.ResponseStream`.
+    """The stream of the member that answers; you use it like a :class:`~groq_provider.ResponseStream`.
 
-    Until the first chunk another member may take over inside ``next()``; from there it is one member's stream.
+    Until the first chunk ``next()`` may ask another member; from then on the stream is that member's.
 
     Thread safety: as of :class:`~groq_provider.ResponseStream`.
 
     .. versionadded:: 0.1.0
     """
 
-    def __init__(self, search: FallbackCall) -> None:
-        self._search = search
-        lock = Lock()  # as in ResponseStream
-        self._turns, self._release = map(lock.acquire, repeat(False)), lock.release
+    def __init__(self, fallback_call: FallbackCall) -> None:
+        self._fallback_call = fallback_call
+        lock = Lock()  # held by the reader; see ResponseStream
+        self._lock_attempts, self._release_lock = map(lock.acquire, repeat(False)), lock.release
         self._error: e.GroqProviderError | None = None
-        self._committed = False
-        # One token for whichever member is being asked, so that a cancel reaches it also between two of them.
+        self._has_chunk = False
+        # One token for all members, so that a cancel also takes effect between two of them.
         self._token = CancelToken()
-        self._outer, search.cancel = search.cancel, self._token
-        self._handle = 0 if self._outer is None else self._outer.subscribe(self._token.cancel)
+        self._caller_token, fallback_call.cancel = fallback_call.cancel, self._token
+        self._subscription = 0 if self._caller_token is None else self._caller_token.subscribe(self._token.cancel)
         try:
             self._open()
         except BaseException:
-            self._leave()
+            self._unsubscribe()
             raise
-        self._over = False  # last: a finalizer has nothing to give back before
+        self._is_over = False  # set last: before this there is nothing for the finalizer to return
 
     def _open(self) -> None:
         self._stream: ResponseStream
         self._member: Member
         self._permit: Admission
-        self._stream, self._member, self._permit = self._search.run(
+        self._stream, self._member, self._permit = self._fallback_call.run(
             lambda member, call: member.provider.generate_stream(
                 call.request, timeout=call.timeout, cancel=self._token, **call.extras
             ),
             commit=False,
         )
-        self._noted = False  # whether its failure, and so its attempts, are among those of the search
+        self._has_failed = False  # whether the call has recorded this member's failure and attempts
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_over"):
-            return f"<{type(self).__name__} unfinished>"  # for tools that show variables
+        if not hasattr(self, "_is_over"):
+            return f"<{type(self).__name__} unfinished>"  # a debugger shows an object whose construction failed
         return f"<{type(self).__name__} of {self._member.name}: {self._stream!r}>"
 
     def __reduce__(self) -> NoReturn:
@@ -77,17 +77,17 @@ class FallbackStream:
         return self
 
     def __next__(self) -> ResponseChunk:
-        for mine in self._turns:
-            if mine:
-                try:  # mine only in here
+        for is_reader in self._lock_attempts:
+            if is_reader:
+                try:
                     return self._next()
                 finally:
-                    self._release()  # no longer mine
+                    self._release_lock()
             break
-        raise self._busy()
+        raise self._busy_error()
 
     @staticmethod
-    def _busy() -> RuntimeError:
+    def _busy_error() -> RuntimeError:
         return RuntimeError("another thread is reading this stream just now; it belongs to one reader at a time")
 
     def _next(self) -> ResponseChunk:
@@ -96,67 +96,69 @@ class FallbackStream:
                 raise self._error
             try:
                 chunk = next(self._stream)
-                if not self._committed:
-                    self._committed = True
-                    self._report(True)
-                return chunk  # noqa: TRY300 - in here: lost to an interrupt, it must not be followed by the next
+                if not self._has_chunk:
+                    self._has_chunk = True
+                    self._report_outcome(True)
+                return chunk  # noqa: TRY300 - an interrupt here loses the chunk, so it must close the stream
             except StopIteration:
                 self._end()
                 raise
             except e.GroqProviderError as error:
-                self._move_on(error)
-            except BaseException:  # KeyboardInterrupt and the like
+                self._ask_next_member(error)
+            except BaseException:  # such as KeyboardInterrupt
                 self._close()
                 raise
 
-    def _move_on(self, error: e.GroqProviderError) -> None:
-        """Have the next member answer after *error*, or raise what the stream ends with."""
-        if self._over:  # closed, after poll() had met it
+    def _ask_next_member(self, error: e.GroqProviderError) -> None:
+        """Open the next member's stream after *error*, or end this stream and raise its final error."""
+        if self._is_over:  # closed after poll() met the error
             raise error
         try:
-            # Once begun well, which was counted, it counts again that it broke.
-            self._report(verdict(error), not_sent=error.sent is False)
-            self._noted = True
-            final = self._search.failed(error, last=self._committed)
-            if final is None:
+            # After a first chunk, which counted as a success, this counts as a failure of its own.
+            self._report_outcome(verdict(error), not_sent=error.sent is False)
+            self._has_failed = True
+            final_error = self._fallback_call.record_failure(error, is_final=self._has_chunk)
+            if final_error is None:
                 self._stream.close()
                 self._open()
                 return
-        except e.GroqProviderError as problem:  # of the last member that was asked
-            final = problem
+        except e.GroqProviderError as last_error:  # of the last member asked
+            final_error = last_error
         except BaseException:
             self._close()
             raise
-        self._error = final
+        self._error = final_error
         self._end()
-        raise final
+        raise final_error
 
     def _end(self) -> None:
-        self._over = True
-        self._leave()
+        self._is_over = True
+        self._unsubscribe()
 
-    def _leave(self) -> None:
-        if self._outer is not None:
-            self._outer.unsubscribe(self._handle)
+    def _unsubscribe(self) -> None:
+        if self._caller_token is not None:
+            self._caller_token.unsubscribe(self._subscription)
 
-    def _report(self, outcome: bool | None, *, not_sent: bool = False) -> None:
+    def _report_outcome(self, outcome: bool | None, *, not_sent: bool = False) -> None:
         breaker, permit = self._member.breaker, self._permit
-        self._permit = permit._replace(probe=False)  # given back once; what follows counts as any call
+        self._permit = permit._replace(
+            probe=False
+        )  # the probe ends with its first report; a later one counts as that of any call
         breaker.report(permit, outcome, not_sent=not_sent)
 
     def poll(self, timeout: float = 0.0) -> bool:
         """Wait up to *timeout* seconds for a chunk, the end or an error; see :meth:`ResponseStream.poll`.
 
-        After an error before the first chunk ``next()`` asks the next member, and so may wait.
+        ``True`` may also mean an error before the first chunk: ``next()`` then asks the next member, and may wait for it.
         """
-        for mine in self._turns:
-            if mine:
-                try:  # mine only in here
+        for is_reader in self._lock_attempts:
+            if is_reader:
+                try:
                     return self._error is not None or self._stream.poll(timeout)
                 finally:
-                    self._release()  # no longer mine
+                    self._release_lock()
             break
-        raise self._busy()
+        raise self._busy_error()
 
     def collect(self) -> LLMResponse:
         """Read to the end and return the whole answer."""
@@ -166,25 +168,25 @@ class FallbackStream:
 
     @property
     def decode_errors(self) -> int:
-        """Events whose bytes were not UTF-8; the broken parts read U+FFFD."""
+        """Number of events whose bytes were not UTF-8; their broken parts read U+FFFD."""
         return self._stream.decode_errors
 
     @property
     def response(self) -> LLMResponse:
-        """The whole answer, after the end; it says who gave it."""
+        """The whole answer, after the end; its ``provider`` and ``model`` name the member that gave it."""
         if self._error is not None:
             raise self._error
         try:
-            return self._search.completed(self._stream.response)
+            return self._fallback_call.complete(self._stream.response)
         except e.GroqProviderError:
-            if self._over:
+            if self._is_over:
                 raise
-        raise RuntimeError("the stream has not ended yet")  # another member may answer
+        raise RuntimeError("the stream has not ended yet")  # the next member may answer
 
     @property
     def partial(self) -> LLMResponse:
-        """What has arrived so far."""
-        return self._search.completed(self._stream.partial, noted=self._noted)
+        """The part of the answer that has arrived so far."""
+        return self._fallback_call.complete(self._stream.partial, has_failed=self._has_failed)
 
     def cancel(self) -> None:
         """End the stream now, from any thread."""
@@ -192,22 +194,22 @@ class FallbackStream:
 
     def close(self) -> None:
         """Stop reading and free the connection, from any thread. Idempotent; see :meth:`ResponseStream.close`."""
-        for mine in self._turns:
-            if mine:
-                try:  # mine only in here
+        for is_reader in self._lock_attempts:
+            if is_reader:
+                try:
                     self._close()
                     return
                 finally:
-                    self._release()  # no longer mine
+                    self._release_lock()
             break
-        self.cancel()  # whoever reads sees to the rest
+        self.cancel()  # the reading thread then closes the stream
 
     def _close(self) -> None:
-        if self._over:
+        if self._is_over:
             return
         self._end()
-        if not self._committed:
-            self._report(None)
+        if not self._has_chunk:
+            self._report_outcome(None)
         self._stream.close()
 
     def __enter__(self) -> Self:
@@ -217,17 +219,17 @@ class FallbackStream:
         self.close()
 
     def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if getattr(self, "_over", True) or _finalizing():
+        if getattr(self, "_is_over", True) or _finalizing():
             return
-        # No lock may be touched here. The member's stream sees to its connection; what is ours is given back with the next call.
-        self._over = True
-        breaker, permit, committed = self._member.breaker, self._permit, self._committed
-        outer, handle = self._outer, self._handle
+        # A finalizer must not wait for a lock. The member's stream returns its connection; the next call returns the permit.
+        self._is_over = True
+        breaker, permit, has_chunk = self._member.breaker, self._permit, self._has_chunk
+        caller_token, subscription = self._caller_token, self._subscription
 
-        def give_back() -> None:
-            if not committed:
+        def release() -> None:
+            if not has_chunk:
                 breaker.report(permit, None)
-            if outer is not None:
-                outer.unsubscribe(handle)
+            if caller_token is not None:
+                caller_token.unsubscribe(subscription)
 
-        self._search.later(give_back)
+        self._fallback_call.run_with_next_call(release)

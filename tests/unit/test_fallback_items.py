@@ -20,7 +20,7 @@ AT = datetime(2026, 11, 1, tzinfo=timezone.utc)
 
 
 class Plain:
-    """A provider of somebody's own, over an engine of fakes; it knows nothing of classes in a limiter."""
+    """A provider of another package, over an engine of fakes; it has no classes in a limiter."""
 
     def __init__(self, clock, *script, limiter=(), name="own"):
         self.bench = Bench(*script, policy=NO_RETRY)
@@ -61,7 +61,7 @@ class Plain:
 
 
 def limited(clock):
-    """A provider whose limiter notes what it is asked, and has no place."""
+    """A provider whose limiter records its requests, and refuses them all."""
     limiter = FakeLimiter(clock, *[e.RateLimitTimeoutError("no place", sent=False) for _ in range(9)])
     return GroqProvider(api_key="gsk_1", rate_limiter=limiter, retry=NO_RETRY), limiter
 

@@ -325,7 +325,7 @@ STAYS = {
 
 
 class Scripted:
-    """A member that raises what it is told, and answers well after that.
+    """A member that raises the errors given to it, and answers after that.
 
     Args:
         name: What it is called.
@@ -407,7 +407,7 @@ def made(name, **more):
 
 
 def test_trigger_table_names_every_error():
-    """A new class is put into one of the two lists by somebody who thought of it."""
+    """Each error class stands in one of the two lists, so that a new one cannot be forgotten."""
     assert set(e.__all__) == MOVES | STAYS
     assert not MOVES & STAYS
 
@@ -477,7 +477,7 @@ def test_spent_retry_budget_moves_on():
 
 
 def test_day_limit_moves_without_wait():
-    """The service names it; nobody waits for tomorrow."""
+    """The service names it; the call does not wait for the next day."""
     clock = FakeClock()
     message = "Rate limit reached for model `m` on requests per day (RPD): Limit 1000, Used 1000, Requested 1. Please try again in 1m26.4s."
     with Emulator(speed=0) as emulator:
@@ -572,7 +572,7 @@ def test_pair_model_wins_over_extra():
     ids=lambda wrong: next(iter(wrong)),
 )
 def test_wrong_argument_is_invalid_request(pair, wrong):
-    """As of a provider; nobody is asked, and no breaker counts it."""
+    """As of a provider; no member is asked, and no breaker counts it."""
     first, second, both = pair
     for call in (both.generate, both.generate_stream):
         with pytest.raises(e.InvalidRequestError):
@@ -809,7 +809,7 @@ def test_arrived_part_lists_tries_once(pair, second_fails):
 
 
 def test_unstartable_stream_fails_for_good():
-    """With the last member's error, again and again, and nobody is asked twice."""
+    """Each further ``next()`` raises the last member's error, and asks no member again."""
     first = Scripted("first", (made("APIConnectionError"), 0))
     second = Scripted("second", made("ProviderUnavailableError"))
     stream = FallbackProvider([first, second]).generate_stream("Hello")
@@ -841,6 +841,6 @@ def test_it_travels_to_other_processes(pair, monkeypatch):
     with pickle.loads(data) as again:
         assert again.generate("Hello").model == SMALL
         assert again.fallback_after == 3
-        assert again.moves_on(e.ModelDecommissionedError("x"))
+        assert again.should_ask_next(e.ModelDecommissionedError("x"))
     with pytest.raises(TypeError, match="clock"):
         pickle.dumps(FallbackProvider([both.members[0].provider], clock=FakeClock()))
