@@ -320,7 +320,7 @@ def __getattr__(name: str) -> Any:
     found = getattr(home, name)
     if module in _COMPLETED:
         # Whoever takes these classes from here may read their annotations, too; the package itself takes them from where they are.
-        importlib.import_module(".types", __name__).complete()
+        importlib.import_module(".types", __name__).load_annotations()
     globals()[name] = found
     return found
 

@@ -525,7 +525,7 @@ class Call:
         if not body:
             raise self.empty_answer()
         try:
-            return json_text.loads(body, look=self.scope.look)
+            return json_text.loads(body, checkpoint=self.scope.look)
         except e.ResponseDecodeError:
             if is_stream(body):  # whatever it is labelled as
                 raise self._unasked_stream() from None

@@ -17,7 +17,7 @@ from groq_provider.call.call import MAX_BODY, MAX_STREAM, Arrival
 from groq_provider.types.response import LLMResponse, ResponseChunk, ToolCallDelta
 from groq_provider.wire import json_text
 from groq_provider.wire.assemble import Assembler
-from groq_provider.wire.failures import reported_error, without_key
+from groq_provider.wire.failures import redact_key, reported_error
 from groq_provider.wire.sse import DONE, Event, EventDecoder, is_stream
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class ResponseStream:
                     # The short way for nearly every chunk: one like those before, of a read that is not used up.
                     try:  # still mine
                         for event in events:
-                            if not event[0] and (chunk := self._assembler.again(event[1])) is not None:
+                            if not event[0] and (chunk := self._assembler.reuse_template(event[1])) is not None:
                                 return chunk
                             self._pump(event)
                             break
@@ -395,7 +395,7 @@ class ResponseStream:
     def _take(self, event: Event) -> None:
         name, data = event
         if not name:
-            chunk = self._assembler.again(data)
+            chunk = self._assembler.reuse_template(data)
             if chunk is not None:
                 self._alive = True
                 self._pending.append(chunk)
@@ -415,7 +415,7 @@ class ResponseStream:
                 decoded = json_text.loads_text(text, "an event of the stream")
             else:
                 self._scope.look()
-                decoded = json_text.loads(data, "an event of the stream", look=self._scope.look)
+                decoded = json_text.loads(data, "an event of the stream", checkpoint=self._scope.look)
         except e.ResponseDecodeError:
             if name != "error":
                 if not data.strip():
@@ -430,18 +430,18 @@ class ResponseStream:
         chunk = assembler.feed(decoded, data)
         if assembler.stop_error is not None:
             self._wire.drain(self._call.scope)
-            if assembler.failed is not None:
-                raise self._call.ended_badly(assembler.failed)
-            assembler.reword_stop(without_key(assembler.stop_error, self._call.runtime.secret))
+            if assembler.failed_choice is not None:
+                raise self._call.ended_badly(assembler.failed_choice)
+            assembler.replace_stop_error(redact_key(assembler.stop_error, self._call.runtime.secret))
             raise e.StreamInterruptedError(f"the service stopped the answer early: {assembler.stop_error[:300]}")
         if chunk is not None:
             if self._first_token_at is None:
                 self._first_token_at = self._got
                 self._first_late = self._got - self._caught_up
             self._pending.append(chunk)
-            if assembler.more:
-                self._pending.extend(assembler.more)
-                assembler.more = []
+            if assembler.other_chunks:
+                self._pending.extend(assembler.other_chunks)
+                assembler.other_chunks = []
 
     def _service_error(self, decoded: Any) -> e.GroqProviderError:
         """Return the error that an error event stands for: the class its status and code give without streaming."""
@@ -478,7 +478,7 @@ class ResponseStream:
     def _assembled(self) -> None:
         """Finish the answer that the chunks have made."""
         assembler = self._assembler
-        rest = assembler.rest()
+        rest = assembler.flush_halves()
         if rest is not None:
             self._pending.append(rest)
         self._complete(assembler.response_fields(), assembler.text_size())
@@ -499,7 +499,7 @@ class ResponseStream:
         body = self._whole_body()
         if not body.strip():
             raise self._call.empty_answer()
-        data = json_text.loads(body, look=self._call.scope.look)
+        data = json_text.loads(body, checkpoint=self._call.scope.look)
         fields = self._call.answer(data)
         fields["raw"] = data
         calls = tuple(

@@ -14,7 +14,7 @@ from groq_provider.config.files import Environment, UnresolvedKey, Variable, exp
 from groq_provider.config.policies import RateLimits, RetryPolicy, Secret, Timeouts, field_names
 from groq_provider.config.urls import check_proxy, hide_credentials, normalise_base_url
 from groq_provider.errors import ConfigurationError
-from groq_provider.types._base import read_only
+from groq_provider.types._base import freeze_mapping
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -149,8 +149,8 @@ class ProviderConfig:
     rate_limit_store: Any = attrs.field(default="memory", repr=_hide_store)
     track_latency: bool = attrs.field(default=True, validator=checks.flag)
     latency_samples: int = 100
-    headers: Mapping[str, str] = attrs.field(factory=dict, converter=read_only, repr=_hide_headers)
-    proxies: Mapping[str, str] | None = attrs.field(default=None, converter=read_only, repr=_hide_proxies)
+    headers: Mapping[str, str] = attrs.field(factory=dict, converter=freeze_mapping, repr=_hide_headers)
+    proxies: Mapping[str, str] | None = attrs.field(default=None, converter=freeze_mapping, repr=_hide_proxies)
     ca_bundle: str | None = None
     cert: str | tuple[str, str] | None = None
     allow_insecure: bool = attrs.field(default=False, validator=checks.flag)

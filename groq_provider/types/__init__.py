@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["complete"]
+__all__ = ["load_annotations"]
 
 
-def complete() -> None:
+def load_annotations() -> None:
     """Load what is loaded late, and put its names where annotations look for them.
 
     For whoever reads the annotations of values: ``typing.get_type_hints``, cattrs, documentation tools. Those who only make values and

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_KEY = r"gsk_\w+"
+_KEY_PATTERN = r"gsk_\w+"
 
 
 class ReadOnly(dict[Any, Any]):
@@ -60,74 +60,74 @@ class ReadOnlyList(list[Any]):
 EMPTY = ReadOnly()
 
 
-def read_only(given: Any) -> Any:
+def freeze_mapping(given: Any) -> Any:
     """Return a mapping as a copy that cannot be changed, nor what it holds; anything else as it is, for checks to come.
 
     Raises:
         InvalidRequestError: It is nested too deep, or holds itself.
     """
     try:
-        return _frozen(given) if isinstance(given, Mapping) else given
+        return _freeze_nested(given) if isinstance(given, Mapping) else given
     except RecursionError:
         raise InvalidRequestError("a mapping is nested too deep") from None
 
 
-def _frozen(given: Any) -> Any:
+def _freeze_nested(given: Any) -> Any:
     if type(given) is ReadOnly:
         return given
     if isinstance(given, Mapping):
-        return ReadOnly({key: _frozen(item) for key, item in given.items()})
+        return ReadOnly({key: _freeze_nested(item) for key, item in given.items()})
     if isinstance(given, list):
-        return ReadOnlyList([_frozen(item) for item in given])
-    return tuple([_frozen(item) for item in given]) if type(given) is tuple else given
+        return ReadOnlyList([_freeze_nested(item) for item in given])
+    return tuple([_freeze_nested(item) for item in given]) if type(given) is tuple else given
 
 
-def kept(given: Any) -> Any:
+def keep_read_only(given: Any) -> Any:
     """Convert the mapping of an answer's value; nearly all are read-only already."""
     if type(given) is ReadOnly or given is None:
         return given
-    return from_answer(given) if type(given) is dict else read_only(given)
+    return freeze_json(given) if type(given) is dict else freeze_mapping(given)
 
 
-def from_answer(found: Any, look: Callable[[], object] = int) -> Any:
+def freeze_json(found: Any, checkpoint: Callable[[], object] = int) -> Any:
     """Return decoded JSON as a copy that cannot be changed, however deep: the server chose its depth and size.
 
     Args:
         found: What :mod:`json` made.
-        look: Called every few milliseconds of work; it may raise.
+        checkpoint: Called every few milliseconds of work; it may raise.
     """
-    if type(found) not in _COPIES:
+    if type(found) not in _CONTAINER_COPIES:
         return found
-    whole = _COPIES[type(found)](found)
+    whole = _CONTAINER_COPIES[type(found)](found)
     pending = [whole]
     steps = 0
     while pending:
         place = pending.pop()
         if type(place) is ReadOnly:
             for key, item in place.items():
-                if type(item) in _COPIES:
-                    copy = _COPIES[type(item)](item)
+                if type(item) in _CONTAINER_COPIES:
+                    copy = _CONTAINER_COPIES[type(item)](item)
                     dict.__setitem__(place, key, copy)
                     pending.append(copy)
         else:
             for index, item in enumerate(place):
-                if type(item) in _COPIES:
-                    copy = _COPIES[type(item)](item)
+                if type(item) in _CONTAINER_COPIES:
+                    copy = _CONTAINER_COPIES[type(item)](item)
                     list.__setitem__(place, index, copy)
                     pending.append(copy)
         steps += 1
         if not steps % 4096:
-            look()
+            checkpoint()
     return whole
 
 
-_COPIES: dict[type, Callable[[Any], Any]] = {dict: ReadOnly, list: ReadOnlyList}
+_CONTAINER_COPIES: dict[type, Callable[[Any], Any]] = {dict: ReadOnly, list: ReadOnlyList}
 
 
-def freeze(instance: object, attribute: attrs.Attribute[Any], given: object) -> None:
+def freeze_field(instance: object, attribute: attrs.Attribute[Any], given: object) -> None:
     """Put a read-only copy in the place of a mapping. Validators do it, for a converter would run for every default, too."""
     if type(given) is not ReadOnly:
-        object.__setattr__(instance, attribute.name, read_only(given))
+        object.__setattr__(instance, attribute.name, freeze_mapping(given))
 
 
 def mask(content: object) -> str:
@@ -144,7 +144,7 @@ def mask(content: object) -> str:
 def shorten(text: object, limit: int = 200) -> str:
     """Represent a value of a caller inside a message: escaped, cut, and never failing."""
     try:
-        shown = re.sub(_KEY, "gsk_****", repr(text))  # a key in the wrong place is still a key
+        shown = re.sub(_KEY_PATTERN, "gsk_****", repr(text))  # a key in the wrong place is still a key
     except Exception:  # noqa: BLE001 - a repr may raise anything; int has a digit limit
         return f"<{type(text).__name__}>"
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
@@ -158,7 +158,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {found[0]!r}?)" if found else ""
 
 
-def all_of(names: Iterable[str]) -> Callable[[object], tuple[Any, ...]]:
+def attribute_reader(names: Iterable[str]) -> Callable[[object], tuple[Any, ...]]:
     """Return what reads so many attributes of an object at once; at least two."""
     return attrgetter(*names)
 
@@ -169,12 +169,12 @@ def field_names(cls: type[Any]) -> tuple[str, ...]:
     return tuple(a.alias for a in attrs.fields(cls) if a.init)
 
 
-def _required(cls: type) -> list[str]:
+def _required_fields(cls: type) -> list[str]:
     return [a.alias for a in attrs.fields(cls) if a.init and a.default is attrs.NOTHING]
 
 
 #: For who gives a class or a function, as other clients take them.
-_INSTEAD = {
+_HINT_FOR_CALLABLE = {
     "ResponseFormat": ": give its JSON Schema, {'type': 'json_schema', 'json_schema': {'name': …, 'schema': …}}",
     "Tool": ": describe it, Tool.of(name, description, JSON Schema of its parameters), and call it yourself",
 }
@@ -195,51 +195,51 @@ def build(cls: type[T], data: object, *, what: str, drop: frozenset[str] = froze
     if isinstance(data, cls):
         return data
     if not isinstance(data, Mapping):
-        hint = _INSTEAD.get(cls.__name__, "") if callable(data) else ""
+        hint = _HINT_FOR_CALLABLE.get(cls.__name__, "") if callable(data) else ""
         raise InvalidRequestError(f"{what} must be a {cls.__name__} or a mapping, not {type(data).__name__}{hint}")
     names = field_names(cls)  # type: ignore[arg-type]  # classes are hashable
-    kept = {key: item for key, item in data.items() if key not in drop}
-    unknown = [key for key in kept if key not in names]
+    keep_read_only = {key: item for key, item in data.items() if key not in drop}
+    unknown = [key for key in keep_read_only if key not in names]
     if unknown:
         if "extra" in names:
-            given = kept.get("extra", {})
+            given = keep_read_only.get("extra", {})
             if not isinstance(given, Mapping):
                 raise InvalidRequestError(f"{what}: extra must be a mapping, not {type(given).__name__}")
-            kept["extra"] = {**{key: kept.pop(key) for key in unknown}, **given}
+            keep_read_only["extra"] = {**{key: keep_read_only.pop(key) for key in unknown}, **given}
         else:
             hints = ", ".join(f"{key!r}{nearest(str(key), names)}" for key in unknown)
             raise InvalidRequestError(f"{what} has no field {hints}; known fields: {', '.join(names)}")
     try:
-        return cls(**kept)
+        return cls(**keep_read_only)
     except InvalidRequestError as error:
-        raise placed(error, what) from None
+        raise with_place(error, what) from None
     except TypeError:
-        missing = [name for name in _required(cls) if name not in kept]
+        missing = [name for name in _required_fields(cls) if name not in keep_read_only]
         if not missing:
             raise
         raise InvalidRequestError(f"{what} needs {', '.join(missing)}") from None
 
 
-def placed(error: InvalidRequestError, what: str) -> InvalidRequestError:
+def with_place(error: InvalidRequestError, what: str) -> InvalidRequestError:
     """Return an error about a part with the place of that part: ``role = …`` in ``messages[3]`` is ``messages[3].role = …``."""
     place = f"{what}.{error.param}" if error.param else what
     begins = error.param and error.message.startswith(error.param)
     return InvalidRequestError(f"{what}.{error.message}" if begins else f"{place}: {error.message}", param=place)
 
 
-def many(cls: type[T], data: object, *, what: str, drop: frozenset[str] = frozenset()) -> tuple[T, ...]:
+def build_many(cls: type[T], data: object, *, what: str, drop: frozenset[str] = frozenset()) -> tuple[T, ...]:
     """Build a tuple of values from a sequence of instances or mappings."""
     if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Sequence):
         raise InvalidRequestError(f"{what} must be a sequence, not {type(data).__name__}")
     return tuple([build(cls, item, what=f"{what}[{index}]", drop=drop) for index, item in enumerate(data)])
 
 
-def optional_build(cls: type[T], data: object, what: str) -> T | None:
+def build_optional(cls: type[T], data: object, what: str) -> T | None:
     """Convert: ``None`` stays, a mapping becomes a value."""
     return None if data is None else build(cls, data, what=what)
 
 
-def strings(data: object, what: str) -> tuple[str, ...] | None:
+def string_tuple(data: object, what: str) -> tuple[str, ...] | None:
     """Convert an optional sequence of strings."""
     if data is None:
         return None
@@ -251,7 +251,7 @@ def strings(data: object, what: str) -> tuple[str, ...] | None:
     return tuple(data)
 
 
-_CHECK = "groq_provider.check"
+_DEFERRED_CHECK = "groq_provider.check"
 
 
 def defer_checks(_cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
@@ -260,23 +260,25 @@ def defer_checks(_cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.A
     A class of forty fields of which four are given would spend most of its time on finding out that ``None`` is allowed.
     """
     return [
-        f.evolve(validator=None, metadata={_CHECK: f.validator}) if f.default is None and f.validator is not None else f
+        f.evolve(validator=None, metadata={_DEFERRED_CHECK: f.validator})
+        if f.default is None and f.validator is not None
+        else f
         for f in fields
     ]
 
 
 @functools.cache
-def _deferred(cls: type[Any]) -> tuple[Callable[[object], tuple[Any, ...]], tuple[attrs.Attribute[Any], ...]]:
-    fields = tuple(f for f in attrs.fields(cls) if _CHECK in f.metadata)
-    return all_of(f.name for f in fields), fields
+def _deferred_checks(cls: type[Any]) -> tuple[Callable[[object], tuple[Any, ...]], tuple[attrs.Attribute[Any], ...]]:
+    fields = tuple(f for f in attrs.fields(cls) if _DEFERRED_CHECK in f.metadata)
+    return attribute_reader(f.name for f in fields), fields
 
 
 def check_given(instance: object) -> None:
     """Run the deferred validators of the fields that are not ``None``."""
-    values, fields = _deferred(type(instance))  # type: ignore[arg-type]  # classes are hashable
+    values, fields = _deferred_checks(type(instance))  # type: ignore[arg-type]  # classes are hashable
     for given, attribute in zip(values(instance), fields):  # noqa: B905 - of one length, and this is a hot path
         if given is not None:
-            attribute.metadata[_CHECK](instance, attribute, given)
+            attribute.metadata[_DEFERRED_CHECK](instance, attribute, given)
 
 
 # --- validators: one message shape, "field = value: what is allowed" ---------------------------------------------------
@@ -381,6 +383,6 @@ def mapping(*, optional: bool = True, values: type | None = None) -> Validator:
             if kinds is not None and (not isinstance(item, kinds) or isinstance(item, bool)):
                 noun = "a number" if values is float else getattr(values, "__name__", "")
                 raise InvalidRequestError(f"{attribute.name}[{key!r}] must be {noun}, not {type(item).__name__}")
-        freeze(instance, attribute, given)
+        freeze_field(instance, attribute, given)
 
     return check

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from groq_provider.types._base import EMPTY, kept, mask
+from groq_provider.types._base import EMPTY, keep_read_only, mask
 from groq_provider.types.response import Usage
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
     "UsageBreakdown",
 ]
 
-_extra: Any = attrs.field(default=EMPTY, converter=kept, repr=False)
+_extra: Any = attrs.field(default=EMPTY, converter=keep_read_only, repr=False)
 
 
 @attrs.frozen(kw_only=True)

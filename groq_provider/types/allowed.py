@@ -40,7 +40,7 @@ class Allowed:
         roles: Of messages; ``None``: any.
         message: Checks a message that is more than text, and returns what of it is sent; ``None``: all of it.
         asks_usage: Whether a stream has to be told to report its usage.
-        says_plain: Whether a request that is no stream says ``stream: false``, as the examples of this service do.
+        sends_stream_false: Whether a request that is no stream says ``stream: false``, as the examples of this service do.
 
     .. versionadded:: 0.1.0
     """
@@ -49,7 +49,7 @@ class Allowed:
     roles: frozenset[str] | None
     message: Callable[[Message, str], Message] | None
     asks_usage: bool
-    says_plain: bool
+    sends_stream_false: bool
 
     def check_fields(self, request: LLMRequest) -> None:
         """Hold all fields of a request but its messages against what is allowed.
@@ -256,8 +256,8 @@ GROQ = Allowed(
     roles=frozenset(ROLES),
     message=_message,
     asks_usage=False,
-    says_plain=True,
+    sends_stream_false=True,
 )
 
 #: Any other server that takes such requests.
-ANYTHING = Allowed(fields={}, roles=None, message=None, asks_usage=True, says_plain=False)
+ANYTHING = Allowed(fields={}, roles=None, message=None, asks_usage=True, sends_stream_false=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from groq_provider.errors import InvalidRequestError
-from groq_provider.types._base import build, check_given, defer_checks, mapping, mask, nearest, placed, text
+from groq_provider.types._base import build, check_given, defer_checks, mapping, mask, nearest, text, with_place
 
 if TYPE_CHECKING:
     from groq_provider.types.parts import (
@@ -153,7 +153,7 @@ def as_message(data: object, what: str) -> Message:
         try:
             return Message(role=data["role"], content=data["content"])
         except InvalidRequestError as error:
-            raise placed(error, what) from None
+            raise with_place(error, what) from None
     if isinstance(data, str):
         raise InvalidRequestError(f"{what} is a str; give Message.user(…) or a mapping with role and content")
     if isinstance(data, Mapping):

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from groq_provider.config.defaults import ProviderType
-from groq_provider.types._base import mapping, number, read_only, text
+from groq_provider.types._base import freeze_mapping, mapping, number, text
 
 __all__ = ["ModelCapability", "ModelInfo", "ModelLimits", "ModelPricing", "PerformanceProfile"]
 
@@ -154,7 +154,7 @@ class ModelInfo:
     performance_profile: PerformanceProfile | None = None
     pricing: ModelPricing | None = None
     limits: Mapping[str, ModelLimits] = attrs.field(
-        factory=dict, converter=read_only, validator=mapping(optional=False)
+        factory=dict, converter=freeze_mapping, validator=mapping(optional=False)
     )
-    metadata: Mapping[str, Any] = attrs.field(factory=dict, converter=read_only, validator=mapping(optional=False))
-    extra: Mapping[str, Any] = attrs.field(factory=dict, converter=read_only, repr=False)
+    metadata: Mapping[str, Any] = attrs.field(factory=dict, converter=freeze_mapping, validator=mapping(optional=False))
+    extra: Mapping[str, Any] = attrs.field(factory=dict, converter=freeze_mapping, repr=False)

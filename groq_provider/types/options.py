@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from groq_provider.errors import InvalidRequestError
-from groq_provider.types._base import EMPTY, boolean, build, mapping, mask, optional_build, text
+from groq_provider.types._base import EMPTY, boolean, build, build_optional, mapping, mask, text
 from groq_provider.types.request import to_exclude_domains, to_include_domains
 
 __all__ = ["Document", "JSONSchemaFormat", "ResponseFormat", "SearchSettings", "StreamOptions"]
@@ -56,7 +56,7 @@ class JSONSchemaFormat:
 
 
 def _to_json_schema(data: object) -> JSONSchemaFormat | None:
-    return optional_build(JSONSchemaFormat, data, "json_schema")
+    return build_optional(JSONSchemaFormat, data, "json_schema")
 
 
 @attrs.frozen(kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any, Union
 import attrs
 
 from groq_provider.errors import InvalidRequestError
-from groq_provider.types._base import EMPTY, boolean, build, mapping, mask, number, optional_build, shorten, text
+from groq_provider.types._base import EMPTY, boolean, build, build_optional, mapping, mask, number, shorten, text
 
 __all__ = ["ContentPart", "DocumentPart", "ImagePart", "OtherPart", "TextPart", "Tool", "ToolCall", "ToolFunction"]
 
@@ -135,7 +135,7 @@ class ToolFunction:
 
 
 def _to_function(data: object) -> ToolFunction | None:
-    return optional_build(ToolFunction, data, "function")
+    return build_optional(ToolFunction, data, "function")
 
 
 @attrs.frozen(kw_only=True)

@@ -14,17 +14,17 @@ from groq_provider.types._base import (
     EMPTY,
     boolean,
     build,
+    build_many,
     check_given,
     defer_checks,
-    freeze,
-    many,
+    freeze_field,
+    freeze_mapping,
     mapping,
     mask,
     nearest,
     number,
-    read_only,
     shorten,
-    strings,
+    string_tuple,
     text,
 )
 from groq_provider.types.messages import Message, as_message
@@ -65,13 +65,13 @@ def _messages(data: object) -> tuple[Message, ...]:
 def _stop(data: object) -> str | tuple[str, ...] | None:
     if data is None or isinstance(data, str):
         return data
-    return strings(data, "stop") or ()
+    return string_tuple(data, "stop") or ()
 
 
 def _word_or_mapping(instance: object, attribute: attrs.Attribute[Any], given: object) -> None:
     if not isinstance(given, (str, Mapping)):
         raise InvalidRequestError(f"{attribute.name} must be text or a mapping, not {type(given).__name__}")
-    freeze(instance, attribute, given)
+    freeze_field(instance, attribute, given)
 
 
 def _uuid(given: object) -> uuid.UUID:
@@ -90,7 +90,7 @@ def _functions(data: object) -> tuple[Mapping[str, Any], ...] | None:
         return None
     if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Sequence):
         raise InvalidRequestError(f"functions must be a sequence of mappings, not {type(data).__name__}")
-    return tuple([read_only(item) for item in data])
+    return tuple([freeze_mapping(item) for item in data])
 
 
 def _to_stream_options(data: object) -> StreamOptions | None:
@@ -106,7 +106,7 @@ def _to_tools(data: object) -> tuple[Tool, ...] | None:
         return None
     from groq_provider.types.parts import Tool
 
-    return many(Tool, data, what="tools")
+    return build_many(Tool, data, what="tools")
 
 
 def _to_response_format(data: object) -> ResponseFormat | None:
@@ -127,12 +127,12 @@ def _to_search_settings(data: object) -> SearchSettings | None:
 
 def to_include_domains(data: object) -> tuple[str, ...] | None:
     """Convert a list of domains to look in."""
-    return strings(data, "include_domains")
+    return string_tuple(data, "include_domains")
 
 
 def to_exclude_domains(data: object) -> tuple[str, ...] | None:
     """Convert a list of domains to leave out."""
-    return strings(data, "exclude_domains")
+    return string_tuple(data, "exclude_domains")
 
 
 @attrs.frozen(kw_only=True, field_transformer=defer_checks)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from groq_provider.types._base import EMPTY, from_answer, kept, mask
+from groq_provider.types._base import EMPTY, freeze_json, keep_read_only, mask
 from groq_provider.types.messages import Message
 
 if TYPE_CHECKING:  # not read until an answer has some: see converter.converter
@@ -27,7 +27,7 @@ __all__ = [
     "XGroqUsage",
 ]
 
-_extra: Any = attrs.field(default=EMPTY, converter=kept, repr=False)
+_extra: Any = attrs.field(default=EMPTY, converter=keep_read_only, repr=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -94,7 +94,7 @@ class XGroq:
     seed: int | None = None
     usage: XGroqUsage | None = None
     error: str | None = None
-    debug: Any = attrs.field(default=None, converter=from_answer, repr=False)
+    debug: Any = attrs.field(default=None, converter=freeze_json, repr=False)
     extra: Mapping[str, Any] = _extra
 
 
@@ -234,14 +234,14 @@ class LLMResponse:
     created_at: datetime | None = None
     executed_tools: tuple[ExecutedTool, ...] = ()
     annotations: tuple[Annotation, ...] = ()
-    function_call: Mapping[str, Any] | None = attrs.field(default=None, converter=kept, repr=mask)
-    logprobs: Any = attrs.field(default=None, converter=from_answer)
+    function_call: Mapping[str, Any] | None = attrs.field(default=None, converter=keep_read_only, repr=mask)
+    logprobs: Any = attrs.field(default=None, converter=freeze_json)
     system_fingerprint: str | None = None
     service_tier: str | None = None
     usage_breakdown: UsageBreakdown | None = None
     x_groq: XGroq | None = None
     mcp_list_tools: tuple[MCPToolList, ...] | None = None
-    provider_metadata: Mapping[str, Any] = attrs.field(default=EMPTY, converter=kept)
+    provider_metadata: Mapping[str, Any] = attrs.field(default=EMPTY, converter=keep_read_only)
     _raw: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
     extra: Mapping[str, Any] = _extra
 
@@ -250,7 +250,7 @@ class LLMResponse:
         """See the class."""
         found = self._raw
         if type(found) is dict:  # made read-only when it is first asked for: few callers do
-            found = from_answer(found)
+            found = freeze_json(found)
             object.__setattr__(self, "_raw", found)
         return found
 
@@ -301,7 +301,7 @@ class ResponseChunk:
     finish_reason: str | None = None
     index: int = 0
     usage: Usage | None = None
-    provider_metadata: Mapping[str, Any] = attrs.field(default=EMPTY, converter=kept)
+    provider_metadata: Mapping[str, Any] = attrs.field(default=EMPTY, converter=keep_read_only)
 
 
 @attrs.frozen(kw_only=True)

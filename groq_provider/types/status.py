@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from groq_provider.types._base import read_only
+from groq_provider.types._base import freeze_mapping
 from groq_provider.types.response import RateLimitInfo
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class RateLimitStatus:
     """
 
     model: str
-    windows: Mapping[str, RateLimitWindow] = attrs.field(factory=dict, converter=read_only)
+    windows: Mapping[str, RateLimitWindow] = attrs.field(factory=dict, converter=freeze_mapping)
     waiting: int = 0
     in_flight: int = 0
     blocked_for: float = 0.0

@@ -1,7 +1,7 @@
-"""Bodies of requests, and what stands in answers.
+"""Write the bodies of requests and read the bodies of answers.
 
-Requests are unstructured by one cattrs converter, compiled once; ``None`` is left out, 0 and 0.0 are kept. Parts of answers that
-are rare are structured by the same converter; what every answer has is filled by hand, which costs half.
+A request is written by one cattrs converter, which is compiled once: ``None`` is left out, 0 and 0.0 are sent. The same converter reads
+the rare parts of an answer. The fields of every answer are read by hand, which takes half the time.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ import attrs
 from groq_provider.errors import ResponseDecodeError
 from groq_provider.types import request as q
 from groq_provider.types import response as r
-from groq_provider.types._base import EMPTY, all_of, from_answer
+from groq_provider.types._base import EMPTY, attribute_reader, freeze_json
 from groq_provider.types.allowed import GROQ
 from groq_provider.types.messages import ROLES
 from groq_provider.wire.converter import decode, encode
 from groq_provider.wire.json_fields import (
     MAX_SECONDS,
     MAX_TOKENS,
-    amount,
-    clean,
-    count,
-    instant,
-    items,
-    objects,
-    paced,
-    seconds,
-    spoken,
-    text,
-    word,
-    wrong,
+    joined_text,
+    lenient_integer,
+    lenient_objects,
+    lenient_seconds,
+    lenient_text,
+    parse_instant,
+    replace_halves,
+    strict_integer,
+    strict_items,
+    strict_text,
+    type_mismatch,
+    with_checkpoints,
 )
 from groq_provider.wire.json_text import as_text, count_values, dumps
 
@@ -47,12 +47,12 @@ if TYPE_CHECKING:
 __all__ = [
     "OWN_FIELDS",
     "envelope",
-    "message_parts",
+    "rare_fields",
     "reasoning",
     "request_body",
     "response_fields",
     "tool_call",
-    "unknown_parts",
+    "unknown_fields",
     "usage",
     "usage_breakdown",
     "x_groq",
@@ -60,26 +60,26 @@ __all__ = [
 
 T = TypeVar("T")
 
-#: Fields of a request that are ours and never sent.
+#: Fields of a request that this library uses itself and never sends.
 OWN_FIELDS = frozenset({"id", "custom_id", "stream", "provider_metadata"})
 
 
 # --- requests ------------------------------------------------------------------------------------------------------------
 
 
-_PLAIN = frozenset({str, int, float, bool})
-_ROLES = frozenset(ROLES) - {"tool"}
+_PLAIN_TYPES = frozenset({str, int, float, bool})
+_PLAIN_ROLES = frozenset(ROLES) - {"tool"}
 
 
 @functools.cache
 def _sent_fields() -> tuple[tuple[str, ...], Callable[[object], tuple[Any, ...]]]:
-    """Return the names of the fields that are sent as they are, and what reads them all."""
-    apart = OWN_FIELDS | {"model", "messages"}
-    names = tuple(a.name for a in attrs.fields(q.LLMRequest) if a.name not in apart)
-    return names, all_of(names)
+    """Return the names of the fields that are sent under their own name, and a function that reads them all at once."""
+    handled_apart = OWN_FIELDS | {"model", "messages"}
+    names = tuple(a.name for a in attrs.fields(q.LLMRequest) if a.name not in handled_apart)
+    return names, attribute_reader(names)
 
 
-_NO_RARE = (None,) * 6
+_NO_RARE_FIELDS = (None,) * 6
 
 
 def request_body(
@@ -91,25 +91,25 @@ def request_body(
     allowed: Allowed = GROQ,
     ask_usage: bool = False,
 ) -> Body:
-    """Return the JSON body of a request: model, messages, then what was set; nothing else.
+    """Return the JSON body of a request: the model, the messages, and the fields that the caller has set.
 
     Args:
-        request: What is asked.
-        model: The model it is asked of.
-        stream: Whether the answer comes as it is made.
-        extra_body: Further fields; they win.
-        allowed: What the server takes.
-        ask_usage: Whether a stream is to report its usage, if the request says nothing of that.
+        request: The request.
+        model: The model to send; it may come from the configuration instead of the request.
+        stream: Whether to ask for an event stream.
+        extra_body: Further fields, which override those of the request.
+        allowed: The rules of the server.
+        ask_usage: Ask a stream to report its usage, unless the request has ``stream_options``.
 
     Raises:
         InvalidRequestError: A value is not allowed; the message names its place.
     """
-    # Nearly every message is text and nothing else.
+    # Nearly every message is plain text; the others take the slow way below.
     messages = [
         {"role": m.role, "content": m.content}
         if type(m.content) is str
-        and (m.name, m.reasoning, m.tool_calls, m.tool_call_id, m.function_call, m.extra) == _NO_RARE
-        and m.role in _ROLES
+        and (m.name, m.reasoning, m.tool_calls, m.tool_call_id, m.function_call, m.extra) == _NO_RARE_FIELDS
+        and m.role in _PLAIN_ROLES
         else None
         for m in request.messages
     ]
@@ -120,12 +120,12 @@ def request_body(
     body: dict[str, Any] = {"model": model, "messages": messages}
     checks = allowed.fields
     names, values = _sent_fields()
-    for name, given in zip(names, values(request)):  # noqa: B905 - of one length, and this is a hot path
-        if given is not None:
+    for name, value in zip(names, values(request)):  # noqa: B905 - of one length, and this is a hot path
+        if value is not None:
             if name in checks:
-                checks[name](request, given)
-            body[name] = given if type(given) in _PLAIN else encode(given)
-    if stream or allowed.says_plain:
+                checks[name](request, value)
+            body[name] = value if type(value) in _PLAIN_TYPES else encode(value)
+    if stream or allowed.sends_stream_false:
         body["stream"] = stream
     if ask_usage and stream:
         body.setdefault("stream_options", {"include_usage": True})
@@ -136,7 +136,7 @@ def request_body(
     return dumps(body)
 
 
-# --- answers: what every one of them has, by hand ------------------------------------------------------------------------
+# --- answers: the fields of every answer, by hand ------------------------------------------------------------------------
 
 
 _USAGE_KEYS = frozenset(
@@ -147,36 +147,37 @@ _USAGE_KEYS = frozenset(
 )  # fmt: skip
 
 
-def usage(data: object, look: Callable[[], object] = int) -> r.Usage | None:
-    """Return the usage that an answer reports; a missing total, or one of 0, is the sum.
+def usage(data: object, checkpoint: Callable[[], object] = int) -> r.Usage | None:
+    """Return the usage that an answer reports; a missing total, or a total of 0, becomes the sum.
 
-    ``None`` for what is no report: without any figure, with zeros alone (a prompt has tokens), or with a figure that no answer has,
-    below 0 or beyond :data:`~groq_provider.wire.json_fields.MAX_TOKENS`.
+    Returns:
+        ``None`` for a report without figures, with zeros alone (every prompt has tokens), or with a figure below 0 or above
+        :data:`~groq_provider.wire.json_fields.MAX_TOKENS`. The caller must then keep its estimate.
     """
     if type(data) is not dict:
         return None
     get = data.get
     prompt, completion, total = get("prompt_tokens"), get("completion_tokens"), get("total_tokens")
-    # As they are in nearly every answer.
+    # The short way: nearly every answer passes this check.
     if not (
         type(prompt) is type(completion) is type(total) is int
         and 0 < prompt <= total <= MAX_TOKENS
         and 0 <= completion <= total
     ):
-        prompt, completion, total = [amount(data, key) for key in _TOKENS]
-        if not (prompt or completion or total) or _absurd(data):
+        prompt, completion, total = [lenient_integer(data, key) for key in _TOKEN_FIELDS]
+        if not (prompt or completion or total) or _has_absurd_figure(data):
             return None
         prompt, completion = prompt or 0, completion or 0
     cached = reasoning = None
-    extra = _others(data, _USAGE_KEYS, look)
+    extra = _other_fields(data, _USAGE_KEYS, checkpoint)
     if details := get("prompt_tokens_details"):
-        cached, rest = _detail(details, "cached_tokens", prompt)
+        cached, rest = _split_detail(details, "cached_tokens", prompt)
         if rest:
-            extra = from_answer({**extra, "prompt_tokens_details": rest}, look)
+            extra = freeze_json({**extra, "prompt_tokens_details": rest}, checkpoint)
     if details := get("completion_tokens_details"):
-        reasoning, rest = _detail(details, "reasoning_tokens")
+        reasoning, rest = _split_detail(details, "reasoning_tokens")
         if rest:
-            extra = from_answer({**extra, "completion_tokens_details": rest}, look)
+            extra = freeze_json({**extra, "completion_tokens_details": rest}, checkpoint)
     queue, before, during, whole = get("queue_time"), get("prompt_time"), get("completion_time"), get("total_time")
     if not (
         type(queue) is type(before) is type(during) is type(whole) is float
@@ -185,7 +186,7 @@ def usage(data: object, look: Callable[[], object] = int) -> r.Usage | None:
         and 0.0 <= during <= MAX_SECONDS
         and 0.0 <= whole <= MAX_SECONDS
     ):
-        queue, before, during, whole = [seconds(data, key) for key in _TIMES]
+        queue, before, during, whole = [lenient_seconds(data, key) for key in _TIME_FIELDS]
     return r.Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
@@ -200,31 +201,34 @@ def usage(data: object, look: Callable[[], object] = int) -> r.Usage | None:
     )
 
 
-_TOKENS = ("prompt_tokens", "completion_tokens", "total_tokens")
-_TIMES = ("queue_time", "prompt_time", "completion_time", "total_time")
+_TOKEN_FIELDS = ("prompt_tokens", "completion_tokens", "total_tokens")
+_TIME_FIELDS = ("queue_time", "prompt_time", "completion_time", "total_time")
 
 
-def _absurd(data: dict[str, Any]) -> bool:
-    """Say whether one of the figures is a number that no answer has."""
-    return any(type(found) in (int, float) and not 0 <= found <= MAX_TOKENS for found in map(data.get, _TOKENS))  # type: ignore[operator]  # numbers
+def _has_absurd_figure(data: dict[str, Any]) -> bool:
+    """Tell whether a figure lies outside the range that is believed."""
+    return any(
+        type(figure) in (int, float) and not 0 <= figure <= MAX_TOKENS  # type: ignore[operator]  # numbers
+        for figure in map(data.get, _TOKEN_FIELDS)
+    )
 
 
-def x_groq(data: dict[str, Any], look: Callable[[], object] = int) -> r.XGroq:
-    """Return the service's own part of an answer."""
+def x_groq(data: dict[str, Any], checkpoint: Callable[[], object] = int) -> r.XGroq:
+    """Return the ``x_groq`` part of an answer."""
     figures = data.get("usage")
     return r.XGroq(
-        id=word(data, "id"),
-        seed=seed if type(seed := data.get("seed")) is int else amount(data, "seed"),
+        id=lenient_text(data, "id"),
+        seed=seed if type(seed := data.get("seed")) is int else lenient_integer(data, "seed"),
         usage=None
         if type(figures) is not dict
         else r.XGroqUsage(
-            sram_cached_tokens=amount(figures, "sram_cached_tokens"),
-            dram_cached_tokens=amount(figures, "dram_cached_tokens"),
-            extra=_others(figures, _CACHE_KEYS, look),
+            sram_cached_tokens=lenient_integer(figures, "sram_cached_tokens"),
+            dram_cached_tokens=lenient_integer(figures, "dram_cached_tokens"),
+            extra=_other_fields(figures, _CACHE_KEYS, checkpoint),
         ),
-        error=word(data, "error"),
-        debug=from_answer(data.get("debug"), look),
-        extra=_others(data, _X_GROQ_KEYS, look),
+        error=lenient_text(data, "error"),
+        debug=freeze_json(data.get("debug"), checkpoint),
+        extra=_other_fields(data, _X_GROQ_KEYS, checkpoint),
     )
 
 
@@ -232,8 +236,8 @@ _CACHE_KEYS = frozenset({"sram_cached_tokens", "dram_cached_tokens"})
 _X_GROQ_KEYS = frozenset({"id", "seed", "usage", "error", "debug"})
 
 
-def _detail(details: object, key: str, most: int = MAX_TOKENS) -> tuple[int | None, dict[str, Any]]:
-    """Return a figure of the details of usage, and what else they say."""
+def _split_detail(details: object, key: str, maximum: int = MAX_TOKENS) -> tuple[int | None, dict[str, Any]]:
+    """Return the figure under *key* in the details of a usage report, and the other fields of the details."""
     if type(details) is not dict:
         return None, {}
     rest = (
@@ -241,199 +245,202 @@ def _detail(details: object, key: str, most: int = MAX_TOKENS) -> tuple[int | No
         if len(details) > 1 or key not in details
         else {}
     )
-    return amount(details, key, most), rest
+    return lenient_integer(details, key, maximum), rest
 
 
-def _others(data: dict[str, Any], known: frozenset[str], look: Callable[[], object]) -> Mapping[str, Any]:
-    """Return what *data* has beside the fields known here, read-only."""
+def _other_fields(data: dict[str, Any], known: frozenset[str], checkpoint: Callable[[], object]) -> Mapping[str, Any]:
+    """Return the fields of *data* that are not *known*, read-only."""
     if known.issuperset(data):
         return EMPTY
-    found: Mapping[str, Any] = from_answer({key: item for key, item in data.items() if key not in known}, look)
-    return found
+    others: Mapping[str, Any] = freeze_json({key: item for key, item in data.items() if key not in known}, checkpoint)
+    return others
 
 
-def tool_call(data: object, path: str, look: Callable[[], object] = int) -> r.ToolCallDelta:
-    """Return a tool call, whole or a fragment of one."""
+def tool_call(data: object, path: str, checkpoint: Callable[[], object] = int) -> r.ToolCallDelta:
+    """Return a tool call of a plain answer, or a fragment of one of a stream."""
     if type(data) is not dict:
-        raise wrong(path, "an object", data)
+        raise type_mismatch(path, "an object", data)
     function = data.get("function")
     if function is None:
         function = {}
     elif type(function) is not dict:
-        raise wrong(f"{path}.function", "an object", function)
-    index = count(data, "index", path)
-    extra = _others(data, _CALL, look)
+        raise type_mismatch(f"{path}.function", "an object", function)
+    index = strict_integer(data, "index", path)
+    extra = _other_fields(data, _CALL_KEYS, checkpoint)
     if len(function) > 2:
-        extra = from_answer({**extra, "function": _others(function, _FUNCTION, look)}, look)
+        extra = freeze_json({**extra, "function": _other_fields(function, _FUNCTION_KEYS, checkpoint)}, checkpoint)
     return r.ToolCallDelta(
         index=-1 if index is None else index,
-        id=_call_id(data, path),
-        name=text(function, "name", f"{path}.function"),
-        arguments=_arguments(function, f"{path}.function"),
-        type=word(data, "type"),
+        id=_tool_call_id(data, path),
+        name=strict_text(function, "name", f"{path}.function"),
+        arguments=_arguments_text(function, f"{path}.function"),
+        type=lenient_text(data, "type"),
         extra=extra,
     )
 
 
-_CALL = frozenset({"index", "id", "type", "function"})
-_FUNCTION = frozenset({"name", "arguments"})
+_CALL_KEYS = frozenset({"index", "id", "type", "function"})
+_FUNCTION_KEYS = frozenset({"name", "arguments"})
 
 
-def _call_id(data: dict[str, Any], path: str) -> str | None:
-    """Return the id of a call, which the tool's answer has to name: a number as text."""
-    found = data.get("id")
-    return str(found) if type(found) is int else text(data, "id", path)
+def _tool_call_id(data: dict[str, Any], path: str) -> str | None:
+    """Return the id of a call, strictly, because the tool message must name it; a number becomes text."""
+    call_id = data.get("id")
+    return str(call_id) if type(call_id) is int else strict_text(data, "id", path)
 
 
-def _arguments(function: dict[str, Any], path: str) -> str:
-    """Return the JSON text of arguments, which some compatible servers give as an object."""
-    found = function.get("arguments")
-    return as_text(found) if type(found) is dict else text(function, "arguments", path) or ""
+def _arguments_text(function: dict[str, Any], path: str) -> str:
+    """Return the arguments as JSON text; some compatible servers send an object instead of text."""
+    arguments = function.get("arguments")
+    return as_text(arguments) if type(arguments) is dict else strict_text(function, "arguments", path) or ""
 
 
-_ENVELOPE = frozenset(
+_ENVELOPE_KEYS = frozenset(
     {
         "id", "object", "created", "model", "choices", "usage", "usage_breakdown", "system_fingerprint", "x_groq", "service_tier",
         "mcp_list_tools",
     }
 )  # fmt: skip
-_MESSAGE = frozenset(
+_MESSAGE_KEYS = frozenset(
     {
         "role", "content", "reasoning", "reasoning_content", "tool_calls", "executed_tools", "annotations", "function_call", "channel",
     }
 )  # fmt: skip
 
-# What most messages have and nothing else; they take the short way.
-_USUAL_MESSAGE = frozenset({"role", "content", "reasoning", "reasoning_content", "tool_calls"})
-_CHOICE = frozenset({"index", "message", "logprobs", "finish_reason"})
+# A message with these keys alone takes the short way through ``response_fields``; most messages do.
+_USUAL_MESSAGE_KEYS = frozenset({"role", "content", "reasoning", "reasoning_content", "tool_calls"})
+_CHOICE_KEYS = frozenset({"index", "message", "logprobs", "finish_reason"})
 
 
-def envelope(data: dict[str, Any], look: Callable[[], object] = int) -> dict[str, Any]:
-    """Return the fields that plain answers and chunks share, as far as they are there and can be read."""
+def envelope(data: dict[str, Any], checkpoint: Callable[[], object] = int) -> dict[str, Any]:
+    """Return the fields that plain answers and chunks share, leniently."""
     fields: dict[str, Any] = {}
     get = data.get
     for key in ("id", "model", "system_fingerprint", "service_tier"):
-        if type(found := get(key)) is str:
-            fields[key] = found
-    if (created := instant(get("created"))) is not None:
+        if type(item := get(key)) is str:
+            fields[key] = item
+    if (created := parse_instant(get("created"))) is not None:
         fields["created_at"] = created
     if type(own := get("x_groq")) is dict:
-        fields["x_groq"] = x_groq(own, look)
+        fields["x_groq"] = x_groq(own, checkpoint)
     if type(breakdown := get("usage_breakdown")) is dict:
-        fields["usage_breakdown"] = usage_breakdown(breakdown, look)
+        fields["usage_breakdown"] = usage_breakdown(breakdown, checkpoint)
     if get("mcp_list_tools"):
-        from groq_provider.types import activity  # most answers do without
+        from groq_provider.types import activity  # imported late: most answers do without
 
-        if tools := _readable(activity.MCPToolList, data, "mcp_list_tools", look):
+        if tools := _decode_readable(activity.MCPToolList, data, "mcp_list_tools", checkpoint):
             fields["mcp_list_tools"] = tools
-    if not _ENVELOPE.issuperset(data):
-        fields["extra"] = {key: item for key, item in data.items() if key not in _ENVELOPE}
+    if not _ENVELOPE_KEYS.issuperset(data):
+        fields["extra"] = {key: item for key, item in data.items() if key not in _ENVELOPE_KEYS}
     return fields
 
 
-#: An object of more values is not read: that would take too long without a look at the clock.
-_MOST_IN_ONE = 10_000
+#: An object of more values is skipped: cattrs would read it without any checkpoint.
+_MAX_OBJECT_VALUES = 10_000
 
 
-def _readable(cls: type[T], data: dict[str, Any], key: str, look: Callable[[], object]) -> tuple[T, ...]:
-    """Return what can be read of a list of objects."""
-    found = []
-    for item in objects(data, key):
-        look()
-        if count_values(item, look) <= _MOST_IN_ONE:
+def _decode_readable(cls: type[T], data: dict[str, Any], key: str, checkpoint: Callable[[], object]) -> tuple[T, ...]:
+    """Decode the objects of a list, and skip those that do not fit."""
+    decoded = []
+    for item in lenient_objects(data, key):
+        checkpoint()
+        if count_values(item, checkpoint) <= _MAX_OBJECT_VALUES:
             with suppress(ResponseDecodeError):
-                found.append(decode(cls, item))
-    return tuple(found)
+                decoded.append(decode(cls, item))
+    return tuple(decoded)
 
 
-def usage_breakdown(data: dict[str, Any], look: Callable[[], object] = int) -> activity.UsageBreakdown:
-    """Return usage by model; its parts have the nested form of ``usage``."""
+def usage_breakdown(data: dict[str, Any], checkpoint: Callable[[], object] = int) -> activity.UsageBreakdown:
+    """Return the usage by model. Each entry nests its figures under ``usage``."""
     from groq_provider.types import activity
 
     parts = [
         activity.ModelUsage(
-            model=word(item, "model") or "",
-            usage=usage(figures := item.get("usage"), look)
-            or r.Usage(source="unknown", extra=from_answer(figures, look) if type(figures) is dict else EMPTY),
-            extra=_others(item, _BY_MODEL, look),
+            model=lenient_text(item, "model") or "",
+            usage=usage(figures := item.get("usage"), checkpoint)
+            or r.Usage(source="unknown", extra=freeze_json(figures, checkpoint) if type(figures) is dict else EMPTY),
+            extra=_other_fields(item, _BY_MODEL_KEYS, checkpoint),
         )
-        for item in objects(data, "models")
+        for item in lenient_objects(data, "models")
     ]
     models = tuple(parts) if data.get("models") is not None else None
-    return activity.UsageBreakdown(models=models, extra=_others(data, _MODELS, look))
+    return activity.UsageBreakdown(models=models, extra=_other_fields(data, _MODELS_KEYS, checkpoint))
 
 
-_BY_MODEL = frozenset({"model", "usage"})
-_MODELS = frozenset({"models"})
+_BY_MODEL_KEYS = frozenset({"model", "usage"})
+_MODELS_KEYS = frozenset({"models"})
 
 
-def message_parts(message: dict[str, Any], look: Callable[[], object] = int) -> dict[str, Any]:
-    """Return the rarer fields of an answer's message or of a delta, as far as they are there and can be read."""
+def rare_fields(message: dict[str, Any], checkpoint: Callable[[], object] = int) -> dict[str, Any]:
+    """Return the rare fields of a message or of a delta, leniently."""
     fields: dict[str, Any] = {}
     if message.get("executed_tools") or message.get("annotations"):
-        from groq_provider.types import activity  # most answers do without
+        from groq_provider.types import activity  # imported late: most answers do without
 
-        if executed := _readable(activity.ExecutedTool, message, "executed_tools", look):
+        if executed := _decode_readable(activity.ExecutedTool, message, "executed_tools", checkpoint):
             fields["executed_tools"] = executed
-        if annotations := _readable(activity.Annotation, message, "annotations", look):
+        if annotations := _decode_readable(activity.Annotation, message, "annotations", checkpoint):
             fields["annotations"] = annotations
     if type(message.get("function_call")) is dict:
-        fields["function_call"] = from_answer(message["function_call"], look)
+        fields["function_call"] = freeze_json(message["function_call"], checkpoint)
     return fields
 
 
 def reasoning(message: dict[str, Any]) -> str | None:
-    """Return the reasoning of an answer's message or of a delta.
+    """Return the reasoning text of a message or of a delta.
 
-    Other servers, and gateways in front of this one, call it ``reasoning_content``; where both names are there they say the same.
+    Other servers, and gateways in front of this service, call the field ``reasoning_content``. With both names the texts are the same.
     """
-    return word(message, "reasoning") or word(message, "reasoning_content")
+    return lenient_text(message, "reasoning") or lenient_text(message, "reasoning_content")
 
 
-def unknown_parts(message: dict[str, Any]) -> dict[str, Any]:
-    """Return what an answer's message or a delta has beside the fields known here; nulls say nothing."""
-    return {key: item for key, item in message.items() if key not in _MESSAGE and item is not None}
+def unknown_fields(message: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a message or of a delta that this version does not know; nulls are dropped."""
+    return {key: item for key, item in message.items() if key not in _MESSAGE_KEYS and item is not None}
 
 
-def response_fields(data: object, look: Callable[[], object] = int) -> dict[str, Any]:
-    """Return the fields of :class:`~groq_provider.LLMResponse` that a plain answer's JSON gives.
+def response_fields(data: object, checkpoint: Callable[[], object] = int) -> dict[str, Any]:
+    """Return the fields of :class:`~groq_provider.LLMResponse` from a plain answer.
 
     Args:
-        data: The JSON, decoded.
-        look: Called every few milliseconds of work; it may raise.
+        data: The decoded JSON.
+        checkpoint: Called every few milliseconds of work; it may raise.
 
     Raises:
-        ResponseDecodeError: It is not a chat completion; the message names the place.
+        ResponseDecodeError: The value is not a chat completion; the message names the place.
     """
     if type(data) is not dict:
-        raise wrong("$", "an object", data)
-    choices = items(data, "choices", "$")
+        raise type_mismatch("$", "an object", data)
+    choices = strict_items(data, "choices", "$")
     if not choices:
         raise ResponseDecodeError("the answer has no choices @ $.choices")
     choice = choices[0]
     if type(choice) is not dict:
-        raise wrong("$.choices[0]", "an object", choice)
+        raise type_mismatch("$.choices[0]", "an object", choice)
     message = choice.get("message")
     path = "$.choices[0].message"
     if type(message) is not dict:
-        raise wrong(path, "an object", message)
-    fields = envelope(data, look)
-    fields["content"] = clean(spoken(message, "content", path) or "")
+        raise type_mismatch(path, "an object", message)
+    fields = envelope(data, checkpoint)
+    fields["content"] = replace_halves(joined_text(message, "content", path) or "")
     thought = reasoning(message)
-    fields["reasoning"] = thought and clean(thought)
-    finish = word(choice, "finish_reason")
+    fields["reasoning"] = thought and replace_halves(thought)
+    finish = lenient_text(choice, "finish_reason")
     fields["finish_reason"] = finish if finish != "null" else None
-    fields["logprobs"] = from_answer(choice.get("logprobs"), look)
-    if calls := items(message, "tool_calls", path):
-        from groq_provider.types import parts as p  # most answers do without
+    fields["logprobs"] = freeze_json(choice.get("logprobs"), checkpoint)
+    if calls := strict_items(message, "tool_calls", path):
+        from groq_provider.types import parts as p  # imported late: most answers have no tool calls
 
-        whole = [tool_call(item, f"{path}.tool_calls[{i}]", look) for i, item in enumerate(paced(calls, look))]
+        whole = [
+            tool_call(item, f"{path}.tool_calls[{i}]", checkpoint)
+            for i, item in enumerate(with_checkpoints(calls, checkpoint))
+        ]
         fields["tool_calls"] = tuple(
             [
                 p.ToolCall(
                     id=c.id or "",
                     name=c.name or "",
-                    arguments=clean(c.arguments),
+                    arguments=replace_halves(c.arguments),
                     type=c.type or "function",
                     index=i,
                     extra=c.extra,
@@ -442,16 +449,16 @@ def response_fields(data: object, look: Callable[[], object] = int) -> dict[str,
             ]
         )
     extra = fields.get("extra", {})
-    if not _USUAL_MESSAGE.issuperset(message):
-        if unknown := unknown_parts(message):
+    if not _USUAL_MESSAGE_KEYS.issuperset(message):
+        if unknown := unknown_fields(message):
             extra = {**extra, "message": unknown}
-        fields.update(message_parts(message, look))
-    if not _CHOICE.issuperset(choice):
-        unknown = {key: item for key, item in choice.items() if key not in _CHOICE and item is not None}
+        fields.update(rare_fields(message, checkpoint))
+    if not _CHOICE_KEYS.issuperset(choice):
+        unknown = {key: item for key, item in choice.items() if key not in _CHOICE_KEYS and item is not None}
         if unknown:
             extra = {**extra, "choice": unknown}
     if extra:
-        fields["extra"] = from_answer(extra, look)
-    if (reported := usage(data.get("usage"), look)) is not None:
+        fields["extra"] = freeze_json(extra, checkpoint)
+    if (reported := usage(data.get("usage"), checkpoint)) is not None:
         fields["usage"] = reported
     return fields

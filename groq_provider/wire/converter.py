@@ -1,4 +1,7 @@
-"""Values to JSON objects and back, by one cattrs converter with strict primitives; for all that is not in every answer."""
+"""Convert values to JSON objects and back, by one cattrs converter that accepts no other type for a field.
+
+:mod:`groq_provider.wire.codec` uses it for requests and for the rare parts of answers.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from groq_provider.types import messages as m
 from groq_provider.types import request as q
 from groq_provider.types import response as r
 from groq_provider.types._base import build
-from groq_provider.wire.json_fields import instant
+from groq_provider.wire.json_fields import parse_instant
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -31,121 +34,121 @@ T = TypeVar("T")
 
 @functools.cache
 def converter() -> Converter:
-    """Return the one converter. Made on first use: cattrs is costly to import, and a usual answer does without."""
+    """Return the one converter. It is made on first use: cattrs is slow to import, and most answers do not need it."""
     import cattrs
 
-    from groq_provider.types import activity, complete
+    from groq_provider.types import activity, load_annotations
     from groq_provider.types import options as o
     from groq_provider.types import parts as p
 
-    complete()  # so that annotations can be read
-    made = cattrs.Converter(detailed_validation=False, omit_if_default=True)
-    _register_primitives(made)
-    made.register_structure_hook_factory(
-        lambda cls: attrs.has(cls) and cls.__module__ in (r.__name__, activity.__name__), _answer_hook(made)
+    load_annotations()  # cattrs resolves the annotations of the value classes
+    instance = cattrs.Converter(detailed_validation=False, omit_if_default=True)
+    _register_primitives(instance)
+    instance.register_structure_hook_factory(
+        lambda cls: attrs.has(cls) and cls.__module__ in (r.__name__, activity.__name__), _answer_hook(instance)
     )
-    made.register_structure_hook_factory(
+    instance.register_structure_hook_factory(
         lambda cls: attrs.has(cls) and cls.__module__ in (m.__name__, q.__name__, p.__name__, o.__name__),
         lambda cls: lambda data, _: build(cls, data, what=cls.__name__),
     )
-    # These have a wire form of their own, nested where the class is flat.
+    # The JSON form of these classes is nested where the class is flat.
     for part in (p.TextPart, p.ImagePart, p.DocumentPart, p.OtherPart):
-        made.register_structure_hook(part, lambda data, cls: _of_class(p.as_part(data, cls.__name__), cls))
-    made.register_structure_hook(p.ToolCall, lambda data, _: p.as_tool_call(data, "ToolCall"))
-    made.register_structure_hook(o.Document, lambda data, _: o.as_document(data, "Document"))
-    made.register_unstructure_hook_factory(
-        lambda cls: attrs.has(cls) and "extra" in attrs.fields_dict(cls), _extra_hook(made)
+        instance.register_structure_hook(part, lambda data, cls: _require_class(p.as_part(data, cls.__name__), cls))
+    instance.register_structure_hook(p.ToolCall, lambda data, _: p.as_tool_call(data, "ToolCall"))
+    instance.register_structure_hook(o.Document, lambda data, _: o.as_document(data, "Document"))
+    instance.register_unstructure_hook_factory(
+        lambda cls: attrs.has(cls) and "extra" in attrs.fields_dict(cls), _extra_hook(instance)
     )
-    made.register_unstructure_hook(p.TextPart, lambda part: {"type": "text", "text": part.text})
-    made.register_unstructure_hook(p.ImagePart, lambda part: {"type": "image_url", "image_url": _set_fields(part)})
-    made.register_unstructure_hook(p.DocumentPart, lambda part: {"type": "document", "document": _set_fields(part)})
-    made.register_unstructure_hook(p.OtherPart, lambda part: dict(part.data))
-    made.register_unstructure_hook(p.ToolCall, _tool_call_to_wire)
-    made.register_unstructure_hook(o.Document, _document_to_wire)
-    # These unions are told apart by the classes of the values, not by what is declared.
-    made.register_unstructure_hook_func(
-        lambda cls: cls in (p.ContentPart, str | tuple[p.ContentPart, ...] | None), made.unstructure
+    instance.register_unstructure_hook(p.TextPart, lambda part: {"type": "text", "text": part.text})
+    instance.register_unstructure_hook(p.ImagePart, lambda part: {"type": "image_url", "image_url": _set_fields(part)})
+    instance.register_unstructure_hook(p.DocumentPart, lambda part: {"type": "document", "document": _set_fields(part)})
+    instance.register_unstructure_hook(p.OtherPart, lambda part: dict(part.data))
+    instance.register_unstructure_hook(p.ToolCall, _tool_call_to_wire)
+    instance.register_unstructure_hook(o.Document, _document_to_wire)
+    # Write the members of these unions by the class of the value, not by the declared type.
+    instance.register_unstructure_hook_func(
+        lambda cls: cls in (p.ContentPart, str | tuple[p.ContentPart, ...] | None), instance.unstructure
     )
-    made.register_unstructure_hook(m.Message, _message_to_wire(made))
-    return made
+    instance.register_unstructure_hook(m.Message, _message_to_wire(instance))
+    return instance
 
 
-def _register_primitives(made: Converter) -> None:
-    def strict(kind: type, *accepted: type) -> None:
+def _register_primitives(instance: Converter) -> None:
+    def strict(target: type, *accepted: type) -> None:
         def structure(data: Any, _cls: Any) -> Any:
             if type(data) not in accepted:
-                raise TypeError(f"expected {kind.__name__}, got {type(data).__name__}")
-            if kind is float:
+                raise TypeError(f"expected {target.__name__}, got {type(data).__name__}")
+            if target is float:
                 data = float(data)
                 if not math.isfinite(data):
                     raise ValueError("expected a finite number")
             return data
 
-        made.register_structure_hook(kind, structure)
+        instance.register_structure_hook(target, structure)
 
     strict(str, str)
     strict(int, int)
     strict(float, float, int)
     strict(bool, bool)
-    made.register_structure_hook(datetime, lambda data, _: _as_instant(data))
-    made.register_unstructure_hook(datetime, lambda given: given.isoformat())
-    made.register_structure_hook(date, lambda data, _: date.fromisoformat(data))
-    made.register_unstructure_hook(date, lambda given: given.isoformat())
-    made.register_structure_hook(uuid.UUID, lambda data, _: uuid.UUID(data))
-    made.register_unstructure_hook(uuid.UUID, str)
-    # Free mappings and Any travel as they are.
-    made.register_structure_hook_func(_is_mapping, lambda data, _: _as_mapping(data))
-    made.register_unstructure_hook_func(_is_mapping, lambda given: given)
+    instance.register_structure_hook(datetime, lambda data, _: _require_instant(data))
+    instance.register_unstructure_hook(datetime, lambda value: value.isoformat())
+    instance.register_structure_hook(date, lambda data, _: date.fromisoformat(data))
+    instance.register_unstructure_hook(date, lambda value: value.isoformat())
+    instance.register_structure_hook(uuid.UUID, lambda data, _: uuid.UUID(data))
+    instance.register_unstructure_hook(uuid.UUID, str)
+    # Free mappings and ``Any`` are passed through.
+    instance.register_structure_hook_func(_is_mapping, lambda data, _: _require_mapping(data))
+    instance.register_unstructure_hook_func(_is_mapping, lambda value: value)
 
 
 def _is_mapping(cls: Any) -> bool:
     return getattr(cls, "__origin__", cls) is Mapping
 
 
-def _as_mapping(data: object) -> Mapping[str, Any]:
+def _require_mapping(data: object) -> Mapping[str, Any]:
     if not isinstance(data, dict):
         raise TypeError(f"expected object, got {type(data).__name__}")
     return data
 
 
-def _as_instant(data: object) -> datetime:
-    found = instant(data)
-    if found is None:
+def _require_instant(data: object) -> datetime:
+    parsed = parse_instant(data)
+    if parsed is None:
         raise TypeError(f"expected a time, got {type(data).__name__}")
-    return found
+    return parsed
 
 
-def _of_class(found: T, cls: Any) -> T:
-    if not isinstance(found, cls):
-        raise TypeError(f"expected {cls.__name__}, got {type(found).__name__}")
-    return found
+def _require_class(part: T, cls: Any) -> T:
+    if not isinstance(part, cls):
+        raise TypeError(f"expected {cls.__name__}, got {type(part).__name__}")
+    return part
 
 
-#: Filled by hand and not named as on the wire: what the service sends may bear the name of a field of ours (``provider``,
-#: ``cached_tokens``), so their ``extra`` stays apart.
-_OWN_FORM = (r.LLMResponse, r.Usage)
+#: These classes have fields of this library's own (``provider``, ``cached_tokens``), and a field of the service may have the same name.
+#: So their ``extra`` is written as a field, and not spread into the object.
+_KEEPS_EXTRA = (r.LLMResponse, r.Usage)
 
 
-def _answer_hook(made: Converter) -> Any:
-    """Return a hook factory: known keys into fields, the others into ``extra``."""
+def _answer_hook(instance: Converter) -> Any:
+    """Return a hook factory that reads known keys into fields and the other keys into ``extra``."""
     from cattrs.gen import make_dict_structure_fn, override
 
     def factory(cls: Any) -> Any:
         known = frozenset(field.alias for field in attrs.fields(cls))
         if "extra" not in known:
-            return make_dict_structure_fn(cls, made)
+            return make_dict_structure_fn(cls, instance)
         known -= {"extra"}
-        own_form = cls in _OWN_FORM
-        fill = make_dict_structure_fn(cls, made, extra=override(omit=True), **_aliases(cls))
+        keeps_extra = cls in _KEEPS_EXTRA
+        fill = make_dict_structure_fn(cls, instance, extra=override(omit=True), **_aliases(cls))
 
         def structure(data: Any, _cls: Any) -> Any:
-            found = fill(
-                {key: item for key, item in _as_mapping(data).items() if item is not None or key not in known}, cls
+            filled = fill(
+                {key: item for key, item in _require_mapping(data).items() if item is not None or key not in known}, cls
             )
-            rest = {key: item for key, item in data.items() if key not in known}
-            if own_form and "extra" in rest:
-                rest.update(_as_mapping(rest.pop("extra")))
-            return attrs.evolve(found, extra=rest) if rest else found
+            unknown = {key: item for key, item in data.items() if key not in known}
+            if keeps_extra and "extra" in unknown:
+                unknown.update(_require_mapping(unknown.pop("extra")))
+            return attrs.evolve(filled, extra=unknown) if unknown else filled
 
         return structure
 
@@ -153,30 +156,30 @@ def _answer_hook(made: Converter) -> Any:
 
 
 def _aliases(cls: Any) -> dict[str, Any]:
-    """Let fields behind a property have its name in JSON."""
+    """Name fields that stand behind a property (``_raw``) in JSON as the property (``raw``)."""
     from cattrs.gen import override
 
     return {field.name: override(rename=field.alias) for field in attrs.fields(cls) if field.alias != field.name}
 
 
-def _extra_hook(made: Converter) -> Any:
-    """Return a hook factory: what stands in ``extra`` goes back to its own level."""
+def _extra_hook(instance: Converter) -> Any:
+    """Return a hook factory that spreads ``extra`` into the object again."""
     from cattrs.gen import make_dict_unstructure_fn, override
 
     def factory(cls: Any) -> Any:
         write = make_dict_unstructure_fn(
-            cls, made, _cattrs_omit_if_default=True, extra=override(omit=True), **_aliases(cls)
+            cls, instance, _cattrs_omit_if_default=True, extra=override(omit=True), **_aliases(cls)
         )
         required = [a.name for a in attrs.fields(cls) if a.name == "type"]
-        own_form = cls in _OWN_FORM
+        keeps_extra = cls in _KEEPS_EXTRA
 
-        def unstructure(given: Any) -> dict[str, Any]:
-            written: dict[str, Any] = {name: getattr(given, name) for name in required}
-            written.update(write(given))
-            if not own_form:
-                written.update(given.extra)
-            elif given.extra:
-                written["extra"] = given.extra
+        def unstructure(value: Any) -> dict[str, Any]:
+            written: dict[str, Any] = {name: getattr(value, name) for name in required}
+            written.update(write(value))
+            if not keeps_extra:
+                written.update(value.extra)
+            elif value.extra:
+                written["extra"] = value.extra
             return written
 
         return unstructure
@@ -188,20 +191,20 @@ def _set_fields(part: Any) -> dict[str, Any]:
     return {a.name: item for a in attrs.fields(type(part)) if (item := getattr(part, a.name)) is not None}
 
 
-def _content_to_wire(made: Converter) -> Any:
+def _content_to_wire(instance: Converter) -> Any:
     return lambda content: (
-        content if content is None or isinstance(content, str) else [made.unstructure(part) for part in content]
+        content if content is None or isinstance(content, str) else [instance.unstructure(part) for part in content]
     )
 
 
-def _message_to_wire(made: Converter) -> Any:
+def _message_to_wire(instance: Converter) -> Any:
     from cattrs.gen import make_dict_unstructure_fn, override
 
     write = make_dict_unstructure_fn(
         m.Message,
-        made,
+        instance,
         _cattrs_omit_if_default=True,
-        content=override(unstruct_hook=_content_to_wire(made)),
+        content=override(unstruct_hook=_content_to_wire(instance)),
         extra=override(omit=True),
     )
 
@@ -209,7 +212,7 @@ def _message_to_wire(made: Converter) -> Any:
         written: dict[str, Any] = {
             "role": message.role,
             "content": None,
-        }  # there also without text: some servers ask for it
+        }  # sent also without text: some servers require the key
         written.update(write(message))
         return {**written, **message.extra} if message.extra else written
 
@@ -220,11 +223,11 @@ def _tool_call_to_wire(call: p.ToolCall) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments}
     written = {"id": call.id, "type": call.type, "function": function}
     if call.extra:
-        further = call.extra.get("function")
+        extra_function = call.extra.get("function")
         written = {
             **call.extra,
             **written,
-            "function": {**further, **function} if isinstance(further, Mapping) else function,
+            "function": {**extra_function, **function} if isinstance(extra_function, Mapping) else function,
         }
     return written
 
@@ -236,27 +239,27 @@ def _document_to_wire(document: o.Document) -> dict[str, Any]:
     return {"source": source} if document.id is None else {"id": document.id, "source": source}
 
 
-def encode(given: Any) -> Any:
-    """Return the JSON form of a value; fields that were not set are left out."""
-    return converter().unstructure(given)
+def encode(value: Any) -> Any:
+    """Return the JSON form of a value, without the fields that have their defaults."""
+    return converter().unstructure(value)
 
 
 def decode(cls: type[T], data: Any, path: str = "$") -> T:
-    """Return the value of a JSON form.
+    """Return the value that a JSON form stands for.
 
     Raises:
-        ResponseDecodeError: It does not fit; the message names the place.
+        ResponseDecodeError: The data does not fit; the message names the place.
     """
     try:
         return converter().structure(data, cls)
-    except Exception as error:  # noqa: BLE001 - cattrs lets through whatever a field raised; all of it means "does not fit"
+    except Exception as error:  # noqa: BLE001 - cattrs passes on any error of a field; each one means "does not fit"
         raise ResponseDecodeError(
             f"{cls.__name__} does not fit: {_locate(cls, data, path) or f'{error} @ {path}'}"
         ) from None
 
 
 def _locate(cls: type, data: Any, path: str) -> str | None:
-    """Find the first field that does not fit, by structuring again field by field; only ever done for a bad answer."""
+    """Find the first field that does not fit, by reading the fields one by one; slow, and done for bad answers only."""
     if isinstance(data, list):
         return None
     if not isinstance(data, dict):

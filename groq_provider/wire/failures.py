@@ -1,7 +1,7 @@
-"""Failures of the service: status, headers and body into the right error, by code first, then by status.
+"""Translate failures of the service into errors: status, headers and body give the class, by the error's code first, then by status.
 
-Bodies and texts: ``{"error": {"message", "type", "param", "code", "failed_generation", "status_code"}}``; gateways in front of
-the service answer with HTML, XML or plain text, so nothing about a body is taken for granted. Errors come under a good status, too.
+The service sends ``{"error": {"message", "type", "param", "code", "failed_generation", "status_code"}}``. Gateways in front of it send
+HTML, XML or plain text, so the code below must not rely on the form of a body. Errors also come under a good status.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ __all__ = [
     "error_from_object",
     "error_from_response",
     "error_object",
+    "redact_key",
     "reported_error",
-    "without_key",
 ]
 
-#: Of an error body, no more than this is read: what a model wrote and the service refused may be as long as an answer.
+#: The longest error body that is read. It may be as long as an answer: ``failed_generation`` holds the text that the service refused.
 MAX_ERROR_BODY = 4 << 20
-#: Values that an error body may hold: some milliseconds of work.
-_MOST_VALUES = 50_000
-_MAX_MESSAGE = 500
-#: A shorter key may be a word like any other, so that blanking it would change what a server says and hide nothing.
-_LEAST_KEY = 16
+#: The number of values that an error body may hold: a few milliseconds of work.
+_MAX_VALUES = 50_000
+_MAX_MESSAGE_LENGTH = 500
+#: A shorter key is not redacted: it may be an ordinary word, and then redacting it would garble the server's text.
+_MIN_KEY_LENGTH = 16
 
 _BY_CODE: dict[str, type[e.APIStatusError]] = {
     "invalid_api_key": e.AuthenticationError,
     "context_length_exceeded": e.ContextTooLongError,
-    # The same of other servers: llama.cpp, LiteLLM, GitHub, …
+    # The codes of other servers for it: llama.cpp, LiteLLM, GitHub, …
     **dict.fromkeys(
         (
             "exceed_context_size_error",
@@ -78,8 +78,9 @@ _BY_STATUS: dict[int, type[e.APIStatusError]] = {
     529: e.OverloadedError,
 }
 
-# The phrases of the design document, by class; looked up along the class's bases.
-_PHRASES: dict[type[Exception], str] = {
+# The phrase that each class's message begins with; a class without one uses that of its nearest base. Users match on these phrases, so
+# they must not change.
+_PHRASE_BY_CLASS: dict[type[Exception], str] = {
     e.ContextTooLongError: "context too long",
     e.InvalidRequestError: "invalid request",
     e.RequestTooLargeError: "request too large",
@@ -93,31 +94,33 @@ _PHRASES: dict[type[Exception], str] = {
     e.ProviderUnavailableError: "provider unavailable: groq service unavailable",
 }
 
-# Where these name this service, the words for another one.
-_OF_OTHERS = {
+# The phrases that name this service, and the words used instead for another one.
+_PHRASE_FOR_OTHERS = {
     "unauthorized: invalid Groq API key": "unauthorized",
     "groq overloaded": "overloaded",
     "groq overloaded: please retry after a moment": "overloaded: please retry after a moment",
     "provider unavailable: groq service unavailable": "provider unavailable",
 }
-#: What neither time nor another try mends.
-_USED_UP = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance"})
+#: Codes of an exhausted quota or budget: a retry cannot succeed.
+_QUOTA_CODES = frozenset(
+    {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance"}
+)
 
-# Texts, compiled on first use: most programs meet few failures.
-_CONTEXT = (
+# Patterns are kept as text and compiled on first use: most programs see few failures.
+_CONTEXT_TOO_LONG = (
     r"context.length|context.window|context.size|context.limit|max(?:imum)?.context|max(?:imum)?.prompt.length"
     r"|reduce the length.{0,20}(?:message|input|prompt)|(?:input|prompt)(?: is)? too long|input (?:token|length)[^.]{0,40} exceeds?"
 )
-# Out of range by itself, whatever the messages are; the service's text names the context window too.
+# An output limit that is out of range by itself. The text names the context window, but shorter messages would not help.
 _OUTPUT_RANGE = r"`max_(?:completion_)?tokens` must be "
-_LIMIT = (
+_LIMIT_SENTENCE = (
     r" on (?P<what>[a-z ]{1,40}) \((?P<name>RPM|RPD|TPM|TPD|ASH|ASD|ITPM|OTPM)\): Limit (?P<limit>\d{1,15})"
     r"(?:, Used (?P<used>\d{1,15}))?, Requested ~?(?P<requested>\d{1,15})"
 )
 _TRY_AGAIN = r"try again in "
 _SCOPES = {"ASH": "hour", "RPD": "day", "TPD": "day", "ASD": "day"}
-_FIELDS = ("message", "code", "type", "param", "failed_generation")
-#: Where servers put the status that an error would have had.
+_ERROR_FIELDS = ("message", "code", "type", "param", "failed_generation")
+#: The fields in which servers report the HTTP status of an error that comes under another status.
 _STATUS_FIELDS = ("status_code", "code", "status")
 _PASSING_5XX = frozenset({None, 500, 502, 504, *range(520, 525)})  # 503 and 529 have a class of their own
 _RETRYABLE_4XX = frozenset({408, 425})
@@ -133,26 +136,26 @@ def error_from_response(
     provider: str | None = None,
     secret: str | None = None,
 ) -> e.APIStatusError:
-    """Return the error that an answer with an error status stands for. Never raises.
+    """Return the error for an answer with an error status. Never raises.
 
     Args:
         status: The HTTP status.
         headers: Case-insensitive header fields.
-        body: Whatever came, cut at :data:`MAX_ERROR_BODY`.
-        now: For ``retry_at``.
-        model: The model asked for.
-        provider: Name of the provider.
-        secret: The API key, blanked out where the server repeats it. All else is shown as the server wrote it, the prompt included.
+        body: The body, cut at :data:`MAX_ERROR_BODY`.
+        now: The current time, for ``retry_at``.
+        model: The requested model.
+        provider: The name of the provider.
+        secret: The API key. It is redacted where the server repeats it; the rest of the server's text is kept, even if it quotes a prompt.
     """
-    found = _error_object(body)
-    plain = found is None
-    if found is None:
-        # Before it is cut: of a key that was cut in two, the beginning would stay.
-        whole = without_key(body.decode("utf-8", "surrogateescape"), secret).encode("utf-8", "surrogateescape")
-        found = {"message": _plain_message(whole, headers)}
+    fields = _find_error_object(body)
+    not_json = fields is None
+    if fields is None:
+        # Redact before the text is cut: of a key that was cut in two, the first half would stay.
+        redacted = redact_key(body.decode("utf-8", "surrogateescape"), secret).encode("utf-8", "surrogateescape")
+        fields = {"message": _describe_foreign_body(redacted, headers)}
     should_retry = headers.get("x-should-retry")
     return error_from_object(
-        found,
+        fields,
         status=status,
         now=now,
         retry_after=h.parse_retry_after(headers, now),
@@ -161,17 +164,17 @@ def error_from_response(
         model=model,
         provider=provider,
         secret=secret,
-        plain=plain,
+        not_json=not_json,
     )
 
 
-def without_key(text: str, secret: str | None) -> str:
-    """Return *text* without the API key, if that is long enough to be one. To be used before a text is cut."""
-    return text.replace(secret, "****") if secret and len(secret) >= _LEAST_KEY else text
+def redact_key(text: str, secret: str | None) -> str:
+    """Return *text* with the API key replaced by ``****``. Call it before you cut a text."""
+    return text.replace(secret, "****") if secret and len(secret) >= _MIN_KEY_LENGTH else text
 
 
 def error_from_object(
-    found: Mapping[str, Any],
+    fields: Mapping[str, Any],
     *,
     status: int | None,
     now: datetime,
@@ -181,28 +184,28 @@ def error_from_object(
     model: str | None = None,
     provider: str | None = None,
     secret: str | None = None,
-    plain: bool = False,
+    not_json: bool = False,
 ) -> e.APIStatusError:
-    """Return the error that an error object stands for: the body of a status, or an event of a stream. Never raises.
+    """Return the error for an error object, which came as a body or as an event of a stream. Never raises.
 
-    *plain*: the body was no error object, and *found* is made of what it was.
+    With *not_json* the body was no error object, and *fields* only describes it.
     """
     if status is None:
-        status = next(filter(None, [_status(found.get(key)) for key in _STATUS_FIELDS]), None)
-    message, code, kind, param, failed_generation = [_text(found.get(key)) for key in _FIELDS]
+        status = next(filter(None, [_as_status(fields.get(key)) for key in _STATUS_FIELDS]), None)
+    message, code, kind, param, failed_generation = [_as_text(fields.get(key)) for key in _ERROR_FIELDS]
     message = message or ""
-    # By what the server wrote, so that a key can change nothing of it.
-    cls = _class(status, code, kind, message, retry_after)
-    if retry_after is None and (hint := re.search(_TRY_AGAIN, message[-_MAX_MESSAGE:], re.IGNORECASE)):
-        retry_after = h.parse_wait(message[-_MAX_MESSAGE:][hint.end() :])
+    # Choose the class by the server's own text, before redaction can change it.
+    cls = _choose_class(status, code, kind, message, retry_after)
+    if retry_after is None and (hint := re.search(_TRY_AGAIN, message[-_MAX_MESSAGE_LENGTH:], re.IGNORECASE)):
+        retry_after = h.parse_wait(message[-_MAX_MESSAGE_LENGTH:][hint.end() :])
     if retry_after is not None:
         retry_after = min(retry_after, h.MAX_HINT)
-    limits = _limit(message, kind) if issubclass(cls, e.RateLimitedError) else {}
+    limits = _limit_fields(message, kind) if issubclass(cls, e.RateLimitedError) else {}
     if issubclass(cls, e.ContextTooLongError):
-        limits = _context_numbers(message, found)
-    message = without_key(message, secret)
+        limits = _context_numbers(message, fields)
+    message = redact_key(message, secret)
     code, kind, param, failed_generation = [
-        text and without_key(text, secret) for text in (code, kind, param, failed_generation)
+        text and redact_key(text, secret) for text in (code, kind, param, failed_generation)
     ]
     data: dict[str, Any] = {
         "status_code": status,
@@ -221,30 +224,32 @@ def error_from_object(
     if retryable is None and status in _RETRYABLE_4XX:
         data["retryable"] = True
     if retryable is None and cls is e.ProviderUnavailableError and status not in _PASSING_5XX:
-        data["retryable"] = False  # 501, 505 and their like are the same the next time
-    if retryable is None and not _USED_UP.isdisjoint((code, kind)):
+        data["retryable"] = False  # 501, 505 and similar ones do not pass
+    if retryable is None and not _QUOTA_CODES.isdisjoint((code, kind)):
         data["retryable"] = False
-    return cls(_message(cls, status, message, other=provider not in (None, "groq"), plain=plain), **data)
+    return cls(
+        _word_message(cls, status, message, other_service=provider not in (None, "groq"), not_json=not_json), **data
+    )
 
 
-def _class(
+def _choose_class(
     status: int | None, code: str | None, kind: str | None, message: str, retry_after: float | None
 ) -> type[e.APIStatusError]:
     if "rate_limit_exceeded" in (code, kind) or status == 429:
-        # The service gives one code to two things. A request above the limit itself never fits, however long one waits.
-        hopeless = message.startswith("Request too large") or (
+        # The service uses one code for two cases. A request larger than the limit itself never fits, so waiting is useless.
+        never_fits = message.startswith("Request too large") or (
             retry_after is None
-            and re.search(_LIMIT, message) is not None
+            and re.search(_LIMIT_SENTENCE, message) is not None
             and not re.search(_TRY_AGAIN, message, re.IGNORECASE)
         )
-        return e.RequestTooLargeError if status == 413 or hopeless else e.RateLimitedError
-    for name in (code, kind):  # some servers put the code of this one there
+        return e.RequestTooLargeError if status == 413 or never_fits else e.RateLimitedError
+    for name in (code, kind):  # some servers send this service's codes as ``type``
         if name is not None and name in _BY_CODE:
             return _BY_CODE[name]
     cls = _BY_STATUS.get(status or 0)
     if (
         cls is e.InvalidRequestError
-        and re.search(_CONTEXT, message, re.IGNORECASE)
+        and re.search(_CONTEXT_TOO_LONG, message, re.IGNORECASE)
         and not re.match(_OUTPUT_RANGE, message)
     ):
         return e.ContextTooLongError
@@ -261,155 +266,165 @@ def _class(
     return e.APIStatusError
 
 
-def _message(cls: type[e.APIStatusError], status: int | None, message: str, *, other: bool, plain: bool) -> str:
-    """Return the words of an error; *other*: of another server than this service; *plain*: the body was no JSON."""
-    message = message[:_MAX_MESSAGE]
-    phrase = next((_PHRASES[base] for base in cls.__mro__ if base in _PHRASES), None)
-    if cls is e.AuthenticationError and plain:
+def _word_message(
+    cls: type[e.APIStatusError], status: int | None, message: str, *, other_service: bool, not_json: bool
+) -> str:
+    """Return the message of an error: the phrase of its class, then the server's text.
+
+    Args:
+        cls: The class of the error.
+        status: The HTTP status.
+        message: The server's text.
+        other_service: The error came from another service than this one.
+        not_json: The body was not JSON.
+    """
+    message = message[:_MAX_MESSAGE_LENGTH]
+    phrase = next((_PHRASE_BY_CLASS[base] for base in cls.__mro__ if base in _PHRASE_BY_CLASS), None)
+    if cls is e.AuthenticationError and not_json:
         phrase = "unauthorized: check API key"
     if cls is e.OverloadedError and status == 503:
-        phrase = _PHRASES[e.ProviderUnavailableError]
+        phrase = _PHRASE_BY_CLASS[e.ProviderUnavailableError]
     elif cls is e.OverloadedError and (status == 529 or not message):
         phrase = f"{phrase}: please retry after a moment"
-    if other and phrase is not None:
-        phrase = _OF_OTHERS.get(phrase, phrase)
+    if other_service and phrase is not None:
+        phrase = _PHRASE_FOR_OTHERS.get(phrase, phrase)
     if phrase is None:
-        return (
-            f"{'' if other else 'groq '}API error{'' if status is None else f' ({status})'}: {message or 'no message'}"
-        )
+        return f"{'' if other_service else 'groq '}API error{'' if status is None else f' ({status})'}: {message or 'no message'}"
     if not message:
         return f"{phrase} (status {status})"
     return f"{phrase}: {message}"
 
 
-# How servers name the size of the context, and what it would have to hold.
+# How servers word the size of the context, and the size that the request needs.
 _CONTEXT_LIMIT = r"(?:limit|context (?:length|window|size)|maximum(?: prompt length)?|max)\D{0,40}?(\d[\d,]{0,14})"
 _CONTEXT_NEED = r"(?:requested|resulted in|current length is|contains|has|request|prompt)\b\D{0,30}?(\d[\d,]{0,14}) ?(?:tokens?\b|while|[,.)]|$)"
 
 
-def _context_numbers(message: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers of tokens of a context that is too short: those of llama.cpp's fields, else those in the words."""
+def _context_numbers(message: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the size of the context and the size needed, from llama.cpp's fields or from the message."""
 
     def one(field: str, pattern: str) -> int | None:
-        given = found.get(field)
-        if type(given) is int and 0 <= given < 10**15:
-            return given
-        match = re.search(pattern, message[: 2 * _MAX_MESSAGE], re.IGNORECASE)
+        number = fields.get(field)
+        if type(number) is int and 0 <= number < 10**15:
+            return number
+        match = re.search(pattern, message[: 2 * _MAX_MESSAGE_LENGTH], re.IGNORECASE)
         return int(match[1].replace(",", "")) if match else None
 
     return {"limit": one("n_ctx", _CONTEXT_LIMIT), "requested": one("n_prompt_tokens", _CONTEXT_NEED)}
 
 
-def _limit(message: str, kind: str | None) -> dict[str, Any]:
-    match = re.search(_LIMIT, message[: 2 * _MAX_MESSAGE])
+def _limit_fields(message: str, kind: str | None) -> dict[str, Any]:
+    match = re.search(_LIMIT_SENTENCE, message[: 2 * _MAX_MESSAGE_LENGTH])
     if match is None:
         return {"scope": "minute" if kind in ("requests", "tokens") and "day" not in message else None}
     name = match["name"]
     return {
         "limit_name": name,
         "scope": _SCOPES.get(name, "minute"),
-        "limit": _figure(match["limit"]),
-        "used": _figure(match["used"]),
-        "requested": _figure(match["requested"]),
+        "limit": _parse_figure(match["limit"]),
+        "used": _parse_figure(match["used"]),
+        "requested": _parse_figure(match["requested"]),
     }
 
 
-def _figure(text: str | None) -> int | None:
-    """Return a figure that a limit can have."""
-    found = int(text) if text else None
-    return None if found is None or found > h.MAX_FIGURE else found
+def _parse_figure(text: str | None) -> int | None:
+    """Return a figure of a limit, or ``None`` if it is too large to be one."""
+    figure = int(text) if text else None
+    return None if figure is None or figure > h.MAX_FIGURE else figure
 
 
-def _error_object(body: bytes) -> Mapping[str, Any] | None:
-    """Find the error object of a body, also where its end was cut off."""
+def _find_error_object(body: bytes) -> Mapping[str, Any] | None:
+    """Find the error object of a body, also in a body that was cut off."""
     try:
-        # The short ones in any encoding of JSON.
+        # ``json.loads`` detects UTF-16 and UTF-32, too.
         short = len(body) <= AT_ONCE
-        decoded = json.loads(body) if short else loads(body[:MAX_ERROR_BODY], most=_MOST_VALUES)
+        decoded = json.loads(body) if short else loads(body[:MAX_ERROR_BODY], max_values=_MAX_VALUES)
     except (ValueError, RecursionError, e.ResponseError):
-        return _of_cut(body) if len(body) >= MAX_ERROR_BODY else None
-    return error_object(decoded) or (decoded if _is_message(decoded) else _of_detail(decoded))
+        return _error_from_cut_body(body) if len(body) >= MAX_ERROR_BODY else None
+    return error_object(decoded) or (decoded if _has_message(decoded) else _error_from_detail(decoded))
 
 
 def error_object(decoded: object) -> Mapping[str, Any] | None:
-    """Return the error object of decoded JSON, if that reports an error.
+    """Return the error object of decoded JSON, or ``None`` if the JSON reports no error.
 
-    ``{"error": {…}}``, ``{"error": "text"}`` with more beside it, OAuth's ``error_description``, ``{"object": "error", …}``; any of these
-    alone in a list.
+    The forms are ``{"error": {…}}``, ``{"error": "text"}`` (other fields may stand beside it), OAuth's ``error_description``, and
+    ``{"object": "error", …}``. Each of them may also be the only item of a list.
     """
     if isinstance(decoded, list) and len(decoded) == 1:
         decoded = decoded[0]
     if not isinstance(decoded, Mapping):
         return None
-    found, description = decoded.get("error"), decoded.get("error_description")
-    if isinstance(found, Mapping):
-        if not any(_text(found.get(key)) for key in ("message", *_STATUS_FIELDS)):
+    error, description = decoded.get("error"), decoded.get("error_description")
+    if isinstance(error, Mapping):
+        if not any(_as_text(error.get(key)) for key in ("message", *_STATUS_FIELDS)):
             return None
-        status = next(filter(None, [_status(decoded.get(key)) for key in _STATUS_FIELDS]), None)
-        return found if status is None else {"status": status, **found}
+        status = next(filter(None, [_as_status(decoded.get(key)) for key in _STATUS_FIELDS]), None)
+        return error if status is None else {"status": status, **error}
     if isinstance(description, str) and description:
-        return {"code": found, **decoded, "message": description}
-    if isinstance(found, str) and found:
+        return {"code": error, **decoded, "message": description}
+    if isinstance(error, str) and error:
         message = decoded.get("message")
-        return {**decoded, "message": f"{found}: {message}" if isinstance(message, str) and message else found}
-    if found is True or decoded.get("object") == "error":
+        return {**decoded, "message": f"{error}: {message}" if isinstance(message, str) and message else error}
+    if error is True or decoded.get("object") == "error":
         return decoded
     return None
 
 
 def reported_error(decoded: object) -> Mapping[str, Any] | None:
-    """Return the error object of an answer under a good status, or of an event, if that reports an error, in whatever form."""
-    found = error_object(decoded)
-    if found is None and isinstance(decoded, Mapping) and (given := decoded.get("error")):
-        found = {**(given if isinstance(given, Mapping) else {}), "message": as_text(given)}
-    return found
+    """Return the error object of an event, or of an answer under a good status; any ``error`` field counts, whatever its form."""
+    fields = error_object(decoded)
+    if fields is None and isinstance(decoded, Mapping) and (reported := decoded.get("error")):
+        fields = {**(reported if isinstance(reported, Mapping) else {}), "message": as_text(reported)}
+    return fields
 
 
-def _of_detail(decoded: object) -> Mapping[str, Any] | None:
-    """Find the words of FastAPI's ``{"detail": …}``: text, an object, or a list of places and what is wrong there."""
-    found = decoded.get("detail") if isinstance(decoded, Mapping) else None
-    if isinstance(found, str):
-        return {"message": found} if found else None
-    if isinstance(found, Mapping):
-        return error_object(found) or (found if _is_message(found) else None)
-    if not isinstance(found, list):
+def _error_from_detail(decoded: object) -> Mapping[str, Any] | None:
+    """Return the error object for FastAPI's ``{"detail": …}``, which is a text, an object, or a list of places and problems."""
+    detail = decoded.get("detail") if isinstance(decoded, Mapping) else None
+    if isinstance(detail, str):
+        return {"message": detail} if detail else None
+    if isinstance(detail, Mapping):
+        return error_object(detail) or (detail if _has_message(detail) else None)
+    if not isinstance(detail, list):
         return None
-    wrong = []
-    for item in found[:20]:
-        if _text(item):
-            wrong.append(("", _text(item) or ""))
-        elif isinstance(item, Mapping) and isinstance(item.get("msg"), str):  # not its input, which is the caller's
+    problems = []
+    for item in detail[:20]:
+        if _as_text(item):
+            problems.append(("", _as_text(item) or ""))
+        elif isinstance(item, Mapping) and isinstance(
+            item.get("msg"), str
+        ):  # without ``input``, which quotes the request
             loc = item.get("loc")
             place = loc[1:] if isinstance(loc, list) and loc[:1] == ["body"] else loc
-            wrong.append((".".join(map(str, place)) if isinstance(place, list) else "", item["msg"]))
-    if not wrong:
+            problems.append((".".join(map(str, place)) if isinstance(place, list) else "", item["msg"]))
+    if not problems:
         return None
     return {
-        "message": "; ".join(f"{place}: {text}" if place else text for place, text in wrong),
-        "param": wrong[0][0] or None,
+        "message": "; ".join(f"{place}: {text}" if place else text for place, text in problems),
+        "param": problems[0][0] or None,
     }
 
 
-def _is_message(decoded: object) -> bool:
-    """Say whether the body of an error status has its words at the top."""
+def _has_message(decoded: object) -> bool:
+    """Tell whether a body has its ``message`` at the top level."""
     return isinstance(decoded, Mapping) and isinstance(decoded.get("message"), str)
 
 
-_CUT = r'"(message|type|code|param|failed_generation|status_code)"\s{0,9}:\s{0,9}("(?:[^"\\]+|\\.)*"?|\d{1,9}\b)'
+_CUT_FIELD = r'"(message|type|code|param|failed_generation|status_code)"\s{0,9}:\s{0,9}("(?:[^"\\]+|\\.)*"?|\d{1,9}\b)'
 
 
-def _of_cut(body: bytes) -> Mapping[str, Any] | None:
-    """Find what there is of an error object whose end is missing."""
-    found: dict[str, Any] = {}
-    whole = body[:MAX_ERROR_BODY].decode("utf-8", "ignore")
-    for match in islice(re.finditer(_CUT, whole, re.DOTALL), 64):  # no error has as many fields
+def _error_from_cut_body(body: bytes) -> Mapping[str, Any] | None:
+    """Return the fields that can be read of an error object whose end is missing, or ``None``."""
+    fields: dict[str, Any] = {}
+    beginning = body[:MAX_ERROR_BODY].decode("utf-8", "ignore")
+    for match in islice(re.finditer(_CUT_FIELD, beginning, re.DOTALL), 64):  # no error has as many fields
         text = match[2]
-        # Of what the cut has left open, the end may be half an escape.
+        # A string without its end may end with half an escape: try again with fewer characters.
         for ended in (text, *(f'{text[: len(text) - cut]}"' for cut in range(12))):
             with suppress(ValueError):
-                found.setdefault(match[1], json.loads(ended, strict=False))
+                fields.setdefault(match[1], json.loads(ended, strict=False))
                 break
-    return found if "message" in found or "code" in found else None
+    return fields if "message" in fields or "code" in fields else None
 
 
 _TITLE = rb"<title[^>]{0,100}>([^<]{1,200})"
@@ -417,8 +432,8 @@ _HTML = rb"\s*(?:<!--.{0,200}?-->\s*)?<(?:!doctype html|html|head|body|title|cen
 _KNOWN_CODINGS = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
 
 
-def _plain_message(body: bytes, headers: Mapping[str, str]) -> str:
-    """Describe a body that is not the service's: pages of gateways by their title, text by its beginning, XML by its words."""
+def _describe_foreign_body(body: bytes, headers: Mapping[str, str]) -> str:
+    """Describe a body that did not come from the service: an HTML page by its title, XML by its words, text by its beginning."""
     start = body[:4096].lstrip()
     ray = headers.get("cf-ray")
     suffix = f" (cf-ray {ray[:40]})" if ray else ""
@@ -432,16 +447,16 @@ def _plain_message(body: bytes, headers: Mapping[str, str]) -> str:
         named = f" titled {title[1].decode('utf-8', 'replace').strip()!r}" if title else ""
         return f"an HTML page{named} instead of JSON: a gateway answered, not the service{suffix}"
     if start[:1] == b"<":
-        from html import unescape  # nearly never
+        from html import unescape  # imported late: nearly never needed
 
         words = unescape(re.sub(rb"<[^>]{0,1000}>?", b" ", start).decode("utf-8", "replace"))
         return " ".join(words.split())[:300] + suffix or f"XML without words{suffix}"
     return " ".join(start[:300].decode("utf-8", "replace").split()) + suffix
 
 
-def _status(found: object) -> int | None:
-    """Return the HTTP status of an error that a field names, as a number or as text."""
-    text = _text(found)
+def _as_status(value: object) -> int | None:
+    """Return the HTTP error status in a field, which may be a number or a text; ``None`` for anything else."""
+    text = _as_text(value)
     return (
         int(text)
         if text is not None and len(text) == 3 and text.isascii() and text.isdigit() and text[0] in "45"
@@ -449,13 +464,13 @@ def _status(found: object) -> int | None:
     )
 
 
-def _text(found: object) -> str | None:
-    """Take strings as they are and numbers as text: some servers give a number as code."""
-    if isinstance(found, str):
-        return found
-    if isinstance(found, (int, float)) and not isinstance(found, bool):
+def _as_text(value: object) -> str | None:
+    """Return a string unchanged and a number as text (some servers send a number as code); ``None`` for anything else."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
         try:
-            return str(found)
+            return str(value)
         except ValueError:  # an integer of thousands of digits
             return None
     return None

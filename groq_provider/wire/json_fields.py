@@ -1,7 +1,8 @@
-"""Fields of decoded JSON objects.
+"""Read fields of decoded JSON objects, strictly or leniently.
 
-What an answer cannot do without is of the type that is expected, or an error that names the place. Everything else is of that type, or
-``None``: no field that a reader can do without may refuse an answer that is there.
+A ``strict_…`` function raises an error that names the place when the field has another type. Use it for the fields that make up the
+answer. A ``lenient_…`` function returns ``None`` or nothing instead: a malformed field of lesser use must not cost the caller an answer
+that has come and was paid for.
 """
 
 from __future__ import annotations
@@ -17,137 +18,137 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 __all__ = [
-    "LOST",
+    "MAX_ITEMS",
     "MAX_SECONDS",
     "MAX_TOKENS",
-    "MOST_ITEMS",
-    "amount",
-    "clean",
-    "count",
-    "instant",
-    "items",
-    "objects",
-    "paced",
-    "seconds",
-    "spoken",
-    "text",
-    "whole",
-    "word",
-    "wrong",
+    "REPLACEMENT",
+    "joined_text",
+    "lenient_integer",
+    "lenient_objects",
+    "lenient_seconds",
+    "lenient_text",
+    "parse_instant",
+    "replace_halves",
+    "split_half",
+    "strict_integer",
+    "strict_items",
+    "strict_text",
+    "type_mismatch",
+    "with_checkpoints",
 ]
 
-#: More tokens than any answer has, prompt included; a larger figure is none.
+#: The largest number of tokens that is believed, prompt included.
 MAX_TOKENS = 100_000_000
-#: A longer time is none.
+#: The longest duration that is believed.
 MAX_SECONDS = 7 * 86_400.0
 
-#: More choices, calls or parts than any answer has.
-MOST_ITEMS = 10_000
+#: The largest number of choices, calls or parts that is read.
+MAX_ITEMS = 10_000
 
-#: What is shown for a character that did not come whole.
-LOST = "\ufffd"
-
-
-def wrong(path: str, expected: str, found: object) -> ResponseDecodeError:
-    """Return the error for something of another type than *expected* at *path*."""
-    return ResponseDecodeError(f"expected {expected}, got {type(found).__name__} @ {path}")
+#: Stands for a character of which only one half came.
+REPLACEMENT = "\ufffd"
 
 
-def text(data: dict[str, Any], key: str, path: str) -> str | None:
+def type_mismatch(path: str, expected: str, item: object) -> ResponseDecodeError:
+    """Return the error for an item at *path* whose type is not the *expected* one."""
+    return ResponseDecodeError(f"expected {expected}, got {type(item).__name__} @ {path}")
+
+
+def strict_text(data: dict[str, Any], key: str, path: str) -> str | None:
     """Return the text under *key*; ``None`` if it is missing or null."""
-    found = data.get(key)
-    if found is None or type(found) is str:
-        return found
-    raise wrong(f"{path}.{key}", "a string", found)
+    item = data.get(key)
+    if item is None or type(item) is str:
+        return item
+    raise type_mismatch(f"{path}.{key}", "a string", item)
 
 
-def whole(found: str) -> tuple[str, str]:
-    """Return a text that can be written as UTF-8, and the half of a character at its end, if it ends with one.
+def split_half(text: str) -> tuple[str, str]:
+    """Return *text* in a form that can be encoded as UTF-8, and the first half of a character at its end, or ``""``.
 
-    JSON can escape the two halves of a character apart, and servers that cut a stream by code units do. Halves that meet are joined;
-    one that stays alone is :data:`LOST`, so that nobody who encodes an answer meets it.
+    JSON can escape the two halves of a character (surrogates) separately, and servers that cut a stream by code units do so. Halves that
+    meet are joined. A half that stays alone becomes :data:`REPLACEMENT`: otherwise the caller could not encode the answer.
     """
-    if found.isascii():
-        return found, ""
-    half = found[-1] if "\ud800" <= found[-1] <= "\udbff" else ""
+    if text.isascii():
+        return text, ""
+    half = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
     if half:
-        found = found[:-1]
+        text = text[:-1]
     try:
-        found.encode()
+        text.encode()
     except UnicodeEncodeError:
-        found = found.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return found, half
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text, half
 
 
-def clean(found: str) -> str:
-    """Return a complete text so that it can be written as UTF-8; see :func:`whole`."""
-    if found.isascii():
-        return found
-    found, half = whole(found)
-    return found + LOST if half else found
+def replace_halves(text: str) -> str:
+    """Return a complete text in a form that can be encoded as UTF-8; see :func:`split_half`."""
+    if text.isascii():
+        return text
+    text, half = split_half(text)
+    return text + REPLACEMENT if half else text
 
 
-def count(data: dict[str, Any], key: str, path: str) -> int | None:
+def strict_integer(data: dict[str, Any], key: str, path: str) -> int | None:
     """Return the integer under *key*, also one written 3.0; ``None`` if it is missing or null."""
-    found = data.get(key)
-    if found is None or type(found) is int:
-        return found
-    if type(found) is float and found.is_integer():
-        return int(found)
-    raise wrong(f"{path}.{key}", "an integer", found)
+    item = data.get(key)
+    if item is None or type(item) is int:
+        return item
+    if type(item) is float and item.is_integer():
+        return int(item)
+    raise type_mismatch(f"{path}.{key}", "an integer", item)
 
 
-def spoken(data: dict[str, Any], key: str, path: str) -> str | None:
-    """Return the text under *key*, which compatible servers also give as a list of parts; of these the texts, joined."""
-    found = data.get(key)
-    if found is None or type(found) is str:
-        return found
-    if type(found) is not list:
-        raise wrong(f"{path}.{key}", "a string", found)
-    _bound(found, f"{path}.{key}")
-    said: list[str] = []
-    for index, part in enumerate(found):
+def joined_text(data: dict[str, Any], key: str, path: str) -> str | None:
+    """Return the text under *key*, strictly. A list of parts, which some compatible servers send, gives the texts of the parts, joined."""
+    item = data.get(key)
+    if item is None or type(item) is str:
+        return item
+    if type(item) is not list:
+        raise type_mismatch(f"{path}.{key}", "a string", item)
+    _check_length(item, f"{path}.{key}")
+    texts: list[str] = []
+    for index, part in enumerate(item):
         piece = part.get("text") if type(part) is dict else part
         if type(piece) is str:
-            said.append(piece)
+            texts.append(piece)
         elif type(part) is not dict:
-            raise wrong(f"{path}.{key}[{index}]", "a string", part)
-    return "".join(said)
+            raise type_mismatch(f"{path}.{key}[{index}]", "a string", part)
+    return "".join(texts)
 
 
-# --- what an answer can do without ---------------------------------------------------------------------------------------
+# --- lenient: no field read below may refuse an answer -------------------------------------------------------------------
 
 
-def word(data: dict[str, Any], key: str) -> str | None:
-    """Return the text under *key*, if there is one."""
-    found = data.get(key)
-    return found if type(found) is str else None
+def lenient_text(data: dict[str, Any], key: str) -> str | None:
+    """Return the text under *key*, if it is a text."""
+    item = data.get(key)
+    return item if type(item) is str else None
 
 
-def amount(data: dict[str, Any], key: str, most: int = MAX_TOKENS) -> int | None:
-    """Return the integer under *key*, also one written 3.0, if it is there and from 0 to *most*."""
-    found = data.get(key)
-    if type(found) is float and found.is_integer():
-        found = int(found)
-    return found if type(found) is int and 0 <= found <= most else None
+def lenient_integer(data: dict[str, Any], key: str, maximum: int = MAX_TOKENS) -> int | None:
+    """Return the integer under *key*, also one written 3.0, if it lies between 0 and *maximum*."""
+    item = data.get(key)
+    if type(item) is float and item.is_integer():
+        item = int(item)
+    return item if type(item) is int and 0 <= item <= maximum else None
 
 
-def seconds(data: dict[str, Any], key: str) -> float | None:
-    """Return the number under *key*, if it is there and can be a duration."""
-    found = data.get(key)
-    if found is None or (type(found) is float and 0.0 <= found <= MAX_SECONDS):
-        return found
-    return float(found) if type(found) is int and 0 <= found <= MAX_SECONDS else None
+def lenient_seconds(data: dict[str, Any], key: str) -> float | None:
+    """Return the number under *key*, if it lies between 0 and :data:`MAX_SECONDS`."""
+    item = data.get(key)
+    if item is None or (type(item) is float and 0.0 <= item <= MAX_SECONDS):
+        return item
+    return float(item) if type(item) is int and 0 <= item <= MAX_SECONDS else None
 
 
-def objects(data: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """Return the objects of the list under *key*, if there is one; at most :data:`MOST_ITEMS`."""
-    found = data.get(key)
-    return [item for item in found[:MOST_ITEMS] if type(item) is dict] if type(found) is list else []
+def lenient_objects(data: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """Return the objects in the list under *key*, the first :data:`MAX_ITEMS` at most; empty if there is no list."""
+    listed = data.get(key)
+    return [item for item in listed[:MAX_ITEMS] if type(item) is dict] if type(listed) is list else []
 
 
-def instant(data: object) -> datetime | None:
-    """Take Unix seconds or ISO text, if it is one of them."""
+def parse_instant(data: object) -> datetime | None:
+    """Return the instant given as Unix seconds or ISO text; ``None`` for anything else."""
     try:
         if isinstance(data, str):
             return datetime.fromisoformat(data)
@@ -158,25 +159,25 @@ def instant(data: object) -> datetime | None:
     return None
 
 
-def items(data: dict[str, Any], key: str, path: str) -> list[Any]:
-    """Return the list under *key*; a missing or null one is empty."""
-    found = data.get(key)
-    if found is None:
+def strict_items(data: dict[str, Any], key: str, path: str) -> list[Any]:
+    """Return the list under *key*; a missing or null list is empty."""
+    listed = data.get(key)
+    if listed is None:
         return []
-    if type(found) is not list:
-        raise wrong(f"{path}.{key}", "an array", found)
-    _bound(found, f"{path}.{key}")
-    return found
+    if type(listed) is not list:
+        raise type_mismatch(f"{path}.{key}", "an array", listed)
+    _check_length(listed, f"{path}.{key}")
+    return listed
 
 
-def _bound(found: list[Any], path: str) -> None:
-    if len(found) > MOST_ITEMS:
-        raise ResponseTooLargeError(f"more than {MOST_ITEMS:,} items @ {path}")
+def _check_length(listed: list[Any], path: str) -> None:
+    if len(listed) > MAX_ITEMS:
+        raise ResponseTooLargeError(f"more than {MAX_ITEMS:,} items @ {path}")
 
 
-def paced(found: Iterable[T], look: Callable[[], object]) -> Iterator[T]:
-    """Yield what there is, with a look at the clock now and then."""
-    for count, item in enumerate(found, 1):
-        if not count & 255:
-            look()
+def with_checkpoints(iterable: Iterable[T], checkpoint: Callable[[], object]) -> Iterator[T]:
+    """Yield the items of *iterable*, calling *checkpoint* after every 255 of them."""
+    for number, item in enumerate(iterable, 1):
+        if not number & 255:
+            checkpoint()
         yield item

@@ -1,7 +1,7 @@
-"""JSON text, both ways, stricter than :mod:`json`: no ``NaN``, no infinite numbers, one kind of error.
+"""Read and write JSON text, more strictly than :mod:`json`: no ``NaN``, no infinite numbers, one kind of error.
 
-A long text is decoded in pieces, so that neither its length nor its form decides how long nobody looks at the clock, and with a bound on
-the values in it: a byte of JSON can become a hundred bytes of objects.
+A long text is decoded in pieces, with a checkpoint after each piece: otherwise a hostile text could keep a thread past its deadline. The
+number of values is bounded, because one byte of JSON can become a hundred bytes of objects.
 """
 
 from __future__ import annotations
@@ -16,60 +16,60 @@ from groq_provider.errors import InvalidRequestError, ResponseDecodeError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["AT_ONCE", "MOST_VALUES", "Body", "as_text", "count_values", "dumps", "loads", "loads_text"]
+__all__ = ["AT_ONCE", "MAX_VALUES", "Body", "as_text", "count_values", "dumps", "loads", "loads_text"]
 
-#: So many bytes are decoded in one go: some milliseconds of work, whatever they are.
+#: A text of at most this many bytes is decoded in one call: a few milliseconds of work, whatever it holds.
 AT_ONCE = 65_536
-#: Values in a text, names of fields included: ten times an answer with the probabilities of twenty alternatives for each of 8,000 tokens
-#: would have them, and some 300 MB of objects at most.
-MOST_VALUES = 2_000_000
+#: The largest number of values in a text, names of fields included: ten times the values of an answer with the probabilities of twenty
+#: alternatives for each of 8,000 tokens, and some 300 MB of objects at most.
+MAX_VALUES = 2_000_000
 
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _finite(text: str) -> float:
-    found = float(text)
-    if math.isinf(found):
+def _parse_finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
         raise ValueError(f"a number is too large: {text[:40]}")
-    return found
+    return number
 
 
-def _as_dict(given: object) -> dict[Any, Any]:
-    """Let the encoder write the mappings that are no dict."""
-    if isinstance(given, Mapping):
-        return dict(given)
-    raise TypeError(f"Object of type {type(given).__name__} is not JSON serializable")
+def _as_dict(value: object) -> dict[Any, Any]:
+    """Let the encoder write mappings that are not dicts."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
-# json.loads builds a decoder per call when it is given parse_constant; one decoder serves all threads.
-_decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+# ``json.loads`` builds a new decoder for every call with parse_constant; this one decoder serves all threads.
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_parse_finite)
 scan_json, _decode_json = _decoder.scan_once, _decoder.decode  # type: ignore[attr-defined]  # not in typeshed
 _encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_as_dict).encode
 
 
 def loads(
-    data: bytes, what: str = "the body", *, look: Callable[[], object] | None = None, most: int = MOST_VALUES
+    data: bytes, what: str = "the body", *, checkpoint: Callable[[], object] | None = None, max_values: int = MAX_VALUES
 ) -> Any:
-    """Decode JSON from bytes. What is not UTF-8 reads U+FFFD.
+    """Decode JSON from bytes. Bytes that are not UTF-8 become U+FFFD.
 
     Args:
-        data: The text.
-        what: Names it in messages.
-        look: Called every few milliseconds of work; it may raise.
-        most: Values that a text of more than 64 KiB may hold.
+        data: The JSON text.
+        what: The name of the text, for error messages.
+        checkpoint: Called every few milliseconds of work; it may raise.
+        max_values: The number of values that a text of more than 64 KiB may hold.
 
     Raises:
-        ResponseDecodeError: Not JSON, nested too deep, ``NaN`` or infinite numbers.
-        ResponseTooLargeError: More values than *most*.
+        ResponseDecodeError: The text is not JSON, is nested too deep, or holds ``NaN`` or an infinite number.
+        ResponseTooLargeError: The text holds more than *max_values* values.
     """
     if len(data) <= AT_ONCE:
         return loads_text(data.decode("utf-8", "replace"), what)
-    from groq_provider.wire.json_pieces import Pieces  # most texts are short
+    from groq_provider.wire.json_pieces import PieceDecoder  # imported late: most texts are short
 
     try:
-        return Pieces(data, look or int, most, what).decode()
+        return PieceDecoder(data, checkpoint or int, max_values, what).decode()
     except RecursionError:
         raise ResponseDecodeError(f"{what} is nested too deep") from None
     except ValueError as error:
@@ -77,27 +77,27 @@ def loads(
 
 
 def loads_text(text: str, what: str = "the body") -> Any:
-    """Decode JSON text, in one go.
+    """Decode JSON text in one call.
 
     Raises:
-        ResponseDecodeError: Not JSON, nested too deep, ``NaN`` or infinite numbers.
+        ResponseDecodeError: The text is not JSON, is nested too deep, or holds ``NaN`` or an infinite number.
     """
     try:
-        # Straight to the scanner: decode() looks for white space before and after, which costs a quarter of a small text.
+        # The scanner is called directly: decode() strips white space first, which costs a quarter of the time of a small text.
         try:
-            found, end = scan_json(text, 0)
+            decoded, end = scan_json(text, 0)
         except StopIteration:
             end = -1
-        return found if end == len(text) else _decode_json(text.removeprefix("\ufeff"))
+        return decoded if end == len(text) else _decode_json(text.removeprefix("\ufeff"))
     except RecursionError:
         raise ResponseDecodeError(f"{what} is nested too deep") from None
     except ValueError as error:
         raise ResponseDecodeError(f"{what} is not JSON: {str(error)[:200]}") from None
 
 
-def count_values(found: object, look: Callable[[], object] = int) -> int:
-    """Return how many values there are in a decoded one, names of fields and itself included."""
-    pending: list[Any] = [found]
+def count_values(decoded: object, checkpoint: Callable[[], object] = int) -> int:
+    """Return the number of values in decoded JSON, names of fields and the whole included."""
+    pending: list[Any] = [decoded]
     count, steps = 1, 0
     while pending:
         item = pending.pop()
@@ -109,7 +109,7 @@ def count_values(found: object, look: Callable[[], object] = int) -> int:
             pending += [value for value in item if type(value) in _CONTAINERS]
         steps += 1
         if not steps % 4096:
-            look()
+            checkpoint()
     return count
 
 
@@ -117,7 +117,7 @@ _CONTAINERS = (list, dict)
 
 
 class Body(bytes):
-    """The JSON text of a request, which does not show itself where frames and variables are printed."""
+    """The JSON text of a request, whose ``repr`` shows its size only: it holds the prompt."""
 
     __slots__ = ()
 
@@ -128,10 +128,10 @@ class Body(bytes):
 
 
 def dumps(data: Any) -> Body:
-    """Encode JSON text; ASCII only, so that lone surrogates and odd code points travel unharmed.
+    """Encode as JSON text, in ASCII: so lone surrogates arrive unchanged, too.
 
     Raises:
-        InvalidRequestError: Something in it has no JSON form.
+        InvalidRequestError: A value has no JSON form.
     """
     try:
         return Body(_encode_json(data), "ascii")
@@ -139,11 +139,11 @@ def dumps(data: Any) -> Body:
         raise InvalidRequestError(f"the request cannot be written as JSON: {str(error)[:200]}") from None
 
 
-def as_text(found: Any) -> str:
-    """Return a text as it is, anything else as JSON. Never fails."""
-    if isinstance(found, str):
-        return found
+def as_text(value: Any) -> str:
+    """Return a text unchanged, and anything else as JSON. Never raises."""
+    if isinstance(value, str):
+        return value
     try:
-        return json.dumps(found, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
-        return f"<{type(found).__name__}>"
+        return f"<{type(value).__name__}>"

@@ -1,7 +1,7 @@
-"""Event streams, by the WHATWG text: bytes into lines, lines into events.
+"""Decode event streams as the WHATWG standard defines them: bytes into lines, lines into events.
 
-Both steps take linear time, keep bytes as bytes, and give out what is complete at once: nothing waits for a later byte that does
-not belong to it. A CR at the end of what has arrived ends its line; an LF that follows it is its second half.
+Both steps take linear time, keep bytes as bytes, and return each event as soon as its own last byte has come. A CR at the end of the
+received bytes therefore ends its line at once; if the next byte is an LF, it belongs to that line end and is dropped.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ __all__ = ["DONE", "MAX_EVENT_BYTES", "MAX_LINE_BYTES", "Event", "EventDecoder",
 #: The data of the event that ends a chat stream.
 DONE = b"[DONE]"
 
-#: A larger event is a fault or an attack. One may be a whole answer, with a picture in it, so it is as much as a plain one has.
+#: An event may hold a whole answer with a picture in it, so the limit is that of a plain answer. A larger event is a fault or an attack.
 MAX_EVENT_BYTES = 64 << 20
-#: With room for the name of the field.
+#: One event in one line, with the name of its field.
 MAX_LINE_BYTES = MAX_EVENT_BYTES + 64
 
-_STREAM = rb"(?:\xef\xbb\xbf)?\s*(?:(?:data|event|id|retry)[:\r\n]|:)"
+_STREAM_START = rb"(?:\xef\xbb\xbf)?\s*(?:(?:data|event|id|retry)[:\r\n]|:)"
 
 
 def is_stream(start: bytes) -> bool:
-    """Say whether a body that is labelled otherwise begins as an event stream does, which JSON and HTML never do."""
-    return re.match(_STREAM, start) is not None
+    """Tell an event stream by its first bytes, whatever its content type. JSON and HTML never begin like that."""
+    return re.match(_STREAM_START, start) is not None
 
 
 class LineSplitter:
-    """Split a body into lines at CR, LF and CRLF, wherever the pieces were cut.
+    """Splits a body into lines at CR, LF and CRLF, wherever its pieces were cut.
 
-    Not shared between threads.
+    A splitter belongs to one thread.
     """
 
-    __slots__ = ("_after_cr", "_rest", "max_line")
+    __slots__ = ("_after_cr", "_partial_line", "max_line")
 
     def __init__(self, max_line: int = MAX_LINE_BYTES) -> None:
         self.max_line = max_line
-        self._rest = bytearray()  # the unfinished line; one object, however small the pieces it comes in
+        self._partial_line = bytearray()  # the unfinished line: one buffer, so that many small pieces take linear time
         self._after_cr = False
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Return the lines that *data* completes, without their ends.
+        """Return the lines that *data* completes, without their line ends.
 
         Raises:
             ResponseTooLargeError: A line is longer than ``max_line`` bytes.
@@ -63,134 +63,134 @@ class LineSplitter:
             self._after_cr = data[-1:] == b"\r"
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         if b"\n" not in data:
-            self._hold(data)
+            self._extend_partial(data)
             return []
         lines = data.split(b"\n")
-        rest = lines.pop()
+        partial = lines.pop()
         size = len(data)
-        if self._rest:
-            size += len(self._rest)
-            lines[0] = b"".join((self._rest, lines[0]))
-            self._rest.clear()
+        if self._partial_line:
+            size += len(self._partial_line)
+            lines[0] = b"".join((self._partial_line, lines[0]))
+            self._partial_line.clear()
         if size > self.max_line:
             for line in lines:
-                self._check(len(line))
-        if rest:
-            self._hold(rest)
+                self._check_length(len(line))
+        if partial:
+            self._extend_partial(partial)
         return lines
 
     def finish(self) -> bytes:
-        """Return the last line if the body ended without an end of line, else nothing."""
-        rest = bytes(self._rest)
-        self._rest.clear()
-        return rest
+        """Return the last line of a body that ended without a line end, or ``b""``. Call it at the end of the body."""
+        partial = bytes(self._partial_line)
+        self._partial_line.clear()
+        return partial
 
-    def _hold(self, data: bytes) -> None:
-        self._check(len(self._rest) + len(data))
-        self._rest += data
+    def _extend_partial(self, data: bytes) -> None:
+        self._check_length(len(self._partial_line) + len(data))
+        self._partial_line += data
 
-    def _check(self, size: int) -> None:
+    def _check_length(self, size: int) -> None:
         if size > self.max_line:
             raise ResponseTooLargeError(f"a line of the stream is longer than {self.max_line:,} bytes")
 
 
 class Event(NamedTuple):
-    """One event: its name (``""`` where none is given) and its data."""
+    """One event: its name (``""`` if the stream gave none) and its data."""
 
     name: str
     data: bytes
 
 
-#: Lines of an event that are kept as they are.
-_MANY = 64
+#: The first data lines of an event are kept as separate objects, further ones in one buffer.
+_MAX_PARTS = 64
 
-_event = tuple.__new__  # without the checks of a NamedTuple's own, which take longer than splitting the lines
+_event = tuple.__new__  # the NamedTuple's own constructor takes longer than splitting the lines
 
 
 class EventDecoder:
-    """Turn lines into events. Comments, ``id`` and ``retry`` are read and mean nothing here.
+    """Turns lines into events. Comments, ``id`` and ``retry`` are skipped.
 
-    Not shared between threads.
+    A decoder belongs to one thread.
     """
 
-    __slots__ = ("_data", "_first", "_name", "_rest", "_size", "max_event")
+    __slots__ = ("_at_start", "_data_lines", "_data_size", "_event_name", "_further_data", "max_event")
 
     def __init__(self, max_event: int = MAX_EVENT_BYTES) -> None:
         self.max_event = max_event
-        self._name = ""
-        self._data: list[bytes] = []
-        self._rest = bytearray()  # what comes after the first lines of an event of many: one object
-        self._size = 0
-        self._first = True
+        self._event_name = ""
+        self._data_lines: list[bytes] = []
+        self._further_data = bytearray()  # the data lines after the first ``_MAX_PARTS``: one buffer
+        self._data_size = 0
+        self._at_start = True
 
     def events(self, lines: list[bytes]) -> Iterator[Event]:
-        """Take lines, and yield the events they complete, each before the next line is looked at."""
-        short = max(map(len, lines), default=0) < self.max_event
-        fresh = not (self._first or self._data or self._name)
-        rest = iter(lines)
-        for line in rest:
-            if fresh and short and line[:6] == b"data: ":
+        """Take lines and yield the events that they complete, each one before the next line is read."""
+        all_short = max(map(len, lines), default=0) < self.max_event
+        between_events = not (self._at_start or self._data_lines or self._event_name)
+        line_iterator = iter(lines)
+        for line in line_iterator:
+            if between_events and all_short and line[:6] == b"data: ":
                 # Nearly every event is one line of data and an empty one.
-                after = next(rest, None)
-                if after == b"":
+                next_line = next(line_iterator, None)
+                if next_line == b"":
                     yield _event(Event, ("", line[6:]))
                     continue
                 self.feed(line)
-                if after is None:
+                if next_line is None:
                     return
-                line = after  # noqa: PLW2901 - the one that was looked at already
+                line = next_line  # noqa: PLW2901 - this line has been taken from the iterator already
             event = self.feed(line)
             if event is not None:
                 yield event
-            fresh = not self._data and not self._name
+            between_events = not self._data_lines and not self._event_name
 
     def feed(self, line: bytes) -> Event | None:
-        """Take one line; return the event it completes, if it does.
+        """Take one line; return the event that it completes, or ``None``.
 
         Raises:
             ResponseTooLargeError: The event is larger than ``max_event`` bytes.
         """
-        if self._first:
-            self._first = False
+        if self._at_start:
+            self._at_start = False
             line = line.removeprefix(b"\xef\xbb\xbf")
         if not line:
             return self._dispatch()
         if line[:5] == b"data:":  # nearly every line
             data = line[6:] if line[5:6] == b" " else line[5:]
-            if len(self._data) < _MANY:
-                self._data.append(data)
+            if len(self._data_lines) < _MAX_PARTS:
+                self._data_lines.append(data)
             else:
-                self._rest += b"\n"
-                self._rest += data
-            self._size += len(data) + 1
-            if self._size > self.max_event:
+                self._further_data += b"\n"
+                self._further_data += data
+            self._data_size += len(data) + 1
+            if self._data_size > self.max_event:
                 raise ResponseTooLargeError(f"an event of the stream is larger than {self.max_event:,} bytes")
             return None
         if line == b"data":
             return self.feed(b"data:")
         if line[:6] == b"event:":
             name = line[7:] if line[6:7] == b" " else line[6:]
-            self._name = name.decode("utf-8", "replace")
+            self._event_name = name.decode("utf-8", "replace")
         elif line == b"event":
-            self._name = ""
+            self._event_name = ""
         return None
 
     def finish(self) -> Event | None:
-        """Return the event that the end of the body left without its blank line, if there is one.
+        """Return the event that the body ended in without a blank line, or ``None``.
 
-        The WHATWG text drops it; whether it counts is for the caller to decide.
+        The WHATWG standard discards such an event; the caller must decide whether it counts.
         """
         return self._dispatch()
 
     def _dispatch(self) -> Event | None:
-        lines, name = self._data, self._name
-        self._name = ""
+        lines, name = self._data_lines, self._event_name
+        self._event_name = ""
         if not lines:
             return None
-        self._data = []
-        self._size = 0
+        self._data_lines = []
+        self._data_size = 0
         data = lines[0] if len(lines) == 1 else b"\n".join(lines)
-        if self._rest:
-            data += self._rest
-            self._rest = bytearray()
+        if self._further_data:
+            data += self._further_data
+            self._further_data = bytearray()
         return Event(name, data)

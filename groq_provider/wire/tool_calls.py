@@ -1,4 +1,4 @@
-"""Fragments of tool calls into whole ones: which call each belongs to."""
+"""Assemble fragments of tool calls into whole calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import attrs
 from groq_provider.errors import ResponseTooLargeError
 from groq_provider.types._base import ReadOnly
 from groq_provider.types.response import ToolCallDelta
-from groq_provider.wire.json_fields import LOST, MOST_ITEMS, whole
+from groq_provider.wire.json_fields import MAX_ITEMS, REPLACEMENT, split_half
 
 if TYPE_CHECKING:
     from groq_provider.types.parts import ToolCall
@@ -18,109 +18,111 @@ __all__ = ["ToolCalls"]
 
 
 class ToolCalls:
-    """The tool calls of one answer, in the making. Every fragment is one look-up, however many calls there are.
+    """Collects the tool calls of one answer. A fragment costs one look-up, however many calls there are.
 
-    Not shared between threads.
+    A collector belongs to one thread.
     """
 
-    __slots__ = ("_calls", "_known", "_newest", "_next", "_places")
+    __slots__ = ("_by_id", "_by_server_index", "_calls", "_newest_call", "_next_index")
 
     def __init__(self) -> None:
         self._calls: dict[int, _PartialCall] = {}
-        #: The newest call by the index that the server gives, and by id.
-        self._places: dict[int, _PartialCall] = {}
-        self._known: dict[str, _PartialCall] = {}
-        self._newest: _PartialCall | None = None
-        self._next = 0  # above all indices given out
+        #: The newest call under each index of the server, and the calls by id.
+        self._by_server_index: dict[int, _PartialCall] = {}
+        self._by_id: dict[str, _PartialCall] = {}
+        self._newest_call: _PartialCall | None = None
+        self._next_index = 0  # above every index in use
 
-    def add(self, found: ToolCallDelta) -> ToolCallDelta:
-        """Add a fragment to its call, or begin one; return it with the index that the call has for the reader.
+    def add(self, fragment: ToolCallDelta) -> ToolCallDelta:
+        """Add a fragment to its call, or begin a call; return the fragment with the index that the call has for the caller.
 
-        It belongs to the call of its id, else to the newest under its index, else, without either, to the newest of all; unless it
-        names a function where that call has another id or another name already: that is how a server begins the next call.
+        A fragment belongs to the call of its id, else to the newest call under its index, else (with neither) to the newest call of all.
+        If it names a function and that call already has another id or another name, it begins the next call.
         """
-        place = max(found.index, -1)
-        call = self._known.get(found.id) if found.id else None
-        if call is None or (place >= 0 and call.place not in {place, -1}):
-            call = self._newest if place < 0 else self._places.get(place)
-            if call is not None and found.name and _begins(call, found, placed=place >= 0):
+        server_index = max(fragment.index, -1)
+        call = self._by_id.get(fragment.id) if fragment.id else None
+        if call is None or (server_index >= 0 and call.server_index not in {server_index, -1}):
+            call = self._newest_call if server_index < 0 else self._by_server_index.get(server_index)
+            if call is not None and fragment.name and _starts_next_call(call, fragment, has_index=server_index >= 0):
                 call = None
         if call is None:
-            if len(self._calls) >= MOST_ITEMS:
-                raise ResponseTooLargeError(f"the answer holds more than {MOST_ITEMS:,} tool calls")
-            # The server's own index, where no other call has it.
-            index = place if place >= 0 and place not in self._calls else self._next
-            self._next = max(self._next, index + 1)
-            call = self._newest = self._calls[index] = _PartialCall(index)
-        if place >= 0:
-            call.place = place
-            self._places[place] = call
-        if found.id:
-            self._known[found.id] = call
-        arguments = call.take(found)
-        if found.index != call.index or found.arguments != arguments:
-            found = attrs.evolve(found, index=call.index, arguments=arguments)
-        return found
+            if len(self._calls) >= MAX_ITEMS:
+                raise ResponseTooLargeError(f"the answer holds more than {MAX_ITEMS:,} tool calls")
+            # Keep the server's index, unless another call has it.
+            index = server_index if server_index >= 0 and server_index not in self._calls else self._next_index
+            self._next_index = max(self._next_index, index + 1)
+            call = self._newest_call = self._calls[index] = _PartialCall(index)
+        if server_index >= 0:
+            call.server_index = server_index
+            self._by_server_index[server_index] = call
+        if fragment.id:
+            self._by_id[fragment.id] = call
+        arguments = call.add_fragment(fragment)
+        if fragment.index != call.index or fragment.arguments != arguments:
+            fragment = attrs.evolve(fragment, index=call.index, arguments=arguments)
+        return fragment
 
-    def rest(self) -> tuple[ToolCallDelta, ...]:
-        """Return what the end of the stream leaves of characters cut in two; to be asked for once."""
-        return tuple([ToolCallDelta(index=call.index, arguments=LOST) for call in self._ordered() if call.end()])
+    def flush_halves(self) -> tuple[ToolCallDelta, ...]:
+        """End the characters of which only one half came: each becomes U+FFFD. Call it once, at the end of the stream."""
+        return tuple(
+            [ToolCallDelta(index=call.index, arguments=REPLACEMENT) for call in self._ordered() if call.finish_half()]
+        )
 
-    def size(self) -> int:
-        """Return the characters of all arguments."""
+    def text_size(self) -> int:
+        """Return the number of characters of all arguments."""
         return sum(len(part) for call in self._calls.values() for part in call.arguments)
 
-    def whole(self) -> tuple[ToolCall, ...]:
-        """Return the calls so far, in the order of their indices."""
-        return tuple([call.whole() for call in self._ordered()])
+    def to_tool_calls(self) -> tuple[ToolCall, ...]:
+        """Return the calls as far as they have come, in the order of their indices."""
+        return tuple([call.to_tool_call() for call in self._ordered()])
 
     def _ordered(self) -> list[_PartialCall]:
         return [self._calls[index] for index in sorted(self._calls)]
 
 
-def _begins(call: _PartialCall, found: ToolCallDelta, *, placed: bool) -> bool:
-    """Say whether a fragment with a name, which would belong to *call*, is the first of another one."""
-    if found.id and call.id:
+def _starts_next_call(call: _PartialCall, fragment: ToolCallDelta, *, has_index: bool) -> bool:
+    """Tell whether a fragment with a name, which by its id or index belongs to *call*, begins the next call instead."""
+    if fragment.id and call.id:
         return True
-    return bool(call.name) and (call.name != found.name or not (found.id or placed))
+    return bool(call.name) and (call.name != fragment.name or not (fragment.id or has_index))
 
 
 class _PartialCall:
-    __slots__ = ("arguments", "extra", "half", "id", "index", "name", "place", "type")
+    __slots__ = ("arguments", "extra", "id", "index", "name", "open_half", "server_index", "type")
 
     def __init__(self, index: int) -> None:
-        self.index = index  # for the reader
-        self.place = -1  # the server's own, if it gave one
+        self.index = index  # as the caller sees it
+        self.server_index = -1  # as the server numbers it; -1 if it does not
         self.id = ""
         self.name = ""
         self.type = "function"
         self.arguments: list[str] = []
-        self.half = ""  # of a character, at the end of the arguments
+        self.open_half = ""  # first half of a character, at the end of the arguments
         self.extra: dict[str, Any] = {}
 
-    def take(self, found: ToolCallDelta) -> str:
-        """Take over a fragment; return what it adds to the arguments."""
-        self.id = self.id or found.id or ""
-        self.name = self.name or found.name or ""
-        self.type = found.type or self.type
-        self.extra.update(found.extra)
-        text = found.arguments
-        if text and (self.half or not text.isascii()):
-            text, self.half = whole(self.half + text)
+    def add_fragment(self, fragment: ToolCallDelta) -> str:
+        """Add a fragment; return the text that it adds to the arguments."""
+        self.id = self.id or fragment.id or ""
+        self.name = self.name or fragment.name or ""
+        self.type = fragment.type or self.type
+        self.extra.update(fragment.extra)
+        text = fragment.arguments
+        if text and (self.open_half or not text.isascii()):
+            text, self.open_half = split_half(self.open_half + text)
         if text:
             self.arguments.append(text)
         return text
 
-    def end(self) -> bool:
-        """Give up a half that stayed alone; say whether there was one."""
-        if not self.half:
+    def finish_half(self) -> bool:
+        """Replace an open half by U+FFFD; return ``False`` if none is open."""
+        if not self.open_half:
             return False
-        self.half = ""
-        self.arguments.append(LOST)
+        self.open_half = ""
+        self.arguments.append(REPLACEMENT)
         return True
 
-    def whole(self) -> ToolCall:
-        from groq_provider.types.parts import ToolCall  # most answers do without
+    def to_tool_call(self) -> ToolCall:
+        from groq_provider.types.parts import ToolCall  # imported late: most answers have no tool calls
 
         arguments = "".join(self.arguments)
         return ToolCall(

@@ -37,7 +37,7 @@ def read(pieces: Iterable[bytes], *, short: bool = True) -> tuple[object, ...]:
                 seen.append(event)
                 if event.data[:6] == DONE:
                     return (*seen, LLMResponse(**assembler.response_fields()))
-                chunk = assembler.again(event.data) if short and not event.name else None
+                chunk = assembler.reuse_template(event.data) if short and not event.name else None
                 chunk = chunk or assembler.feed(json_text.loads(event.data), event.data if short else b"")
                 if chunk is not None:
                     seen.append(chunk)

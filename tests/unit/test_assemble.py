@@ -632,7 +632,7 @@ def test_repeated_chunk_is_not_decoded(compact):
     """The usual case is the short way, whatever its white space."""
     assembler = taught(compact=compact)
     for text in (" world", "!", " ünd 東京 🙂", "x" * 5000):
-        assert assembler.again(encoded(text, compact=compact)) == ResponseChunk(content=text)
+        assert assembler.reuse_template(encoded(text, compact=compact)) == ResponseChunk(content=text)
     assert assembler.chunks == 5
     assert assembler.response_fields()["content"] == "Hello world! ünd 東京 🙂" + "x" * 5000
 
@@ -662,7 +662,7 @@ HEAD, TAIL = encoded("|").split(b"|")
 def test_new_chunk_form_is_decoded(data):
     """The short way takes plain text and nothing else, and changes nothing when it does not take a chunk."""
     assembler = taught()
-    assert assembler.again(data[1]) is None
+    assert assembler.reuse_template(data[1]) is None
     assert assembler.chunks == 1
     assert assembler.response_fields()["content"] == "Hello"
 
@@ -683,7 +683,7 @@ def test_duplicate_key_teaches_no_pattern(delta):
     assembler.feed(FIRST)
     assert assembler.feed(json_text.loads(source), source) == ResponseChunk(content="Hello")
     for other in (source.replace(b"Hello", b"other", 1), source.replace(b"Hello", b"other")):
-        assert assembler.again(other) is None
+        assert assembler.reuse_template(other) is None
 
 
 @given(
@@ -702,7 +702,7 @@ def test_short_path_equals_decoding(texts, compact, escaped):
     short, long = taught(compact=compact, escaped=escaped), taught(compact=compact, escaped=escaped)
     for source in sources:
         decoded = json_text.loads(source)
-        assert (short.again(source) or short.feed(decoded, source)) == long.feed(decoded)
+        assert (short.reuse_template(source) or short.feed(decoded, source)) == long.feed(decoded)
     assert short.response_fields() == long.response_fields()
 
 

@@ -566,7 +566,7 @@ def test_interrupted_close_still_closes(monkeypatch):
     stream = bench.stream()
     next(stream)
     with monkeypatch.context() as patch:
-        patch.setattr(Assembler, "again", lambda self, data: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Assembler, "reuse_template", lambda self, data: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             stream.close()
     with pytest.raises(RuntimeError, match="closed before its end"):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groq_provider import LLMResponse, Message, ResponseChunk, ToolCallDelta, Usage
-from groq_provider.types._base import from_answer
+from groq_provider.types._base import freeze_json
 from groq_provider.wire import codec
 from groq_provider.wire.assemble import Assembler
 
@@ -140,7 +140,7 @@ def test_given_mappings_are_copied():
 )
 def test_any_json_is_copied(found):
     """It stays equal, serialises alike, and shares no container with what it was made from."""
-    copy = from_answer(found)
+    copy = freeze_json(found)
     assert copy == found
     assert json.dumps(copy) == json.dumps(found)
     if isinstance(found, (dict, list)):

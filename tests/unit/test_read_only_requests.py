@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groq_provider import InvalidRequestError, LLMRequest, Message
-from groq_provider.types import complete, messages, options, parts, request
+from groq_provider.types import load_annotations, messages, options, parts, request
 from groq_provider.types._base import ReadOnly, ReadOnlyList
 from groq_provider.wire.codec import request_body, response_fields
 from groq_provider.wire.converter import encode
 
-complete()
+load_annotations()
 
 #: What each class cannot do without, beside its mappings.
 NEEDED = {

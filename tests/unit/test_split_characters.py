@@ -45,10 +45,10 @@ def read(place, texts):
     said = ""
     for text in texts:
         source = json.dumps(chunk(place, text), separators=(",", ":")).encode()
-        out = assembler.again(source) or assembler.feed(json_text.loads(source), source)
+        out = assembler.reuse_template(source) or assembler.feed(json_text.loads(source), source)
         said += "" if out is None else text_at(place, out)
-    rest = assembler.rest()
-    assert assembler.rest() is None
+    rest = assembler.flush_halves()
+    assert assembler.flush_halves() is None
     said += "" if rest is None else text_at(place, rest)
     return said, text_at(place, LLMResponse(**assembler.response_fields()))
 
@@ -100,7 +100,7 @@ def test_halves_of_different_places():
     assert [
         text_at(place, each) for place, each in zip(("content", "arguments", "reasoning"), out[3:], strict=True)
     ] == ["😀"] * 3
-    assert assembler.rest() is None
+    assert assembler.flush_halves() is None
 
 
 def test_short_way_waits_for_half():
@@ -109,9 +109,9 @@ def test_short_way_waits_for_half():
     sources = [json.dumps(chunk("content", text), separators=(",", ":")).encode() for text in ("", "a", HIGH, "b", "c")]
     for source in sources[:3]:
         assembler.feed(json_text.loads(source), source)
-    assert assembler.again(sources[3]) is None
+    assert assembler.reuse_template(sources[3]) is None
     assert assembler.feed(json_text.loads(sources[3]), sources[3]).content == LOST + "b"
-    assert assembler.again(sources[4]).content == "c"
+    assert assembler.reuse_template(sources[4]).content == "c"
     assert assembler.response_fields()["content"] == f"a{LOST}bc"
 
 

@@ -236,9 +236,9 @@ def test_long_line_is_copied_once():
     pieces = [b"data: "] + [b"x" * 64] * 8000
     for piece in pieces:
         assert splitter.feed(piece) == []
-    assert splitter._rest == b"".join(pieces)
+    assert splitter._partial_line == b"".join(pieces)
     assert splitter.feed(b"\n") == [b"".join(pieces)]
-    assert not splitter._rest
+    assert not splitter._partial_line
 
 
 @given(st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3), max_size=8), st.integers(1, 40))

@@ -143,8 +143,8 @@ def test_many_fragments_take_linear_work(monkeypatch):
             return super().items()
 
     assembler = Assembler()
-    assembler._calls = ToolCalls()
-    monkeypatch.setattr(assembler._calls, "_calls", Calls())
+    assembler._tool_calls = ToolCalls()
+    monkeypatch.setattr(assembler._tool_calls, "_calls", Calls())
     for i in range(300):
         for each in (fragment("{", id=f"c{i}", name="f"), fragment("}")):
             assembler.feed({"choices": [{"delta": {"tool_calls": [each]}}]})

@@ -14,7 +14,7 @@ from support.bench import Bench, refusal, streamed
 from groq_provider import LLMRequest
 from groq_provider import errors as e
 from groq_provider.types.response import Attempt
-from groq_provider.wire.failures import without_key
+from groq_provider.wire.failures import redact_key
 
 KEY = "gsk_canary0123456789abcdef"
 TEXT = 'Meine Frage:\nWie hoch ist das Gehalt von "Frau Müller"?'
@@ -71,7 +71,7 @@ def test_short_key_changes_no_words(key):
 @given(st.text(), st.text(min_size=16, max_size=20), st.text())
 def test_long_key_is_blanked_everywhere(before, key, after):
     """Whatever is around it."""
-    assert key not in without_key(f"{before}{key}{after}{key}", key).replace("****", "\n" * 50)
+    assert key not in redact_key(f"{before}{key}{after}{key}", key).replace("****", "\n" * 50)
 
 
 @pytest.mark.parametrize(

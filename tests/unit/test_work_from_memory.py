@@ -1,4 +1,4 @@
-"""Work that waits for nothing: linear, with a look at clock and token now and then, and with a bound on what a byte can become."""
+"""Work that waits for nothing: linear, with frequent checks of deadline and cancellation, and with a bound on what a byte can become."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_pieces_decode_like_the_whole(value, escaped, indent, piece, data):
     """Wherever a text is cut, and also where it is damaged: the same value, or none."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_text, "AT_ONCE", 0)
-        patch.setattr(json_pieces, "_PIECE", piece)
+        patch.setattr(json_pieces, "_PIECE_BYTES", piece)
         body = json.dumps(value, ensure_ascii=escaped, indent=indent).encode("utf-8", "surrogatepass")
         at = data.draw(st.integers(0, len(body)))
         mark = data.draw(st.sampled_from([b"", b'"', b"\\", b"[", b"}", b",", b"x", b"1", b"\n", b"\xff"]))
@@ -62,36 +62,36 @@ LONG = {
 
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("name", LONG)
-def test_decoding_looks_up_often(name):
+def test_decoding_checks_often(name):
     """Once in 32 KiB of text, or it has ended: what has to be done for so much takes some milliseconds."""
-    looks = 0
+    calls = 0
 
-    def look():
-        nonlocal looks
-        looks += 1
+    def checkpoint():
+        nonlocal calls
+        calls += 1
 
     try:
-        json_text.loads(LONG[name], look=look, most=10**9)
+        json_text.loads(LONG[name], checkpoint=checkpoint, max_values=10**9)
     except e.ResponseDecodeError:
         assert name in {"open lists", "nested", "bad escapes"}
     else:
-        assert looks >= len(LONG[name]) // 32_768
+        assert calls >= len(LONG[name]) // 32_768
 
 
 @pytest.mark.parametrize("name", ["lists", "nested", "objects", "names"])
 def test_number_of_values_is_bounded(name):
     """A byte of them would become a hundred in memory."""
     with pytest.raises(e.ResponseTooLargeError, match="more than 50,000 values"):
-        json_text.loads(LONG[name], most=50_000)
+        json_text.loads(LONG[name], max_values=50_000)
 
 
 def test_commas_in_text_count_nothing():
     """They are counted for values only until it matters."""
     rows = [{"text": "a,b:[{" * 400} for _ in range(300)]
-    assert json_text.loads(json.dumps(rows).encode(), most=2_000) == rows
+    assert json_text.loads(json.dumps(rows).encode(), max_values=2_000) == rows
 
 
-class Late(Exception):  # noqa: N818 - what a look raises
+class Late(Exception):  # noqa: N818 - raised by a checkpoint
     pass
 
 
@@ -104,27 +104,27 @@ class Late(Exception):  # noqa: N818 - what a look raises
     ],
     ids=["calls", "arguments", "executed"],
 )
-def test_one_chunk_looks_up_often(delta):
+def test_one_chunk_checks_often(delta):
     """However much one chunk holds."""
-    looks = 0
+    calls = 0
 
-    def look():
-        nonlocal looks
-        looks += 1
+    def checkpoint():
+        nonlocal calls
+        calls += 1
 
-    Assembler(look).feed({"choices": [{"index": 0, "delta": delta}]})
-    assert looks >= 15
+    Assembler(checkpoint).feed({"choices": [{"index": 0, "delta": delta}]})
+    assert calls >= 15
 
 
-def test_plain_answer_looks_up_often():
+def test_plain_answer_checks_often():
     """While its calls are read."""
 
-    def look():
+    def checkpoint():
         raise Late
 
     answer = {"choices": [{"message": {"content": "", "tool_calls": [{}] * 5_000}}]}
     with pytest.raises(Late):
-        codec.response_fields(answer, look)
+        codec.response_fields(answer, checkpoint)
     answer["choices"][0]["message"]["tool_calls"] *= 10
     with pytest.raises(e.ResponseTooLargeError, match=r"more than 10,000 items @ \$.choices\[0\].message.tool_calls"):
         codec.response_fields(answer)
@@ -145,7 +145,7 @@ def test_plain_answer_looks_up_often():
 )
 def test_what_is_kept_is_bounded(chunk, monkeypatch):
     """In all chunks together, and each costs what it brings: nothing kept before is copied."""
-    monkeypatch.setattr("groq_provider.wire.assemble._MOST_KEPT", 300)
+    monkeypatch.setattr("groq_provider.wire.assemble._MAX_KEPT_VALUES", 300)
     assembler = Assembler()
     text = json.dumps(chunk)
 
@@ -163,7 +163,7 @@ def test_event_lines_become_one_object():
     decoder = EventDecoder()
     for _ in range(1000):
         assert decoder.feed(b"data: ab") is None
-    assert len(decoder._data) < 100
+    assert len(decoder._data_lines) < 100
     assert decoder.feed(b"").data == b"\n".join([b"ab"] * 1000)
     assert decoder.feed(b"data: c") is None
     assert decoder.feed(b"").data == b"c"

@@ -969,7 +969,7 @@ def test_interrupt_between_chunks_closes_stream(emulator, provider, monkeypatch)
     """The chunk it struck at is missing: whoever reads on must not get the rest for the whole."""
     emulator.enqueue(Reply(chunks=[f"{number} " for number in range(20)]))
     stream = provider.generate_stream("x")
-    again, calls = Assembler.again, []
+    again, calls = Assembler.reuse_template, []
 
     def struck(self, data):
         calls.append(data)
@@ -977,7 +977,7 @@ def test_interrupt_between_chunks_closes_stream(emulator, provider, monkeypatch)
             raise KeyboardInterrupt
         return again(self, data)
 
-    monkeypatch.setattr(Assembler, "again", struck)
+    monkeypatch.setattr(Assembler, "reuse_template", struck)
     with pytest.raises(KeyboardInterrupt):
         deque(stream, maxlen=0)
     with pytest.raises(RuntimeError, match="closed before its end"):
