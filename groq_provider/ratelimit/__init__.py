@@ -1,1 +1,18 @@
-"""Deciding when a request may go out."""
+"""Decide when a request may be sent, so that the service refuses as few as possible.
+
+``limiter``      ``TokenBucketRateLimiter``: the public class; finds or adds the limiter of a model.
+``model``        ``ModelLimiter``: the queue, the calls in flight and the lock of one model; grants reservations.
+``shared_model`` The same with the buckets in a store that processes share; goes on alone while the store is offline.
+``queue``        Whose turn it is: first come, first served, in an interactive and a batch class.
+``reservation``  One attempt's place in the limits: settle it, refund it or keep it.
+``bucket``       The arithmetic of limits: buckets that refill continuously (GCRA), in nanoseconds.
+``gate``         Holds callers back after a 429, and learns a pace if the refusal names no limit.
+``learning``     Adopts limits and levels from headers and refusals.
+``cost``         Estimates a call's cost, and corrects that by the usage reported.
+``estimate``     Counts the tokens of a prompt before the service does.
+``refusal``      Why a call gets no reservation: too large, too late, too long a wait.
+``store``        Where processes keep shared limits: a file or Redis.
+
+The state of a model changes only under its lock, which is held for arithmetic and never while waiting, logging or asking a store.
+Modules from ``queue`` to ``cost`` are guarded by that lock and take none themselves.
+"""

@@ -1,11 +1,11 @@
-"""The arithmetic of limits: continuously refilled buckets, in whole nanoseconds.
+"""Compute limits as continuously refilled buckets, in whole nanoseconds.
 
-Every limit of the service seen so far is a bucket that refills all the time and holds at most one period's worth:
-``wait = (used + requested - limit) / (limit / period)`` gives the seconds of its refusals. A bucket is kept as its TAT, the
-"theoretical arrival time" of the cell rate algorithm (GCRA): the instant at which it is full again. What is used is then
-``(TAT - now) / interval``; refilling needs no work at all.
+Every limit of the service seen so far is a bucket that refills all the time and holds at most one period's worth: its refusals name
+``wait = (used + requested - limit) / (limit / period)`` seconds. A :class:`Bucket` stores one instant, the "theoretical arrival time"
+(TAT) of the generic cell rate algorithm (GCRA): when it will be full again. The units in use are ``(TAT - now) / interval``, so no
+timer has to refill anything.
 
-Pure: no clock, no lock, no thread. The caller passes *now* and guards the objects.
+This module is pure: it has no clock, lock or thread. The caller passes *now* and must guard the objects by a lock.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ __all__ = [
 #: Nanoseconds of a second.
 SECOND = 1_000_000_000
 
-#: A share of 1 in the unit of shares: millionths.
+#: The whole of a limit, in the unit of shares: millionths.
 FULL_SHARE = 1_000_000
 
-#: What a call uses: requests, tokens in all, tokens of the prompt, tokens of the answer. The places of a :data:`Cost`.
+#: The places of a :data:`Cost`: requests, all tokens, tokens of the prompt, tokens of the answer.
 REQUESTS, TOKENS, INPUT, OUTPUT = range(4)
 
 Cost = tuple[int, int, int, int]
@@ -45,11 +45,11 @@ NO_COST: Cost = (0, 0, 0, 0)
 
 
 class Dimension(NamedTuple):
-    """One of the limits the service knows."""
+    """One kind of limit that the service has."""
 
     name: str
     kind: int
-    """Which place of a cost it counts."""
+    """The place of a :data:`Cost` that it counts."""
     period: int
     """Nanoseconds."""
     unit: str
@@ -73,23 +73,21 @@ DIMENSIONS: Mapping[str, Dimension] = {
 }
 
 
-#: How long a limit that the service has named refuses what is larger, without a request being tried.
+#: A larger request is refused without being sent for this long after the service named the limit; then one may try.
 _TRUSTED_PERIOD = _MINUTE
-#: Fewer requests or tokens than in any plan of the service.
+#: No plan of the service allows fewer requests or tokens than this.
 _LEAST_PLAUSIBLE = 15
 
 
 class Bucket:
-    """One limit.
+    """One limit of one model.
 
     Args:
-        dimension: What it counts, over which period.
+        dimension: The units it counts, and over which period.
         limit: Its size, at least 1.
-        share: Millionths of *limit* to use. Applies to tokens only: requests are counted the same on both sides, tokens are
-            estimates.
+        share: Millionths of *limit* to use. Applies to tokens only: both sides count requests alike, but tokens are estimates.
         now: Nanoseconds of the caller's clock. The bucket starts full.
-        keep_own_use: Whether what was charged here counts whatever the service says.
-
+        keep_own_use: Whether units charged here stay counted even if the service reports that less is used.
     .. versionadded:: 0.1.0
     """
 
@@ -115,9 +113,10 @@ class Bucket:
         self.name = dimension.name
         self.kind = dimension.kind
         self.keep_own_use = keep_own_use
-        self.named_at = now  # when the service named the limit last
+        self.named_at = now  # when the service last named the limit
         self.tat = now
-        #: What of ``tat`` others have used, as far as the service told: full at _own without them when _mark was the tat. 0: nothing.
+        #: The part of ``tat`` used by other clients, as reported by the service: when ``tat`` was ``_marked_tat``, the bucket would have
+        #: been full at ``_own_full_at`` without them. Both 0: no report.
         self._own_full_at = self._marked_tat = 0
         self._set_size(limit, share, 1)
 
@@ -129,18 +128,18 @@ class Bucket:
             share = FULL_SHARE
         self.limit = limit
         self.capacity = max(1, limit * share // (FULL_SHARE * parts))
-        # Rounded up, so that no rounding ever lets more through than the limit.
+        # Rounded up, so that rounding never allows more than the limit.
         self.interval = -(-self.dimension.period * FULL_SHARE * parts // (limit * share))
         self.burst = self.capacity * self.interval
 
     def resize(self, limit: int, *, share: int, now: int, parts: int = 1) -> None:
-        """Change the size and keep what is used: a limit that shrinks does not forget the tokens already spent.
+        """Change the size and keep the use: a limit that shrinks must not forget the tokens already spent.
 
         Args:
             limit: The service's limit.
-            share: Millionths of it to use, of tokens.
+            share: Millionths of it to use, for tokens.
             now: Nanoseconds of the caller's clock.
-            parts: Among how many that is divided; one of them is used.
+            parts: Use one of this many equal parts of it.
         """
         used, own, old_interval = max(self.tat - now, 0), self.own_full_at(now) - now, self.interval
         self._set_size(limit, share, parts)
@@ -151,10 +150,10 @@ class Bucket:
         )
 
     def ready_at(self, units: int) -> int:
-        """Return the instant at which *units* fit; may lie in the past.
+        """Return the instant at which *units* fit, which may be past.
 
-        Nothing is free at any time. More than the capacity fits when the bucket is full, and leaves a debt; whether it is
-        more than the limit itself is for the caller to ask.
+        No units fit at any time. More than the capacity fits when the bucket is full, and leaves a debt; the caller must check whether
+        it exceeds the limit itself, see :meth:`BucketSet.never_fits`.
         """
         if not units:
             return 0
@@ -163,11 +162,11 @@ class Bucket:
         return self.tat + units * self.interval - self.burst
 
     def charge(self, units: int, now: int) -> None:
-        """Take *units*, into a debt of one period at most if need be."""
+        """Take *units*; the bucket may go into a debt of at most one period."""
         self.tat = min(max(self.tat, now) + units * self.interval, self.latest_tat(now))
 
     def credit(self, units: int, now: int) -> None:
-        """Give *units* back, not beyond full."""
+        """Return *units*; the bucket never holds more than full."""
         returned_time = units * self.interval
         tat = max(now, self.tat - returned_time)
         if self._marked_tat:
@@ -177,9 +176,9 @@ class Bucket:
         self.tat = tat
 
     def own_full_at(self, now: int) -> int:
-        """Return when the bucket would be full if only what was charged here counted, and nothing the service said of others.
+        """Return when the bucket would be full if only units charged here counted, without the service's reports of other clients.
 
-        Charges are kept in ``tat`` alone, which is the hot path, and read off here: at worst a little more than it was.
+        To keep the hot path short, charges change ``tat`` only; the result is derived from it and may be slightly too late.
         """
         tat = self.tat
         if self._marked_tat:
@@ -189,21 +188,21 @@ class Bucket:
         return tat if tat > now else now  # noqa: FURB136 - max() costs three times as much
 
     def _set_full_at(self, full: int, own: int) -> None:
-        """Be full at the instant *full*, of which what is missing until *own* is our own use."""
+        """Set the bucket to be full at *full*; the units missing until *own* were used here."""
         self.tat = full
         self._own_full_at, self._marked_tat = (own, full) if own < full else (0, 0)
 
     def sync(self, candidate: int, *, now: int, idle: bool, keep_own_use: bool) -> None:
-        """Take over what the service says.
+        """Adopt the service's own figure.
 
-        Tightens at once. Loosens at once only when nothing is in flight, else by a tenth of the gap: what is in flight may
-        not have reached the service when it wrote its figures.
+        A tighter figure applies at once. A looser one applies at once only if no call is in flight; otherwise it closes a tenth of the
+        gap, because the service may have written its figure before it saw the calls in flight.
 
         Args:
-            candidate: Instant at which the service's bucket is full.
+            candidate: Instant at which the service's bucket will be full.
             now: Nanoseconds of the caller's clock.
             idle: Whether no other request is in flight.
-            keep_own_use: Whether our own use counts, as it does where the bucket's own ``keep_own_use`` is set.
+            keep_own_use: Whether units charged here stay counted; the attribute of this name has the same effect.
         """
         tat = self.tat
         own = self.own_full_at(now) if self._marked_tat else tat if tat > now else now  # noqa: FURB136 - as above
@@ -223,25 +222,25 @@ class Bucket:
             self._marked_tat = 0
 
     def service_full_at(self, used: int, limit: int, now: int) -> int:
-        """Return the ``tat`` that stands for *used* of the service's own *limit*.
+        """Convert *used* units of the service's *limit* into a ``tat`` of this bucket.
 
-        Of a limit as large as ours that is when the service's bucket is full again: at its rate, not at our share. Of a larger one only
-        so much counts that no more is left here than there.
+        If the service's limit is not larger than ours, the result is when the service's bucket will be full: at its rate, not at our
+        share. If it is larger, the result leaves no more units here than there.
         """
         if limit > self.limit:
             return now + max(self.capacity - max(limit - used, 0), 0) * self.interval
         return now - (-used * self.dimension.period // self.limit)
 
     def exhaust(self, now: int) -> None:
-        """Take whatever is left, though nobody here used it."""
+        """Take all remaining units, although no call here used them."""
         self._set_full_at(max(self.tat, now + self.burst), self.own_full_at(now))
 
     def latest_tat(self, now: int) -> int:
-        """Return the latest ``tat`` there may be: empty, with a debt of one period. No figure of the service blocks for longer."""
+        """Return the latest allowed ``tat``: empty, with a debt of one period. No figure of the service may block for longer."""
         return now + self.burst + self.dimension.period
 
     def remaining(self, now: int) -> int:
-        """Return what is left for this process, the margin of the share held back; negative while in debt."""
+        """Return the units left for this process, without the margin that the share holds back; negative while in debt."""
         return self.capacity + (min(now - self.tat, 0) // self.interval)
 
     def used(self, now: int) -> int:
@@ -249,15 +248,15 @@ class Bucket:
         return -(min(now - self.tat, 0) // self.interval)
 
     def reset(self, now: int) -> int:
-        """Return the nanoseconds until full."""
+        """Return the nanoseconds until the bucket is full."""
         return max(self.tat - now, 0)
 
 
 class BucketSet:
-    """The limits of one model, decided together: all of them or none.
+    """The limits of one model; a cost is taken from all of them or from none.
 
     Args:
-        limits: Sizes by name (``"rpm"`` …); ``None`` and 0 mean not known.
+        limits: Sizes by name (``"rpm"`` …); ``None`` and 0 mean unknown.
         share: Millionths of the token limits to use.
         now: Nanoseconds of the caller's clock.
 
@@ -283,11 +282,11 @@ class BucketSet:
         return len(self._buckets)
 
     def get(self, name: str) -> Bucket | None:
-        """Return the bucket of that name, if that limit is known."""
+        """Return the bucket of that name; ``None`` while the limit is unknown."""
         return self._by_name.get(name)
 
     def spacing(self) -> int:
-        """Return the nanoseconds between requests at the rate of the limit per minute; a second where none is known."""
+        """Return the nanoseconds between requests at the limit per minute; one second while that limit is unknown."""
         bucket = self.get("rpm")
         return SECOND if bucket is None else bucket.interval
 
@@ -296,9 +295,9 @@ class BucketSet:
         return "configured" if self._configured_limits.get(bucket.name) == bucket.limit else "learned"
 
     def try_take(self, cost: Cost, now: int) -> bool:
-        """Take *cost* from all buckets if all have it now; else change nothing.
+        """Take *cost* from all buckets if it fits into each of them now; otherwise change nothing.
 
-        The hot path: written out, without calls. A cost beyond a capacity is never taken here; see :meth:`ready_at`.
+        Hot path, written out without calls. A cost above a capacity is never taken here; see :meth:`ready_at`.
         """
         for bucket in self._buckets:
             units = cost[bucket.kind]
@@ -310,7 +309,7 @@ class BucketSet:
         return True
 
     def ready_at(self, cost: Cost) -> tuple[int, Bucket | None]:
-        """Return the instant at which *cost* fits everywhere, and the bucket it waits for; ``(0, None)`` without limits."""
+        """Return the instant at which *cost* fits everywhere, and the bucket that fits it last; ``(0, None)`` without limits."""
         latest, cause = 0, None
         for bucket in self._buckets:
             ready = bucket.ready_at(cost[bucket.kind])
@@ -319,10 +318,10 @@ class BucketSet:
         return latest, cause
 
     def never_fits(self, cost: Cost, now: int | None = None) -> Bucket | None:
-        """Return a bucket whose whole limit is less than *cost*, if there is one.
+        """Return a bucket whose whole limit is less than *cost*; ``None`` if there is no such bucket.
 
-        With *now* a limit that the service has not named for a while counts only if it is configured: it may have been a slip, and only
-        a request that goes out can show that.
+        With *now*, a learned limit counts only for a minute after the service named it: the figure may have been a slip, and only
+        sending a request can show that.
         """
         return next(
             (
@@ -339,40 +338,40 @@ class BucketSet:
         )
 
     def cut_to_limits(self, cost: Cost, need: Cost) -> Cost:
-        """Return *cost* cut to the limits: a margin on top of what a request is known to *need* must not make it impossible."""
+        """Return *cost* cut to the limits, but not below *need*: a safety margin must not make a request impossible."""
         units = list(cost)
         for bucket in self._buckets:
             units[bucket.kind] = min(units[bucket.kind], max(bucket.limit, need[bucket.kind]))
         return units[0], units[1], units[2], units[3]
 
     def charge(self, cost: Cost, now: int) -> None:
-        """Take *cost* from all buckets, into debt if need be."""
+        """Take *cost* from all buckets, which may go into debt."""
         for bucket in self._buckets:
             bucket.charge(cost[bucket.kind], now)
 
     def settle(self, reserved: Cost, actual: Cost, now: int) -> None:
-        """Replace what was reserved by what was used: debt is allowed, credit ends at full. A refund has used nothing."""
+        """Replace the reserved cost by the actual one: buckets may go into debt, and never hold more than full."""
         for bucket in self._buckets:
             difference = reserved[bucket.kind] - actual[bucket.kind]
             if difference > 0:
-                if bucket._marked_tat:  # noqa: SLF001 - ours, and this is nearly as hot as try_take()
+                if bucket._marked_tat:  # noqa: SLF001 - the class is of this module; a call costs too much here
                     bucket.credit(difference, now)
                 else:
                     tat = bucket.tat - difference * bucket.interval
-                    bucket.tat = tat if tat > now else now  # noqa: FURB136 - as there
+                    bucket.tat = tat if tat > now else now  # noqa: FURB136 - max() costs three times as much
             elif difference:
                 bucket.charge(-difference, now)
 
     def learn_limit(self, name: str, limit: int, now: int) -> str | None:
-        """Take over a limit the service named.
+        """Adopt a limit that the service named.
 
-        It lowers a configured one and never raises it. Where none is configured the newest word of the service counts.
+        It may lower a configured limit and never raises one. A limit that is not configured follows the service's latest figure.
 
         Returns:
-            ``"adopted"`` for a limit not known before, ``"lowered"`` for one that shrank, else ``None``.
+            ``"adopted"`` for a limit unknown so far, ``"lowered"`` for one that shrank, otherwise ``None``.
         """
         if limit < 1:
-            return None  # the service blocks a model in other ways; a limit of nothing would wait for ever
+            return None  # the service blocks models by other means; with a limit of 0 callers would wait for ever
         limit = min(limit, self._configured_limits.get(name, limit))
         bucket = self.get(name)
         if bucket is not None:
@@ -390,9 +389,9 @@ class BucketSet:
         return "lowered" if limit < old_limit else None
 
     def raise_tiny_limits(self, now: int) -> bool:
-        """Double limits that are smaller than any plan's and were not named for a whole period; say whether there are such limits.
+        """Double each implausibly small limit that the service has not named for a whole period; return whether there are any.
 
-        One of a few requests, read once in a text, would hold back everything for good: headers do not speak of all limits.
+        Without this, one misread limit of a few requests would slow the model down for good: headers do not report all limits.
         """
         any_tiny = False
         for bucket in self._buckets:
@@ -412,7 +411,7 @@ class BucketSet:
             bucket.resize(bucket.limit, share=share, now=now, parts=self._parts)
 
     def divide(self, parts: int, now: int) -> None:
-        """Use one of so many parts of the limits from now on, beginning with that part of what is left, at most half of it."""
+        """Use one of *parts* equal parts of the limits from now on; it starts with that part of the remaining units, at most half full."""
         self._parts = parts
         for bucket in self._buckets:
             remaining_units = bucket.remaining(now) // parts
@@ -420,12 +419,12 @@ class BucketSet:
             bucket.tat = now + (bucket.capacity - min(remaining_units, bucket.capacity // 2)) * bucket.interval
 
     def unite(self, now: int) -> None:
-        """Use the whole of the limits again; what is used stays used."""
+        """Use the whole limits again; the units used stay counted."""
         self._parts = 1
         self.set_share(self.share, now)
 
     def exhaust(self, now: int) -> None:
-        """Take whatever the limits per minute still hold: the service refused and did not say why."""
+        """Take all that the limits per minute still hold: the service refused a call without saying which limit it hit."""
         for bucket in self._buckets:
             if bucket.dimension.scope == "minute":
                 bucket.exhaust(now)

@@ -1,6 +1,6 @@
-"""What a call will cost the limits, learned from what earlier ones did cost.
+"""Estimate the cost of a call from the caller's figures and from earlier calls.
 
-Not thread-safe by itself: the lock of the model's state guards it.
+Not thread-safe by itself: the lock of the :class:`~groq_provider.ratelimit.model.ModelLimiter` guards it.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ if TYPE_CHECKING:
 
 __all__ = ["Estimate", "Estimator", "actual_cost"]
 
-#: Taken for an answer of unknown length before anything is known. Never the catalogue's maximum: with it nothing would fit.
+#: Assumed length of an answer before any is known. The catalogue's maximum would fit into no limit.
 FIRST_OUTPUT = 1024
 
 _PROMPT_MARGIN = 50_000  # millionths on top of the corrected prompt estimate
 _NEWEST_WEIGHT = 0.1  # of the newest sample in the moving averages
-_SAMPLE_COUNT = 128  # completions that the p99 looks back on
-# Template tokens make the ratio of tiny prompts huge; a long prompt must not be multiplied by that.
+_SAMPLE_COUNT = 128  # recent answers that the 99th percentile covers
+# The chat template multiplies the tokens of tiny prompts; long prompts must not be multiplied by that ratio.
 _LOWEST_RATIO, _HIGHEST_RATIO = 0.5, 2.0
 
 
 class Estimate(NamedTuple):
-    """What a call is taken to cost."""
+    """The estimated cost of a call."""
 
     cost: Cost
-    """What is reserved."""
+    """The cost to reserve."""
     need: Cost
-    """The least it can need: decides whether it can ever fit, so without margins."""
+    """The least possible cost, without margins: decides whether the call can ever fit."""
     prompt_tokens: int
     """The caller's own estimate of the prompt, to learn from."""
 
 
 class Estimator:
-    """Corrects prompt estimates and guesses the length of answers, for one model.
+    """Corrects the prompt estimates of one model, and guesses the length of its answers.
 
     Attributes:
-        output_yield: Part of a reserved answer that is really used. Rises from 0, so that few samples give a low bound.
+        output_yield: Used fraction of the reserved output tokens. Rises from 0, so that few samples give a low bound.
 
     .. versionadded:: 0.1.0
     """
@@ -52,11 +52,11 @@ class Estimator:
         self._prompt_factor = FULL_SHARE + _PROMPT_MARGIN
         self._mean_estimated = self._mean_counted = 0.0
         self._recent_outputs: deque[int] = deque(maxlen=_SAMPLE_COUNT)
-        self._output_p99: int | None = FIRST_OUTPUT  # None: to be computed again
+        self._output_p99: int | None = FIRST_OUTPUT  # None: compute it again
         self.output_yield = 0.0
 
     def estimate(self, prompt_tokens: int, output_tokens: int) -> Estimate:
-        """Return what a call is taken to cost. Reads one number, so it needs no lock."""
+        """Return the estimated cost of a call. Reads one number, so it needs no lock."""
         corrected_prompt = -(-prompt_tokens * self._prompt_factor // FULL_SHARE)
         least_prompt = prompt_tokens if prompt_tokens < corrected_prompt else corrected_prompt  # noqa: FURB136 - min() costs three times as much
         return Estimate(
@@ -66,33 +66,33 @@ class Estimator:
         )
 
     def estimate_without_maximum(self, prompt_tokens: int) -> Estimate:
-        """Return what a call is taken to cost that does not say how long its answer may be; that guess alone never makes it too large."""
+        """Return the estimated cost of a call without a maximum length; the guessed length alone never makes it too large."""
         with_output = self.estimate(prompt_tokens, self.expected_output())
         least_prompt = with_output.need[2]
         return Estimate(with_output.cost, (1, least_prompt, least_prompt, 0), prompt_tokens)
 
     def expected_output(self) -> int:
-        """Return how long an answer will be if nobody says: the 99th percentile of recent ones (nearest rank)."""
+        """Return the length to assume for an answer without a maximum: the 99th percentile of recent answers (nearest rank)."""
         if self._output_p99 is None:
             ordered = sorted(self._recent_outputs)
             self._output_p99 = ordered[-(-len(ordered) * 99 // 100) - 1]
         return self._output_p99
 
     def certain_cost(self, cost: Cost) -> Cost:
-        """Return what of a cost will surely be used up: the prompt, and of the answer what answers have used so far."""
+        """Return the part of *cost* that will almost surely be used: the prompt, and the usual fraction of the output."""
         output_tokens = int(cost[3] * self.output_yield)
         return 1, cost[2] + output_tokens, cost[2], output_tokens
 
     def learn_usage(self, prompt_tokens: int, output_tokens: int, usage: Usage) -> None:
-        """Compare an estimate with the service's own count.
+        """Correct the estimates by the service's own count.
 
         Args:
-            prompt_tokens: What the caller estimated.
-            output_tokens: What was reserved for the answer.
-            usage: What the service counted.
+            prompt_tokens: The caller's estimate.
+            output_tokens: Output tokens reserved.
+            usage: The service's count.
         """
         if prompt_tokens > 0 and usage.prompt_tokens > 0:
-            # A ratio of averages, not an average of ratios: long prompts count for more, as they do for the limit.
+            # A ratio of averages, not an average of ratios: long prompts must weigh more, as they do in the limit.
             self._mean_estimated += _NEWEST_WEIGHT * (prompt_tokens - self._mean_estimated)
             self._mean_counted += _NEWEST_WEIGHT * (usage.prompt_tokens - self._mean_counted)
             ratio = self._mean_counted / self._mean_estimated
@@ -108,13 +108,13 @@ class Estimator:
 
 
 def actual_cost(usage: Usage) -> Cost:
-    """Return what the service's limits count of a finished call: cached tokens are not counted."""
+    """Return the cost that the service's limits count for a finished call; they do not count cached tokens."""
     prompt_tokens, output_tokens = usage.prompt_tokens, usage.completion_tokens
-    if prompt_tokens > 0 and not usage.cached_tokens:  # nearly all of them
+    if prompt_tokens > 0 and not usage.cached_tokens:  # nearly all calls
         return 1, prompt_tokens + output_tokens, prompt_tokens, output_tokens
     cached_tokens = usage.cached_tokens or 0
     prompt_tokens = max(prompt_tokens - cached_tokens, 0)
     total_tokens = prompt_tokens + output_tokens
-    if not usage.prompt_tokens and not output_tokens:  # only the sum was reported
+    if not usage.prompt_tokens and not output_tokens:  # the service reported the sum only
         total_tokens = max(usage.total_tokens - cached_tokens, 0)
     return 1, total_tokens, prompt_tokens, output_tokens

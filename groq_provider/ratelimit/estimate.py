@@ -1,4 +1,4 @@
-"""How many tokens a prompt will be, before the service says so."""
+"""Estimate the tokens of a prompt before the service counts them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 __all__ = ["BYTES_PER_TOKEN", "estimate_prompt_tokens", "estimate_text_tokens"]
 
-#: UTF-8 bytes per token, on the low side: an estimate that is too small means a refusal by the service.
+#: UTF-8 bytes per token, on the low side: too small an estimate would mean a refusal by the service.
 BYTES_PER_TOKEN = 3.5
-#: Images and documents have no published size in tokens.
+#: Assumed for each image or document: the service publishes no size in tokens.
 _PART_TOKENS = 1_000
-#: What the chat template adds to every message.
+#: Added to each message by the chat template.
 _MESSAGE_TOKENS = 4
 
 
@@ -29,7 +29,7 @@ def estimate_prompt_tokens(request: LLMRequest, tokenizer: Callable[[str], int] 
 
     Args:
         request: The request.
-        tokenizer: Counts the tokens of a text exactly; ``None``: by its size.
+        tokenizer: Returns the exact number of tokens of a text; ``None``: estimate by its size.
     """
     tokens = size = 0
     for message in request.messages:
@@ -37,7 +37,7 @@ def estimate_prompt_tokens(request: LLMRequest, tokenizer: Callable[[str], int] 
         content = message.content
         if tokenizer is None and type(content) is str and message.reasoning is None and message.tool_calls is None:
             size += len(content) if content.isascii() else len(content.encode("utf-8", "replace"))
-            continue  # nearly all of them
+            continue  # nearly all messages
         texts: list[str] = []
         if type(content) is str:
             texts.append(content)

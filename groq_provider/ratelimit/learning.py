@@ -1,6 +1,6 @@
-"""What the service says about its limits, taken over into ours.
+"""Adopt the service's figures from headers and refusals into the buckets of one model.
 
-Not thread-safe by itself: the lock of the model's state guards it.
+Not thread-safe by itself: the lock of the :class:`~groq_provider.ratelimit.model.ModelLimiter` guards it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["LimitLearning"]
 
 _LOWEST_SHARE = FULL_SHARE // 2
-#: Seconds: no limit has a longer period, so nothing holds a model back for more.
+#: Seconds. No limit has a longer period, so no refusal may hold a model back for longer.
 _LONGEST_PAUSE = 86_400.0
 _LONGEST_PAUSES = {"minute": 60.0, "hour": 3600.0}
 _RECOVERY_STEP, _RECOVERY_PERIOD = FULL_SHARE // 100, 60 * SECOND
@@ -29,9 +29,9 @@ class LimitLearning:
     """Applies headers and refusals to the buckets and the gate of one model.
 
     Args:
-        buckets: What to correct.
-        gate: What a refusal closes.
-        in_flight: What is in flight, by sequence, in that order; read only.
+        buckets: The buckets to correct.
+        gate: The gate that a refusal closes.
+        in_flight: Estimates of the calls in flight by sequence, in that order; read only.
 
     Attributes:
         last_info: The newest headers.
@@ -59,18 +59,18 @@ class LimitLearning:
         self._gate = gate
         self._in_flight = in_flight
         self._initial_share = buckets.share
-        self._share_changed_at = 0  # instant the share was changed last
-        self._cut_sequence = 0  # newest request out at the last cut: one burst of refusals cuts once
+        self._share_changed_at = 0
+        self._cut_sequence = 0  # newest request in flight at the last cut: one burst of refusals must cut once
         self._share_halved = False
-        self._check_tiny_limits = False  # whether a limit may have to be healed
+        self._check_tiny_limits = False
         self._synced_sequence = 0  # request whose headers were applied last
         self.last_info: RateLimitInfo | None = None
         self.learned_limits: dict[str, int] = {}
 
     def apply_headers(self, sequence: int, info: RateLimitInfo, now: int) -> None:
-        """Take over headers: on this service requests are per day and tokens per minute.
+        """Adopt headers: this service reports requests per day and tokens per minute.
 
-        Those of requests older than the newest applied are ignored: threads overtake each other on the way back.
+        Headers older than the newest applied are ignored: answers of several threads may arrive out of order.
         """
         if sequence < self._synced_sequence:
             return
@@ -97,14 +97,14 @@ class LimitLearning:
         now: int,
         no_other_call: bool,
     ) -> None:
-        """Take over what headers say of one limit. *alone*: no other call is out."""
+        """Adopt the figures for one limit; with *no_other_call* in flight they apply in full."""
         bucket = self._buckets.get(name)
         adopted = False
         if limit is not None and (bucket is None or bucket.limit != limit):
             adopted = self._learn_limit(name, limit, now) == "adopted"
             bucket = self._buckets.get(name)
             if bucket is not None and bucket.limit < limit and reset is not None:
-                # Only units can be compared with a lower limit of ours, not the time until they are back.
+                # If our limit is lower, only units compare with it, not the time until the service's bucket is full.
                 if remaining is None:
                     remaining = limit - int(reset * SECOND) * limit // bucket.dimension.period
                 reset = None
@@ -123,13 +123,13 @@ class LimitLearning:
     def apply_refusal(
         self, sequence: int, newest_sequence: int, info: RateLimitInfo | None, error: RateLimitedError, now: int
     ) -> None:
-        """Close the gate, and learn why.
+        """Close the gate, and learn the reason of the refusal.
 
         Args:
-            sequence: The request refused.
-            newest_sequence: The newest request that is out.
+            sequence: The refused request.
+            newest_sequence: The newest request in flight.
             info: Headers of the refusal, applied before.
-            error: What the service said.
+            error: The refusal.
             now: Nanoseconds of the caller's clock.
         """
         name = (error.limit_name or "").lower()
@@ -143,12 +143,12 @@ class LimitLearning:
                 )
         of_tokens = DIMENSIONS[name].kind != REQUESTS if name in DIMENSIONS else not name
         if of_tokens and not explained and sequence > self._cut_sequence:
-            # Our figures said that it fits: others use the same quota, or the service counts otherwise.
+            # By our figures the call fitted: other clients use the same quota, or the service counts in another way.
             self._set_share(self._buckets.share * 9 // 10, now)
             self._cut_sequence = newest_sequence
         unexplained = not name and not self._headers_explain(sequence, info)
         if not name and (info is None or info.remaining_tokens is None):
-            self._buckets.exhaust(now)  # nothing says where we stand
+            self._buckets.exhaust(now)  # no figure shows how much is left
         pause = error.retry_after
         if pause is None and info is not None:
             pause = info.retry_after
@@ -164,7 +164,7 @@ class LimitLearning:
         )
 
     def _headers_explain(self, sequence: int, info: RateLimitInfo | None) -> bool:
-        """Say whether the headers of a refusal show what the request was too much for."""
+        """Return whether the headers of a refusal show which limit the request exceeded."""
         if info is None:
             return False
         cost = self._in_flight.get(sequence)
@@ -174,9 +174,9 @@ class LimitLearning:
         )
 
     def note_success(self, sequence: int, now: int) -> None:
-        """Note an answer that was no refusal: open the gate, and raise a share that was cut.
+        """Note an answer that was no refusal: it may open the gate, and raise a share that was cut.
 
-        By a hundredth a minute, and only while half of the limit is in use: idle minutes prove nothing.
+        The share rises by a hundredth per minute, and only while half of a limit is in use: idle minutes prove nothing.
         """
         self._gate.note_answer(sequence)
         if self._check_tiny_limits:
@@ -193,25 +193,25 @@ class LimitLearning:
                 self._set_share(self._buckets.share + _RECOVERY_STEP, now)
 
     def halve_share(self, now: int) -> None:
-        """Take half of the share until the service says where the limits stand."""
+        """Use half of the share until the next headers arrive."""
         self._share_halved = True
         self._buckets.set_share(max(self._initial_share // 2, 1), now)
 
     def _learn_limit(self, name: str, limit: int, now: int) -> str | None:
         change = self._buckets.learn_limit(name, limit, now)
-        self._check_tiny_limits = True  # perhaps: the next good answer looks
+        self._check_tiny_limits = True  # at the next success
         if change == "adopted":
             self.learned_limits[name] = limit
         return change
 
     def _sync_bucket(self, bucket: Bucket, full_at: int, sequence: int, now: int, *, idle: bool) -> None:
-        """Correct a bucket, counting what left after that request: the service did not know of it yet."""
+        """Correct a bucket, and add the calls sent after that request: the service had not counted them yet."""
         for other in reversed(self._in_flight):
             if other <= sequence:
                 break
             full_at += self._in_flight[other].cost[bucket.kind] * bucket.interval
-        # With less than the whole rate in use the service's bucket is soon fuller than ours. That is the margin, not credit: only what
-        # earlier figures have taken is given back.
+        # We use less than the whole rate, so the service's bucket soon fills up beyond ours. That difference is our margin, not credit:
+        # only units that earlier figures had taken may come back.
         bucket.sync(
             full_at, now=now, idle=idle, keep_own_use=bucket.kind != REQUESTS and self._buckets.share < FULL_SHARE
         )

@@ -1,4 +1,4 @@
-"""The rate limiter for the threads of one process."""
+"""Limit the requests of all threads: one :class:`ModelLimiter` for each model, over local buckets or a shared store."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ if TYPE_CHECKING:
 
 __all__ = ["TokenBucketRateLimiter"]
 
-#: Models kept. Of more the one that was not used for longest is forgotten, with what is used of its limits; never one with a call in
-#: flight or in the queue.
+#: The most models to remember. Beyond that the least recently used one is forgotten with its use; never one with a call in flight or
+#: waiting.
 _MOST_MODELS = 256
 
 
 class TokenBucketRateLimiter:
-    """Decides when a request may go out: first come first served, never more than the limits allow.
+    """Decides when a request may be sent: first come, first served, and never more than the limits allow.
 
-    The limits are the service's own model: per model, continuously refilled buckets for requests and tokens per minute and per
-    day. A request reserves its prompt and the longest answer it asks for, as the service itself counts at admission; what it
-    did not use is given back afterwards. Answers correct the figures, and a 429 holds everybody back until its time is up.
+    It models the service's own limits: for each model, continuously refilled buckets for requests and tokens per minute and per day.
+    A request reserves its prompt and the longest answer it asks for, as the service counts at admission; unused tokens return when
+    the answer is there. Answers correct the figures, and after a 429 all callers of the model wait until its time is up.
 
-    Without limits, configured or learned, everything passes at once; but before the first answer of a model only four calls are out, and
-    four more each second, since a burst at unknown limits would mostly be refused.
+    While no limit is configured or learned, requests pass at once. Before a model's first answer only four calls may be in flight, and
+    four more each second, since the service would refuse most of a larger burst.
 
-    Thread safety: one limiter serves any number of threads and providers. Waiting costs nothing: only the head of a queue has a
-    timer, and there is no background thread.
+    Thread safety: you can share one limiter among any number of threads and providers. Waiting is cheap: only the head of a queue has
+    a timer, and there is no background thread.
 
     Args:
         limits: Limits per model; ``None``: learn them from the service.
-        store: Where the buckets are kept, for limits shared by processes or hosts: ``"memory"`` (this process only),
+        store: Where to keep the buckets, if processes or hosts should share limits: ``"memory"`` (this process only),
             ``"file:///path"`` (the processes of one host), ``"redis://…"``, ``"rediss://…"`` (any hosts; extra ``redis``), or an
-            object with the methods of :class:`~groq_provider.RateLimitStore`. While a store is away, every process goes on with its
+            object with the methods of :class:`~groq_provider.RateLimitStore`. While a store is offline, every process goes on with its
             part of the limits.
-        scope: Whose limits they are, for stores: everybody with the same scope and model shares them. The limits of the
-            service are per organisation, so a provider passes a digest of its key here.
-        clock: Time, for tests; ``None``: the computer's own.
+        scope: The owner of the limits in a store: limiters with the same scope share each model's limits. The service limits
+            organisations, so a provider passes a digest of its key.
+        clock: The source of time, for tests; ``None``: the system's clock.
 
     Example:
         >>> limiter = TokenBucketRateLimiter()
@@ -75,7 +75,7 @@ class TokenBucketRateLimiter:
         self._clock = SystemClock() if clock is None else clock
         self._scope = scope
         if isinstance(store, str):
-            store = Hidden(store)  # it may hold a password
+            store = Hidden(store)  # the URL may contain a password
         opened_store = open_store(store, clock=clock) if isinstance(store, str) else store
         if opened_store is not None and not isinstance(opened_store, RateLimitStore):
             raise ConfigurationError(
@@ -87,12 +87,12 @@ class TokenBucketRateLimiter:
             from groq_provider.ratelimit.shared_model import StoreLink
 
             self._store_link = StoreLink(opened_store, self._clock)
-        self._lock = threading.RLock()  # guards additions to _states; looking up needs no lock; reentrant: _sync
+        self._lock = threading.RLock()  # guards additions to _models; lookups need no lock; reentrant: see _sync
         self._models: dict[str, ModelLimiter] = {}
         forkable(self)
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_models"):  # for tools that show the variables of a construction that failed
+        if not hasattr(self, "_models"):  # a debugger may show the variables of a failed construction
             return f"<{type(self).__name__} unfinished>"
         statuses = [model_limiter.status() for model_limiter in list(self._models.values())]
         in_flight, waiting = sum(status.in_flight for status in statuses), sum(status.waiting for status in statuses)
@@ -110,26 +110,24 @@ class TokenBucketRateLimiter:
         batch: bool = False,
         arrival: int | None = None,
     ) -> Reservation:
-        """Wait for a place, first come first served, and take it.
+        """Wait for a reservation, first come, first served.
 
         Args:
             model: Limits are per model.
-            prompt_tokens: Estimated tokens of the prompt. Corrected by what earlier estimates of this model turned out to be,
-                plus 5 %.
-            max_output_tokens: Longest answer asked for. ``None``: as long as the longest of recent answers (99th percentile),
-                1,024 before the first.
-            deadline: Monotonic instant, in seconds of the limiter's clock, to give up at; ``None``: wait as long as it takes.
-            long_wait: Longest wait in seconds for a limit per hour or day before refusing at once; ``None``: no bound.
+            prompt_tokens: Estimated tokens of the prompt. The limiter corrects it by earlier calls of this model, and adds 5 %.
+            max_output_tokens: Longest answer asked for. ``None``: assume the 99th percentile of recent answers, 1,024 before the first.
+            deadline: Monotonic instant, in seconds of the limiter's clock, at which to give up; ``None``: no bound.
+            long_wait: Refuse at once if a limit per hour or day needs a longer wait than this many seconds; ``None``: no bound.
             cancel: Ends the wait.
-            batch: Whether this is a bulk item: while others wait too, one in five places goes to bulk items.
-            arrival: ``arrival`` of an earlier reservation of this model, for a retry: it goes back to its place in the queue.
+            batch: Whether this is a bulk item: while interactive calls wait too, one in five turns goes to bulk items.
+            arrival: ``arrival`` of an earlier reservation of this model, for a retry, which then keeps its place in the queue.
 
         Returns:
-            The place. Settle, refund or keep it.
+            The reservation. You must settle, refund or keep it.
 
         Raises:
-            RateLimitTimeoutError: It would take longer than *deadline*; known at once where it can be computed. Nothing was
-                consumed; ``retry_after`` and ``retry_at`` say when to come back.
+            RateLimitTimeoutError: It would take longer than *deadline*, reported at once where that can be computed. Nothing was
+                consumed; ``retry_after`` and ``retry_at`` say when to try again.
             RateLimitedError: A limit per hour or day needs longer than *long_wait*; ``scope`` and ``limit_name`` say which.
             RequestTooLargeError: The request is larger than a whole limit.
             RequestCancelledError: *cancel* was used.
@@ -150,18 +148,18 @@ class TokenBucketRateLimiter:
             except RetiredError:
                 self._forget_model(model_limiter)
                 continue
-            assert reservation is not None  # noqa: S101 - for mypy: only without wait is there nothing
+            assert reservation is not None  # noqa: S101 - for mypy: None is returned only with wait=False
             return reservation
 
     def try_reserve(
         self, model: str, *, prompt_tokens: int, max_output_tokens: int | None = None, batch: bool = False
     ) -> Reservation | None:
-        """Take a place if one is free and nobody waits for it; never waits.
+        """Take a reservation if one is free now and no caller waits; never wait.
 
-        Arguments are those of :meth:`reserve`.
+        The arguments are those of :meth:`reserve`.
 
         Returns:
-            The place, or ``None``.
+            The reservation, or ``None``.
 
         Raises:
             RequestTooLargeError: The request is larger than a whole limit.
@@ -175,11 +173,11 @@ class TokenBucketRateLimiter:
                 self._forget_model(model_limiter)
 
     def largest_output(self, model: str, *, prompt_tokens: int) -> int | None:
-        """Return the longest answer that fits the limits beside such a prompt, as they are known now; may be 0.
+        """Return the longest answer that fits the known limits together with such a prompt; may be 0.
 
         Args:
             model: Limits are per model.
-            prompt_tokens: Estimated tokens of the prompt, corrected as :meth:`reserve` does.
+            prompt_tokens: Estimated tokens of the prompt, corrected as in :meth:`reserve`.
 
         Returns:
             Tokens; ``None`` while no limit of tokens is known.
@@ -188,7 +186,7 @@ class TokenBucketRateLimiter:
         return model_limiter.largest_output(prompt_tokens)
 
     def get_status(self) -> Mapping[str, RateLimitStatus]:
-        """Return the state of every model seen, by its id; a snapshot."""
+        """Return a snapshot of every model seen, by its id."""
         return {model_limiter.model: model_limiter.status() for model_limiter in list(self._models.values())}
 
     def _add_model(self, model: str) -> ModelLimiter:
@@ -200,14 +198,14 @@ class TokenBucketRateLimiter:
             return model_limiter
 
     def _make_room(self) -> None:
-        """Forget models of which no answer was ever good and nothing is known; and, of too many, those that were not used for longest."""
+        """Forget models without a success about which nothing is known; if there are still too many, the least recently used ones."""
         for model_limiter in list(self._models.values()):
             if not model_limiter.proven and model_limiter.retire(used=False):
                 self._forget_model(model_limiter)
         if len(self._models) < _MOST_MODELS:
             return
         for model_limiter in list(self._models.values()):
-            if model_limiter.use_count > model_limiter.last_use_count:  # since the last time: these go last
+            if model_limiter.use_count > model_limiter.last_use_count:  # used since the last time: move it to the end
                 model_limiter.last_use_count = model_limiter.use_count
                 if self._models.pop(model_limiter.model, None) is model_limiter:
                     self._models[model_limiter.model] = model_limiter
@@ -233,17 +231,17 @@ class TokenBucketRateLimiter:
             return ModelLimiter(model, model_limits, share=share, clock=self._clock)
         from groq_provider.ratelimit.shared_model import SharedModelLimiter
 
-        # The first colon ends the scope, whatever is in it: no other pair of scope and model gives the same key.
+        # The scope ends at the first colon, as its own are escaped: no other pair of scope and model gives the same key.
         key = f"{self._scope.replace('%', '%25').replace(':', '%3A')}:{model}"
         return SharedModelLimiter(model, model_limits, share=share, clock=self._clock, link=self._store_link, key=key)
 
     def close(self) -> None:
-        """Give back what a store opened by its URL holds; a later call opens it again, for as long as it takes."""
+        """Close the connections or the file of a store that was opened by its URL. You may go on: a later call opens it again."""
         if self._own_store is not None and self._store_link is not None:
             self._store_link.close()
 
     def _after_fork_in_child(self) -> None:
-        """Start anew in a child process, whose locks may have been held by threads that exist only in the parent."""
+        """Replace the locks, which threads of the parent may have held, and restart each model."""
         self._lock = threading.RLock()
         if self._store_link is not None:
             self._store_link.after_fork()

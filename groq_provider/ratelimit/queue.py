@@ -1,6 +1,6 @@
-"""The queue of one model: first come first served, in two classes.
+"""Queue the callers of one model: first come, first served, in two classes.
 
-Not thread-safe by itself: the lock of the model's state guards it.
+Not thread-safe by itself: the lock of the :class:`~groq_provider.ratelimit.model.ModelLimiter` guards it.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Waiter:
     """One waiting caller.
 
     Args:
-        reservation: The reservation it waits to have granted.
-        estimate: What the call is taken to cost.
-        certain_cost: What of it will surely be used up, for lower bounds.
+        reservation: The reservation to grant.
+        estimate: The estimated cost of the call.
+        certain_cost: The part of it that will almost surely be used, for lower bounds.
         arrived_at: When the caller came, in nanoseconds.
         deadline: When it gives up, in nanoseconds; :data:`NEVER` for not at all.
         long_wait: Longest wait for a limit per day, in nanoseconds; :data:`NEVER` for any.
-        batch: Its class.
+        batch: Whether it belongs to the batch class.
     """
 
     __slots__ = (
@@ -74,25 +74,25 @@ class Waiter:
         self.batch = batch
         self.cancelled = False
         self.thread_id = threading.get_ident()
-        #: When the caller wakes by itself; nobody needs to wake it for later than that.
+        #: When the caller wakes by itself; waking it for a later instant is not needed.
         self.wakes_at = NEVER
-        #: With a store: what to ask it next; when the place that was reserved begins, by this process's clock and by the store's.
+        #: With a store: the next question to it; and the start of the reservation, by our clock and by the store's.
         self.request: AcquireRequest | None = None
         self.starts_at = self.store_start = 0
-        #: Since when the store says that it will be too late, for reasons that may pass.
+        #: With a store: since when its answers promise a start after the deadline, for reasons that may pass.
         self.late_since = 0
-        # The wake-up, owned by this caller alone: locked while it sleeps, released to wake it. So a wake-up never stirs anybody
-        # else, and one that comes before the sleep is not lost.
+        # Belongs to this waiter alone: locked while it sleeps, released to wake it. So a wake-up disturbs no other thread, and one that
+        # comes before the sleep is not lost.
         self.wake_lock = threading.Lock()
         self.wake_lock.acquire()
 
     @property
     def granted(self) -> bool:
-        """Whether it has got its place."""
+        """Whether the reservation is granted."""
         return self.reservation.sequence > 0
 
     def wake(self) -> None:
-        """Wake the caller. Takes no lock of anybody's, so a signal handler may come here through a cancel."""
+        """Wake the caller. Takes no shared lock, so a signal handler may come here through a cancel."""
         with contextlib.suppress(RuntimeError):  # it is awake already
             self.wake_lock.release()
 
@@ -111,7 +111,7 @@ class _Lane:
         self.waiters: deque[Waiter] = deque()
         self.stride = stride
         self.virtual_time = 0
-        #: Sum of what the waiting calls will surely use, for lower bounds in constant time.
+        #: Sum over the waiters, so that a lower bound takes constant time.
         self.certain_cost = [0, 0, 0, 0]
 
     def add(self, waiter: Waiter) -> None:
@@ -121,8 +121,8 @@ class _Lane:
         if not waiters or waiter.reservation.arrival > waiters[-1].reservation.arrival:
             waiters.append(waiter)
             return
-        # A retry keeps the place of its first arrival. Retries are few and old, so their place is near the front. And who comes with the
-        # arrival of another goes before it: see place_before_interrupted().
+        # A retry keeps the place of its first arrival; retries are few and old, so their place is near the front. A waiter with the
+        # same arrival as another goes before it, see place_before_interrupted().
         position = next(
             index for index, other in enumerate(waiters) if other.reservation.arrival >= waiter.reservation.arrival
         )
@@ -132,17 +132,16 @@ class _Lane:
         if self.waiters[0] is waiter:
             self.waiters.popleft()
         else:
-            self.waiters.remove(waiter)  # only who gives up leaves from the middle
+            self.waiters.remove(waiter)  # only a caller that gives up leaves from the middle
         for kind, units in enumerate(waiter.certain_cost):
             self.certain_cost[kind] = self.certain_cost[kind] - units if self.waiters else 0
 
 
 class WaitQueue:
-    """Who waits, and whose turn it is.
+    """Decides whose turn it is.
 
-    Interactive callers have four turns for each of the batch callers (stride scheduling); inside a class it is first come first
-    served. An empty class saves up no turns.
-
+    Interactive callers get four turns for each turn of the batch callers (stride scheduling); within a class the first come is the
+    first served. A class saves no turns while it is empty.
     .. versionadded:: 0.1.0
     """
 
@@ -150,7 +149,7 @@ class WaitQueue:
 
     def __init__(self) -> None:
         self._interactive, self._batch = _Lane(1), _Lane(4)
-        self._virtual_time = 0  # virtual time: the place of the turn served last
+        self._virtual_time = 0  # of the turn served last
 
     def __len__(self) -> int:
         return len(self._interactive.waiters) + len(self._batch.waiters)
@@ -166,23 +165,23 @@ class WaitQueue:
 
     @property
     def head(self) -> Waiter | None:
-        """The one whose turn it is."""
+        """The waiter whose turn it is."""
         lane, batch_lane = self._interactive, self._batch
         if not lane.waiters or (batch_lane.waiters and batch_lane.virtual_time < lane.virtual_time):
             lane = batch_lane
         return lane.waiters[0] if lane.waiters else None
 
     def add(self, waiter: Waiter) -> None:
-        """Put a caller in its place."""
+        """Add a waiter in order of arrival."""
         lane = self._lane(waiter.batch)
         if not lane.waiters:
             lane.virtual_time = max(lane.virtual_time, self._virtual_time + lane.stride)
         lane.add(waiter)
 
     def place_before_interrupted(self, waiter: Waiter) -> None:
-        """Give a newcomer the place of one who waits in the same thread, if there is one: it is to be added right before that.
+        """If this thread waits already, give *waiter* the place right before that other waiter.
 
-        A signal handler's call, then: the one it interrupted cannot go on before the handler returns, and must not be waited for.
+        Then a signal handler calls. The call that it interrupted cannot go on before the handler returns, so it must not come first.
         """
         if waiter.thread_id != _MAIN_THREAD.ident:
             return  # signal handlers run in the main thread only
@@ -193,18 +192,18 @@ class WaitQueue:
                     return
 
     def remove(self, waiter: Waiter) -> None:
-        """Let a caller leave before its turn; no turn is counted."""
+        """Remove a waiter that gives up; this counts as no turn."""
         self._lane(waiter.batch).remove(waiter)
 
     def serve(self, waiter: Waiter) -> None:
-        """Let the head go: it had its turn."""
+        """Remove the head, and count its turn."""
         lane = self._lane(waiter.batch)
         lane.remove(waiter)
         self._virtual_time = lane.virtual_time
         lane.virtual_time += lane.stride
 
     def cost_ahead(self, waiter: Waiter) -> Cost:
-        """Return what those of its class before a waiter reserve. Counts them all: for the few who give up."""
+        """Return the reserved cost of all waiters of the class before *waiter*. Linear, so use it only when a waiter gives up."""
         ahead = [0, 0, 0, 0]
         for other in self._lane(waiter.batch).waiters:
             if other is waiter:
@@ -214,7 +213,7 @@ class WaitQueue:
         return requests, total, prompt, output
 
     def certain_cost_ahead(self, waiter: Waiter) -> Cost | None:
-        """Return what those before a newcomer will surely use; ``None`` if it goes in before others, where it is not known."""
+        """Return the certain cost of all before a newcomer; ``None`` if it would overtake others, where the sum is unknown."""
         lane = self._lane(waiter.batch)
         if not lane.waiters:
             return 0, 0, 0, 0

@@ -1,4 +1,4 @@
-"""Why a call does not get its place: found under the lock as plain figures, made into an error outside it."""
+"""State why a call gets no reservation: plain figures, found under the lock and made into an error outside it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TooLarge(NamedTuple):
 
 
 class TooLate(NamedTuple):
-    """Its turn would come after its deadline."""
+    """The turn would come after the deadline."""
 
     wait: int
     remaining_time: int
@@ -55,7 +55,7 @@ class TooLate(NamedTuple):
 
 
 class TooLong(NamedTuple):
-    """The service is not to be asked again for longer than the caller would wait: for a limit per hour or day, as a rule."""
+    """The wait would be longer than the caller accepts, mostly for a limit per hour or day."""
 
     wait: int
     scope: str | None

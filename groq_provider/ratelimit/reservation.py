@@ -1,4 +1,4 @@
-"""A place in the limits, held by one attempt."""
+"""Hold one attempt's place in the limits of a model."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ _ONE_REQUEST: Cost = (1, 0, 0, 0)
 
 
 class HeldReservation:
-    """A place in the limits of one model.
+    """A reservation in the limits of one model, held by one attempt.
 
-    Exactly one of :meth:`settle`, :meth:`refund` and :meth:`keep` counts: the first. As a context manager it is kept at the end
-    if none of them was called. One that is forgotten keeps its estimate too, and no longer counts as in flight.
+    Call exactly one of :meth:`settle`, :meth:`refund` and :meth:`keep`; only the first call counts. As a context manager the
+    reservation is kept at the end if you called none of them. One that is garbage-collected open keeps its estimate too, and no longer
+    counts as in flight.
 
     Thread safety: every method may be called from any thread, several at once.
 
     Attributes:
-        wait: Seconds this reservation waited.
+        wait: Seconds that the caller waited for it.
         arrival: The place in the queue; a retry passes it on to keep it.
-        sequence: In which order places of this model were granted; 0 before that.
+        sequence: In which order reservations of this model were granted; 0 until then.
         closed: Whether one of the three was called.
 
     .. versionadded:: 0.1.0
@@ -61,31 +62,30 @@ class HeldReservation:
         self.keep()
 
     def __del__(self) -> None:
-        # Anywhere, even inside the state's own lock: only leave word.
+        # A finalizer may run while this very thread holds the limiter's lock, so it only posts the change: see _sync.
         if getattr(self, "sequence", 0) and not self.closed:  # unset if an interrupt struck in __init__
             self._limiter.forget_collected(self.sequence)
 
     def settle(self, usage: Usage) -> None:
-        """Replace the estimate by what was really used; more than reserved becomes a debt.
+        """Replace the estimate by the reported usage; using more than reserved leaves a debt.
 
-        Cached tokens are not counted, as the service does not count them. A usage whose ``source`` is ``"unknown"`` keeps the
-        estimate.
+        Cached tokens do not count, as in the service's own limits. A usage whose ``source`` is ``"unknown"`` keeps the estimate.
         """
         self._limiter.end_reservation(self, None if usage.source == "unknown" else actual_cost(usage), usage)
 
     def refund(self, *, keep_request: bool = False) -> None:
-        """Give everything back: nothing was sent. With *keep_request* only the tokens: the service refused it."""
+        """Return the whole cost, as nothing was sent. With *keep_request* return only the tokens: the service refused the request."""
         self._limiter.end_reservation(self, _ONE_REQUEST if keep_request else NO_COST)
 
     def keep(self) -> None:
-        """Leave the estimate as it is: what was used is unknown."""
+        """Keep the estimate: the actual usage is unknown."""
         self._limiter.end_reservation(self, None)
 
     def feedback(self, info: RateLimitInfo | None, limited: RateLimitedError | None = None) -> None:
-        """Tell the limiter what the answer's headers said, and the refusal if it was one. Does not settle.
+        """Pass the answer's headers to the limiter, and the refusal if it was one. Does not settle.
 
         Args:
-            info: The headers; ``None`` without any. Ignored when those of a later request were applied already.
+            info: The headers; ``None`` without any. Ignored if the headers of a later request were applied already.
             limited: The service's refusal. It closes the gate of the model for every caller.
         """
         self._limiter.feedback(self.sequence, info, limited)
