@@ -135,6 +135,20 @@ def test_status_gives_table_class(name):
         assert expected == {name}, code
 
 
+# --- the matrix and its page ---------------------------------------------------------------------------------------------------
+
+
+def test_page_shows_the_matrix():
+    """Every row of `docs/design/faults.md` has the error, retry, connection and reservation of the matrix."""
+    text = (ROOT / "docs" / "design" / "faults.md").read_text(encoding="utf-8")
+    shown = {
+        row[0]: (frozenset(re.findall(r"`(\w+)`", row[2])), *(cell.strip("`") for cell in row[3:]))
+        for line in re.findall(r"^\| \d+b? \|.*\|$", text, re.MULTILINE)
+        if len(row := [cell.strip() for cell in line.strip("|").split("|")]) == 6
+    }
+    assert shown == {name: (row.errors, row.retry, row.connection, row.reservation) for name, row in MATRIX.items()}
+
+
 # --- the matrix and the tests ------------------------------------------------------------------------------------------------
 
 
