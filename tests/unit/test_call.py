@@ -156,7 +156,7 @@ NEVER = RetryPolicy(max_retries=0)
     ],
 )  # fmt: skip
 def test_what_becomes_of_the_reservation(step, ending, error):
-    """Rows of faults.md: given back when nothing was used, kept when nobody knows; recorded once as a failure."""
+    """Rows of the fault matrix: given back when nothing was used, kept when nobody knows; recorded once as a failure."""
     bench = Bench(attrs_free(step) if isinstance(step, FakeWire) else type(step)("x", sent=step.sent), policy=NEVER)
     raised = bench.fails(error)
     assert bench.endings == [ending]

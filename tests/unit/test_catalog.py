@@ -1,4 +1,4 @@
-"""The catalogue: the design document's six exactly, today's models, what became of the others."""
+"""The catalogue: the six first models exactly, today's models, what became of the others."""
 
 import pickle
 import subprocess
@@ -63,7 +63,7 @@ def catalogue():
     ("id", "context", "longest", "capabilities", "tools", "words", "latency", "speed"), SIX, ids=SIX_IDS
 )
 def test_design_model_has_its_figures(catalogue, id, context, longest, capabilities, tools, words, latency, speed):  # noqa: PLR0917 - one per column
-    """Every cell of the design document's table is exact."""
+    """Every cell of the table in `docs/design/promises.md` is exact."""
     model = catalogue.get(id)
     assert (model.id, model.name, model.provider) == (id, id, ProviderType.GROQ)
     assert (model.context_size, model.max_tokens) == (context, longest)
@@ -102,7 +102,7 @@ def test_design_model_marked_shut_down(catalogue, id, shutdown, live):
     ],
 )
 def test_family_is_in_the_metadata(catalogue, id, family):
-    """The design document's families are kept."""
+    """The families of the six first models are kept."""
     assert catalogue.get(id).metadata["family"] == family
 
 
@@ -114,7 +114,7 @@ def test_family_is_in_the_metadata(catalogue, id, family):
     ],
 )
 def test_enterprise_llamas_note_service_figures(catalogue, id, service):
-    """Where the service differs from the design document, both stand in the entry."""
+    """Where the service differs from the fixed figures, both stand in the entry."""
     model = catalogue.get(id)
     assert (model.stage, model.metadata["service"], model.supports_parallel_tools) == ("enterprise", service, True)
 
@@ -259,7 +259,7 @@ def test_unknown_successor_is_not_recommended():
 
 
 def test_get_names_the_nearest(catalogue):
-    """An unknown id raises with the phrase of the design document and a hint."""
+    """An unknown id raises with its fixed phrase and a hint."""
     with pytest.raises(ModelNotFoundError, match=r"model not found.*did you mean 'llama-3.1-8b-instant'") as caught:
         catalogue.get("llama-3.1-8b-instnat")
     assert caught.value.model == "llama-3.1-8b-instnat"

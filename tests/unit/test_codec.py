@@ -66,7 +66,7 @@ from groq_provider.wire.assemble import Assembler
 CALL = ToolCall(id="call_1", name="f", arguments='{"a":1}', index=0)
 
 GOLDEN = {
-    "the design document's": (
+    "the first example": (
         LLMRequest(messages="Explain LPUs", max_tokens=1024, temperature=0.7),
         '{"model":"M","messages":[{"role":"user","content":"Explain LPUs"}],"max_tokens":1024,"temperature":0.7,"stream":false}',
     ),

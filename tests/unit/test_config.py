@@ -455,7 +455,7 @@ def test_key_source_precedence(argument, file, environ, key):
 @pytest.mark.parametrize("environ", [{}, {"GROQ_API_KEY": " "}], ids=["unset", "blank"])
 @pytest.mark.parametrize("source", [None, {"api_key": ""}, {"api_key": None}, {"api_key": "${GROQ_API_KEY}"}], ids=repr)
 def test_missing_key_is_explained(source, environ):
-    """A missing key gives the phrase of the design document, and the remedy."""
+    """A missing key gives its fixed phrase, and the remedy."""
     with pytest.raises(
         ConfigurationError, match=r"groq API key not provided: set GROQ_API_KEY or pass api_key.*console.groq.com"
     ):
@@ -823,7 +823,7 @@ def test_later_layers_win():
             "llama-3.3-70b-versatile",
         ),
     ],
-    ids=["all", "listed", "live", "unknown", "design document"],
+    ids=["all", "listed", "live", "unknown", "first models"],
 )
 def test_default_model_choice(models, default):
     """The default model is the given one if offered, else the first live one, else the first."""
@@ -948,7 +948,7 @@ def toml_there():
 
 
 def test_design_document_configuration(tmp_path):
-    """The file of the design document loads as it stands."""
+    """A file with the first names of settings loads as it stands."""
     pytest.importorskip("yaml")
     path = tmp_path / "config.yaml"
     path.write_text(DESIGN_YAML)

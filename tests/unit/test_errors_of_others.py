@@ -36,7 +36,7 @@ def test_other_servers_are_not_groq(status, body):
 
 @pytest.mark.parametrize(("status", "phrase"), [(401, "Groq API key"), (503, "groq service"), (529, "groq overloaded")])
 def test_this_service_keeps_its_phrases(status, phrase):
-    """Those of the design document."""
+    """The fixed phrases, which name this service."""
     assert phrase in str(fail({"error": {"message": "no"}}, status, "groq"))
 
 

@@ -27,7 +27,7 @@ INVALID = "invalid_request_error"
 ORG = "in organization `org_01…` service tier `on_demand`"
 UPGRADE = "Need more tokens? Upgrade to Dev Tier today at https://console.groq.com/settings/billing"
 
-# Status, error object as the service sends it, class, phrase of the design document.
+# Status, error object as the service sends it, class, fixed phrase.
 LITERAL = {
     "unknown property": (
         400,

@@ -1,4 +1,4 @@
-"""The phrases of the design document stand whole in messages, whatever the body."""
+"""The fixed phrases (`docs/design/promises.md`) stand whole in messages, whatever the body."""
 
 from __future__ import annotations
 

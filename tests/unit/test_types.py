@@ -766,7 +766,7 @@ def test_answer_knows_if_cut(reason, truncated):
 
 
 def test_processing_time_is_the_total():
-    """The design document's name of the same figure."""
+    """It is another name of the same figure."""
     assert LLMResponse(timing=Timing(total=1.25)).processing_time == 1.25
 
 

@@ -674,7 +674,7 @@ def test_capabilities_are_model_union():
 
 
 def test_the_fastest_models_come_first():
-    """By their published speed, without those shut down; the design document's order among its six where they are configured."""
+    """By their published speed, without those shut down; the fixed order among the six first ones where they are configured."""
     with offline() as provider:
         found = provider.fastest_models()
     speeds = [model.performance_profile.avg_tokens_per_second for model in found]

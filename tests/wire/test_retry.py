@@ -75,7 +75,7 @@ def decide(error, *, retries=0, policy=None, seed=1):
     ],
 )
 def test_error_class_decides_retry(error, again):
-    """The class of an error decides whether it is tried again: the table of faults.md 4.2."""
+    """The class of an error decides whether it is tried again: as in `docs/design/faults.md`."""
     assert (decide(error) is not None) is again
 
 
@@ -171,7 +171,7 @@ TIMES = {408, 425, 429, 498, 500, 502, 503, 504, *range(520, 525), 529}
 
 
 def test_which_statuses_are_tried_again():
-    """Those of faults.md 4.2, and none below 500 beside them, 409 included."""
+    """Those of the fault matrix, and none below 500 beside them, 409 included."""
     again = {status for status in range(400, 600) if decide(refused(status)) is not None}
     assert again >= TIMES
     assert {status for status in again if status < 500} == {408, 425, 429, 498}

@@ -29,7 +29,7 @@ __all__ = ["MAX_IDLE", "POOL_SIZE", "PlainPool", "TLSPool"]
 
 #: Connections stack per host.
 POOL_SIZE = 100
-#: Seconds after which an idle connection is not used again (the design document's idle timeout).
+#: Seconds after which an idle connection is not used again (fixed: docs/design/promises.md).
 MAX_IDLE = 90.0
 
 #: How a connection fails whose other end has closed while it was sent to; the second on macOS.
