@@ -1,4 +1,4 @@
-"""Exceptions of requests, urllib3, http.client and the system into ours, once and here."""
+"""Maps exceptions of requests, urllib3, http.client, ssl and socket to ours. The only place that does so."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["UnwantedCodingError", "map_read_error", "map_send_error"]
 
 
 class UnwantedCodingError(http.client.HTTPException):
-    """A content coding that was not asked for; its argument is the name."""
+    """A content coding that was not requested; its argument is the name of the coding."""
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and what it wraps, from outside in; not what the caller was handling as it called."""
+    """Yield an exception and those that it wraps, from the outside in, but not the one that the caller was handling when it called us."""
     handled = sys.exc_info()[1]
     seen: set[int] = set()
     pending: list[object] = [error]
@@ -39,12 +39,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             pending.extend([getattr(found, "reason", None), *found.args, found.__cause__, found.__context__])
 
 
-#: Their text is what the peer sent, which may be what it was sent.
+#: The text of these exceptions comes from the peer, which may echo the request.
 _ECHOES = (http.client.BadStatusLine, http.client.UnknownProtocol)
 
 
 def _scrubbed(error: BaseException) -> BaseException | None:
-    """Return the innermost cause as data: without frames and without links to what holds the request and its headers."""
+    """Return the innermost cause without its traceback and its own causes, which lead to the request and its headers."""
     found = [
         item
         for item in _chain(error)
@@ -66,7 +66,7 @@ def _with_cause(error: e.GroqProviderError, problem: BaseException) -> e.GroqPro
 
 
 def _reason(problem: BaseException) -> str:
-    """Name what happened in the system's own words."""
+    """Describe the failure in the words of the system."""
     for item in reversed(list(_chain(problem))):
         if isinstance(item, socket.gaierror):
             return f"the host name cannot be resolved ({item.strerror or item})"
@@ -82,19 +82,19 @@ def _reason(problem: BaseException) -> str:
 
 
 def map_send_error(problem: BaseException, scope: CancelScope, where: str) -> e.GroqProviderError:
-    """Return our error for whatever sending a request, or waiting for the head of its answer, raised.
+    """Return our error for an exception raised while sending a request or awaiting the head of its response.
 
     Args:
         problem: The exception.
-        scope: Says whether the request left and whether it was cancelled.
+        scope: Says whether the request was sent and whether the call was cancelled.
         where: Scheme, host and port, for the message.
     """
     if scope.cancelled:
         return e.RequestCancelledError("the call was cancelled", sent=scope.sent)
     kinds = list(_chain(problem))
     for item in kinds:
-        if isinstance(item, e.GroqProviderError):  # inside another where it is an OSError: requests wraps those
-            item.__traceback__ = item.__context__ = None  # as of causes: they lead to the request and its headers
+        if isinstance(item, e.GroqProviderError):  # requests wraps those of our errors that are an OSError
+            item.__traceback__ = item.__context__ = None  # a traceback leads to the request and its headers
             return item
     sent = scope.sent
 
@@ -106,17 +106,17 @@ def map_send_error(problem: BaseException, scope: CancelScope, where: str) -> e.
     ):
         return _with_cause(e.ConnectTimeoutError(f"no connection to {where} in time", sent=sent), problem)
     if sent is False and isinstance(problem, ValueError) and not isinstance(problem, rq.RequestException):
-        # Nothing of the value: it may be the key.
+        # Do not show the value: it may be the key.
         return e.ConfigurationError("a header or the path holds characters that HTTP does not allow", sent=False)
     if has(u3.ProxyError, rq.ProxyError) or any(
         "Tunnel connection failed" in str(item) for item in kinds if isinstance(item, OSError)
     ):
         text = _reason(problem)
-        # What it does not allow or does not know it will not the next time.
+        # A proxy that forbids the tunnel or does not know the host will refuse the next attempt, too.
         status = re.search(r"Tunnel connection failed: (\d{3})", text)
         lasting = status is not None and status[1][0] == "4" and status[1] not in ("408", "425", "429")
         return _with_cause(e.ProxyError(f"the proxy failed: {text}", sent=sent, retryable=not lasting), problem)
-    # A connection that ends inside TLS is broken like any other; only what TLS itself refuses stays refused.
+    # A connection that ends inside TLS is a broken connection and may be retried; a refusal by TLS itself is permanent.
     if has(ssl.SSLError, u3.SSLError, ssl.CertificateError) and not has(TimeoutError, ssl.SSLEOFError):
         return _with_cause(e.TLSError(f"TLS failed with {where}: {_reason(problem)}", sent=sent), problem)
     if has(TimeoutError, rq.ReadTimeout):
@@ -143,7 +143,7 @@ def map_send_error(problem: BaseException, scope: CancelScope, where: str) -> e.
 
 
 def map_read_error(problem: BaseException, scope: CancelScope | None) -> e.GroqProviderError:
-    """Return our error for whatever reading a body raised."""
+    """Return our error for an exception raised while reading a body."""
     if scope is not None and scope.cancelled:
         return e.RequestCancelledError("the call was cancelled", sent=True)
     kinds = list(_chain(problem))

@@ -1,4 +1,4 @@
-"""A fair cap on requests under way."""
+"""A fair cap on the number of requests under way (``max_connections``)."""
 
 from __future__ import annotations
 
@@ -15,38 +15,40 @@ if TYPE_CHECKING:
 
 __all__ = ["ConnectionLimiter", "Permit"]
 
-#: Seconds between two looks of a wait that others cannot end.
+#: Seconds between two checks by a waiter that other threads cannot wake.
 _RECHECK_AFTER = 0.05
 
 
 class Permit:
-    """The right to have one request under way, or the wait for it; given back once, at the latest when it is garbage.
+    """The right to have one request under way, or the wait for that right.
 
-    It is its own from the moment it is granted, wherever an interrupt may strike from then on.
+    Once granted, the permit belongs to the waiter: after an interrupt, however early, its finalizer returns it. It is returned once.
     """
 
     __slots__ = ("_limiter", "thread_id", "wake_lock")
 
     def __init__(self) -> None:
         self.thread_id = get_ident()
-        self._limiter: ConnectionLimiter | None = None  # set by whoever grants it
-        self.wake_lock: Lock | None = None  # of a wait, which ends when it is released
+        self._limiter: ConnectionLimiter | None = None  # set by the thread that grants the permit
+        self.wake_lock: Lock | None = None  # while it waits; the grant releases it
 
     def release(self) -> None:
-        """Give it back. Idempotent; waits for nothing, so that finalizers may call it."""
+        """Return the permit. Idempotent; never waits, so finalizers may call it."""
         limiter, self._limiter = (
             getattr(self, "_limiter", None),
             None,
-        )  # an interrupt may have struck before there was one
+        )  # unset if an interrupt struck in __init__
         if limiter is not None:
-            limiter._returned.append(None)  # not by a call of in_handler, at whose beginning an interrupt might lose it
+            limiter._returned.append(
+                None
+            )  # here and not in a method of ours: an interrupt as that is called would lose the permit
             limiter._settle_returned()
 
     __del__ = release
 
 
 class ConnectionLimiter:
-    """A cap: first come, first served; each waiter owns its wake-up."""
+    """A cap on requests: waiters are served in the order of their arrival, and each owns the lock that wakes it."""
 
     def __init__(self, count: int) -> None:
         self._max_permits = count
@@ -54,21 +56,21 @@ class ConnectionLimiter:
         forkable(self)
 
     def _start(self) -> None:
-        # Reentrant (_sync): wherever one may strike, what it finds is right, and it may change all of it.
+        # Reentrant (_sync): a signal handler may find these fields at any step, and may change all of them.
         self._lock = RLock()
         self._free_permits = self._max_permits  # guarded by _lock, like _waiters
         self._waiters: deque[Permit] = deque()
-        #: Given back and not yet free. A finalizer may run inside any lock, this one's included, so that giving back cannot wait
-        #: for it: whoever holds it looks here again after letting go.
+        #: Permits that were returned but are not free yet. A finalizer may run while the lock is held, so release()
+        #: never waits for it; the holder of the lock drains this after releasing.
         self._returned: deque[None] = deque()
 
-    _after_fork_in_child = _start  # the threads that held limiter or waited for them are not here
+    _after_fork_in_child = _start  # in the child there are no threads that held or awaited permits
 
     def acquire(self, scope: CancelScope, limit: float | None) -> Permit:
         """Wait for a permit.
 
         Raises:
-            PoolTimeoutError: None came free until the instant *limit*.
+            PoolTimeoutError: No permit was free by the instant *limit*.
             RequestCancelledError: The call was cancelled.
         """
         permit = Permit()
@@ -81,20 +83,21 @@ class ConnectionLimiter:
                     permit.wake_lock = Lock()
                     permit.wake_lock.acquire()
                     self._waiters.insert(self._queue_position(permit), permit)
-                    self._settle_returned()  # a handler may have given one back just now
+                    self._settle_returned()  # a handler may have returned one just now
             if self._returned:
                 self._settle_returned()
             if permit.wake_lock is not None:
                 self._wait_for_permit(permit, permit.wake_lock, scope, limit)
         except BaseException:
             self._leave_queue(permit)
-            permit.release()  # it may have come at the last moment, whatever ended the wait
+            permit.release()  # it may have been granted just before the wait ended
             raise
         return permit
 
     def _wait_for_permit(self, permit: Permit, wake_lock: Lock, scope: CancelScope, limit: float | None) -> None:
         subscription = scope.subscribe(functools.partial(wake, wake_lock))
-        # A signal handler that struck while its thread_id was in here: those who release back leave it to whoever holds the lock.
+        # If this is a signal handler inside a locked section, threads that return permits leave them to the holder of
+        # the lock, which is this thread. So check again every now and then.
         in_handler = owns_lock(self._lock)
         try:
             while True:
@@ -120,9 +123,9 @@ class ConnectionLimiter:
             )
 
     def _queue_position(self, permit: Permit) -> int:
-        """Return where in the queue a newcomer stands: last, but before one that waits in the same thread_id.
+        """Return the index in the queue for a new waiter: the end, or in front of a waiter of the same thread.
 
-        That is a signal handler's call, and the one it interrupted cannot go on before the handler returns.
+        The new waiter is then the call of a signal handler, and the call that it interrupted cannot go on before the handler returns.
         """
         if permit.thread_id == main_thread().ident:
             for position, other in enumerate(list(self._waiters)):
@@ -131,12 +134,12 @@ class ConnectionLimiter:
         return len(self._waiters)
 
     def _leave_queue(self, permit: Permit) -> None:
-        """Leave the queue. What was granted by then stays granted."""
+        """Leave the queue. A permit that was granted meanwhile stays granted."""
         with self._lock:
             try:
                 self._waiters.remove(permit)
             except ValueError:
-                pass  # it was granted, or never there, or is of a process that has forked meanwhile
+                pass  # granted meanwhile, never queued, or from before a fork
         self._settle_returned()
 
     def _settle_returned(self) -> None:
@@ -144,12 +147,11 @@ class ConnectionLimiter:
             try:
                 while self._returned:
                     del self._returned[0]
-                    if (
-                        self._free_permits < self._max_permits
-                    ):  # in a forked child, some are given back that it never took
+                    if self._free_permits < self._max_permits:  # in a forked child, permits of the parent may come back
                         self._free_permits += 1
                 while self._free_permits > 0 and self._waiters:
-                    # Without a call, after which an interrupt might come, before the one that wakes.
+                    # No call of a Python function before the one that wakes the waiter: an interrupt could strike there
+                    # (_sync).
                     first = self._waiters[0]
                     del self._waiters[0]
                     self._free_permits -= 1

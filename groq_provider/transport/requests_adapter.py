@@ -40,16 +40,17 @@ if TYPE_CHECKING:
 __all__ = ["Adapter", "Request", "RequestHeaders", "Response"]
 
 _READ_SIZE = 32_768
-#: After the end of a stream, so much is read for the end of the body, and for so long; else the connection is dropped.
+#: After the end of a stream, read at most so many bytes, for at most so many seconds, to find the end of the body. Past
+#: either, the connection is closed.
 _DRAIN_BYTES = 64 * 1024
 _DRAIN_SECONDS = 0.05
 _ZERO_TIME = timedelta(0)
-#: So many pieces of a body are kept as they came.
+#: After so many pieces of a body they are joined, because many small objects take more memory than their bytes.
 _MAX_PIECES = 256
 
 
 class RequestHeaders(dict[str, str]):
-    """A dict under the canonical names; other spellings find them, too, for whoever looks at a request."""
+    """A dict of headers by canonical name that also finds other spellings, for code that inspects a request."""
 
     def __missing__(self, key: str) -> str:
         lower = key.lower()
@@ -70,12 +71,12 @@ class RequestHeaders(dict[str, str]):
 
 
 class Request(PreparedRequest):
-    """A request built by hand: what requests would check on every call was checked once, at construction."""
+    """A prepared request built without the checks of requests: they were made once, when the transport was constructed."""
 
     def __init__(self, method: str, base: str, target: str, headers: RequestHeaders, body: bytes | None) -> None:
         self.method = method
         self.url = base + target
-        self.headers = headers  # type: ignore[assignment]  # finds any spelling, which is all that is asked of it
+        self.headers = headers  # type: ignore[assignment]  # not a CaseInsensitiveDict, but finds any spelling
         self.body = body
         self.hooks = {"response": []}
         self._cookies = None
@@ -89,10 +90,10 @@ class Request(PreparedRequest):
 
 
 def _http2_pool() -> type[Http2Pool]:
-    """Import what HTTP/2 takes.
+    """Import the pool for HTTP/2.
 
     Raises:
-        ConfigurationError: It is not installed.
+        ConfigurationError: The extra ``http2`` is not installed.
     """
     try:
         from groq_provider.transport.http2.pool import Http2Pool
@@ -104,10 +105,10 @@ def _http2_pool() -> type[Http2Pool]:
 
 
 class Adapter(HTTPAdapter):
-    """requests' adapter with our pool behind it. ``send`` is not overridden, so the ``responses`` library works.
+    """The adapter of requests, with our pools behind it. ``send`` is not overridden, so the ``responses`` library works.
 
-    With *http2* the pool is one of HTTP/2 wherever the protocol can be negotiated in TLS, also inside a proxy's tunnel. It is one of
-    HTTP/1.1 without TLS, and through a proxy that is itself spoken to in TLS: TLS inside TLS cannot be read without has_unread.
+    With *http2* the pool speaks HTTP/2 wherever TLS can negotiate it, also inside a proxy's tunnel. Without TLS, and through a proxy that is
+    itself reached by TLS, the pool speaks HTTP/1.1: TLS inside TLS cannot be read without waiting.
     """
 
     def __init__(
@@ -128,12 +129,12 @@ class Adapter(HTTPAdapter):
         self._cert = cert
         self._pool: PlainPool | TLSPool | Http2Pool | None = None
         self._closed = False
-        self._pool_lock = RLock()  # guards the making of _pool, and its end; reentrant: _sync
+        self._pool_lock = RLock()  # guards the creation of _pool, and its end; reentrant: _sync
         forkable(self)
         super().__init__(pool_connections=1, pool_maxsize=POOL_SIZE)
 
     def pool(self) -> PlainPool | TLSPool | Http2Pool:
-        """Return the pool, pool on first use: a TLS context is costly and not every program gets as far as a request."""
+        """Return the pool. It is made on first use, because a TLS context is costly and not every program sends a request."""
         if self._pool is None:
             with self._pool_lock:
                 if self._closed:
@@ -143,7 +144,7 @@ class Adapter(HTTPAdapter):
         return self.pool() if self._pool is None else self._pool
 
     def _keep_pool(self, pool: PlainPool | TLSPool | Http2Pool) -> None:
-        """Keep a pool, unless a signal handler was here while it was pool."""
+        """Keep a new pool, unless a signal handler made or closed one meanwhile."""
         if self._pool is None and not self._closed:
             self._pool = pool
         else:
@@ -194,21 +195,21 @@ class Adapter(HTTPAdapter):
         return pool
 
     def _context(self, *protocols: str) -> ssl.SSLContext:
-        """Return the TLS context as the files say now; asked again for each connection."""
+        """Return the TLS context for the current contents of the files. Called for each new connection."""
         bundle = self._ca_bundle or DEFAULT_CA_BUNDLE_PATH
         return tls_context(bundle, self._cert, protocols or ("http/1.1",), file_versions(bundle, self._cert))
 
     # --- hooks of HTTPAdapter ----------------------------------------------------------------------------------------------
 
     def get_connection_with_tls_context(self, *_args: Any, **_kwargs: Any) -> Any:
-        """Return our pool, whatever the request: this adapter serves one base URL."""
+        """Return our pool for every request: this adapter serves one base URL."""
         return self.pool()
 
     def cert_verify(self, *_args: Any, **_kwargs: Any) -> None:
-        """Do nothing: the TLS context decides, and is shared, so that nothing may be written on it per request."""
+        """Do nothing: the shared TLS context decides, and must not be changed per request."""
 
     def add_headers(self, request: Any, **kwargs: Any) -> None:
-        """Add none. The one hook that is told the time limits of a request that somebody else sends through this adapter."""
+        """Add no headers. This is the one hook that is told the time limits of a request that foreign code sends through the adapter."""
         if getattr(request, "scope", None) is None:
             timeout = kwargs.get("timeout")
             connect, read = timeout if isinstance(timeout, tuple) else (timeout, timeout)
@@ -216,16 +217,16 @@ class Adapter(HTTPAdapter):
             adopt(request.scope)
 
     def request_url(self, request: Any, proxies: Any) -> str:  # noqa: ARG002 - requests' signature
-        """Return the path, or for a plain-HTTP proxy the whole URL."""
+        """Return the path, or the whole URL for a plain-HTTP proxy."""
         if self._proxy is not None and self._url.scheme == "http":
             return str(request.url)
         return str(request.path_url)
 
     def build_response(self, req: Any, resp: Any) -> Response:
-        """Return our answer; no cookies, no charset guessing."""
+        """Return our response: no cookies, no guessing of the charset."""
         scope: CancelScope | None = getattr(req, "scope", None)
         if scope is not None and scope.sent is False:
-            scope.request_sent()  # an answer without a connection: from the `responses` library
+            scope.request_sent()  # a response without a connection, from the ``responses`` library
         return Response(resp, req, scope)
 
     def close(self) -> None:
@@ -238,9 +239,9 @@ class Adapter(HTTPAdapter):
 
 
 class _Urllib3Body:
-    """The body of urllib3's answer, with the face of :class:`~groq_provider.transport.http1.receive.HTTP11Response`.
+    """A body that urllib3 reads, with the methods of :class:`~groq_provider.transport.http1.receive.HTTP11Response`.
 
-    There is one where urllib3 talks through a proxy, and where the `responses` library answers, without any connection.
+    Used where urllib3 talks to a proxy, and where the ``responses`` library answers without a connection.
     """
 
     __slots__ = ("_raw", "_response", "self_delimited")
@@ -275,11 +276,11 @@ class _Urllib3Body:
 
 
 class _CodedBody:
-    """A body in a content coding that was not asked for: never decoded, as a few bytes of it can become any number.
+    """A body in a content coding that was not requested. It is never decoded: a few bytes can expand to any size.
 
     Args:
-        body: Where it is.
-        coding: What the head calls it.
+        body: The coded body.
+        coding: Its coding, from the head of the response.
     """
 
     __slots__ = ("_body", "_coding", "self_delimited")
@@ -293,7 +294,7 @@ class _CodedBody:
 
     def read1(self) -> bytes:
         if self._body.complete:
-            return b""  # which is the same in every coding
+            return b""  # an empty body is the same in every coding
         raise UnwantedCodingError(self._coding)
 
     def ready(self, _timeout: float) -> bool:
@@ -310,21 +311,22 @@ class _CodedBody:
 
 
 class Response(requests.Response):
-    """An answer whose head is there.
+    """A response whose head has arrived.
 
-    ``iter_lines()`` is right where requests' own is not: it splits at CR, LF and CRLF only, in linear time, holds nothing back
-    on any framing, and decodes nothing.
+    Unlike the method of requests, :meth:`iter_lines` splits only at CR, LF and CRLF, takes linear time, holds nothing back whatever the
+    framing, and decodes nothing.
 
     Not shared between threads.
 
     Args:
-        raw: An :class:`~groq_provider.transport.http1.receive.HTTP11Response`, or what has its face, or an answer of urllib3's.
-        request: What was asked.
-        scope: Whose limits hold.
+        raw: An :class:`~groq_provider.transport.http1.receive.HTTP11Response`, an object with the same methods, or a response of urllib3.
+        request: The request that it answers.
+        scope: The deadlines and the cancellation of the call.
     """
 
     def __init__(self, raw: Any, request: Any, scope: CancelScope | None) -> None:
-        # Not requests' own __init__: it makes a cookie jar and a case-insensitive dict that nothing here uses.
+        # Do not call the __init__ of requests.Response: it makes a cookie jar and a case-insensitive dict that are
+        # never used here.
         self._content: Any = False
         self._content_consumed = False
         self._next = None
@@ -354,7 +356,7 @@ class Response(requests.Response):
     # --- reading ---------------------------------------------------------------------------------------------------------
 
     def read1(self) -> bytes:
-        """Return what has arrived of the body, has_unread for the first byte; nothing at its end."""
+        """Return the part of the body that has arrived, waiting for the first byte; empty at the end of the body."""
         if self._finished:
             return b""
         try:
@@ -365,7 +367,7 @@ class Response(requests.Response):
             if not data:
                 scope = self._scope
                 if scope is not None and scope.cancelled and not self._body.self_delimited:
-                    self.close()  # what looks like the end may be our own shutdown of the socket
+                    self.close()  # an apparent end may be our own shutdown of the socket
                     raise map_read_error(ConnectionAbortedError(), scope)
                 self._release()
             return data
@@ -375,7 +377,7 @@ class Response(requests.Response):
         raise mapped
 
     def _release(self) -> None:
-        """Give the connection back for the next request."""
+        """Return the connection to the pool for the next request."""
         self._finished = True
         scope = self._scope
         if scope is not None:
@@ -391,18 +393,18 @@ class Response(requests.Response):
             self.permit.release()
 
     def read_body(self, limit: int, *, cut: bool = False) -> bytes:
-        """Return the whole body and give the connection back.
+        """Return the whole body, and the connection to the pool.
 
         Args:
-            limit: Bytes at most; of a larger body the connection is dropped.
-            cut: Return the beginning of a larger one.
+            limit: Most bytes to read. For a larger body the connection is closed.
+            cut: Return the first *limit* bytes of a larger body instead of raising.
 
         Raises:
-            ResponseTooLargeError: More than *limit* bytes.
-            IncompleteResponseError: Less than was announced.
+            ResponseTooLargeError: The body is larger than *limit*.
+            IncompleteResponseError: The body is shorter than announced.
         """
         parts: list[bytes] = []
-        whole = bytearray()  # of what came in many pieces: an object for each would be larger than they are
+        whole = bytearray()  # the joined pieces, once there are many
         size = 0
         while data := self.read1():
             size += len(data)
@@ -425,13 +427,13 @@ class Response(requests.Response):
     def iter_lines(self, *_requests_own: Any, **_also: Any) -> Iterator[bytes]:
         """Yield the lines of the body as bytes without their ends, each as soon as it has arrived.
 
-        The arguments of requests' method are accepted and have no effect.
+        Accepts the arguments of the method of requests and ignores them.
         """
         while (lines := self.read_lines()) is not None:
             yield from lines
 
     def read_lines(self) -> list[bytes] | None:
-        """Read once and return the lines that completes, perhaps none; ``None`` at the end of the body."""
+        """Read once and return the lines that this completes, possibly none; ``None`` at the end of the body."""
         if data := self.read1():
             return self._splitter.feed(data)
         rest = self._splitter.finish()
@@ -444,7 +446,7 @@ class Response(requests.Response):
     # --- ending ----------------------------------------------------------------------------------------------------------
 
     def drain(self, scope: CancelScope) -> None:
-        """Read on to the end of the body, for a moment at most, so that the connection can serve again; else close it."""
+        """Read the rest of the body, for a short time, so that the connection can be used again; otherwise close it."""
         if self._finished:
             return
         scope.deadline = scope.earlier(_DRAIN_SECONDS)
@@ -452,13 +454,13 @@ class Response(requests.Response):
         try:
             while remaining > 0 and (data := self.read1()):
                 remaining -= len(data)
-        except Exception:  # noqa: BLE001 - the answer is complete; what follows it is nobody's concern
+        except Exception:  # noqa: BLE001 - the answer is complete, so a failure after it does not matter
             self.close()
         if not self._finished:
             self.close()
 
     def abandon(self) -> None:
-        """Drop the connection without touching a lock: for finalizers, which may run inside any of them."""
+        """Close the connection without taking a lock. For finalizers, which may run inside any lock."""
         if self._finished:
             return
         self._finished = True
@@ -466,7 +468,7 @@ class Response(requests.Response):
         self._release_permit()
 
     def close(self) -> None:
-        """Drop the connection, unless it has gone back already. Idempotent."""
+        """Close the connection, unless it was returned to the pool already. Idempotent."""
         if self._finished:
             return
         self._finished = True
@@ -477,7 +479,7 @@ class Response(requests.Response):
 
     @property
     def content(self) -> bytes:
-        """The whole body; for callers of the transport that treat it as requests' own."""
+        """The whole body, for code that treats this as a response of requests."""
         if self._content is False:
             self._content = self.read_body(1 << 62)
             self._content_consumed = True

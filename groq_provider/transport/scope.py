@@ -1,4 +1,4 @@
-"""One exchange as the transport sees it: when it must stop, and how somebody else stops it."""
+"""The transport's view of one call: its deadlines, and how another thread cancels it."""
 
 from __future__ import annotations
 
@@ -17,42 +17,43 @@ __all__ = ["CancelScope", "Interruptible", "activate", "adopt", "current"]
 
 
 def _shutdown(sock: Any, how: int) -> None:
-    # The base-class method on purpose. SSLSocket.shutdown() drops the TLS layer first, after which a reader that still runs is
-    # handed ciphertext (cpython#124618); urllib3's response.shutdown() has the same flaw. Looked up here, for gevent may have replaced it.
+    # Call the method of the base class on purpose. ``SSLSocket.shutdown()`` drops the TLS layer first, and a thread
+    # that still reads would then be handed ciphertext (cpython#124618); urllib3's ``response.shutdown()`` has the same
+    # flaw. The class is looked up at each call, since gevent may have replaced it.
     if isinstance(sock, socket.SocketType):
         socket.SocketType.shutdown(sock, how)
     else:
-        sock.shutdown(how)  # Eventlet's, which has the real one inside; its TLS sockets are real ones
+        sock.shutdown(how)  # Eventlet's plain socket wraps the real one; its TLS sockets are real ones
 
 
 class Interruptible(Protocol):
-    """What a call may wait on that is not its own socket: a stream of HTTP/2, whose connection others share."""
+    """A target that a call can wait on besides its own socket: an HTTP/2 stream, whose connection is shared with other calls."""
 
     def interrupt(self) -> None:
-        """End what the call waits for. From any thread, also in a signal handler: it must wait for nothing."""
+        """End the wait of the call. Called from any thread and inside signal handlers, so it must not wait."""
         ...
 
 
 class CancelScope(CancelToken):
-    """Time limits and cancellation of one call.
+    """The deadlines of one call, and its cancellation.
 
-    It is the call's own cancel token, so whatever waits with a token (the limiter, a retry delay) wakes with it; and while the
-    call owns a socket, cancelling shuts that socket down, which wakes a blocked connect, handshake, send or read at once. What is not
-    its own, a stream of HTTP/2 among others, is interrupted instead.
+    The scope is the call's own cancel token: the rate limiter and the retry delay wait with it, so :meth:`cancel` wakes them. While the call
+    owns a socket, :meth:`cancel` also shuts that socket down, which ends a blocked connect, handshake, send or read at once. A target that the
+    call shares, such as an HTTP/2 connection, is interrupted by :meth:`Interruptible.interrupt` instead.
 
     Thread safety: one thread runs the call; any thread may cancel it.
 
     Attributes:
-        deadline: Monotonic instant every blocking operation is cut to; ``None``: no limit.
-        connect: Seconds a connection may take to be made.
-        connect_deadline: The same as an instant, as far as :attr:`total_deadline` allows.
-        after_send: Seconds from the sent request to :attr:`deadline`, as far as :attr:`total_deadline` allows.
-        total_deadline: Monotonic instant nothing may outlive.
+        deadline: Monotonic instant that ends every blocking operation; ``None`` means no limit.
+        connect: Seconds within which a connection must be made.
+        connect_deadline: The same as an instant, no later than :attr:`total_deadline`.
+        after_send: Seconds from the sent request to :attr:`deadline`, which is no later than :attr:`total_deadline`.
+        total_deadline: Monotonic instant at which the whole call must end.
         resends: How often the transport sent the request again after a stale connection.
-        sent: Whether the request left: ``False``, ``True``, or ``None`` for partly.
-        received: Whether a byte of the answer came.
-        sent_at: Monotonic instant the request had left.
-        adopted: Whether somebody else sends this request through the adapter, and expects urllib3's exceptions.
+        sent: Whether the request was sent: ``False``, ``True``, or ``None`` if the server may have read a part of it.
+        received: Whether a byte of the response has arrived.
+        sent_at: Monotonic instant at which the whole request was sent.
+        adopted: Whether foreign code sends this request through the adapter, and expects the exceptions of urllib3.
     """
 
     __slots__ = (
@@ -88,7 +89,7 @@ class CancelScope(CancelToken):
         self.begin(connect)
 
     def begin(self, connect: float | None) -> None:
-        """Start an attempt: the limits that count per attempt start anew, the total does not."""
+        """Start an attempt: reset the limits that count per attempt. The total deadline stays."""
         self.deadline = self.total_deadline
         self.connect = connect
         self.connect_deadline = self.earlier(connect)
@@ -99,17 +100,17 @@ class CancelScope(CancelToken):
         self.sent_at: float | None = None
 
     def earlier(self, seconds: float | None, now: float | None = None) -> float | None:
-        """Return the instant *seconds* from now, cut to the total. *now*: as the clock has just said."""
+        """Return the instant *seconds* from now, no later than the total deadline. Pass *now* if you have just read the clock."""
         if seconds is None:
             return self.total_deadline
         instant = (self.clock.monotonic() if now is None else now) + seconds
         return instant if self.total_deadline is None else min(instant, self.total_deadline)
 
     def send_timeout(self) -> float | None:
-        """Return the seconds the next piece of the request may take to leave: a peer that takes nothing for so long is dead.
+        """Return the seconds within which the next piece of the request must leave. A peer that accepts nothing for so long is dead.
 
         Raises:
-            TimeoutError: None are left.
+            TimeoutError: The deadline has passed.
         """
         remaining, patience = self.seconds_left(self.deadline), self.after_send
         if remaining is None or patience is None:
@@ -117,7 +118,7 @@ class CancelScope(CancelToken):
         return min(remaining, patience)
 
     def request_sent(self) -> None:
-        """Note that the request has left; from here the limit for the answer runs."""
+        """Record that the request was sent, and start the limit for the response."""
         self.sent = True
         self.sent_at = self.clock.monotonic()
         self.deadline = self.earlier(self.after_send)
@@ -126,7 +127,7 @@ class CancelScope(CancelToken):
         """Return the seconds until *deadline*.
 
         Raises:
-            TimeoutError: None are left.
+            TimeoutError: The deadline has passed.
         """
         if deadline is None:
             return None
@@ -136,11 +137,11 @@ class CancelScope(CancelToken):
         return seconds
 
     def look(self) -> None:
-        """Look up during work that waits for nothing, such as decoding what has arrived.
+        """Check for a cancel and for the total deadline, during work that does not wait, such as decoding a body.
 
         Raises:
             RequestCancelledError: The call was cancelled.
-            ReadTimeoutError: Its total time is up. The other limits are for silences of the peer, and this is none.
+            ReadTimeoutError: The total deadline has passed. The other limits do not count here: they bound the silence of the peer.
         """
         if self._cancelled:
             raise RequestCancelledError("the call was cancelled", sent=True)
@@ -149,10 +150,10 @@ class CancelScope(CancelToken):
             raise ReadTimeoutError("the answer was still being read", sent=True)
 
     def bind(self, sock: socket.socket | Interruptible) -> None:
-        """Name the socket this call waits on from now, which cancelling shuts down; or what is told to interrupt it instead.
+        """Set the socket, or other target, that this call waits on from now; :meth:`cancel` shuts it down or interrupts it.
 
         Raises:
-            RequestCancelledError: The call was cancelled before.
+            RequestCancelledError: The call is cancelled already.
         """
         with self._lock:
             self._bound = sock
@@ -162,15 +163,15 @@ class CancelScope(CancelToken):
         raise RequestCancelledError("the call was cancelled")
 
     def unbind(self) -> None:
-        """Let go of the socket, before anybody else may get it: a late cancel must not touch it."""
+        """Forget the socket. Call this before another call may get the socket, so that a late cancel cannot touch it."""
         with self._lock:
             self._bound = None
 
     def cancel(self) -> None:
-        """End this call wherever it waits. Idempotent; from any thread."""
+        """Cancel the call wherever it waits. Idempotent; may be called from any thread."""
         if self._pid != os.getpid():
-            # A forked child's copy. A shutdown would reach the connection of the parent, who is still using it, and the lock may
-            # be held for ever.
+            # This is a copy in a forked child. A shutdown would end the parent's connection, and the lock may stay
+            # locked for ever.
             self._cancelled = True
             return
         super().cancel()
@@ -183,28 +184,28 @@ class CancelScope(CancelToken):
                 interrupt()
                 return
             try:
-                _shutdown(target, socket.SHUT_RDWR)  # what cannot be interrupted is a socket
+                _shutdown(target, socket.SHUT_RDWR)  # no interrupt(), so it is a socket
             except OSError:
-                pass  # not connected yet, or gone already
+                pass  # not connected yet, or closed already
 
 
 _current = threading.local()
 
 
 def current() -> CancelScope:
-    """Return the call this thread is sending; urllib3's hooks have no argument to pass it through."""
+    """Return the scope of the call that this thread sends. urllib3's hooks have no argument to pass it through."""
     scope: CancelScope = _current.scope
     return scope
 
 
 def adopt(scope: CancelScope) -> None:
-    """Make *call* this thread's current call until the next: for requests that others send through the adapter."""
+    """Make *scope* the current scope of this thread until the next one, for a request that foreign code sends through the adapter."""
     scope.adopted = True
     _current.scope = scope
 
 
 class activate:  # noqa: N801 - a context manager used like a function, twice as fast as contextlib's
-    """Make *call* this thread's current call for the length of a block."""
+    """Make *scope* the current scope of this thread for the length of a block."""
 
     __slots__ = ("_previous_scope", "_scope")
 

@@ -1,4 +1,4 @@
-"""The transport: one requests.Session, one adapter, one pool, one place where requests are built."""
+"""The transport: builds requests, reads the caller's session and the environment, and sends through one adapter."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ __all__ = ["SecretHeader", "SessionTransport"]
 
 _MOST_MERGED = 8
 _JSON = {"Content-Type": "application/json"}
-#: Made once: requests makes one of every ``None``.
+#: Shared, because requests would make a new one for every ``None``.
 _NO_TIMEOUT: Any = Timeout()
 USER_AGENT = f"groq_provider/{__version__} (python-requests/{requests.__version__})"
 
@@ -51,18 +51,18 @@ class SessionTransport:
     Thread safety: any number of threads may send at once; nothing on the session changes after construction.
 
     Args:
-        base_url: ``https://host[:port]/prefix`` under which all paths stand; ``/chat/completions`` at its end is not part of the prefix.
-        clock: Time.
-        api_key: Sent as bearer token; ``None``: no ``Authorization`` header.
+        base_url: ``https://host[:port]/prefix``, the prefix of all paths. A trailing ``/chat/completions`` is dropped.
+        clock: The source of time.
+        api_key: Sent as bearer token; ``None`` means no ``Authorization`` header.
         headers: Sent with every request.
-        proxies: As in requests; ``None``: from the environment, read here and now.
-        ca_bundle: File or folder of CA certificates; ``None``: ``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE``, ``SSL_CERT_FILE`` and
-            ``SSL_CERT_DIR`` together, else certifi's.
+        proxies: As in requests; ``None`` means those of the environment, which is read here, once.
+        ca_bundle: File or folder of CA certificates; ``None`` means ``REQUESTS_CA_BUNDLE``, else ``CURL_CA_BUNDLE``, else ``SSL_CERT_FILE``
+            and ``SSL_CERT_DIR`` together, else the certificates of certifi.
         cert: Client certificate, or a pair of certificate and key.
-        max_connections: Most requests under way at once, whatever carries them; ``None``: no cap.
-        http2: Whether HTTP/2 is used where the server speaks it; needs the extra ``http2``.
-        session: A session of the caller's, and it stays that: its headers, proxies, verify and cert are read here, once. Nothing is
-            mounted on it, sent through it or closed with it; its adapters, hooks, auth, params and cookies play no part.
+        max_connections: Most requests under way at once, over HTTP/1.1 and HTTP/2 alike; ``None`` means no cap.
+        http2: Whether to use HTTP/2 where the server speaks it. You must install the extra ``http2`` for it.
+        session: A session of the caller's. Its headers, proxies, verify and cert are read here, once. The transport mounts nothing on it,
+            sends nothing through it and never closes it; its adapters, hooks, auth, params and cookies are ignored.
     """
 
     def __init__(
@@ -86,15 +86,15 @@ class SessionTransport:
         self._clock = clock
         self._closed = False
         own_headers, own_proxies, own_bundle, own_cert = _read_session(session)
-        # A session that was told not to look at the environment is taken at its word.
+        # ``trust_env = False`` on the caller's session holds for us as well.
         trust_env = session is None or session.trust_env
         proxy = _proxy_for(base_url, proxies, own_proxies, trust_env=trust_env)
         bundle: CABundle | None = ca_bundle
         if bundle is None:
             bundle = own_bundle or (_ca_from(environ) if trust_env else None)
         self.adapter = Adapter(base_url, clock=clock, proxy=proxy, ca_bundle=bundle, cert=cert or own_cert, http2=http2)
-        # Ours alone: a session of the caller's was read above, and nothing is mounted on it. An adapter there would be given whatever
-        # begins like our origin, which "https://host:18888" does with "https://host:1888", and would send it here.
+        # A session of our own. An adapter mounted on the caller's session would also get requests for other hosts whose
+        # URL begins like our origin: "https://host:18888" begins with "https://host:1888".
         self.session = requests.Session()
         self.session.trust_env = False
         self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -112,15 +112,14 @@ class SessionTransport:
                 _set_header(self._headers, name, SecretHeader(text))
         self._authorization = None if api_key is None else SecretHeader(f"Bearer {api_key}")
         self._permits = None if max_connections is None else ConnectionLimiter(max_connections)
-        #: What the runtime sends with every call of a kind is one and the same object, which cannot change, and is merged once. No dict:
-        #: without a global interpreter lock one has a lock, which a forked child may find taken for ever.
+        #: Merged headers, by the identity of the headers passed to send(). The runtime passes the same immutable
+        #: mapping with every call of a kind, so each is merged once. Not a dict: on a free-threaded build a dict has a
+        #: lock, and a forked child may find it locked for ever.
         self._merged: tuple[tuple[Mapping[str, str], RequestHeaders], ...] = ()
 
     def __repr__(self) -> str:
         if not hasattr(self, "adapter"):
-            return (
-                f"<{type(self).__name__} unfinished>"  # for tools that show the variables of a construction that failed
-            )
+            return f"<{type(self).__name__} unfinished>"  # for tools that show the variables of a failed construction
         pool = self.adapter._pool
         state = "closed" if self._closed else f"{'0 idle connections' if pool is None else pool.state()}"
         return f"<{type(self).__name__} {self._origin}, {state}>"
@@ -135,10 +134,10 @@ class SessionTransport:
         scope: CancelScope,
         query: str = "",
     ) -> Response:
-        """Send one request and return when the head of the answer is there.
+        """Send one request; return when the head of the response has arrived.
 
         Raises:
-            TransportError: No answer came.
+            TransportError: No response came.
             RequestCancelledError: The call was cancelled.
             ProviderClosedError: The transport was closed.
         """
@@ -149,7 +148,9 @@ class SessionTransport:
         if self._permits is None:
             return self._exchange(request, scope)
         permit = self._permits.acquire(scope, scope.earlier(scope.after_send))
-        scope.connect_deadline = scope.earlier(scope.connect)  # waiting for the permit was not connecting
+        scope.connect_deadline = scope.earlier(
+            scope.connect
+        )  # time spent waiting for the permit is not time to connect
         try:
             response = self._exchange(request, scope)
         except BaseException:
@@ -183,7 +184,7 @@ class SessionTransport:
         """Return the headers of every request, those of its content, and those of one call."""
         headers = RequestHeaders({**self._headers, **content})
         for name, text in (extra or {}).items():
-            if self._authorization is None or name.lower() != "authorization":  # which nothing replaces
+            if self._authorization is None or name.lower() != "authorization":  # an explicit API key is never replaced
                 _set_header(headers, name, text)
         return headers
 
@@ -191,7 +192,8 @@ class SessionTransport:
         problem: BaseException
         try:
             with activate(scope):
-                # Time limits are the call's; what requests is told bounds nothing but a call without any.
+                # The limits of the scope bound each wait. The timeout of requests would apply only to a request without
+                # a scope.
                 response: Response = self.adapter.send(request, stream=True, timeout=_NO_TIMEOUT)  # type: ignore[assignment]  # by build_response
         except Exception as caught:  # noqa: BLE001 - requests, urllib3, http.client, ssl and socket each have their own
             problem = caught
@@ -209,18 +211,21 @@ class SessionTransport:
             mapped = ProviderClosedError("the provider was closed during the call", sent=scope.sent)
         else:
             mapped = map_send_error(problem, scope, self._origin)
-        # Outside the except block, so that no context links back to the exception that holds the request and its key.
+        # Raise outside the except block. Otherwise the error's context would lead to the exception that holds the
+        # request and the key.
         del problem
         raise mapped
 
     def warm_up(self, connections: int, *, timeout: float = 10.0) -> int:
-        """Open connections, TLS included, without sending a request; return for how many requests at once they are ready.
+        """Open connections, TLS included, without sending a request.
 
-        Over HTTP/1.1 that is the number of connections; over HTTP/2 one carries as many as the server allows, a hundred as a rule.
+        Returns:
+            How many requests can be sent at once without a handshake. Over HTTP/1.1 that is the number of connections; over HTTP/2 one
+            connection carries as many requests as the server allows, usually a hundred.
 
         Raises:
             ProviderClosedError: The transport was closed.
-            ConfigurationError: Not 1 to 100 connections.
+            ConfigurationError: *connections* is not between 1 and 100.
         """
         if self._closed:
             raise ProviderClosedError("the provider was closed; make a new one")
@@ -236,7 +241,7 @@ class SessionTransport:
             raise ProviderClosedError("the provider was closed; make a new one") from None
 
     def close(self) -> None:
-        """Close every kept connection; a session of the caller's is left alone. Idempotent."""
+        """Close every kept connection, but not a session of the caller's. Idempotent."""
         if self._closed:
             return
         self._closed = True
@@ -245,7 +250,7 @@ class SessionTransport:
 
 
 def _set_header(headers: RequestHeaders, name: str, text: str) -> None:
-    """Set a header under whichever spelling it has already."""
+    """Set a header, replacing one of the same name in any spelling."""
     lower = name.lower()
     for known in headers:
         if known.lower() == lower:
@@ -276,12 +281,12 @@ def _read_session(session: requests.Session | None) -> tuple[dict[str, str], dic
 def _proxy_for(
     base_url: str, given: Mapping[str, str] | None, of_session: Mapping[str, str], *, trust_env: bool
 ) -> str | None:
-    """Return the proxy for a base URL: as given, else the session's, else that of the environment."""
+    """Return the proxy for a base URL: the explicit one, else the session's, else that of the environment."""
     proxies, source = (given, "proxies") if given else (of_session, "session.proxies")
     if not proxies and trust_env:
         proxies, source = get_environ_proxies(base_url, no_proxy=None), ""
     parts = urlsplit(base_url)
-    # As in requests, the closest one counts.
+    # As in requests, the most specific key wins.
     keys = (f"{parts.scheme}://{parts.hostname}", parts.scheme, f"all://{parts.hostname}", "all")
     key = next((key for key in keys if key in proxies), None)
     if key is None or not proxies[key]:
@@ -294,7 +299,7 @@ def _proxy_for(
 
 
 def _variable_of(key: str) -> str:
-    """Name the place in the environment that a proxy comes from."""
+    """Name the environment variable, or other place, that a proxy was read from."""
     name = f"{key}_proxy"
     found = next((name for name in (name, name.upper()) if os.environ.get(name)), None)
     return f"the environment variable {found}" if found else f"the proxy of this system for {key}"
@@ -305,5 +310,5 @@ def _ca_from(environ: Mapping[str, str] | None) -> CABundle | None:
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         if environ.get(name):
             return environ[name]
-    # OpenSSL's own, which it reads both of.
+    # OpenSSL reads both of these.
     return tuple([environ[name] for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if environ.get(name)]) or None

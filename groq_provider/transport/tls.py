@@ -1,4 +1,4 @@
-"""TLS contexts, made once for the same settings and files."""
+"""TLS contexts: one for the same settings and the same contents of the certificate files."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def tls_context(
     ca_bundle: CABundle,
     cert: str | tuple[str, str] | None,
     protocols: tuple[str, ...] = ("http/1.1",),
-    stamp: object = None,  # noqa: ARG001 - of the files: with another one they are read again
+    stamp: object = None,  # noqa: ARG001 - part of the cache key: the versions of the files
 ) -> ssl.SSLContext:
-    """Return the one context of these settings. Loading the CA bundle costs 30 to 40 ms: once a process, not once a connection."""
+    """Return the shared context of these settings. Loading the CA bundle takes 30 to 40 ms, so it is done once, not per connection."""
     try:
         places = (ca_bundle,) if isinstance(ca_bundle, str) else ca_bundle
         context = ssl.create_default_context(**_place(places[0]))
@@ -39,21 +39,22 @@ def tls_context(
         ) from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.sslsocket_class = TLSSocket
-    # urllib3 sets this before every handshake, on a context that other threads are using just then: once is enough.
+    # urllib3 calls this before every handshake, on a context that other threads may be using. Setting it once is
+    # enough.
     context.set_alpn_protocols(list(protocols))
-    context.set_alpn_protocols = _nothing_more  # type: ignore[assignment, method-assign]  # this context's only
+    context.set_alpn_protocols = _nothing_more  # type: ignore[assignment, method-assign]  # on this instance only
     return context
 
 
 def file_versions(ca_bundle: CABundle, cert: str | tuple[str, str] | None) -> tuple[object, ...]:
-    """Return what changes when one of the files does."""
+    """Return a value that changes when one of the files changes."""
     found: list[object] = []
     for path in (
         *((ca_bundle,) if isinstance(ca_bundle, str) else ca_bundle),
         *((cert,) if isinstance(cert, str) else cert or ()),
     ):
         try:
-            status = os.stat(path)  # noqa: PTH116 - cheaper
+            status = os.stat(path)  # noqa: PTH116 - cheaper than pathlib
         except OSError:
             found.append(None)
         else:
@@ -62,9 +63,9 @@ def file_versions(ca_bundle: CABundle, cert: str | tuple[str, str] | None) -> tu
 
 
 def _place(path: str) -> dict[str, Any]:
-    """Return certificates at a path as OpenSSL takes them: a file, or folders separated as in ``PATH``."""
+    """Return the arguments by which OpenSSL loads certificates from a file, or from folders separated as in ``PATH``."""
     return {"capath" if Path(path.split(os.pathsep, 1)[0]).is_dir() else "cafile": path}
 
 
 def _nothing_more(_protocols: object) -> None:
-    """Leave the protocols as they are."""
+    """Ignore the call: the protocols of the context are set already."""

@@ -1,4 +1,4 @@
-"""Connections whose every wait ends at the call's time limit and at its cancellation."""
+"""HTTP/1.1 connections, each wait of which ends at the deadline of the call or with its cancellation."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 __all__ = ["PlainConnection", "TLSConnection", "TLSSocket", "socket_options"]
 
-#: What is sent at once between two looks at the clock.
+#: Bytes to send between two checks of the deadline.
 _SEND_PIECE = 65_536
 
 
 def socket_options() -> list[tuple[int, int, int]]:
-    """Return the options of every socket: no delay, and probes that find a dead peer within about two minutes."""
+    """Return the options of every socket: no delay, and keepalive probes that detect a dead peer within about two minutes."""
     options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
     for name, seconds in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
         if hasattr(socket, name):  # not on every system
@@ -42,7 +42,7 @@ _poll = getattr(select, "poll", None)  # not on every system
 
 
 def _wait_connected(sock: socket.socket, timeout: float | None) -> bool:
-    """Wait up to *timeout* seconds until the attempt to connect has ended, well or badly."""
+    """Wait up to *timeout* seconds until the attempt to connect has succeeded or failed."""
     if _poll is None:  # pragma: no cover - Windows, which reports a failure as an exceptional condition
         return any(select.select([], [sock], [sock], timeout))
     poller = _poll()
@@ -51,24 +51,24 @@ def _wait_connected(sock: socket.socket, timeout: float | None) -> bool:
 
 
 class _TunnelReader(socket.SocketIO):
-    """The read side of a socket while http.client makes a tunnel through a proxy; never in_progress past the call's deadline."""
+    """The read side of a socket while http.client opens a tunnel through a proxy. Never waits past the deadline of the call."""
 
     def __init__(self, sock: socket.socket, scope: CancelScope) -> None:
         super().__init__(sock, "r")
-        # As socket.makefile() does: the file keeps the socket open. TLS inside TLS counts on the socket below.
+        # As in socket.makefile(): the file keeps the socket open. With TLS inside TLS, count on the socket below.
         counted: Any = getattr(sock, "socket", sock)
         counted._io_refs += 1
         self._socket = sock
         self._scope = scope
 
     def readinto(self, buffer: Buffer) -> int | None:
-        """Read once, for as long as the call's deadline allows."""
+        """Read once, until the deadline of the call at most."""
         self._socket.settimeout(self._scope.seconds_left(self._scope.deadline))
         return self._socket.recv_into(buffer)
 
 
 class _FileMaker:
-    """Stands in for the socket address_info http.client asks it for a file."""
+    """Takes the place of the socket for http.client, which only calls its ``makefile()``."""
 
     __slots__ = ("_scope", "_sock")
 
@@ -81,35 +81,36 @@ class _FileMaker:
 
 
 class _TunnelResponse(http.client.HTTPResponse):
-    """What a proxy says to CONNECT, which http.client reads by itself."""
+    """The response of a proxy to CONNECT, which http.client reads by itself."""
 
-    #: Here for an object that an interrupt left half made: io closes that, too, and asks for it.
+    #: For an instance that an interrupt left half made: io closes that as well and reads this attribute.
     fp: Any = None
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(_FileMaker(sock, current()), *args, **kwargs)  # type: ignore[arg-type]  # only makefile() is used
 
     def flush(self) -> None:
-        """Do nothing: nothing is ever written here, and a collector may have closed the buffer before us."""
+        """Do nothing: nothing is written here, and the garbage collector may have closed the buffer already."""
 
 
 class _ScopedConnection(HTTPConnection):
-    """What both kinds of connections share."""
+    """The common part of both kinds of connections: all waits follow the current :class:`CancelScope`."""
 
     response_class = _TunnelResponse
     _receive_buffer: ReceiveBuffer | None = None
-    #: The response that urllib3 reads from it, and after which it gives it back without asking whether it can serve again.
+    #: The response that urllib3 is reading from this connection. urllib3 returns the connection to the pool unchecked,
+    #: so the pool decides by this response whether to close it.
     pending_response: HTTP11Response | None = None
-    #: Whatever http.client is told to print for others: it would print the key.
+    #: Overrides http.client's global debug level, whose output would show the key.
     debuglevel = 0
-    #: Monotonic instant it went back to the pool; ``None``: not since it was connected.
+    #: Monotonic instant at which the connection went back to the pool; ``None`` if it was not there since it connected.
     idle_since: float | None = None
-    #: The call that made it for HTTP/2 and was given HTTP/1.1; until its first request.
+    #: The call that opened this connection for HTTP/2 and was offered HTTP/1.1 only; reset by the first request.
     made_for: CancelScope | None = None
     pid = 0
 
     def _new_conn(self) -> socket.socket:
-        """Connect, each address in turn, within what the call's limits leave for all of them together."""
+        """Connect to the addresses in turn. Together they must finish within the limits of the call."""
         scope = current()
         host: str = self._dns_host  # with its trailing dot, if it has one
         try:
@@ -121,7 +122,7 @@ class _ScopedConnection(HTTPConnection):
         problem: OSError | None = None
         for index, address_info in enumerate(addresses):
             try:
-                # A dead address takes its share of the time and leaves the rest to those after it.
+                # Give each address its share of the remaining time, so that a dead one leaves time for the next.
                 remaining = scope.seconds_left(scope.connect_deadline)
                 return self._connect_to(
                     scope, address_info, None if remaining is None else remaining / (len(addresses) - index)
@@ -139,7 +140,8 @@ class _ScopedConnection(HTTPConnection):
             for option in self.socket_options or ():
                 sock.setsockopt(*option)
             scope.bind(sock)
-            # Not with a timeout: a cancel just before connect() would find nothing to shut down, and connect() would wait on.
+            # Connect without blocking. With a timeout, a cancel just before connect() would find no connection to shut
+            # down, and connect() would then wait for its whole timeout.
             sock.setblocking(False)
             try:
                 sock.connect(address)
@@ -151,7 +153,7 @@ class _ScopedConnection(HTTPConnection):
                     raise TimeoutError("timed out")
                 if failure := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                     raise OSError(failure, os.strerror(failure))
-            if scope.cancelled:  # a shut-down socket may report success
+            if scope.cancelled:  # a socket that was shut down may report success
                 raise ConnectionAbortedError("cancelled")
             sock.settimeout(
                 scope.seconds_left(scope.connect_deadline)
@@ -165,7 +167,7 @@ class _ScopedConnection(HTTPConnection):
         return sock
 
     def connect(self) -> None:
-        """Connect, a proxy's tunnel and the TLS handshake included, within the limit for connecting."""
+        """Connect, including a proxy's tunnel and the TLS handshake, within the limit for connecting."""
         scope = current()
         sent, received = scope.sent, scope.received
         scope.deadline = scope.connect_deadline
@@ -174,18 +176,18 @@ class _ScopedConnection(HTTPConnection):
         except BaseException:
             scope.unbind()
             raise
-        finally:  # what went through the tunnel so far was not the request
+        finally:  # bytes sent through the tunnel so far are not the request
             scope.sent, scope.received = sent, received
             scope.deadline = scope.total_deadline
 
     def send(self, data: Any) -> None:
-        """Send, looking at the clock between pieces."""
+        """Send, checking the deadline between pieces."""
         scope = current()
         if self.sock is None:
             self.connect()
         if scope.sent is False:
             scope.sent = None
-        if not isinstance(data, (bytes, bytearray)):  # of somebody else's request
+        if not isinstance(data, (bytes, bytearray)):  # a body that foreign code sends
             self.sock.settimeout(scope.send_timeout())
             super().send(data)
             return
@@ -208,11 +210,11 @@ class _ScopedConnection(HTTPConnection):
         return HTTP11Response(self, buffer, method)
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as urllib3 does
-        """Read the head of the response, for urllib3 and in its form."""
+        """Read the head of the response and return it as urllib3's response."""
         options, self._response_options = self._response_options, None
         if options is None:
             raise http.client.ResponseNotReady
-        state: Any = self  # http.client's own books: for it the response is over, so that it lets the next request pass
+        state: Any = self  # tell http.client that the response is over, so that it allows the next request
         state._HTTPConnection__state = http.client._CS_IDLE  # type: ignore[attr-defined]  # not in typeshed
         return urllib3_response(self.read_response(options.request_method), options)
 
@@ -228,7 +230,7 @@ class _ScopedConnection(HTTPConnection):
         decode_content: bool = True,
         enforce_content_length: bool = True,
     ) -> None:
-        """Send a request as urllib3 has it done: through a proxy, and for whoever sends through the adapter themselves."""
+        """Send a request in urllib3's way: through a proxy, and for foreign code."""
         self._response_options = options = _ResponseOptions(
             method, url, preload_content, decode_content, enforce_content_length
         )
@@ -250,14 +252,14 @@ class _ScopedConnection(HTTPConnection):
             )
         except OSError:
             self._response_options = options
-            scope.deadline = scope.earlier(scope.after_send)  # urllib3 may still look for an response that came early
+            scope.deadline = scope.earlier(scope.after_send)  # urllib3 may still read a response that came early
             raise
         scope.request_sent()
 
     def send_request(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> None:
-        """Send a request and note that it has left; head and body in one piece address_info they are small.
+        """Send a request, and record that it was sent. Head and body go out together if they are small.
 
-        http.client's way, a call per field, takes twice as long.
+        Half the time of http.client, which makes a call per field.
 
         Raises:
             ValueError: A value would break the head.
@@ -266,7 +268,7 @@ class _ScopedConnection(HTTPConnection):
         lines += [f"{name}: {text}" for name, text in headers.items()]
         head = "\r\n".join(lines) + "\r\n\r\n"
         if head.count("\n") != len(lines) + 1 or head.count("\r") != len(lines) + 1 or " " in url or "\0" in head:
-            raise ValueError("a control character in a header or the path")
+            raise ValueError("control character in a header or the path")
         data = head.encode("latin-1")
         scope = current()
         try:
@@ -277,24 +279,25 @@ class _ScopedConnection(HTTPConnection):
                 if body:
                     self.send(body)
         except OSError:
-            scope.deadline = scope.earlier(scope.after_send)  # an response may have come early, and be looked for
+            scope.deadline = scope.earlier(scope.after_send)  # the pool may still read a response that came early
             raise
         scope.request_sent()
 
     def close(self) -> None:
-        """Close the socket, and forget what came over it."""
+        """Close the socket, and drop the bytes received on it."""
         self._receive_buffer = self.pending_response = None
         super().close()
 
 
 def urllib3_response(response: HTTP11Response, options: _ResponseOptions) -> HTTPResponse:
-    """Return urllib3's response around ours; the connection is for that one to give back, and for the pool to judge."""
+    """Wrap our response in urllib3's. urllib3 returns the connection, and the pool decides whether to close it."""
     if (connection := response._connection) is not None:
         connection.pending_response, response._connection = response, None
     file: Any = ResponseFile(response)
     return HTTPResponse(
         body=file,
-        # With it urllib3 gives the connection back at the end of the body, which for calls of ours is too early: they are still bound.
+        # With this, urllib3 returns the connection at the end of the body. For our own calls that is too early: they
+        # still have it bound.
         original_response=file if current().adopted else None,
         headers=response.headers,
         status=response.status,
@@ -317,32 +320,32 @@ class TLSConnection(_ScopedConnection, HTTPSConnection):
     """A connection with TLS; the handshake counts as connecting."""
 
     response_class = _TunnelResponse
-    #: Returns the TLS context to connect with; ``None``: that given at the start.
+    #: Returns the TLS context to connect with; ``None`` means the context passed to the constructor.
     make_context: Callable[[], ssl.SSLContext] | None = None
 
     def connect(self) -> None:
-        """Connect, with the certificates as their files say now."""
+        """Connect, using the current contents of the certificate files."""
         if self.make_context is not None:
             try:
                 self.ssl_context = self.make_context()
             except ConfigurationError:
                 if self.ssl_context is None:
-                    raise  # else the file is being replaced: what it held until now goes on to hold
+                    raise  # otherwise a file is just being replaced: keep its previous contents
         super().connect()
 
 
 class TLSSocket(ssl.SSLSocket):
-    """A TLS socket that belongs to the call from before its handshake: wrapping takes the file descriptor from the socket below."""
+    """A TLS socket that is bound to the call before its handshake, because wrapping takes the descriptor from the socket below."""
 
     def do_handshake(self, *block: bool) -> None:
-        """Shake hands within the call's limit for connecting. There is no argument address_info gevent has replaced the base class."""
+        """Do the handshake within the limit for connecting. gevent's version takes no argument."""
         scope = current()
         try:
             scope.bind(self)
             self.settimeout(scope.seconds_left(scope.connect_deadline))
             super().do_handshake(*block)
         except BaseException:
-            # Before Python 3.12 ssl closes the socket after some errors only, a cancel or Ctrl-C not among them.
+            # Before Python 3.12, ssl closes the socket after some errors only, and not after a cancel or Ctrl-C.
             scope.unbind()
             self.close()
             raise

@@ -1,4 +1,4 @@
-"""Pools of stack connections: liveness, age, fork safety, one resend on a stale connection."""
+"""Pools of kept connections: liveness checks, age limit, fork safety, and one resend after a stale connection."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_IDLE", "POOL_SIZE", "PlainPool", "TLSPool"]
 
-#: Connections stack per host.
+#: Most connections kept per host.
 POOL_SIZE = 100
 #: Seconds after which an idle connection is not used again (fixed: docs/design/promises.md).
 MAX_IDLE = 90.0
 
-#: How a connection fails whose other end has closed while it was sent to; the second on macOS.
+#: Errors of a send to a peer that has just closed the connection; the second occurs on macOS.
 _EARLY_CLOSE = (errno.ECONNRESET, errno.EPROTOTYPE)
 
 T = TypeVar("T")
@@ -41,44 +41,44 @@ _log = logging.getLogger(__name__)
 
 
 class _ConnectionStack:
-    """What a pool keeps its connections in; urllib3's own is a ``queue.LifoQueue``, whose locks are conditions written in Python.
+    """The store of idle connections. It replaces urllib3's ``queue.LifoQueue``, whose locks are conditions written in Python.
 
-    An interrupt at the wrong moment inside of one leaves it locked for ever, and with it every call. A ``with`` on a plain lock cannot
-    be torn.
+    An interrupt inside such a condition can leave it locked for ever, and every later call would hang. A ``with`` on a plain lock cannot be
+    torn by an interrupt.
     """
 
     def __init__(self, maxsize: int = POOL_SIZE) -> None:
         self.maxsize = maxsize
-        self.mutex = threading.RLock()  # guards the list; held for one look at it; reentrant: _sync
+        self.mutex = threading.RLock()  # guards the list, for one access at a time; reentrant: _sync
         self.queue: list[Any] = []
 
     def get(self, block: bool = False, timeout: float | None = None) -> Any:  # noqa: ARG002 - the signature of queues
-        """Return what was put last; never waits."""
+        """Return the item that was put last; never waits."""
         with self.mutex:
             if self.queue:
                 return self.queue.pop()
         raise queue.Empty
 
     def put(self, item: Any, block: bool = False, timeout: float | None = None) -> None:  # noqa: ARG002 - as above
-        """Keep a connection, or the place for one; never waits."""
+        """Keep a connection, or ``None`` as the place for one; never waits."""
         with self.mutex:
             if len(self.queue) >= self.maxsize:
                 if item is None or None not in self.queue:
                     raise queue.Full
-                self.queue.remove(None)  # a connection that has no place takes one that is free
+                self.queue.remove(None)  # the connection takes the place of a None
             self.queue.append(item)
 
     def qsize(self) -> int:
-        """Return how many there are, places included."""
+        """Return the number of items, including those that are ``None``."""
         return len(self.queue)
 
 
 class _Pool(HTTPConnectionPool):
-    """What both kinds of pools share. Never blocks; a cap on connections is the transport's business."""
+    """The common part of both pools. It never waits: the transport caps the connections."""
 
     QueueCls: Any = _ConnectionStack
     clock: Clock
-    #: Whether requests go through a tunnel that a proxy makes; set by whoever makes the pool.
+    #: Whether requests go through a proxy's tunnel. The adapter sets it.
     tunnelled = False
 
     def __init__(self, *args: Any, clock: Clock, **kwargs: Any) -> None:
@@ -110,9 +110,9 @@ class _Pool(HTTPConnectionPool):
         if not readable(sock, 0):
             return True
         if not isinstance(sock, ssl.SSLSocket):
-            return False  # closed by the peer, or bytes nobody asked for
-        # After the handshake a TLS 1.3 server sends session tickets, which make an idle socket readable. urllib3 takes that
-        # for a closed connection and throws away every connection that was opened ahead.
+            return False  # closed by the peer, or unsolicited bytes
+        # After the handshake a TLS 1.3 server sends session tickets, which make an idle socket readable. urllib3
+        # mistakes that for a closed connection, and would discard every connection that was opened ahead.
         try:
             sock.settimeout(0)
             sock.recv(1)
@@ -135,7 +135,7 @@ class _Pool(HTTPConnectionPool):
             try:
                 stack.put(conn, block=False)
             except queue.Full:
-                pass  # more than POOL_SIZE at once: closed below, which is no reason to warn
+                pass  # more than POOL_SIZE at once is normal: close the connection below, without urllib3's warning
             else:
                 if self.pool is None:  # closed meanwhile, perhaps after close() had emptied it
                     self._close_all(stack)
@@ -150,13 +150,13 @@ class _Pool(HTTPConnectionPool):
                 if conn := stack.get(block=False):
                     conn.close()
 
-    def urlopen(  # type: ignore[override]  # urllib3 has more, which requests gives by keyword or not at all
+    def urlopen(  # type: ignore[override]  # urllib3 has more parameters, which requests passes by keyword or not at all
         self, method: str, url: str, body: Any = None, headers: Any = None, retries: Any = None, **options: Any
     ) -> Any:
-        """Send one request and return the head of its response.
+        """Send one request and return the response, whose head has arrived.
 
-        What urllib3 does, without its retries and redirects, which this client does elsewhere or not at all, and without copying the
-        header fields. Proxies are left to it, and the requests that others send.
+        Like urllib3's method, but without its retries and redirects, which this client handles elsewhere or not at all, and without a copy of
+        the headers. Requests through a proxy, and those that foreign code sends, go through urllib3's own method.
         """
         if self.proxy is not None or current().adopted:
             return super().urlopen(method, url, body, headers, retries, **options)
@@ -173,12 +173,12 @@ class _Pool(HTTPConnectionPool):
         if self.proxy is not None or current().adopted:
             return super()._make_request(conn, method, url, **kwargs)
         if conn.sock is None:
-            conn.timeout = None  # the call's limits hold
+            conn.timeout = None  # the limits of the scope apply instead
             self._validate_conn(conn)
         try:
             conn.send_request(method, url, kwargs["body"], kwargs["headers"])
         except BrokenPipeError:
-            pass  # a server may response before it has read everything, and close: the response can be read
+            pass  # a server may answer and close before it has read everything, so read its response
         except OSError as error:
             if error.errno not in _EARLY_CLOSE:
                 raise
@@ -195,25 +195,25 @@ class _Pool(HTTPConnectionPool):
             try:
                 return self._exchange(conn, method, url, **kwargs)
             except (ConnectionError, ssl.SSLEOFError):
-                # The peer closed an idle connection just as the request went out. Only then, and only once, the request is
-                # sent again: a fresh connection that breaks, or an response that began, is the retry policy's business.
+                # The peer closed an idle connection just as we sent the request. Only then, and only once, send it
+                # again here. A fresh connection that breaks, or a response that has begun, is left to the retry policy.
                 if not reused or scope.received or scope.cancelled:
                     raise
             scope.unbind()
             conn.close()
             scope.resends += 1
-            scope.sent = None  # whatever becomes of the second copy, the first may have been read
+            scope.sent = None  # the peer may have read the first copy, whatever happens to the second
             scope.connect_deadline = scope.earlier(scope.connect)
-            _log.debug("the stack connection was stale: sending again on a fresh one")
+            _log.debug("the kept connection was stale: sending again on a new one")
             if self.tunnelled:
                 self._prepare_proxy(conn)
             return self._exchange(conn, method, url, **kwargs)
         except BaseException:
-            scope.unbind()  # before urllib3 closes the socket, whose number may then be somebody else's
+            scope.unbind()  # before urllib3 closes the socket: its descriptor may be reused at once
             raise
 
     def warm_up(self, connections: int, timeout: float) -> int:
-        """Open connections until that many are ready, and keep them.
+        """Open connections until *connections* of them are ready, and keep them.
 
         Returns:
             How many are ready.
@@ -231,7 +231,7 @@ class _Pool(HTTPConnectionPool):
                         self._prepare_proxy(conn)
                     else:
                         conn.connect()
-            except Exception as error:  # noqa: BLE001 - whatever goes wrong, that connection is not ready
+            except Exception as error:  # noqa: BLE001 - after any failure this connection is just not ready
                 _log.debug("warm-up: %s", type(error).__name__)
                 conn.close()
                 return False
@@ -240,25 +240,25 @@ class _Pool(HTTPConnectionPool):
             return True
 
         try:
-            # With a round trip between the two ends, handshakes side by side are what makes this quick.
+            # Handshakes consist of round trips, so do several at once.
             return sum(run_in_threads(ready, opened, threads=8))
         finally:
             for conn in opened:
                 self._put_conn(conn)
 
     def idle(self) -> int:
-        """Count the open connections that wait for use; for tests and repr."""
+        """Count the open idle connections, for tests and repr."""
         stack = self.pool
         return (
             0 if stack is None else sum(1 for conn in list(stack.queue) if conn is not None and conn.sock is not None)
         )
 
     def state(self) -> str:
-        """Say what there is, for repr."""
+        """Describe the pool, for repr."""
         return f"{self.idle()} idle connections"
 
     def _after_fork_in_child(self) -> None:
-        """Forget what the parent holds, without a word on its sockets and without touching a lock it may hold."""
+        """Drop the parent's connections, without sending anything on their sockets and without taking a lock."""
         stack = self.pool
         if stack is None:
             return
@@ -271,9 +271,9 @@ class _Pool(HTTPConnectionPool):
 
 
 def run_in_threads(work: Callable[[Any], T], items: list[Any], *, threads: int) -> list[T]:
-    """Return what *work* makes of connection item, in any order; in several threads, this one among them.
+    """Apply *work* to each item, in several threads including this one; return the results in any order.
 
-    No ThreadPoolExecutor: a signal handler that came here while its own thread is in one would wait for that one's locks for ever.
+    Not a ThreadPoolExecutor: a signal handler that interrupts one in this thread would wait for its locks for ever.
     """
     pending, done = deque(items), list[T]()
 
@@ -297,7 +297,7 @@ def run_in_threads(work: Callable[[Any], T], items: list[Any], *, threads: int) 
             try:
                 threading.Thread(target=run, args=(finished,), name="groq-warm-up", daemon=True).start()
             except RuntimeError:
-                break  # no more can be started: those there are do it
+                break  # no more threads can be started; those at work do the rest
             helpers.append(finished)
         run()
     finally:
@@ -308,7 +308,7 @@ def run_in_threads(work: Callable[[Any], T], items: list[Any], *, threads: int) 
 
 
 def _detach(conn: Any) -> None:
-    """Let go of a connection that belongs to the parent process: close our descriptor, say nothing to the peer."""
+    """Drop a connection of the parent process: close our descriptor, and send nothing to the peer."""
     sock, conn.sock = conn.sock, None
     if sock is not None:
         try:
@@ -327,7 +327,7 @@ class TLSPool(_Pool, HTTPSConnectionPool):
     """Connections with TLS."""
 
     ConnectionCls = TLSConnection
-    #: Returns the TLS context for a connection made now; set by whoever makes the pool.
+    #: Returns the TLS context for a new connection. The adapter sets it.
     make_context: Callable[[], ssl.SSLContext] | None = None
 
     def _new_conn(self) -> Any:

@@ -1,4 +1,4 @@
-"""Answers of HTTP/1.1 as they come off a connection: head, framing and body, with every wait cut to the call's time limit."""
+"""HTTP/1.1 responses read from a connection: head, framing and body. Every wait ends at the deadline of the call."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 __all__ = ["BadFraming", "HTTP11Response", "Headers", "ReceiveBuffer", "ResponseFile", "readable"]
 
-#: Most that is taken from the system at once, a record of TLS; so much memory is taken while has_unread.
+#: Bytes to read at once, the size of a TLS record. So much memory is allocated during a wait.
 _READ_SIZE = 16_384
-#: The same where more than that is known to come.
+#: The same where more bytes are known to come.
 _LARGE_READ_SIZE = 262_144
-#: The line with the size of a chunk, its extensions included.
+#: Most bytes of the line with a chunk's size, including its extensions.
 _MAX_SIZE_LINE = 8_192
-#: What http.client allows a head to hold, too.
+#: The limits of http.client for a head.
 _MAX_FIELDS, _MAX_LINE = 100, 65_536
-#: Status codes whose answers have no body.
+#: Status codes of responses without a body.
 _BODILESS_STATUSES = frozenset({204, 304})
-#: The server took the request for late, or for too early, and so has its doubts about the connection; or it means to speak another
-#: protocol on it.
+#: Status codes after which the connection is closed. With 408 and 425 the server found the request late or early, so it
+#: may be confused about the connection; with 101 it would switch to another protocol.
 _CLOSING_STATUSES = frozenset({101, 408, 425})
 _HEX_DIGITS = b"0123456789abcdefABCDEF"
 
@@ -35,7 +35,7 @@ _poll = getattr(select, "poll", None)  # not on every system
 
 
 def readable(sock: Any, timeout: float) -> bool:
-    """Wait up to *timeout* seconds until *sock* can be read without has_unread: data, or the end of it."""
+    """Wait up to *timeout* seconds until *sock* can be read without blocking: data, or its end."""
     if _poll is None:  # pragma: no cover - Windows
         return bool(select.select([sock], [], [], timeout)[0])
     poller = _poll()
@@ -44,14 +44,14 @@ def readable(sock: Any, timeout: float) -> bool:
 
 
 class BadFraming(http.client.HTTPException):
-    """A chunk that is none."""
+    """The framing of a body is invalid."""
 
 
 class ReceiveBuffer:
-    """What has arrived on a connection and nobody has taken yet. One per connection, used by one call after the other.
+    """The bytes that arrived on a connection and were not consumed yet. One per connection, used by one call after the other.
 
     Attributes:
-        scope: Whose time limits hold.
+        scope: The deadlines of the current call.
         buffered: The bytes.
     """
 
@@ -65,7 +65,7 @@ class ReceiveBuffer:
         self._read_error: OSError | None = None
 
     def receive(self, size: int = _READ_SIZE) -> bytes:
-        """Return bytes from the connection as they come, *size* at most, never has_unread past the call's deadline; nothing at its end."""
+        """Return up to *size* bytes as they arrive, waiting until the deadline of the call; empty at the end of the connection."""
         if self._read_error is not None:
             raise self._read_error
         scope = self.scope
@@ -76,10 +76,10 @@ class ReceiveBuffer:
         return data
 
     def check_limits(self) -> None:
-        """See whether the call may go on, where much may be done with what has arrived.
+        """Check for a cancel and the deadline, between steps that may process much input without waiting.
 
         Raises:
-            OSError: It was cancelled, or its time is up.
+            OSError: The call was cancelled, or its deadline has passed.
         """
         scope = self.scope
         scope.seconds_left(scope.deadline)
@@ -87,7 +87,7 @@ class ReceiveBuffer:
             raise ConnectionAbortedError(errno.ECONNABORTED, "cancelled")
 
     def read_line(self, max_bytes: int = _MAX_LINE) -> bytes:
-        """Take a line with its end; where the connection ends what there is of one, and of a longer one *most* bytes and another."""
+        """Consume a line with its end. If the connection ends first, return the rest; of a longer line, the first *max_bytes* and one more."""
         while True:
             buffered = self.buffered
             end = buffered.find(b"\n", 0, max_bytes + 1) + 1
@@ -103,7 +103,7 @@ class ReceiveBuffer:
             return buffered[:end]
 
     def peek(self) -> bool:
-        """Take in what has come, without has_unread; say whether a read will find the end or an error behind it."""
+        """Buffer the bytes that have arrived, without waiting. Say whether the end of the connection or an error follows them."""
         if not self._peer_closed and self._read_error is None:
             completed = False
             try:
@@ -115,20 +115,20 @@ class ReceiveBuffer:
             except (BlockingIOError, ssl.SSLWantReadError):
                 completed = True
                 return False
-            except OSError as error:  # the system says it once only: keep it for the one who reads
+            except OSError as error:  # the system reports it once, so keep it for the next read
                 self._read_error = error
                 completed = True
             finally:
-                if not completed:  # an interrupt, which may have torn out what nobody will miss
+                if not completed:  # an interrupt, which may have lost bytes
                     self._read_error = ConnectionAbortedError(errno.ECONNABORTED, "interrupted while reading")
         return self._peer_closed or self._read_error is not None
 
 
 class Headers(HTTPHeaderDict):
-    """urllib3's header fields, asked without the detours of its base class: most are asked for once in each answer."""
+    """urllib3's header fields with a faster :meth:`get`, since each response is asked for many fields once."""
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return the value of a field, those of several joined by commas."""
+        """Return the value of a field; several values are joined by commas."""
         values = self._container.get(key.lower())
         if values is None:
             return default
@@ -136,7 +136,7 @@ class Headers(HTTPHeaderDict):
 
     @classmethod
     def of(cls, head: str) -> Headers | None:
-        """Return the fields of a head that has arrived whole and is as heads are; ``None``: it has to be read with care."""
+        """Parse a complete head of the usual form. ``None`` means that it must be read line by line."""
         lines = head.split("\r\n")
         if len(lines) > _MAX_FIELDS:
             return None
@@ -155,10 +155,10 @@ class Headers(HTTPHeaderDict):
 
 
 def _read_fields(buffer: ReceiveBuffer) -> Headers:
-    """Read header fields line by line, up to the empty one.
+    """Read header fields line by line, up to the empty line.
 
     Raises:
-        http.client.HTTPException: Too many, too long, cut off, or no fields.
+        http.client.HTTPException: The head is too large, incomplete or malformed.
     """
     fields = Headers()
     add = fields.add
@@ -171,18 +171,18 @@ def _read_fields(buffer: ReceiveBuffer) -> Headers:
             raise http.client.LineTooLong("header line")
         if line[-1:] != b"\n":
             raise http.client.IncompleteRead(b"")
-        if line[:1] in (b" ", b"\t") and name:  # the obsolete way to go on with the value on the next line
+        if line[:1] in (b" ", b"\t") and name:  # an obsolete line folding continues the value
             add(name, line.decode("latin-1").strip(), combine=True)
             continue
         name, colon, text = line.decode("latin-1").partition(":")
         if not colon or not name or name != name.strip():
-            raise http.client.HTTPException("a header line is no field")
+            raise http.client.HTTPException("invalid header field")
         add(name, text.strip())
     raise http.client.HTTPException(f"got more than {_MAX_FIELDS} headers")
 
 
 def _skip_fields(buffer: ReceiveBuffer) -> None:
-    """Read what nobody asks for up to the empty line, or the end of the connection."""
+    """Skip fields up to the empty line, or to the end of the connection."""
     for _ in range(_MAX_FIELDS + 1):
         line = buffer.read_line()
         if line in (b"\r\n", b"\n", b""):
@@ -193,10 +193,10 @@ def _skip_fields(buffer: ReceiveBuffer) -> None:
 
 
 def _read_status(buffer: ReceiveBuffer) -> tuple[str, int, str]:
-    """Read a status line: version, code, reason.
+    """Read a status line; return version, code and reason.
 
     Raises:
-        http.client.HTTPException: It is none; RemoteDisconnected if the connection ended before it.
+        http.client.HTTPException: The line is malformed; RemoteDisconnected if the connection ended before it.
     """
     data = buffer.read_line()
     if len(data) > _MAX_LINE:
@@ -205,12 +205,12 @@ def _read_status(buffer: ReceiveBuffer) -> tuple[str, int, str]:
         raise http.client.RemoteDisconnected("Remote end closed connection without response")
     version, code, reason = [*data.decode("latin-1").split(None, 2), "", "", ""][:3]
     if not version.startswith("HTTP/") or len(code) != 3 or not (code.isascii() and code.isdigit()) or code < "100":
-        raise http.client.BadStatusLine("")  # without its text, which may be what it was sent
+        raise http.client.BadStatusLine("")  # not its text, which may echo the request
     return version, int(code), reason.strip()
 
 
 def _single_value(text: str) -> str:
-    """Return the value of a field that was sent several times with the same value (RFC 9110, 8.6), else the text as it is."""
+    """Return the value of a field that was repeated with the same value (RFC 9110, 8.6); otherwise the text unchanged."""
     if "," not in text:
         return text
     distinct = {part.strip() for part in text.split(",")}
@@ -218,21 +218,21 @@ def _single_value(text: str) -> str:
 
 
 class HTTP11Response:
-    """One answer: its head is read when it is made, its body as it arrives.
+    """One response: the constructor reads the head, :meth:`read1` reads the body as it arrives.
 
-    Not http.client's: that one has the email package read the fields, which takes eight times as long; it takes a head that was cut
-    off for one that has ended; and it waits for whole chunks. It raises what http.client would, for others to translate.
+    It replaces the response of http.client, which parses fields with the email package in eight times the time, accepts an incomplete head,
+    and waits for whole chunks. It raises the same exceptions, which the caller maps.
 
     Belongs to the thread that runs the call.
 
     Attributes:
         status: Status code.
-        reason: What the server calls it.
-        version: 10 or 11, as http.client writes it.
+        reason: The reason phrase of the server.
+        version: 10 or 11, as in http.client.
         headers: Header fields.
-        chunked: Whether the body comes in chunks.
-        self_delimited: Whether the end of the body shows in the body itself, so that an end of the connection cannot be taken for it.
-        keep_alive: Whether the head says that the connection goes on after the end of the body.
+        chunked: Whether the body is chunked.
+        self_delimited: Whether the body marks its own end, so that a closed connection cannot pass for it.
+        keep_alive: Whether the head allows another request on this connection.
     """
 
     __slots__ = (
@@ -256,9 +256,7 @@ class HTTP11Response:
         self._pool: Any = None
         self._buffer = buffer
         self._body_open = True
-        self._chunk_left: int | None = (
-            None  # bytes remaining of a chunk; 0: its end comes next; None: a size comes next
-        )
+        self._chunk_left: int | None = None  # bytes left of this chunk; 0: its CRLF comes next; None: a size comes next
         self._read_head()
         self._find_framing(method)
 
@@ -268,7 +266,7 @@ class HTTP11Response:
         buffer = self._buffer
         buffered = buffer.buffered or buffer.receive()
         end = buffered.find(b"\r\n\r\n")
-        # Nearly every head has arrived whole, with the ends of lines as they should be.
+        # The fast case, for nearly every head: it has arrived whole, with CRLF at the end of each line.
         if (
             buffered[:9] == b"HTTP/1.1 "
             and buffered[9:12].isdigit()
@@ -285,9 +283,9 @@ class HTTP11Response:
                     return
         buffer.buffered = buffered
         version, status, reason = _read_status(buffer)
-        while status < 200 and status != 101:  # 100, 103 and their like come before the answer
+        while status < 200 and status != 101:  # skip interim responses such as 100 and 103
             buffer.check_limits()
-            _skip_fields(buffer)  # an end in there shows next
+            _skip_fields(buffer)  # if the connection ends there, the next read shows it
             version, status, reason = _read_status(buffer)
         if not version.startswith(("HTTP/1.", "HTTP/0.9")):
             raise http.client.UnknownProtocol(version)
@@ -296,13 +294,16 @@ class HTTP11Response:
         self.headers = _read_fields(buffer)
 
     def _find_framing(self, method: str) -> None:
-        """Find out where the body ends, and whether the connection goes on after it."""
+        """Determine where the body ends, and whether the connection can be used again."""
         fields, status = self.headers, self.status
         coding, length = fields.get("transfer-encoding"), fields.get("content-length")
         if coding is not None and (coding := _single_value(coding.lower())) not in ("", "chunked", "identity"):
-            raise http.client.HTTPException("a transfer coding that nobody asked for")  # its framing is not the body
+            raise http.client.HTTPException(
+                "a transfer coding that was not requested"
+            )  # we could not tell the framing from the body
         self.chunked = coding == "chunked"
-        # Both framings at once is how requests are smuggled: read as chunked, never used again.
+        # Both framings at once may be an attempt to smuggle a request: read the body as chunked, then close the
+        # connection.
         self.keep_alive = status not in _CLOSING_STATUSES and not (self.chunked and length is not None)
         if status < 200 or status in _BODILESS_STATUSES or method == "HEAD":
             self._body_left: int | None = 0
@@ -310,7 +311,7 @@ class HTTP11Response:
         elif self.chunked or length is None:
             self._body_left = None
         elif "," in (length := _single_value(length)):
-            raise http.client.HTTPException("several lengths of one body")
+            raise http.client.HTTPException("conflicting Content-Length values")
         else:
             self._body_left = int(length.lstrip("0")[:19] or "0") if length.isascii() and length.isdigit() else None
         self.self_delimited = self.chunked or self._body_left is not None
@@ -325,14 +326,14 @@ class HTTP11Response:
     # --- the body ----------------------------------------------------------------------------------------------------------
 
     def read1(self) -> bytes:
-        """Return what has arrived of the body, has_unread for the first byte; nothing at its end.
+        """Return the part of the body that has arrived, waiting for the first byte; empty at the end of the body.
 
-        Of a chunked body all whole chunks that came together, or what there is of one.
+        For a chunked body that is all complete chunks that have arrived, or a part of one chunk.
 
         Raises:
             http.client.IncompleteRead: The connection ended before the body.
-            BadFraming: A chunk is none.
-            OSError: The connection broke, or the time was up.
+            BadFraming: A chunk is malformed.
+            OSError: The connection broke, or the deadline has passed.
         """
         if not self._body_open:
             return b""
@@ -344,17 +345,17 @@ class HTTP11Response:
             buffered = buffer.buffered
             if not buffered:
                 buffered = buffer.buffered = buffer.receive()
-            # Only what is as it should be; the rest is for _next_chunk to judge.
+            # The fast case, for well-formed chunks; _next_chunk() handles all others.
             parts = []
             consumed, total = 0, len(buffered)
             position = (
                 0 if remaining is None else 2 if buffered[:2] == b"\r\n" else total
-            )  # after the end of the chunk before
+            )  # after the CRLF of the previous chunk
             while position < total:
                 newline = buffered.find(b"\r\n", position, position + _MAX_SIZE_LINE)
                 size = buffered[position:newline]
                 if newline < 0 or not size or size.strip(_HEX_DIGITS):
-                    size = size.partition(b";")[0].strip()  # with extensions, which mean nothing here
+                    size = size.partition(b";")[0].strip()  # drop the extensions, which have no meaning here
                     if newline < 0 or not size or size.strip(_HEX_DIGITS):
                         break
                 start = newline + 2
@@ -369,7 +370,7 @@ class HTTP11Response:
             if parts:
                 ends_here = (
                     buffered[consumed : consumed + 2] == b"\r\n"
-                )  # nearly always: then the next read finds nothing of this one
+                )  # nearly always; the next read then starts with a size
                 buffer.buffered = buffered[consumed + 2 :] if ends_here else buffered[consumed:]
                 self._chunk_left = None if ends_here else 0
                 return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -386,7 +387,7 @@ class HTTP11Response:
         return data
 
     def _read_plain(self) -> bytes:
-        """Read a body that ends after an announced length, or with the connection."""
+        """Read a body that ends at its announced length, or with the connection."""
         length = self._body_left
         if length == 0:
             self._body_open = False
@@ -396,7 +397,8 @@ class HTTP11Response:
         if data:
             buffer.buffered = b""
         else:
-            # Never less than a record of TLS: the rest of one would stay in the TLS layer, where nobody sees that it is too much.
+            # Read at least a whole TLS record: the rest of one would stay in the TLS layer, where excess bytes go
+            # unnoticed.
             data = buffer.receive(_READ_SIZE if length is None else max(_READ_SIZE, min(length, _LARGE_READ_SIZE)))
             if not data:
                 self._body_open = False
@@ -412,11 +414,11 @@ class HTTP11Response:
 
     @property
     def complete(self) -> bool:
-        """Whether the whole announced length has come, so that no further read is needed to know it."""
+        """Whether the whole announced length has arrived, so that no further read is needed to know it."""
         return self._body_left == 0
 
     def _next_chunk(self) -> int:
-        """Read up to the data of the next chunk and return its size; at the last one, which has none, read the trailer, too."""
+        """Read up to the data of the next chunk and return its size. After the last chunk read the trailer and return 0."""
         buffer = self._buffer
         buffer.check_limits()
         if self._chunk_left is not None:
@@ -424,14 +426,18 @@ class HTTP11Response:
                 buffer.buffered += data
             terminator, buffer.buffered = buffer.buffered[:2], buffer.buffered[2:]
             if terminator != b"\r\n":
-                raise BadFraming("no end of a chunk") if len(terminator) == 2 else http.client.IncompleteRead(b"")
+                raise (
+                    BadFraming("chunk without its terminating CRLF")
+                    if len(terminator) == 2
+                    else http.client.IncompleteRead(b"")
+                )
             self._chunk_left = None
         line = buffer.read_line(_MAX_SIZE_LINE)
         if line[-1:] != b"\n" and len(line) <= _MAX_SIZE_LINE:
             raise http.client.IncompleteRead(b"")
         size = line.partition(b";")[0].strip()
         if line[-1:] != b"\n" or not size or size.strip(_HEX_DIGITS):
-            raise BadFraming("no size of a chunk")
+            raise BadFraming("invalid chunk size")
         remaining = int(size, 16)
         if not remaining:
             _skip_fields(buffer)
@@ -439,12 +445,12 @@ class HTTP11Response:
         return remaining
 
     def ready(self, timeout: float) -> bool:
-        """Wait up to *timeout* seconds until :meth:`read1` has something to do: bytes, the end, an error."""
+        """Wait up to *timeout* seconds until :meth:`read1` can return or raise without waiting."""
         if not self._body_open or self._has_input():
             return True
         buffer = self._buffer
         sock = buffer.sock
-        pending = getattr(sock, "pending", int)  # decrypted already, so that the system knows nothing of it
+        pending = getattr(sock, "pending", int)  # bytes decrypted already, which poll() does not see
         until = time.monotonic() + timeout
         while pending() or readable(sock, max(0.0, until - time.monotonic())):
             if buffer.peek() or self._has_input():
@@ -454,18 +460,18 @@ class HTTP11Response:
         return False
 
     def _has_input(self) -> bool:
-        """Say whether something of the body, or its end, has been taken in already."""
+        """Say whether a part of the body, or its end, is in the buffer."""
         buffered = self._buffer.buffered
         if not self.chunked or self._chunk_left:
             return bool(buffered) or self._body_left == 0
-        # Between two chunks: the end of the last one and half a size line are nothing to read yet.
+        # Between two chunks, the end of the last one and an incomplete size line do not count yet.
         if self._chunk_left == 0 and buffered[:2] == b"\r\n":
             buffered = buffered[2:]
         if len(buffered) > _MAX_SIZE_LINE:
-            return True  # which is no line of ours
+            return True  # not a valid size line, so read1() will raise
         size, _, data = buffered.partition(b"\n")
         size = size.partition(b";")[0].strip()
-        if size and not size.strip(b"0"):  # the last one ends with an empty line, after fields perhaps
+        if size and not size.strip(b"0"):  # the last chunk ends with an empty line after its trailer
             return data.startswith((b"\n", b"\r\n")) or b"\n\n" in data or b"\n\r\n" in data
         return bool(data)
 
@@ -478,11 +484,11 @@ class HTTP11Response:
 
     @property
     def can_reuse(self) -> bool:
-        """Whether the connection is good for another request: bytes after the body belong to nothing that was asked for."""
+        """Whether the connection can serve another request. Bytes after the body rule that out: they answer no request."""
         return self.keep_alive and not self._buffer.buffered
 
     def release(self) -> None:
-        """Give the connection back after the end of the body; if it cannot serve again, closed."""
+        """Return the connection to its pool after the end of the body, closed if it cannot be used again."""
         connection, self._connection = self._connection, None
         if connection is None:
             return
@@ -497,7 +503,7 @@ class HTTP11Response:
         self.release()
 
     def abandon(self) -> None:
-        """Close the connection without touching a lock: for finalizers."""
+        """Close the connection without taking a lock. For finalizers."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -508,11 +514,11 @@ class HTTP11Response:
 
 
 class ResponseFile:
-    """An answer's body as a file, for urllib3: it decodes what has a content encoding, and serves those who send through the adapter themselves.
+    """The body of a response as a file, for urllib3: used through a proxy, and for requests that foreign code sends.
 
     Attributes:
-        answer: The answer.
-        closed: Whether urllib3 is through with it.
+        response: The response.
+        closed: Whether urllib3 has closed the file.
     """
 
     __slots__ = ("_unread", "closed", "response")
@@ -524,7 +530,7 @@ class ResponseFile:
 
     @property
     def has_unread(self) -> bool:
-        """Whether bytes were taken from the answer that nobody has asked for yet."""
+        """Whether bytes were read from the response that :meth:`read1` has not returned yet."""
         return bool(self._unread)
 
     @property
@@ -533,7 +539,7 @@ class ResponseFile:
         return self.response.headers
 
     def read1(self, size: int = -1) -> bytes:
-        """Return what has arrived, *size* bytes at most."""
+        """Return the bytes that have arrived, at most *size*."""
         data = self._unread or self.response.read1()
         if size < 0:
             size = len(data)
@@ -541,7 +547,7 @@ class ResponseFile:
         return data[:size]
 
     def read(self, size: int | None = None) -> bytes:
-        """Return *size* bytes, fewer only at the end; all without it."""
+        """Return *size* bytes, fewer only at the end of the body; without *size* the rest of the body."""
         parts, remaining = [], size
         while (remaining is None or remaining > 0) and (data := self.read1(-1 if remaining is None else remaining)):
             parts.append(data)
@@ -549,9 +555,9 @@ class ResponseFile:
         return b"".join(parts)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Mark the file as closed."""
         self.closed = True
 
     def isclosed(self) -> bool:
-        """Say whether the body is fully_read, in http.client's words."""
+        """Say whether the body was read to its end, under the name that http.client uses."""
         return self.closed or (self.response.fully_read and not self._unread)

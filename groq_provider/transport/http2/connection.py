@@ -1,22 +1,21 @@
-"""One connection of HTTP/2, shared by the threads whose streams are on it.
+"""One HTTP/2 connection, shared by the threads whose streams are on it.
 
-There is no thread of its own. Of the threads that wait for their streams one, the leader, reads the socket for all of them and hands
-each what is theirs; when its own stream has something, or its time is up, it makes another one the leader. Each waiter owns its
-wake-up: the leader waits on the socket and on a pipe, all others on a lock each.
+The connection has no thread of its own. Of the threads that wait on its streams, one is the reader: it reads the socket for all of them and
+gives each stream its frames. When its own stream has news, or its deadline has passed, it makes another thread the reader. The reader waits
+on the socket and on a pipe; each of the other threads waits on a lock of its own, ``Stream.wake_lock``.
 
-What may be done to the connection from where:
+What may touch the connection, and how:
 
-- The lock guards the TLS object, the protocol's state and the books of who waits. It is held for short computations and for sends
-  and reads that do not wait.
-- A canceller or a finalizer may run inside the lock, as a signal handler or the collector does. It leaves its stream on a list;
-  whoever holds the lock looks there again after letting go. So neither waits for anything, and neither touches a socket that may be
-  somebody else's by now.
-- What the socket does not take at once is sent by whoever leads; nobody waits for it with the lock held.
-- A signal handler may find the lock held, or the connection has_reader, by the call that it interrupted. Its own calls go elsewhere
-  (:meth:`Http2Pool._aside`); it cannot wait for a stream that is here.
+- The lock guards the TLS object, the protocol state and the waiters. It is held for short computations, and for sends and reads that do
+  not block.
+- A cancel or a finalizer may run while its own thread holds the lock (``_sync``). So it only posts to ``_deferred`` and tries the lock; the
+  holder drains the deque after releasing. It never touches the socket, whose descriptor may have been reused.
+- Bytes that the socket does not accept at once are sent by the reader. No thread waits for the socket while it holds the lock.
+- A signal handler may have interrupted the call that holds the lock or is the reader. Its own calls use another connection
+  (:meth:`Http2Pool._send_on_own_connection`), and it must not wait for a stream on this one.
 
-Ctrl-C, which strikes the main thread wherever it is, may strike it while it takes in frames or makes some. What it tears then is shared,
-so that the connection ends, and the streams of other threads on it with an error that is worth another try.
+An interrupt (Ctrl-C) while frames are processed leaves shared state undefined: the connection is closed, and the streams of all threads on
+it fail with a retryable error.
 """
 
 from __future__ import annotations
@@ -56,16 +55,17 @@ if TYPE_CHECKING:
 
 __all__ = ["HTTP2_MODULES", "PING_AFTER", "PING_PATIENCE", "Http2Connection"]
 
-#: After so many seconds without a byte, while somebody waits for one, the peer is asked for a sign of life, and has so many to give it.
-#: The question stands behind all that was to be sent before. As long as some of that leaves every PING_PATIENCE seconds, the answer is
-#: waited for; when nothing leaves any more, the connection ends after PING_PATIENCE at least and twice that at most.
+#: If a thread waits and no byte has come for PING_AFTER seconds, we send a ping, which the peer must answer within
+#: PING_PATIENCE seconds. The ping is queued behind all unsent bytes, so while some of those leave every PING_PATIENCE
+#: seconds, we keep waiting. Once none leave, the connection ends after at least PING_PATIENCE seconds and at most twice
+#: that.
 PING_AFTER, PING_PATIENCE = 5.0, 3.0
 _READ_SIZE = 16_384
-#: How often a new request looks at what came before it; a peer that sends more is not silent.
+#: Most reads of pending input before a new request. A peer that has sent more than that is alive.
 _MAX_READS = 64
-#: What may have left although the system has not said so: TLS sends whole records.
+#: Bytes that may have left the machine although send() did not report them: TLS sends whole records.
 _TLS_RECORD = 16_384 + 512
-#: What the modules are called that share the lock of a connection or a pool.
+#: Prefix of the names of the modules that share the locks of connections and pools.
 HTTP2_MODULES = f"{__package__}."
 
 _log = logging.getLogger(__name__)
@@ -73,17 +73,17 @@ _poll = getattr(select, "poll", None)  # not on every system
 
 
 def _unconfirmed_bytes(sock: Any) -> int:
-    """Return how many bytes the system still holds, for the peer's has not confirmed them; 0 where it does not say so."""
+    """Return the number of bytes that the system still holds because the peer has not confirmed them; 0 if it cannot say."""
     if sys.platform != "linux":
         return 0
-    try:  # SIOCOUTQ by its other name
+    try:  # the same ioctl as SIOCOUTQ
         return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
     except OSError:
         return 0
 
 
 class _Pipe:
-    """Wakes the leader. Closed when nobody has it any more, so that a late wake-up never reaches a number that is another file's by then."""
+    """Wakes the reader. Its descriptors are closed with the last reference, so a late wake-up never reaches a reused descriptor."""
 
     __slots__ = ("_writer", "reader")
 
@@ -95,14 +95,14 @@ class _Pipe:
         os.set_blocking(self._writer, False)
 
     def wake(self) -> None:
-        """Have the leader read_pending around. Waits for nothing."""
+        """Make the reader check its state. Never waits."""
         try:
             os.write(self._writer, b"\0")
         except (BlockingIOError, AttributeError):
-            pass  # full, or none: it will read_pending
+            pass  # full, so the reader will wake anyway; or there is no pipe
 
     def clear(self) -> None:
-        """Take out what is in it."""
+        """Drain the pipe."""
         try:
             os.read(self.reader, 4096)
         except BlockingIOError:
@@ -120,15 +120,15 @@ class Http2Connection:
     Thread safety: every method may be called from any thread.
 
     Args:
-        sock: The socket; this object's from now on.
-        on_change: Called when streams have ended, with their number, and when the connection itself has changed, with 0. It may be
-            called with the lock held, or by a finalizer, and must wait for nothing.
+        sock: The socket, which this object owns from now on.
+        on_change: Called with the number of streams that ended, or with 0 if the connection itself changed. It must not wait: it may be
+            called while the lock is held, or by a finalizer.
 
     Attributes:
-        reserved: Streams promised to callers; the pool's, guarded by its lock.
-        idle_since: Instant of the pool's clock from which no stream was promised; the pool's.
-        was_used: Whether it has been of use before, so that it may have gone went_stale.
-        dead: Whether it is of no use any more, not even for its streams.
+        reserved: Streams promised to calls. The pool writes it, under the pool's lock.
+        idle_since: Instant of the pool's clock since which no stream was promised. The pool writes it.
+        was_used: Whether the connection has served a request, so that it may have gone stale since.
+        dead: Whether the connection and all of its streams have ended.
     """
 
     def __init__(self, sock: Any, on_change: Callable[[Http2Connection, int], None]) -> None:
@@ -140,22 +140,23 @@ class Http2Connection:
         self.idle_since = 0.0
         self.was_used = False
         self.dead = False
-        self._interrupted = False  # whether an interrupt was its end: that says nothing of what the peer has seen
+        self._interrupted = False  # an interrupt ended it, so we do not know how much the peer has read
         self._is_closing = False
         self._lock = Lock()
         self._frames = Frames()
-        self._reader: Stream | None = None  # guarded by _lock, like all below but _deferred
+        self._reader: Stream | None = None  # guarded by _lock, like all below except _deferred
         self._is_reading = False
-        self._waiting: dict[Stream, None] = {}  # in the order of their coming; each is woken by whoever takes it out
-        self._next_reader: Stream | None = None  # woken to lead, and not there yet
-        #: For whoever holds the lock, from those who cannot wait for it: a stream given up, and whether by a cancel; or how much of it was reserved.
+        self._waiting: dict[Stream, None] = {}  # in order of arrival; removing a stream means waking its thread
+        self._next_reader: Stream | None = None  # was woken to become the reader, and does not run yet
+        #: Posted by threads that cannot wait for the lock: a stream to end, and whether by a cancel; or the bytes of it
+        #: to acknowledge.
         self._deferred: deque[tuple[Stream | None, bool, int]] = deque()
         self._pipe = _Pipe()
-        self._blocked = False  # whether the socket takes no more
-        self._read_count = 0  # how often something came
+        self._blocked = False  # the socket accepts no more bytes for now
+        self._read_count = 0  # counts the reads that returned bytes
         now = time.monotonic()
         self._received_at = self._pinged_at = self._flushed_at = now
-        self._unsent_at_ping = (0, False)  # what _unsent_state() said last
+        self._unsent_at_ping = (0, False)  # the last result of _unsent_state()
         if _poll is not None:
             self._poller = _poll()
             self._poller.register(self._pipe.reader, select.POLLIN)
@@ -184,16 +185,16 @@ class Http2Connection:
 
     @property
     def has_reader(self) -> bool:
-        """Whether somebody reads what comes."""
+        """Whether a thread reads the socket."""
         return self._reader is not None
 
     @property
     def in_use(self) -> bool:
-        """Whether somebody is here, who may be the call that a signal handler has interrupted."""
+        """Whether a thread uses the connection. In a signal handler, that may be the call that it interrupted."""
         return self._reader is not None or self._next_reader is not None or bool(self._waiting) or self._lock.locked()
 
     def await_settings(self, scope: CancelScope) -> None:
-        """Wait until the peer's settings have arrived; without them nobody knows how many streams it allows."""
+        """Wait for the peer's settings, which say how many streams it allows."""
         stream = Stream(self)
         with self._lock:
             self._frames.await_settings(stream)
@@ -201,14 +202,15 @@ class Http2Connection:
         self.wait(stream, scope.seconds_left(scope.total_deadline))
 
     def placeholder_stream(self) -> Stream:
-        """Return a stream that is none of the peer's: whoever waits for it reads for the others, and is woken by :meth:`drop`.
+        """Return a placeholder stream, which the peer does not know. A thread that waits on it reads the socket for all.
 
-        For those who wait for a place: nobody else may be reading what the peer says of them. The end of the connection ends the wait.
+        For calls that wait for a free stream: otherwise no thread might read the peer's message that frees one. :meth:`drop` ends the wait, and so
+        does the end of the connection.
         """
         return Stream(self)
 
     def read_pending(self) -> None:
-        """Read what has come, unless somebody else is there to do so."""
+        """Read the bytes that have arrived, unless another thread is the reader."""
         with self._lock:
             if self._reader is None and self.usable and self._readable():
                 self._read_and_send()
@@ -217,17 +219,17 @@ class Http2Connection:
     # --- requests ----------------------------------------------------------------------------------------------------------
 
     def open(self, stream: Stream, fields: list[HeaderTuple], body: bytes | None, scope: CancelScope) -> None:
-        """Send a request, as far as the socket and the peer take it now. It has begun when its stream has a number.
+        """Send a request, as far as the socket and the peer accept it now. The request has begun once its stream has a number.
 
         Raises:
-            NoRoomError: Nothing was sent: the connection takes no new streams.
-            RequestCancelledError: The call was cancelled before.
+            NoRoomError: The connection accepts no new streams; nothing was sent.
+            RequestCancelledError: The call is cancelled already.
         """
         scope.bind(stream)
         try:
             with self._lock:
                 if self._reader is None and self.usable:
-                    # Nobody was reading: it may have ended, or said that it will, after much else.
+                    # No thread was reading: behind other input, the peer may have announced its end.
                     for _ in range(_MAX_READS):
                         if not (self.usable and self._readable()):
                             break
@@ -235,9 +237,9 @@ class Http2Connection:
                     if not self._frames.streams:
                         self._received_at = time.monotonic()
                 if not self.usable:
-                    raise NoRoomError("the connection takes no new requests")
+                    raise NoRoomError("the connection accepts no new requests")
                 if stream.ended:
-                    raise stream.failure()  # cancelled, just now
+                    raise stream.failure()  # cancelled just now
                 self._send_request(stream, fields, body)
                 if scope.sent is False:
                     scope.sent = None
@@ -257,14 +259,14 @@ class Http2Connection:
         self._flush()
 
     def await_head(self, stream: Stream, scope: CancelScope) -> list[tuple[bytes, bytes]]:
-        """Wait for the head of the answer.
+        """Wait for the head of the response.
 
         Raises:
-            TimeoutError: A limit of the call's has passed.
+            TimeoutError: A limit of the call has passed.
             OSError: The stream or the connection has ended.
         """
         while True:
-            ended = stream.ended  # first: whatever came before the end is there by now
+            ended = stream.ended  # read first: whatever arrived before the end is there by now
             if stream.head is not None:
                 break
             if stream.sent and not stream.sent_noted:
@@ -287,16 +289,16 @@ class Http2Connection:
             stream.sent_noted = True
             if stream.sent:
                 scope.request_sent()
-            else:  # answered early; whatever is still to be sent, the answer has its limit
+            else:  # the response came early; its limit runs although a part of the request is unsent
                 scope.deadline = scope.earlier(scope.after_send)
         return stream.head
 
     def _send_progress(self, stream: Stream) -> float:
-        """Return the instant at which some of the request had left last, as far as its own pace or the socket's shows."""
+        """Return the last instant at which a part of the request left, as far as its frames or the socket show it."""
         return stream.progress_at if stream.unsent is not None else max(stream.progress_at, self._flushed_at)
 
     def _send_patience(self, stream: Stream, scope: CancelScope) -> float | None:
-        """Return the seconds in which some more of the request must leave: a peer that takes nothing for so long is dead."""
+        """Return the seconds within which the next part of the request must leave. A peer that accepts nothing for so long is dead."""
         remaining = scope.seconds_left(scope.total_deadline)
         if scope.after_send is None:
             return remaining
@@ -304,7 +306,7 @@ class Http2Connection:
         return patience if remaining is None else min(remaining, patience)
 
     def went_stale(self, stream: Stream) -> bool:
-        """Say whether the connection had ended, for all that is known, before the peer saw the request."""
+        """Say whether the connection had probably ended before the peer saw the request."""
         return (
             self.dead
             and not self._interrupted
@@ -313,7 +315,7 @@ class Http2Connection:
         )
 
     def acknowledge(self, stream: Stream, count: int) -> None:
-        """Note that *count* bytes of a body were reserved: the peer may send as many again."""
+        """Record that *count* bytes of a body were read, so that the peer may send as many again."""
         stream.unacknowledged += count
         if stream.unacknowledged < STREAM_WINDOW // 2 or stream.ended:
             return
@@ -322,12 +324,12 @@ class Http2Connection:
         self._settle_deferred()
 
     def drop(self, stream: Stream, *, cancelled: bool = False) -> None:
-        """Have a stream ended. Waits for nothing, so that finalizers and signal handlers may call it; idempotent."""
+        """End a stream. Idempotent; never waits, so finalizers and signal handlers may call it."""
         self._deferred.append((stream, cancelled, 0))
         self._settle_deferred()
 
     def close(self) -> None:
-        """Take no new streams; close when the last one has ended, which may be now. Waits for nothing, as above."""
+        """Accept no new streams, and close when the last stream has ended, which may be now. Never waits."""
         self._is_closing = True
         self._deferred.append((None, False, 0))
         self._settle_deferred()
@@ -335,17 +337,15 @@ class Http2Connection:
     # --- waiting -----------------------------------------------------------------------------------------------------------
 
     def wait(self, stream: Stream, timeout: float | None) -> bool:
-        """Wait until a stream has news, *left* seconds at most; say whether it has.
+        """Wait up to *timeout* seconds until a stream has news; say whether it has.
 
-        In real time whatever the clock, as over HTTP/1.1 the system waits.
+        This takes real time whatever the clock of the provider, as do the waits of the system over HTTP/1.1.
 
         Raises:
-            ConnectionAbortedError: A signal handler would wait for the call that it interrupted.
+            ConnectionAbortedError: This is a signal handler, and only the call that it interrupted could end the wait.
         """
         if self.in_use and not stream.has_news() and in_signal_handler(HTTP2_MODULES):
-            raise ConnectionAbortedError(
-                "a signal handler cannot read what the call that it interrupted has to read first"
-            )
+            raise ConnectionAbortedError("this signal handler cannot wait for the call that it interrupted")
         until = None if timeout is None else time.monotonic() + timeout
         try:
             while not stream.has_news():
@@ -358,7 +358,7 @@ class Http2Connection:
                         self._reader = stream
                     else:
                         self._waiting[stream] = None
-                    if stream.has_news():  # came while nobody was there to be woken
+                    if stream.has_news():  # news that came before this thread could be woken
                         return True
                 if self._deferred:
                     self._settle_deferred()
@@ -369,15 +369,15 @@ class Http2Connection:
                     return stream.has_news()
             return True
         finally:
-            # Whatever ends the wait, an interrupt too: others count on a leader.
+            # However the wait ends, and by an interrupt too, make another thread the reader: the others depend on one.
             try:
                 self._stop_waiting(stream)
-            except BaseException:  # one that comes just now; to leave twice does no harm
+            except BaseException:  # an interrupt in the line above; to do it twice is harmless
                 self._stop_waiting(stream)
                 raise
 
     def _stop_waiting(self, stream: Stream) -> None:
-        """Wait no more; let another one lead if it was us, or was to be."""
+        """Stop waiting. If this thread was the reader, or was to become it, choose another one."""
         if self._reader is stream or self._next_reader is stream or stream in self._waiting:
             with self._lock:
                 if self._reader is stream:
@@ -386,20 +386,20 @@ class Http2Connection:
                     self._next_reader = None
                 self._waiting.pop(stream, None)
                 self._choose_reader()
-        self._settle_deferred()  # we have held the lock: whoever found it held has left the rest to us
+        self._settle_deferred()  # while we held the lock, others may have posted changes
 
     def _choose_reader(self) -> None:
-        """Choose a leader if there is none. With the lock held."""
+        """Choose a reader if there is none. Call with the lock held."""
         if self._reader is None and self._next_reader is None and self._waiting:
             self._wake(next(iter(self._waiting)), as_reader=True)
 
     def _wake(self, stream: Stream, *, as_reader: bool = False) -> None:
-        """Wake one of those who wait, perhaps to lead. With the lock held.
+        """Wake a waiting thread, possibly as the next reader. Call with the lock held.
 
-        Without a call of Python's own code in it, at whose beginning an interrupt might come: who is not among those who wait is awake.
+        It calls no Python function, as an interrupt could strike at its beginning: a thread that is not in _waiting must have been woken.
         """
         if as_reader:
-            self._next_reader = stream  # first: it must always find itself in one of the two
+            self._next_reader = stream  # first, so that the stream is always in one of the two
         del self._waiting[stream]
         try:
             stream.wake_lock.release()
@@ -407,8 +407,8 @@ class Http2Connection:
             pass  # awake already
 
     def _await_wakeup(self, stream: Stream, until: float | None) -> bool:
-        """Wait to be woken, with news or as the new leader; say whether that happened in time."""
-        while stream in self._waiting:  # reserved out by whoever wakes us
+        """Wait to be woken, by news or as the next reader; say whether that happened in time."""
+        while stream in self._waiting:  # the thread that wakes us removes it
             remaining = -1 if until is None else until - time.monotonic()
             if until is not None and remaining <= 0:
                 return False
@@ -416,7 +416,7 @@ class Http2Connection:
         return True
 
     def _read_for_all(self, stream: Stream, until: float | None) -> bool:
-        """Read for all until there is something for *stream*; say whether that happened in time."""
+        """Read for all threads until *stream* has news; say whether that happened in time."""
         while True:
             now = time.monotonic()
             silent_at = self._silence_deadline()
@@ -436,11 +436,11 @@ class Http2Connection:
                 return True
             if (
                 until is not None and until <= time.monotonic()
-            ):  # after a read_pending at what has come: the rest may be nothing
+            ):  # checked after the read, which may have brought nothing for us
                 return False
 
     def _wait_io(self, timeout: float) -> bool:
-        """Wait for the socket, and for a word from another thread; say whether there is something to read."""
+        """Wait for the socket and for a wake-up by another thread; say whether the socket can be read."""
         if _poll is None:  # pragma: no cover - Windows
             ready, _, _ = select.select([self._sock], [self._sock] if self._blocked else [], [], min(timeout, 0.05))
             return bool(ready)
@@ -457,7 +457,7 @@ class Http2Connection:
     # --- with the lock held ------------------------------------------------------------------------------------------------
 
     def _readable(self) -> bool:
-        """Say whether there is something to read now."""
+        """Say whether the socket can be read now."""
         if _poll is None:  # pragma: no cover - Windows
             return bool(select.select([self._sock], [], [], 0)[0])
         poller = _poll()
@@ -465,12 +465,12 @@ class Http2Connection:
         return bool(poller.poll(0))
 
     def _read_and_send(self) -> None:
-        """Read what has come, and send what there is to be said to it."""
+        """Read the bytes that have arrived, and send the replies to them."""
         self._is_reading = True
         try:
             self._read()
         except (FrameError, GoneError) as error:
-            self._send_last_bytes()  # h2's own word on it
+            self._send_last_bytes()  # this sends h2's GOAWAY
             self._end(type(error), error.args)
         except BaseException:
             self._mark_interrupted()
@@ -492,7 +492,7 @@ class Http2Connection:
                 draining, settings_received, max_streams = frames.draining, frames.settings_received, frames.max_streams
                 frames.receive(data, now)
                 if frames.draining and not draining and frames.streams and frames.ping_answered:
-                    self._send_ping(now)  # some that say that they leave are gone already
+                    self._send_ping(now)  # some peers are gone already when they announce that they will close
                 if (draining, settings_received, max_streams) != (
                     frames.draining,
                     frames.settings_received,
@@ -509,7 +509,7 @@ class Http2Connection:
         self._flush()
 
     def _flush(self) -> None:
-        """Send as much as the socket takes, and tell whom it concerns."""
+        """Send as much as the socket accepts, and wake the threads that have news."""
         try:
             self._send()
             self._notify_waiters()
@@ -535,7 +535,7 @@ class Http2Connection:
                 self._flushed_at = time.monotonic()
                 self._wake_reader()
         except OSError as error:
-            # What the peer said before it closed may tell whether it acknowledge the request.
+            # Frames that the peer sent before it closed may say whether it processed the request.
             self._blocked = False
             self._read_last_bytes()
             self._end(*as_closed(error))
@@ -543,18 +543,18 @@ class Http2Connection:
             self._blocked = False
 
     def _read_last_bytes(self) -> None:
-        """Take in what a peer that has closed had sent before."""
+        """Process the bytes that a peer sent before it closed."""
         try:
             while data := self._sock.recv(_READ_SIZE):
                 self._read_count += 1
                 self._frames.receive(data, time.monotonic())
-        except (OSError, FrameError):  # GoneError among the former
+        except (OSError, FrameError):  # GoneError is an OSError
             pass
 
     def _send_last_bytes(self) -> None:
-        """Say what there is to be said at the end, if the socket takes it now. Whatever goes wrong: it is a courtesy.
+        """Send the last bytes if the socket accepts them now. Best effort.
 
-        Not by :meth:`_flush`, which looks at what the peer says and puts bodies into frames; both are over.
+        Not by :meth:`_flush`, which also processes input and puts bodies into frames: both are over.
         """
         frames = self._frames
         try:
@@ -564,7 +564,7 @@ class Http2Connection:
             pass
 
     def _notify_waiters(self) -> None:
-        """Wake those who have news, and report places that came free."""
+        """Wake the threads whose streams have news, and report free streams to the pool."""
         frames = self._frames
         changed = frames.changed_streams
         if changed:
@@ -585,39 +585,40 @@ class Http2Connection:
             self._end(*CLOSED)
 
     def _wake_reader(self) -> None:
-        """Have the leader read_pending around, unless that is us."""
+        """Make the reader check its state, unless this thread is the reader."""
         if self._reader is not None and not self._is_reading:
             self._pipe.wake()
 
     def _silence_deadline(self) -> float:
-        """Return the instant from which the peer has been silent for too long."""
+        """Return the instant from which the silence of the peer is too long."""
         if self._frames.ping_answered:
             return self._received_at + PING_AFTER
         return max(self._pinged_at, self._received_at) + PING_PATIENCE
 
     def _handle_silence(self) -> None:
-        """Nothing has come for long: ask, or give up, unless the question may not have left yet."""
+        """Handle a silence that is too long: send a ping; or end the connection, unless the last ping may not have left yet."""
         now = time.monotonic()
         if self._frames.ping_answered:
             self._send_ping(now)
             self._flush()
             return
         (left_before, was_waiting), self._unsent_at_ping = self._unsent_at_ping, self._unsent_state()
-        # What was not waiting says nothing: a system takes small requests for a program that hangs.
+        # If no bytes were waiting to leave, progress says nothing: the system accepts small requests for a peer that
+        # hangs.
         if was_waiting and self._unsent_at_ping[0] > left_before:
             self._pinged_at = now
         else:
-            _log.debug("a connection of HTTP/2 does not answer: %d streams end", len(self._frames.streams))
+            _log.debug("an HTTP/2 connection does not answer a ping: ending its %d streams", len(self._frames.streams))
             self._end(ConnectionResetError, ("the connection is dead: the server does not answer a ping",))
 
     def _send_ping(self, now: float) -> None:
-        """Ask for a sign of life; whatever comes is one."""
+        """Send a ping. Any byte from the peer counts as its answer."""
         self._pinged_at = now
         self._unsent_at_ping = self._unsent_state()
         self._frames.ping()
 
     def _unsent_state(self) -> tuple[int, bool]:
-        """Return how many of our bytes have left, as far as the system says so, and whether some have not."""
+        """Return how many of our bytes the peer has confirmed, as far as the system can say, and whether others are still unsent."""
         unconfirmed = _unconfirmed_bytes(self._sock)
         return self._frames.flushed_bytes - unconfirmed, unconfirmed > 0 or bool(self._frames.outbox)
 
@@ -628,7 +629,7 @@ class Http2Connection:
             self._fail_streams(error_class, arguments)
 
     def _mark_interrupted(self) -> None:
-        """End the connection after an interrupt in the middle of what nobody can finish; its end, too, may be what was interrupted."""
+        """End the connection after an interrupt that left its state undefined. The interrupt may have struck inside _end() as well."""
         self._interrupted = self._interrupted or not self.dead
         self.dead = True
         self._fail_streams(ConnectionAbortedError, ("interrupted",))
@@ -644,13 +645,13 @@ class Http2Connection:
     # --- afterwards --------------------------------------------------------------------------------------------------------
 
     def _settle_deferred(self) -> None:
-        """Work off what was left for whoever holds the lock, unless somebody holds it: that one will. Close what is dead."""
+        """Apply the posted changes, and close the socket of a dead connection. If another thread holds the lock, leave it to that thread."""
         if not self._deferred and (not self.dead or self._sock is None):
             return
         for _ in lock_attempts(self._lock):
             try:
                 self._apply_deferred()
-            except BaseException:  # an interrupt; twice does no harm
+            except BaseException:  # an interrupt; to do it twice is harmless
                 self._apply_deferred()
                 raise
             finally:
@@ -671,7 +672,7 @@ class Http2Connection:
                 stream.ended = True
             if not self.dead:
                 self._flush()
-            self._deferred.popleft()  # last: whoever interrupts us, none is lost
+            self._deferred.popleft()  # last, so that an interrupt loses none
         if self.dead and self._reader is None and self._sock is not None:
             sock, self._sock = self._sock, None
             sock.close()
@@ -679,7 +680,7 @@ class Http2Connection:
             self._wake_reader()
 
     def _after_fork_in_child(self) -> None:
-        """Let go of what is the parent's, without a word on its socket and without a lock it may have held."""
+        """Drop the parent's connection, without sending anything and without taking a lock."""
         self._lock = Lock()
         self._deferred = deque()
         self._waiting = {}

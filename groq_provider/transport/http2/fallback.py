@@ -1,4 +1,4 @@
-"""The pool of HTTP/1.1 behind one of HTTP/2: it makes the connections of both, and serves where a server speaks no HTTP/2."""
+"""The HTTP/1.1 pool behind an HTTP/2 pool: it makes the connections of both, and serves if the server chooses HTTP/1.1."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["FallbackPool"]
 
 
 class FallbackPool(TLSPool):
-    """The pool of HTTP/1.1 behind one of HTTP/2.
+    """The HTTP/1.1 pool behind an HTTP/2 pool.
 
     Args:
-        http1_context: Returns the TLS context that offers HTTP/1.1 only; made when it is needed, which it seldom is, and costly.
-        kwargs: As for any pool; the TLS context among them offers both protocols.
+        http1_context: Returns the TLS context that offers only HTTP/1.1. It is costly and seldom needed, so it is made when it is.
+        kwargs: As for any pool. The TLS context among them offers both protocols.
     """
 
     def __init__(self, *args: Any, http1_context: Callable[[], ssl.SSLContext], **kwargs: Any) -> None:
@@ -27,11 +27,11 @@ class FallbackPool(TLSPool):
         self.http1_context = http1_context
 
     def negotiating(self) -> Any:
-        """Return a new connection that will ask for HTTP/2."""
+        """Return a new connection that will offer both protocols."""
         return super()._new_conn()
 
     def keep(self, conn: Any) -> None:
-        """Take in a connection that asked for HTTP/2 and was given HTTP/1.1."""
+        """Keep a connection that offered HTTP/2 and whose server chose HTTP/1.1."""
         conn.make_context = self.http1_context
         conn.made_for = current()
         self._put_conn(conn)
@@ -43,6 +43,6 @@ class FallbackPool(TLSPool):
 
     def _make_request(self, conn: Any, method: str, url: str, **kwargs: Any) -> Any:  # type: ignore[override]  # as in the class above
         if conn.made_for is current():
-            conn.idle_since = None  # straight from the handshake: if it breaks it was not stale
+            conn.idle_since = None  # fresh from its handshake, so not stale if it breaks
         conn.made_for = None
         return super()._make_request(conn, method, url, **kwargs)

@@ -1,14 +1,15 @@
-"""HTTP/2 without I/O: bytes in, and for each stream its head, the parts of its body and its end; bytes to be sent out.
+"""The HTTP/2 protocol without I/O: bytes in, stream states out; and the bytes to send.
 
-The protocol is the ``h2`` library's. What it does not keep to one stream, or to the point, is taken out before it sees it:
+The ``h2`` library implements the protocol. Some frames are handled here before h2 sees them, because it would end all streams where one
+would do, or spend too much time:
 
-- GOAWAY: h2 shuts its whole state machine on any, also on a graceful one whose streams go on (python-hyper/h2#1181).
-- Heads: a malformed one, or a body that is not as long as its head announced, is to h2 an error of the connection, so of all streams
-  on it, where RFC 9113 (8.1.1) has it an error of the stream. They are unpacked and looked at here; h2 is told ``:status 200``.
-- Bodies: h2 answers each piece for a stream that was reset with another RST_STREAM, which servers count as an attack; and showing it
-  every piece takes more than all else that is done with one. It is told of their ends.
+- GOAWAY: h2 stops its whole state machine, although after a graceful one the open streams go on (python-hyper/h2#1181).
+- Heads: h2 treats a malformed head, or a body of another length than announced, as an error of the connection. RFC 9113 (8.1.1) makes it
+  an error of the stream. So heads are decoded and checked here, and h2 is told ``:status 200`` instead.
+- DATA: h2 answers each frame of a stream that was reset with another RST_STREAM, which servers count as an attack. Passing every frame
+  to it would also take more time than all other work on a body. So h2 is told only of the end of a body.
 
-What is left as an error of the connection (fields that HPACK cannot unpack, a frame that is none) ends every stream on it.
+The remaining errors of the connection, such as a malformed frame or an undecodable header block, end every stream on it.
 """
 
 from __future__ import annotations
@@ -43,26 +44,26 @@ if TYPE_CHECKING:
 
 __all__ = ["CONNECTION_WINDOW", "FIRST_STREAMS", "MAX_STREAMS", "Frames"]
 
-#: Given back as data arrives, whoever it is for: a stream that is not read never stops the others. So what all of them hold is
-#: bounded by the window of each, not by this.
+#: The receive window of the connection. It is given back as data arrives, so a stream that is not read never blocks the
+#: others; what all streams buffer is bounded by the window of each.
 CONNECTION_WINDOW = 1 << 24
-#: The largest frame taken: what every peer must take, too, and the least that may be set.
+#: The largest frame that we accept: the least value that the protocol allows.
 MAX_FRAME = 16_384
-#: Bytes of a table of header fields, as the protocol has it.
+#: The default size of a header table, in bytes.
 _HEADER_TABLE_SIZE = 4_096
-#: Streams a connection has open before the peer has said how many, and at most whatever it says. A peer may not count them before
-#: (RFC 9113, 3.4), but some do, servers on the h2 library among them, and end the connection if there are too many.
+#: Most open streams before the peer has announced its limit, and most whatever it announces. RFC 9113 (3.4) lets us
+#: open more before that, but some servers, those on the h2 library among them, count these too and end the connection.
 FIRST_STREAMS, MAX_STREAMS = 1, 256
-#: No more of bodies is put into frames while so many bytes wait for the socket; they would only be partial twice.
+#: While so many bytes wait for the socket, put no more of a body into frames: it would only be buffered twice.
 _MAX_BODY_BACKLOG = 262_144
-#: So many bytes waiting for a peer that takes none are its pings and the like, not ours to keep.
+#: So many unsent bytes are replies to a peer that reads nothing. Give it up.
 _MAX_OUTBOX = 8 << 20
 
 _DATA, _HEADERS, _RST_STREAM, _PUSH_PROMISE, _GOAWAY, _CONTINUATION = 0, 1, 3, 5, 7, 9
 _END_STREAM, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x4, 0x8, 0x20
-#: HEADERS with ``:status 200`` and an empty DATA, but for the number of the stream.
+#: HEADERS with ``:status 200`` and an empty DATA; the number of the stream is missing.
 _PLAIN_HEAD_FRAME, _EMPTY_DATA_FRAME = b"\0\0\1\1%c%b\x88", b"\0\0\0\0%c%b"
-#: WINDOW_UPDATE, but for the number of the stream and the count.
+#: WINDOW_UPDATE; the number of the stream and the count are missing.
 _WINDOW_UPDATE_FRAME = b"\0\0\4\x08\0"
 #: A head in more pieces is an attack.
 _MAX_HEAD_PIECES = 64
@@ -76,18 +77,18 @@ def _error_name(code: int) -> str:
 
 
 class Frames:
-    """One connection's state, without its socket. Whoever uses it holds the connection's lock.
+    """The state of one connection, without its socket. Guarded by the lock of the connection.
 
     Attributes:
-        outbox: Bytes to be sent; whoever sends takes them off the front and says so to :meth:`flushed`.
-        flushed_bytes: How many bytes the system has taken so far.
-        streams: Those that may still change, by number.
-        max_streams: Most of them at once.
+        outbox: Bytes to send. The sender removes them from the front and reports them to :meth:`flushed`.
+        flushed_bytes: Number of bytes that the system has accepted so far.
+        streams: Open streams by number.
+        max_streams: Most open streams.
         settings_received: Whether the peer's settings have arrived.
-        draining: Whether the peer takes no new streams.
+        draining: Whether the peer accepts no new streams.
         ping_answered: Whether the last ping was answered.
-        changed_streams: Streams with news since this was emptied.
-        closed_streams: How many streams left ``streams`` since this was set to zero.
+        changed_streams: Streams with news. The caller empties it.
+        closed_streams: Number of streams removed from ``streams``. The caller resets it.
     """
 
     def __init__(self) -> None:
@@ -95,9 +96,9 @@ class Frames:
             h2.config.H2Configuration(
                 client_side=True,
                 header_encoding=None,
-                validate_outbound_headers=False,  # made and looked at in fields_of()
+                validate_outbound_headers=False,  # made and checked in fields_of()
                 normalize_outbound_headers=False,
-                validate_inbound_headers=False,  # by _bad_head(), for one stream; h2 would end the connection
+                validate_inbound_headers=False,  # check_head() ends one stream, h2 would end the connection
                 normalize_inbound_headers=False,
             )
         )
@@ -113,21 +114,21 @@ class Frames:
         self._unpacker = Unpacker(MAX_HEAD)
         self._head_pieces: list[
             bytes
-        ] = []  # the pieces of a head that is not whole yet, of this stream, with the flags of the first
+        ] = []  # the pieces of an incomplete head, its stream, and the flags of its first piece
         self._head_stream_id = self._head_flags = 0
         self._last_stream_id = 0
-        self._partial_frame = bytearray()  # the beginning of a frame
+        self._partial_frame = bytearray()  # the beginning of an incomplete frame
         self._needed_bytes = 9
-        self._window_credit = 0  # of the connection's window, to be given back
+        self._window_credit = 0  # bytes of the connection's window to give back
         self._unsent_bodies: dict[Stream, None] = {}  # bodies that wait for the peer's window
-        self._unflushed: deque[Stream] = deque()  # all in frames, not all with the system
+        self._unflushed: deque[Stream] = deque()  # all in frames, but not all accepted by the system
         self.queued_bytes = self.flushed_bytes = 0
         self.outbox = bytearray()
         self.streams: dict[int, Stream] = {}
         self.max_streams = FIRST_STREAMS
         self.settings_received = self.draining = False
         self.ping_answered = True
-        #: No real ones: they end with the peer's settings, and with the connection.
+        #: Placeholder streams that end with the arrival of the peer's settings, or with the connection.
         self._settings_waiters: list[Stream] = []
         self.changed_streams: list[Stream] = []
         self.closed_streams = 0
@@ -143,10 +144,10 @@ class Frames:
         self.queued_bytes += len(data)
 
     def open_stream(self, stream: Stream, fields: list[HeaderTuple], body: bytes | None, now: float) -> None:
-        """Put a request into frames, its body as far as the peer takes it now.
+        """Put a request into frames, its body as far as the peer accepts it now.
 
         Raises:
-            NoRoomError: The peer takes no more streams; nothing was changed_streams.
+            NoRoomError: The peer accepts no more streams; nothing was changed.
         """
         try:
             number = self._h2.get_next_available_stream_id()
@@ -156,7 +157,7 @@ class Frames:
         except h2.exceptions.TooManyStreamsError:
             raise NoRoomError("no more streams on this connection") from None
         except h2.exceptions.NoAvailableStreamIDError:
-            self.draining = True  # after a billion of them
+            self.draining = True  # all stream numbers are used up, a billion of them
             raise NoRoomError("no more streams on this connection") from None
         stream.id = self._last_stream_id = number
         stream.progress_at = now
@@ -176,7 +177,7 @@ class Frames:
         self._unflushed.append(stream)
 
     def pump(self, now: float) -> None:
-        """Put more of the waiting bodies into frames, one of each in turn, as far as the peer's windows and our buffer reach."""
+        """Put more of the waiting bodies into frames, one frame of each in turn, as far as the peer's windows and our outbox allow."""
         progress = True
         while progress and self._unsent_bodies:
             progress = False
@@ -210,7 +211,7 @@ class Frames:
         return True
 
     def flushed(self, count: int) -> None:
-        """Note that the system has taken *count* more bytes."""
+        """Record that the system accepted *count* more bytes."""
         self.flushed_bytes += count
         unflushed = self._unflushed
         while unflushed and (unflushed[0].end_offset or 0) <= self.flushed_bytes:
@@ -219,22 +220,22 @@ class Frames:
             self.changed_streams.append(stream)
 
     def may_have_left(self, stream: Stream, uncounted: int = 0) -> bool:
-        """Say whether anything of a request may have left; *uncounted* bytes may have gone without our knowing."""
+        """Say whether any byte of a request may have left. *uncounted* bytes may have left without being counted."""
         return stream.start_offset < self.flushed_bytes + uncounted
 
     def reset_stream(self, stream: Stream, code: h2.errors.ErrorCodes = h2.errors.ErrorCodes.CANCEL) -> None:
-        """End a stream before its time; nothing of it is of use any more."""
+        """Reset a stream whose rest is not needed."""
         if self.streams.get(stream.id) is not stream:
             return
         self._remove(stream)
         try:
             self._h2.reset_stream(stream.id, code)
         except h2.exceptions.ProtocolError:
-            pass  # closed_streams already, on both sides
+            pass  # closed already, on both sides
         self._collect()
 
     def await_settings(self, stream: Stream) -> None:
-        """End *stream*, which is none of the peer's, when the settings have come or never will."""
+        """End the placeholder *stream* once the peer's settings have arrived, or the connection ends."""
         self._settings_waiters.append(stream)
         if self.settings_received:
             self._finish_settings_waiters()
@@ -244,39 +245,39 @@ class Frames:
             self._finish(self._settings_waiters.pop())
 
     def ping(self) -> None:
-        """Ask the peer for a sign of life."""
+        """Send a ping."""
         self._h2.ping(b"groqping")
         self._collect()
         self.ping_answered = False
 
     def acknowledge(self, stream: Stream, count: int) -> None:
-        """Let the peer send *count* more bytes of a stream."""
+        """Let the peer send *count* more bytes on a stream."""
         if self.streams.get(stream.id) is stream:
             stream.receive_window += count
             self._send_window_update(stream.id, count)
 
     def _send_window_update(self, number: int, count: int) -> None:
-        """Send a WINDOW_UPDATE. By hand: h2 gives back what it has seen come, and is shown no bodies."""
+        """Send a WINDOW_UPDATE. Not by h2, which gives back only the data that it was shown."""
         self._collect()
         update = _WINDOW_UPDATE_FRAME + number.to_bytes(4, "big") + count.to_bytes(4, "big")
         self.outbox += update
         self.queued_bytes += len(update)
 
     def send_goaway(self) -> None:
-        """Say that we are unflushed."""
+        """Send GOAWAY."""
         try:
             self._h2.close_connection()
         except h2.exceptions.ProtocolError:
-            return  # said already
+            return  # sent already
         self._collect()
 
     # --- in ----------------------------------------------------------------------------------------------------------------
 
     def receive(self, data: bytes, now: float) -> None:
-        """Take in what has arrived.
+        """Process bytes that have arrived.
 
         Raises:
-            FrameError: The peer breaks HTTP/2: nothing of this connection can be trusted.
+            FrameError: The peer violates HTTP/2, so nothing on this connection can be trusted.
         """
         partial = self._partial_frame
         partial += data
@@ -288,7 +289,7 @@ class Frames:
         while end - position >= 9:
             length = int.from_bytes(data[position : position + 3], "big")
             if length > MAX_FRAME:
-                raise FrameError("a frame that is too long")
+                raise FrameError("frame too long")
             frame_end = position + 9 + length
             if frame_end > end:
                 self._needed_bytes = 9 + length
@@ -298,7 +299,7 @@ class Frames:
             frame = data[position:frame_end]
             position = frame_end
             if self._head_pieces and (kind != _CONTINUATION or number != self._head_stream_id):
-                raise FrameError("a frame inside a head")
+                raise FrameError("frame inside a header block")
             handler = _OWN_HANDLERS.get(kind)
             if handler is None or not handler(self, number, frame):
                 self._feed_h2(frame)
@@ -309,14 +310,14 @@ class Frames:
         self._collect()
         self.pump(now)
         if len(self.outbox) > _MAX_OUTBOX:
-            raise FrameError("a peer that asks and does not listen")
+            raise FrameError("the peer sends requests for replies and reads none")
 
     def _feed_h2(self, frame: bytes) -> None:
         try:
             events = self._h2.receive_data(frame)
         except h2.exceptions.ProtocolError as error:
             problem = type(error).__name__
-        except Exception as error:  # noqa: BLE001 - decoders have been found to raise what they do not say
+        except Exception as error:  # noqa: BLE001 - decoders have been found to raise undocumented exceptions
             problem = type(error).__name__
         else:
             for event in events:
@@ -325,23 +326,23 @@ class Frames:
                     handler(self, event)
             return
         self._collect()
-        raise FrameError(f"the peer breaks HTTP/2 ({problem})")
+        raise FrameError(f"the peer violates HTTP/2 ({problem})")
 
-    # Each of these takes a frame and says whether h2 is not to see it.
+    # Each of these handles a frame, and returns whether to hide it from h2.
 
     def _data(self, number: int, frame: bytes) -> bool:
         if number == 0:
-            raise FrameError("a body of no stream")
+            raise FrameError("DATA frame on stream 0")
         size = len(frame) - 9
         self._window_credit += size
         stream = self.streams.get(number)
         if stream is None:
-            return True  # over already
+            return True  # ended already
         flags = frame[4]
         if flags & _PADDED:
             padding = frame[9] + 1 if size else 1
             if padding > size:
-                raise FrameError("more padding than there is room for")
+                raise FrameError("more padding than payload")
             text = frame[10 : len(frame) - padding + 1]
         else:
             padding = 0
@@ -349,11 +350,11 @@ class Frames:
         stream.received_bytes += len(text)
         stream.receive_window -= size
         if stream.head is None:
-            self._fail_malformed(stream, "a body before its head")
+            self._fail_malformed(stream, "DATA before the head")
         elif stream.content_length is not None and stream.received_bytes > stream.content_length:
-            self._fail_malformed(stream, "a body that is longer than announced")
+            self._fail_malformed(stream, "body longer than its Content-Length")
         elif stream.receive_window < 0:
-            self._fail_malformed(stream, "more of a body than was asked for")
+            self._fail_malformed(stream, "flow-control window exceeded")
         else:
             if text:
                 stream.body_parts.append(text)
@@ -372,7 +373,7 @@ class Frames:
         if flags & _PRIORITY:
             start += 5
         if start > end or number % 2 == 0 or number > self._last_stream_id:
-            raise FrameError("a head that is none")
+            raise FrameError("malformed HEADERS frame")
         self._head_stream_id, self._head_flags = number, flags
         self._head_pieces = [frame[start:end]]
         if flags & _END_HEADERS:
@@ -381,38 +382,38 @@ class Frames:
 
     def _continuation(self, _number: int, frame: bytes) -> bool:
         if not self._head_pieces or len(self._head_pieces) == _MAX_HEAD_PIECES:
-            raise FrameError("a piece of a head that is none")
+            raise FrameError("unexpected CONTINUATION frame")
         self._head_pieces.append(frame[9:])
         if frame[4] & _END_HEADERS:
             self._unpack_head()
         return True
 
     def _unpack_head(self) -> None:
-        """Unpack a whole head; all of them have to be, as each changes the table for those after it."""
+        """Decode a complete header block. Do so for every block, even of an unknown stream: each changes the header table."""
         block, self._head_pieces = b"".join(self._head_pieces), []
         try:
             head = self._unpacker.unpack(block)
         except ValueError:
             head = None
         if head is None:
-            raise FrameError("a head that cannot be unpacked")
+            raise FrameError("header block cannot be decoded")
         stream = self.streams.get(self._head_stream_id)
         if stream is not None:
             self._accept_head(stream, head, self._head_flags & _END_STREAM)
 
     def _accept_head(self, stream: Stream, head: list[tuple[bytes, bytes]], end_stream: int) -> None:
         number = stream.id.to_bytes(4, "big")
-        if stream.head is not None:  # trailers, which say nothing here
+        if stream.head is not None:  # trailers, which have no meaning here
             if end_stream:
                 self._feed_h2(_EMPTY_DATA_FRAME % (_END_STREAM, number))
             else:
-                self._fail_malformed(stream, "a second head")
+                self._fail_malformed(stream, "second HEADERS without END_STREAM")
             return
         status, problem = check_head(head)
         if not problem and status < 200:
             if not end_stream and status != 101:
-                return  # an interim answer; the one to the request follows
-            problem = "an interim answer that cannot be one"
+                return  # an interim response; the final one follows
+            problem = "invalid interim response"
         if problem:
             self._fail_malformed(stream, problem)
             return
@@ -426,31 +427,33 @@ class Frames:
         self.reset_stream(stream, h2.errors.ErrorCodes.PROTOCOL_ERROR)
 
     def _rst_stream(self, number: int, _frame: bytes) -> bool:
-        return number not in self.streams and 0 < number <= self._last_stream_id  # over already
+        return number not in self.streams and 0 < number <= self._last_stream_id  # ended already
 
     def _push_promise(self, _number: int, _frame: bytes) -> bool:
-        raise FrameError("a promise that was refused from the beginning")
+        raise FrameError("PUSH_PROMISE although push is disabled")
 
     def _goaway(self, number: int, frame: bytes) -> bool:
         if number or len(frame) < 17:
-            raise FrameError("a GOAWAY that is none")
+            raise FrameError("malformed GOAWAY frame")
         last_stream_id = int.from_bytes(frame[9:13], "big") & 0x7FFF_FFFF
         code = int.from_bytes(frame[13:17], "big")
         self.draining = True
         for stream in [each for each in self.streams.values() if each.id > last_stream_id]:
-            # Not by reset(): the peer has forgotten these, or never knew them.
-            self._fail(stream, UnprocessedError, "the server is unflushed and has not taken the request")
+            # Not by reset_stream(): the peer does not know these streams.
+            self._fail(stream, UnprocessedError, "the server closes the connection and has not processed the request")
             self._remove(stream)
-        if code:  # it closes now (RFC 9113, 5.4.1): the other streams get nothing more
+        if code:  # the peer closes now (RFC 9113, 5.4.1), so the other streams get nothing more
             raise GoneError(f"the server ended the connection ({_error_name(code)})")
         return True
 
     def _remove(self, stream: Stream) -> None:
-        """Let a stream go: its place is free."""
+        """Remove a stream, which frees its place."""
         self._unsent_bodies.pop(stream, None)
         stream.unsent = None
         if stream.id in self.streams:
-            del self.streams[stream.id]  # not by a call, after which an interrupt might come before it is counted
+            del self.streams[
+                stream.id
+            ]  # a statement and no call: an interrupt as a function is called would leave it uncounted
             self.closed_streams += 1
 
     def _finish(self, stream: Stream) -> None:
@@ -463,12 +466,12 @@ class Frames:
             self._finish(stream)
 
     def cancel_stream(self, stream: Stream) -> None:
-        """End a stream for its own side's reasons."""
+        """End a stream that our side cancelled."""
         self._fail(stream, ConnectionAbortedError, "cancel_stream")
         self.reset_stream(stream)
 
     def fail_all(self, kind: Callable[..., Exception], arguments: tuple[Any, ...], uncounted: int) -> None:
-        """End every stream: the connection is no more. Those of which nothing had left may be sent again."""
+        """End every stream, as the connection has ended. Requests of which no byte had left may be sent again."""
         for stream in list(self.streams.values()):
             if self.may_have_left(stream, uncounted):
                 self._fail(stream, kind, *arguments)
@@ -485,7 +488,7 @@ class Frames:
             return
         self._finish(stream)
         if stream.unsent is not None:
-            self.reset_stream(stream)  # answered before it had the whole request, which it does not want any more
+            self.reset_stream(stream)  # the response ended before the request did, so the peer does not want the rest
         else:
             self._remove(stream)
 
@@ -507,10 +510,11 @@ class Frames:
         self.settings_received = True
         self._finish_settings_waiters()
         self.max_streams = min(MAX_STREAMS, self._h2.remote_settings.max_concurrent_streams)
-        # What the peer offers to remember of our heads is memory of ours as well: no more than the protocol begins with. And what the
-        # encoder is to say of it in its next head, the smallest size and the last, does not grow with the number of offers.
+        # The peer's header table costs memory on our side, too, so do not let it exceed the default. The encoder
+        # announces table sizes in its next head: keep the smallest and the last only, however many the peer has
+        # offered.
         encoder = self._h2.encoder
-        if encoder.header_table_size > _HEADER_TABLE_SIZE:  # noqa: PLR1730 - to set what it has makes hpack forget that it changed_streams
+        if encoder.header_table_size > _HEADER_TABLE_SIZE:  # noqa: PLR1730 - assigning the present size would make hpack forget an earlier change
             encoder.header_table_size = _HEADER_TABLE_SIZE
         if sizes := encoder.table_size_changes:
             sizes[:] = [min(sizes), sizes[-1]]

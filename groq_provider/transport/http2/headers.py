@@ -1,4 +1,4 @@
-"""Heads of HTTP/2: those of requests are made here, those of answers looked at. No state, no I/O."""
+"""Makes the header fields of HTTP/2 requests and checks those of responses. No state, no I/O."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_HEAD", "check_head", "content_length", "fields_of"]
 
-#: As for HTTP/1.1 a head may hold this; more ends the stream. What HPACK unpacks is bounded for all of a head together, beyond
-#: which the connection ends: its table is not to be trusted any more.
+#: The limits of a head, as for HTTP/1.1; a larger one ends the stream. MAX_HEAD bounds a decoded head as a whole;
+#: beyond it the connection ends, since its header table is then undefined.
 _MAX_FIELDS, _MAX_FIELD, MAX_HEAD = 100, 65_536, 1 << 18
 _FIELD_NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+\Z")
 _CONTROL_CHARACTERS = re.compile(rb"[\0\r\n]")
-#: Names of the fields that belong to a connection of HTTP/1.1, which has no place here.
+#: Fields that belong to an HTTP/1.1 connection and must not be sent over HTTP/2.
 _CONNECTION_FIELDS = frozenset({"host", "connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"})
-#: Fields whose values no table of the peer's, or of a proxy between, may remember.
+#: Fields whose values must not enter the header table of the peer, or of a proxy between.
 _SECRET_FIELDS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
 
 
@@ -29,31 +29,32 @@ def _hide_head_blocks(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("Encoded header block")
 
 
-# hpack tells its debug log the whole head of a request, packed, with the key in it. (Its other lines leave never-indexed values out.)
+# hpack writes the encoded head of each request to its debug log, with the key in it. Its other lines omit never-indexed
+# values.
 logging.getLogger("hpack.hpack").addFilter(_hide_head_blocks)
 
 
 @functools.lru_cache(maxsize=256)
 def _wire_name(text: str) -> tuple[bytes, bool] | None:
-    """Return a field's name as it is sent and whether its value is a secret; ``None``: it is not sent.
+    """Return the name of a field as it is sent, and whether its value is a secret; ``None`` if the field is not sent.
 
     Raises:
-        ValueError: It is no name.
+        ValueError: The name is invalid.
     """
     lower = text.lower()
     if lower in _CONNECTION_FIELDS:
         return None
     name = lower.encode("latin-1")
     if not _FIELD_NAME.match(name) or name[:1] == b":":
-        raise ValueError("a header's name holds what HTTP does not allow")
+        raise ValueError("a header name holds characters that HTTP does not allow")
     return name, lower in _SECRET_FIELDS
 
 
 def fields_of(method: str, scheme: str, authority: str, path: str, headers: Mapping[str, str]) -> list[HeaderTuple]:
-    """Return the fields of a request.
+    """Return the header fields of a request.
 
     Raises:
-        ValueError: A value would break a head of HTTP/1.1, which a proxy behind the server may make of it.
+        ValueError: A value would break a head of HTTP/1.1, into which a proxy behind the server may convert it.
     """
     fields = [
         HeaderTuple(b":method", method.encode("latin-1")),
@@ -68,16 +69,16 @@ def fields_of(method: str, scheme: str, authority: str, path: str, headers: Mapp
                 fields[2] = HeaderTuple(b":authority", text.encode("latin-1"))
             continue
         name, is_secret = wire_name
-        # A text of a class of its own is a SecretHeader.
+        # Any subclass of str here is a SecretHeader.
         field_class = NeverIndexedHeaderTuple if is_secret or type(text) is not str else HeaderTuple
         fields.append(field_class(name, text.encode("latin-1").strip(b" \t")))
     if any(_CONTROL_CHARACTERS.search(value) for _, value in fields) or b" " in fields[3][1]:
-        raise ValueError("a control character in a header or the path")
+        raise ValueError("control character in a header or the path")
     return fields
 
 
 def check_head(head: list[tuple[bytes, bytes]]) -> tuple[int, str]:
-    """Return an answer's status, and what is wrong with its head if anything is."""
+    """Return the status of a response, and a description of the fault in its head, empty if there is none."""
     if len(head) > _MAX_FIELDS:
         return 0, f"got more than {_MAX_FIELDS} headers"
     status, length = 0, b""
@@ -85,20 +86,20 @@ def check_head(head: list[tuple[bytes, bytes]]) -> tuple[int, str]:
         if len(name) > _MAX_FIELD or len(value) > _MAX_FIELD:
             return 0, f"got more than {_MAX_FIELD} bytes in a header"
         if not _FIELD_NAME.match(name) or _CONTROL_CHARACTERS.search(value):
-            return 0, "a header that is none"
+            return 0, "invalid header field"
         if name[:1] == b":":
             if name != b":status" or status or len(value) != 3 or not value.isdigit() or value < b"100":
-                return 0, "a status that is none"
+                return 0, "invalid :status"
             status = int(value)
         elif name == b"content-length":
             if length and length != value:
-                return 0, "two lengths"
+                return 0, "conflicting Content-Length values"
             length = value
-    return status, "" if status else "no status"
+    return status, "" if status else "no :status"
 
 
 def content_length(head: list[tuple[bytes, bytes]]) -> int | None:
-    """Return the content_length length. What is no number announces nothing: the end of the body is marked without it."""
+    """Return the announced length. Ignore an invalid one: HTTP/2 marks the end of the body anyway."""
     for name, value in head:
         if name == b"content-length":
             return int(value[:19]) if value.isdigit() else None

@@ -1,7 +1,7 @@
-"""Unpacks the heads of answers (HPACK, RFC 7541), with the tables of the ``hpack`` library.
+"""Decodes the header blocks of responses (HPACK, RFC 7541), with the tables of the ``hpack`` library.
 
-Its own decoder takes a third of the CPU of a whole call: servers such as nginx pack every text of every head anew, with a Huffman code
-that is slow to undo in Python. They are the same texts nearly every time, and are looked up here.
+The decoder of that library takes a third of the CPU of a whole call: servers such as nginx send every string of every head anew, in a
+Huffman code that is slow to decode in Python. These strings are nearly always the same, so they are looked up here.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from hpack.table import HeaderTable
 
 __all__ = ["Unpacker"]
 
-#: Of the texts met, so many are remembered, none longer than this.
+#: Most decoded strings to remember, and the longest of them.
 _MAX_KNOWN, _MAX_KNOWN_LENGTH = 512, 256
-#: What every entry of a head counts beside its texts (RFC 9113, 6.5.2).
+#: Bytes that each field adds to the size of a head besides its strings (RFC 9113, 6.5.2).
 _FIELD_OVERHEAD = 32
 
 
 class Unpacker:
-    """The receiving end of one connection; each head has to go through it, in order.
+    """The decoder of one connection. Pass every header block to it, in order.
 
     Args:
-        max_size: Size of a head unpacked, as SETTINGS_MAX_HEADER_LIST_SIZE counts it.
+        max_size: Largest size of a decoded head, as SETTINGS_MAX_HEADER_LIST_SIZE counts it.
     """
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size
         self._table = HeaderTable()
-        self._max_table_size = self._table.maxsize  # that of the protocol, as our settings say nothing else
+        self._max_table_size = self._table.maxsize  # the default, which our settings do not change
         self._known_texts: dict[bytes, bytes] = {}
 
     def unpack(self, block: bytes) -> list[tuple[bytes, bytes]]:
         """Return the fields of a head.
 
         Raises:
-            ValueError: It cannot be unpacked, or is too large; nor can any after it.
+            ValueError: The block is invalid or too large. No later block can be decoded.
         """
         try:
             return self._unpack_fields(block)
@@ -51,13 +51,13 @@ class Unpacker:
             if first & 0x80:  # a whole field from the table
                 index, position = _read_integer(block, position, 7)
                 name, value = table.get_by_index(index)
-            elif first & 0xE0 == 0x20:  # another size of the table
+            elif first & 0xE0 == 0x20:  # a new size of the table
                 table_size, position = _read_integer(block, position, 5)
                 if fields or table_size > self._max_table_size:
-                    raise ValueError("a size of the table that may not be")
+                    raise ValueError("invalid size of the header table")
                 table.maxsize = table_size
                 continue
-            else:  # texts, for the table (0x40) or not
+            else:  # strings, to be added to the table (0x40) or not
                 index, position = _read_integer(block, position, 6 if first & 0x40 else 4)
                 if index:
                     name = table.get_by_index(index)[0]
@@ -68,7 +68,7 @@ class Unpacker:
                     table.add(name, value)
             size += len(name) + len(value) + _FIELD_OVERHEAD
             if size > self._max_size:
-                raise ValueError("a head that is too large")
+                raise ValueError("the head is too large")
             fields.append((name, value))
         return fields
 
@@ -78,7 +78,7 @@ class Unpacker:
         end = position + length
         text = block[position:end]
         if len(text) != length:
-            raise ValueError("a text that is cut off")
+            raise ValueError("string cut off")
         if is_huffman:
             known_texts = self._known_texts
             plain = known_texts.get(text)
@@ -93,7 +93,7 @@ class Unpacker:
 
 
 def _read_integer(block: bytes, position: int, bits: int) -> tuple[int, int]:
-    """Read a number that begins in the last *bits* of a byte; return it and where it ends."""
+    """Read an integer that begins in the last *bits* of a byte; return it and the position of its end."""
     mask = (1 << bits) - 1
     number = block[position] & mask
     position += 1
@@ -105,4 +105,4 @@ def _read_integer(block: bytes, position: int, bits: int) -> tuple[int, int]:
         number += (byte & 0x7F) << shift
         if byte < 0x80:
             return number, position
-    raise ValueError("a number that is too large")
+    raise ValueError("integer too large")

@@ -1,9 +1,9 @@
-"""A pool of connections of HTTP/2 in the shape of urllib3's, for :class:`Adapter`: few connections, many streams on each.
+"""The HTTP/2 pool, with the methods of a urllib3 pool that the adapter needs: few connections, many streams on each.
 
-Which protocol it is the server says in the TLS handshake (ALPN). If it says HTTP/1.1, the connection that learned it goes into the
-pool of HTTP/1.1 behind this one, so that no handshake is wasted, and all requests go there from then on.
+The server chooses the protocol in the TLS handshake (ALPN). If it chooses HTTP/1.1, the new connection goes to the HTTP/1.1 pool behind
+this one, so that its handshake is not wasted, and all later requests go there, too.
 
-Requests that others send through the adapter (``session.get(…)``) go over HTTP/1.1: they expect what urllib3 does.
+Requests that foreign code sends through the adapter (``session.get(…)``) go over HTTP/1.1, since it expects the behaviour of urllib3.
 """
 
 from __future__ import annotations
@@ -34,21 +34,22 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_CONNECTIONS", "Http2Pool"]
 
-#: A further connection is opened when all places on those before are taken; no more than so many.
+#: Another connection is opened when no stream is free on those before, up to so many connections.
 MAX_CONNECTIONS = 8
-#: How often a request that was surely not processed is sent again at once; after that it is the retry policy's, which waits between.
+#: How often to resend at once a request that was certainly not processed. After that it is left to the retry policy,
+#: which waits in between.
 _MAX_RESENDS = 4
-#: Seconds after which somebody who waits for a place looks at the connections that nobody reads, where there are several. They take
-#: turns: each waits so many times longer as there are of them, up to the second number.
+#: With several connections, a call that waits for a stream reads those without a reader after this many seconds. The
+#: waiting calls take turns: each waits as many times longer as there are of them, up to the second number.
 _RECHECK_AFTER, _MOST_TURNS = 0.05, 20
 
 _log = logging.getLogger(__name__)
 
 
 class _Waiter:
-    """A call that needs a place, and what came of it; guarded by the pool's lock.
+    """A call that waits for a free stream (a *place*), and the outcome of its wait. Guarded by the pool's lock.
 
-    A place is its own from the moment it is counted, wherever an interrupt may strike from then on, until a stream is opened in it.
+    Once counted, the place belongs to the waiter until a stream is opened in it, so an interrupt at any step cannot lose it.
     """
 
     __slots__ = ("connection", "failure", "must_connect", "stream", "use_http1", "wake_lock")
@@ -57,13 +58,13 @@ class _Waiter:
         self.wake_lock = Lock()
         self.wake_lock.acquire()
         self.connection: Http2Connection | None = None
-        self.must_connect = False  # whether it is this one's turn to connect
+        self.must_connect = False  # whether this call must make the next connection
         self.use_http1 = False
         self.failure: Exception | None = None
-        self.stream: Stream | None = None  # what it waits on, where there is a connection
+        self.stream: Stream | None = None  # the placeholder stream on which this call waits, if there is a connection
 
     def wake(self) -> None:
-        """End its wait. Waits for nothing."""
+        """End the wait of the call. Never waits."""
         wake(self.wake_lock)
         stream = self.stream
         if stream is not None:
@@ -75,15 +76,15 @@ class _Waiter:
 
 
 class Http2Pool:
-    """Connections to one server.
+    """The connections to one server.
 
-    Thread safety: any number of threads.
+    Thread safety: any number of threads may send at once.
 
     Args:
-        host: Where the server is.
-        port: Likewise.
-        clock: Time.
-        tunnelled: Whether a proxy makes a tunnel, one that is spoken to without TLS: TLS inside TLS cannot be read without waiting.
+        host: Host of the server.
+        port: Port of the server.
+        clock: The source of time.
+        tunnelled: Whether to go through the tunnel of a proxy that is reached without TLS. TLS inside TLS cannot be read without waiting.
         settings: For :class:`FallbackPool`, which makes the connections.
     """
 
@@ -101,19 +102,20 @@ class Http2Pool:
         self.clock = clock
         self._authority = http1.host if http1.port in (None, 443) else f"{http1.host}:{http1.port}"
         self._closed = False
-        self._only_http1 = False  # what the server said
-        #: Those that are not dead, also those that take no new streams.
+        self._only_http1 = False  # chosen by the server
+        #: All connections that are not dead, including those that accept no new streams.
         self._connections: list[Http2Connection] = []
         self._start()
         weakref.finalize(self, _close_all, self._connections)
         forkable(self)
 
     def _start(self) -> None:
-        #: Guards all that follows, and what connections keep here. Held for a look at it; never waited for by a finalizer.
+        #: Guards all fields below, and those that connections keep for the pool. Held for short computations;
+        #: finalizers only try it.
         self._lock = Lock()
         self._queue: deque[_Waiter] = deque()
         self._connecting = False
-        #: Places given back and not yet free, and connections that have changed: see :class:`~groq_provider.transport.permits.ConnectionLimiter`.
+        #: Places that were returned but are not free yet, and connections that have changed; see ``ConnectionLimiter``.
         self._returned: deque[tuple[Http2Connection | None, int]] = deque()
 
     def __repr__(self) -> str:
@@ -126,7 +128,7 @@ class Http2Pool:
     def urlopen(
         self, method: str, url: str, body: Any = None, headers: Any = None, retries: Any = None, **options: Any
     ) -> Any:
-        """Send one request and return the head of its answer."""
+        """Send one request and return the response, whose head has arrived."""
         scope = current()
         if self._only_http1 or scope.adopted or not (body is None or isinstance(body, bytes)):
             return self.http1.urlopen(method, url, body, headers, retries, **options)
@@ -146,9 +148,9 @@ class Http2Pool:
                 scope.connect_deadline = scope.earlier(scope.connect)
                 break
             except UnprocessedError as error:
-                scope.sent = sent_before  # this copy counts for nothing
-                # Of those that have was_used and ended since there are no more than there were. What is new and of no use already may
-                # be followed by more of its kind, a handshake each.
+                scope.sent = sent_before  # this copy was not processed
+                # Connections that served requests and have ended since are limited in number. But a new connection that
+                # is useless at once may be followed by more of its kind, each with a handshake, so count those.
                 ended = waiter.connection
                 over = isinstance(error, NoRoomError) and ended is not None and ended.was_used and not ended.usable
                 refused += not over
@@ -156,11 +158,11 @@ class Http2Pool:
                     raise
                 reason: Exception = error
             except _StaleError as error:
-                # As over HTTP/1.1: the peer had closed as the request went out. Once.
+                # As over HTTP/1.1: the peer closed the connection just as we sent the request. Resend once.
                 if scope.resends or scope.cancelled:
                     raise error.problem from None
                 scope.resends += 1
-                scope.sent = None  # whatever becomes of the second copy, the first may have been read
+                scope.sent = None  # the peer may have read the first copy, whatever happens to the second
                 reason = error.problem
             else:
                 if response is None:
@@ -174,7 +176,7 @@ class Http2Pool:
     def _send_request(
         self, waiter: _Waiter, fields: Any, body: bytes | None, scope: CancelScope
     ) -> HTTP2Response | None:
-        """Send a request where there is a place, and return the head of its answer; ``None``: HTTP/1.1 it is."""
+        """Send a request on a connection with a free stream and return its response; ``None`` if the server speaks only HTTP/1.1."""
         stream: Stream | None = None
         try:
             connection = self._reserve_place(waiter, scope)
@@ -189,7 +191,7 @@ class Http2Pool:
             if stream is None or not stream.id:
                 self._withdraw(waiter)
                 raise
-            stream.connection.drop(stream)  # its end gives the place back
+            stream.connection.drop(stream)  # its end returns the place
             if isinstance(error, UnprocessedError) and not scope.cancelled:
                 scope.resends += 1
             elif isinstance(error, (ConnectionError, ssl.SSLError)) and stream.connection.went_stale(stream):
@@ -197,7 +199,7 @@ class Http2Pool:
             raise
 
     def _interrupts_us(self) -> bool:
-        """Say whether a signal handler asks whose thread may hold what it needs here."""
+        """Say whether this is a signal handler that interrupted a call which may hold something that is needed here."""
         return (
             self._lock.locked()
             or self._connecting
@@ -206,7 +208,7 @@ class Http2Pool:
         ) and in_signal_handler(HTTP2_MODULES)
 
     def _send_on_own_connection(self, fields: Any, body: bytes | None, scope: CancelScope) -> HTTP2Response | None:
-        """Send a request as :meth:`_send_request` does, on a connection that is for nothing else, and touch nothing that others share."""
+        """Send a request on a connection of its own, without touching anything that other calls use. For signal handlers."""
         if self._closed:
             raise ClosedPoolError(self.http1, "the pool is closed")
         connection = self._connect(scope)
@@ -221,15 +223,15 @@ class Http2Pool:
             connection.drop(stream)
             raise
         finally:
-            connection.close()  # when the stream has ended
+            connection.close()  # takes effect when the stream has ended
 
     # --- places ------------------------------------------------------------------------------------------------------------
 
     def _reserve_place(self, waiter: _Waiter, scope: CancelScope) -> Http2Connection | None:
-        """Return a connection with a place for one stream, the waiter's from now; ``None``: HTTP/1.1 it is.
+        """Return a connection with a place for one stream, reserved for the waiter; ``None`` if the server speaks only HTTP/1.1.
 
         Raises:
-            PoolTimeoutError: No place came free in time.
+            PoolTimeoutError: No place was free in time.
             TimeoutError: No connection was made in time.
             RequestCancelledError: The call was cancelled.
         """
@@ -250,7 +252,7 @@ class Http2Pool:
         return self._await_place(waiter, scope)
 
     def _await_place(self, waiter: _Waiter, scope: CancelScope) -> Http2Connection | None:
-        """Wait until a waiter is was_used, and return what it was given; connect, if it is its turn."""
+        """Wait for a place and return its connection. If it is this waiter's turn, make the connection."""
         if not waiter.is_served():
             self._wait(waiter, scope)
         if waiter.failure is not None:
@@ -262,7 +264,7 @@ class Http2Pool:
         return waiter.connection
 
     def _assign_place(self, waiter: _Waiter | None) -> list[Http2Connection]:
-        """Give a waiter a place, if there is one; return connections to be closed. With the lock held."""
+        """Reserve a place for a waiter if there is one; return the expired connections to close. Call with the lock held."""
         expired: list[Http2Connection] = []
         now, pid = self.clock.monotonic(), os.getpid()
         self._connections[:] = [connection for connection in self._connections if not connection.dead]
@@ -273,17 +275,19 @@ class Http2Pool:
                 expired.append(connection)
             elif waiter is not None and connection.reserved < connection.max_streams:
                 connection.reserved += 1
-                waiter.connection = connection  # no call between the two: an interrupt may strike after any
+                waiter.connection = (
+                    connection  # no call between the two statements: an interrupt may strike after any call
+                )
                 break
         return expired
 
     def _may_connect(self) -> bool:
-        """Say whether a further connection may be made now. One at a time: its places may be enough for all who wait."""
+        """Say whether another connection may be made now. One at a time: its places may be enough for all waiters."""
         if self._connecting:
             return False
         usable = [connection for connection in self._connections if connection.usable]
-        # One whose server has not said yet how many streams it allows may have places for all; and a server that allows none for now
-        # would allow none on another connection, either.
+        # While a server has not announced its limit, its connection may have places for all. If it allows no streams
+        # for now, it would not allow any on another connection, either.
         return len(usable) < MAX_CONNECTIONS and all(each.settings_received and each.max_streams > 0 for each in usable)
 
     def _wait(self, waiter: _Waiter, scope: CancelScope) -> None:
@@ -291,8 +295,8 @@ class Http2Pool:
         subscription = scope.subscribe(waiter.wake)
         try:
             while not waiter.is_served() and not scope.cancelled:
-                # Who waits for a connection waits as if it were making it; who waits for a place, as for a slot, from the moment when
-                # the places are known to be taken.
+                # While the connection is being made, the limit for connecting counts. Once it is known that all places
+                # are taken, the limit for a permit does, from that moment.
                 if not full and any(each.usable and each.settings_received for each in self._connections):
                     full, limit = True, scope.earlier(scope.after_send)
                 remaining = None if limit is None else limit - self.clock.monotonic()
@@ -310,10 +314,12 @@ class Http2Pool:
                 )
             raise TimeoutError("timed out")
         if full:
-            scope.connect_deadline = scope.earlier(scope.connect)  # waiting for a place was not connecting
+            scope.connect_deadline = scope.earlier(
+                scope.connect
+            )  # time spent waiting for a place is not time to connect
 
     def _wait_on(self, waiter: _Waiter, scope: CancelScope, timeout: float | None) -> None:
-        """Wait once, on a connection if there is one: what makes a place may be something that nobody else is there to read."""
+        """Wait once, on a connection if there is one: maybe no other thread reads the message that frees a place."""
         pid = os.getpid()
         usable = [each for each in list(self._connections) if each.usable and each.pid == pid]
         unread = [each for each in usable if not each.has_reader]
@@ -330,13 +336,13 @@ class Http2Pool:
         try:
             if (
                 not waiter.is_served() and not scope.cancelled
-            ):  # asked after: whoever wakes us from now finds the stream
+            ):  # checked after setting waiter.stream, which wake() reads
                 connection.wait(stream, timeout)
         finally:
             waiter.stream = None
 
     def _withdraw(self, waiter: _Waiter) -> None:
-        """Leave the queue; whatever it was given goes to the next one."""
+        """Leave the queue. A place or a turn to connect that was given meanwhile goes to the next waiter."""
         with self._lock:
             if waiter in self._queue:
                 self._queue.remove(waiter)
@@ -344,19 +350,19 @@ class Http2Pool:
                 self._returned.append((waiter.connection, 1))
             if waiter.must_connect:
                 self._connecting = waiter.must_connect = False
-            self._dispatch()  # also where nothing was given: an interrupt may have kept somebody else from doing it
+            self._dispatch()  # in every case: an interrupt may have kept another thread from doing it
         self._settle_returned()
 
     def _dispatch(self) -> None:
-        """Serve those who wait, in their order, as far as it goes. With the lock held."""
+        """Serve the waiters in the order of their arrival, as far as possible. Call with the lock held."""
         while self._queue:
             waiter = self._queue[0]
             if self._closed:
                 waiter.failure = ClosedPoolError(self.http1, "the pool is closed")
             elif self._only_http1:
                 waiter.use_http1 = True
-            elif not waiter.is_served():  # else an interrupt struck before it was taken out
-                # What is too expired stays for now: the next one who comes sees to it.
+            elif not waiter.is_served():  # else an interrupt struck before it was removed
+                # Expired connections stay for now: the next call closes them.
                 self._assign_place(waiter)
                 if waiter.connection is None:
                     if not self._may_connect():
@@ -366,7 +372,7 @@ class Http2Pool:
             self._queue.popleft()
 
     def _return_places(self, connection: Http2Connection | None, count: int) -> None:
-        """Take back *count* places of a connection; 0: something else about it, or the pool, has changed. Waits for nothing."""
+        """Return *count* places of a connection; 0 means that the connection or the pool has changed otherwise. Never waits."""
         self._returned.append((connection, count))
         self._settle_returned()
 
@@ -379,11 +385,11 @@ class Http2Pool:
                     connection, count = self._returned[0]
                     if connection is not None:
                         connection.reserved = connection.reserved - count if connection.reserved > count else 0
-                    self._returned.popleft()  # no call between the two: an interrupt may strike after any
+                    self._returned.popleft()  # no call between the two statements: an interrupt may strike after any call
                     if connection is not None and count and not connection.reserved:
                         connection.idle_since = self.clock.monotonic()
                     if not count:
-                        # From now some may be waiting for something else: a place, not a connection.
+                        # Some waiters may have to wait differently now: for a place instead of a connection.
                         for waiter in self._queue:
                             waiter.wake()
                 self._dispatch()
@@ -395,7 +401,7 @@ class Http2Pool:
     # --- connecting --------------------------------------------------------------------------------------------------------
 
     def _connect_for(self, scope: CancelScope, waiter: _Waiter) -> None:
-        """Connect, for this call and those who wait."""
+        """Make a connection for this call and the other waiters."""
         made: Http2Connection | None = None
         problem: BaseException | None = None
         try:
@@ -415,7 +421,7 @@ class Http2Pool:
                     made.reserved = 1
                     waiter.connection = made
                     self._connections.append(made)
-                    if len(self._connections) > 1:  # those who wait on the other have two to look at from now
+                    if len(self._connections) > 1:  # calls that wait on the first connection must now watch two
                         for each in self._queue:
                             each.wake()
                 self._dispatch()
@@ -425,10 +431,10 @@ class Http2Pool:
                 made.close()
 
     def _share_failure(self, problem: BaseException, scope: CancelScope) -> None:
-        """Tell those who waited for the same connection of a failure that is not this call's own. With the lock held."""
+        """Pass a failure to connect to the waiters, unless it concerns only this call. Call with the lock held."""
         own = scope.cancelled or isinstance(problem, TimeoutError) or "timed out" in str(problem)
         if own or not isinstance(problem, Exception) or any(connection.usable for connection in self._connections):
-            return  # the next one tries for itself
+            return  # the next waiter tries for itself
         while self._queue:
             waiter = self._queue.popleft()
             waiter.failure = problem
@@ -437,18 +443,18 @@ class Http2Pool:
     def _connect(self, scope: CancelScope) -> Http2Connection | None:
         http1 = self.http1
         conn: Any = http1.negotiating()
-        conn.timeout = None  # the call's limits hold
+        conn.timeout = None  # the limits of the scope apply instead
         try:
             if http1.tunnelled:
                 http1._prepare_proxy(conn)
             else:
                 conn.connect()
-            scope.unbind()  # from here it is not this call's alone
+            scope.unbind()  # from here on the socket is shared with other calls
             if scope.cancelled:
                 raise ConnectionAbortedError("cancelled")
             protocol = conn.sock.selected_alpn_protocol()
             if protocol != "h2":
-                _log.debug("the server chose %s: no HTTP/2 here", protocol or "HTTP/1.1")
+                _log.debug("the server chose %s, not HTTP/2", protocol or "HTTP/1.1")
                 http1.keep(conn)
                 return None
             sock, conn.sock = conn.sock, None
@@ -467,14 +473,14 @@ class Http2Pool:
             raise
 
     def warm_up(self, connections: int, timeout: float) -> int:
-        """Make sure that so many calls find a place without a handshake: one connection serves a hundred, as a rule.
+        """Open connections until so many calls find a place without a handshake; one connection usually has a hundred places.
 
-        Over HTTP/1.1, if that is what the server chooses, it opens as many connections.
+        If the server chooses HTTP/1.1, open as many connections.
 
         Returns:
-            For how many calls there is a place, *connections* at most.
+            The number of places that are ready, at most *connections*.
         """
-        if self._interrupts_us():  # a handler; it has connections of its own
+        if self._interrupts_us():  # a handler uses connections of its own
             return min(connections, self._free_places())
         scope = CancelScope(self.clock, total_deadline=self.clock.monotonic() + timeout)
         try:
@@ -483,7 +489,7 @@ class Http2Pool:
                     pass
         except ClosedPoolError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong, that connection is not ready
+        except Exception as error:  # noqa: BLE001 - after any failure this connection is just not ready
             _log.debug("warm-up: %s", type(error).__name__)
         if self._only_http1:
             return self.http1.warm_up(connections, timeout)
@@ -496,7 +502,7 @@ class Http2Pool:
         return sum(max(0, each.max_streams - each.reserved) for each in self._connections if each.usable)
 
     def _warm_one(self, places: int, scope: CancelScope) -> bool:
-        """Open a connection if there are fewer places; say whether that was done, and it is of use."""
+        """Open a connection if there are fewer than *places* places; say whether one was opened and is usable."""
         waiter = _Waiter()
         try:
             with self._lock:
@@ -515,7 +521,7 @@ class Http2Pool:
                 return False
             made = (
                 self._await_place(waiter, scope) if must_connect else self._reserve_place(waiter, scope)
-            )  # the latter: somebody else is at it
+            )  # in the latter case another thread makes the connection
             if made is None:
                 return False
             made.was_used = True  # it may go stale before its first request
@@ -526,29 +532,29 @@ class Http2Pool:
         except BaseException:
             self._withdraw(waiter)
             raise
-        return must_connect and made.usable  # where one is of no use already, more would not be, either
+        return must_connect and made.usable  # if one connection is useless at once, more would be, too
 
     def idle(self) -> int:
-        """Count the open connections that wait for use; for tests and repr."""
+        """Count the open idle connections, for tests and repr."""
         return self.http1.idle() + sum(not each.dead and each.reserved == 0 for each in list(self._connections))
 
     def state(self) -> str:
-        """Say what there is, for repr."""
+        """Describe the pool, for repr."""
         if self._only_http1:
             return self.http1.state()
         open_ = [connection for connection in list(self._connections) if not connection.dead]
         return f"{len(open_)} connections of HTTP/2 with {sum(each.reserved for each in open_)} streams"
 
     def close(self) -> None:
-        """Open no more; close each connection when its last stream has ended. Waits for nothing."""
-        self._closed = True  # without the lock, which the call that a handler has interrupted may hold
+        """Open no more connections; each closes when its last stream has ended. Never waits."""
+        self._closed = True  # without the lock, which may be held by the call that a signal handler interrupted
         self._return_places(None, 0)
         for connection in list(self._connections):
             connection.close()
         self.http1.close()
 
     def _after_fork_in_child(self) -> None:
-        """Forget what the parent holds; the pool of HTTP/1.1 does so itself."""
+        """Drop the parent's connections; the HTTP/1.1 pool registers its own hook."""
         inherited = list(self._connections)
         self._connections.clear()
         self._start()
@@ -557,7 +563,7 @@ class Http2Pool:
 
 
 class _StaleError(Exception):
-    """A connection had ended before the request on it was seen."""
+    """The connection ended before the peer saw the request."""
 
     def __init__(self, problem: Exception) -> None:
         super().__init__()
@@ -565,6 +571,6 @@ class _StaleError(Exception):
 
 
 def _close_all(connections: list[Http2Connection]) -> None:
-    """Close what a pool leaves that nobody closed."""
+    """Close the connections of a pool that was collected unclosed."""
     for connection in list(connections):
         connection.close()

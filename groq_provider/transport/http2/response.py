@@ -1,4 +1,4 @@
-"""Answers that came fully_read HTTP/2, in the shape of :class:`~groq_provider.transport.http1.receive.Answer`."""
+"""HTTP/2 responses, with the methods of :class:`~groq_provider.transport.http1.receive.HTTP11Response`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["HTTP2Response"]
 
 
 class HTTP2Response:
-    """One answer: its head is there, its body is read as it arrives.
+    """One response: its head has arrived, :meth:`read1` reads the body as it arrives.
 
     Belongs to the thread that runs the call.
 
     Attributes:
         status: Status code.
-        reason: What HTTP/1.1 calls it, for people: HTTP/2 has no words for it.
-        version: 20, as urllib3 writes it.
+        reason: The reason phrase of HTTP/1.1 for the status, since HTTP/2 sends none.
+        version: 20, as in urllib3.
         headers: Header fields.
-        self_delimited: Whether the end of the body shows in the body itself: always.
-        can_reuse: Whether its end leaves the connection good: always, it is not its own.
+        self_delimited: Always true: the end of the body is marked.
+        can_reuse: Always true: the connection is shared, and this response does not end it.
     """
 
     __slots__ = ("__weakref__", "_scope", "_stream", "headers", "reason", "status")
@@ -52,18 +52,18 @@ class HTTP2Response:
         self.reason = http.client.responses.get(self.status, "")
 
     def read1(self) -> bytes:
-        """Return what has arrived of the body, waiting for the first byte; nothing at its end.
+        """Return the part of the body that has arrived, waiting for the first byte; empty at the end of the body.
 
         Raises:
-            TimeoutError: The call's limit has passed.
-            OSError: The stream or its connection has broken.
-            http.client.HTTPException: Less came than was announced, or more.
+            TimeoutError: The deadline of the call has passed.
+            OSError: The stream or its connection broke.
+            http.client.HTTPException: The body was shorter or longer than announced.
         """
         stream = self._stream
         scope = self._scope
-        scope.seconds_left(scope.deadline)  # also where there is always more to take
+        scope.seconds_left(scope.deadline)  # check the deadline even if there is always more to read
         while True:
-            ended = stream.ended  # first: what came before the end is in the parts by now
+            ended = stream.ended  # read first: the parts that arrived before the end are in the deque by now
             if stream.body_parts:
                 return self._take_parts()
             if ended:
@@ -93,7 +93,7 @@ class HTTP2Response:
 
     @property
     def complete(self) -> bool:
-        """Whether the end has come, so that no further read is needed to know it."""
+        """Whether the end has arrived, so that no further read is needed to know it."""
         stream = self._stream
         return stream.ended and not stream.body_parts and stream.failure_spec is None and not self._missing_bytes()
 
@@ -103,12 +103,12 @@ class HTTP2Response:
         return self._stream.ended and not self._stream.body_parts
 
     def ready(self, timeout: float) -> bool:
-        """Wait up to *timeout* seconds until :meth:`read1` has something to do: bytes, the end, an error."""
+        """Wait up to *timeout* seconds until :meth:`read1` can return or raise without waiting."""
         stream = self._stream
         return stream.has_news() or bool(stream.connection.wait(stream, timeout))
 
     def drop(self) -> None:
-        """End the stream unless it has ended. Idempotent; waits for nothing, so that finalizers may call it."""
+        """End the stream unless it has ended. Idempotent; never waits, so finalizers may call it."""
         stream = self._stream
         if not stream.ended:
             stream.connection.drop(stream)

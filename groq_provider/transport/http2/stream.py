@@ -1,4 +1,4 @@
-"""Streams of HTTP/2, and the ways in which they end."""
+"""The state of one HTTP/2 request and its response, and the errors that end a stream or a connection."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ __all__ = [
     "as_closed",
 ]
 
-#: What an unread stream may hold; the peer sends no more before some of it is unacknowledged.
+#: Most bytes of a body that an unread stream holds. The peer sends no more until the reader has taken some.
 STREAM_WINDOW = 1 << 20
-#: How a connection ends that just ends.
+#: The error class and arguments for a connection that the peer closed without giving a reason.
 CLOSED: tuple[Callable[..., Exception], tuple[Any, ...]] = (
     RemoteDisconnected,
     ("the server closed the connection",),
@@ -38,11 +38,11 @@ CLOSED: tuple[Callable[..., Exception], tuple[Any, ...]] = (
 
 
 class FrameError(BadFraming):
-    """The peer breaks HTTP/2."""
+    """The peer violates HTTP/2."""
 
 
 class StreamResetError(ConnectionResetError):
-    """The peer ended a stream before its answer was complete."""
+    """The peer reset a stream before its response was complete."""
 
 
 class GoneError(ConnectionResetError):
@@ -50,11 +50,11 @@ class GoneError(ConnectionResetError):
 
 
 class UnprocessedError(ConnectionResetError):
-    """The peer surely did nothing with the request: it may be sent again on another connection."""
+    """The peer certainly did not process the request, so it may be sent again on another connection."""
 
 
 class NoRoomError(UnprocessedError):
-    """The peer takes no more streams just now; nothing was sent."""
+    """The connection accepts no more streams for now; nothing was sent."""
 
 
 class Http11RequiredError(UnprocessedError):
@@ -62,9 +62,9 @@ class Http11RequiredError(UnprocessedError):
 
 
 class Stream:
-    """One request and its answer, as far as it has come.
+    """One request and its response, as far as it has arrived.
 
-    Written by whoever holds the connection's lock; the reader takes ``body_parts`` from the left without it.
+    Guarded by the lock of the connection, except that the reader takes items from the left of ``body_parts`` without it.
     """
 
     __slots__ = (
@@ -97,35 +97,37 @@ class Stream:
         self.id = 0
         self.head: list[tuple[bytes, bytes]] | None = None
         self.body_parts: deque[bytes] = deque()
-        #: What Content-Length says, and what has come.
+        #: The Content-Length, and the bytes of the body received so far.
         self.content_length: int | None = None
         self.received_bytes = 0
         self.ended = False
-        #: Whether the answer's length is that of a body that is not sent: to HEAD.
+        #: Whether the response has no body although it may announce a length: the response to HEAD.
         self.bodiless = False
-        #: How the end is to be raised, by class and arguments: each reader raises one of its own.
+        #: The class and the arguments of the error that ended the stream. Each reader raises an exception of its own.
         self.failure_spec: tuple[Callable[..., Exception], tuple[Any, ...]] | None = None
-        #: What of the body is in no frame yet.
+        #: The rest of the request's body, which is in no frame yet.
         self.unsent: memoryview | None = None
-        #: Among all bytes of the connection, where the request begins, and where it ends as soon as that is known.
+        #: Offsets, among all bytes sent on the connection, of the beginning of the request, and of its end once that is
+        #: known.
         self.start_offset = 0
         self.end_offset: int | None = None
         self.sent = False
         self.sent_noted = False
         self.progress_at = 0.0
-        #: Whether its connection had been of use before it, and how often that had reads_before from the peer.
+        #: Whether the connection had served a request before this one, and the count of its reads when this one was
+        #: sent.
         self.on_used_connection = False
         self.reads_before = 0
         self.receive_window = STREAM_WINDOW
-        #: Bytes of the window that the reader has unacknowledged and not given back.
+        #: Bytes of the window that were read and not given back to the peer yet.
         self.unacknowledged = 0
-        #: Held by the reader; released to wake_lock it up. See Http2Connection.
+        #: Held by the waiting thread, and released to wake it. See Http2Connection.
         self.wake_lock = Lock()
         self.wake_lock.acquire()
         self.head_noted = False
 
     def has_news(self) -> bool:
-        """Say whether there is something that its thread has not seen."""
+        """Say whether there is something that the waiting thread has not seen."""
         return bool(
             self.body_parts
             or self.ended
@@ -134,14 +136,14 @@ class Stream:
         )
 
     def failure(self) -> Exception:
-        """Return the exception of an end before the answer was complete."""
+        """Return the exception for a stream that ended before its response was complete."""
         if self.failure_spec is None:
-            return FrameError("an answer without a head")
+            return FrameError("response without a head")
         make, arguments = self.failure_spec
         return make(*arguments)
 
     def interrupt(self) -> None:
-        """End it because its call was cancelled; waits for nothing. For :meth:`CancelScope.cancel`."""
+        """End the stream because its call was cancelled; never waits. For :meth:`CancelScope.cancel`."""
         if self.connection is not None:
             self.connection.drop(self, cancelled=True)
 
@@ -153,10 +155,11 @@ def _tls_failure(reason: str, *arguments: Any) -> ssl.SSLError:
 
 
 def as_closed(error: OSError) -> tuple[Callable[..., Exception], tuple[Any, ...]]:
-    """Return how a socket's failure is to be raised, by each of those it concerns."""
+    """Return the class and the arguments by which each affected call raises the failure of a socket."""
     if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
         return _tls_failure, (error.reason, *error.args)
     if isinstance(error, (TimeoutError, ssl.SSLEOFError)) or error.errno is None:
-        # The system's own probes among them: a connection that broke, not a limit of the call's.
+        # This includes the failed keepalive probes of the system: the connection broke, and no limit of the call has
+        # passed.
         return ConnectionResetError, (errno.ECONNRESET, os.strerror(errno.ECONNRESET))
     return type(error), (error.errno, os.strerror(error.errno))
