@@ -1,4 +1,4 @@
-"""Sends one HTTP request and returns a response whose head has arrived. It never retries, except once on a stale connection.
+"""Sends one HTTP request and returns the response once its head has arrived. It never retries, except once on a stale connection.
 
 You find here:
 

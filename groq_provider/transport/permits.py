@@ -39,7 +39,7 @@ class Permit:
             None,
         )  # unset if an interrupt struck in __init__
         if limiter is not None:
-            limiter._returned.append(
+            limiter._returned_permits.append(
                 None
             )  # here and not in a method of ours: an interrupt as that is called would lose the permit
             limiter._settle_returned()
@@ -52,19 +52,19 @@ class ConnectionLimiter:
 
     def __init__(self, count: int) -> None:
         self._max_permits = count
-        self._start()
+        self._reset_state()
         forkable(self)
 
-    def _start(self) -> None:
+    def _reset_state(self) -> None:
         # Reentrant (_sync): a signal handler may find these fields at any step, and may change all of them.
         self._lock = RLock()
         self._free_permits = self._max_permits  # guarded by _lock, like _waiters
         self._waiters: deque[Permit] = deque()
         #: Permits that were returned but are not free yet. A finalizer may run while the lock is held, so release()
         #: never waits for it; the holder of the lock drains this after releasing.
-        self._returned: deque[None] = deque()
+        self._returned_permits: deque[None] = deque()
 
-    _after_fork_in_child = _start  # in the child there are no threads that held or awaited permits
+    _after_fork_in_child = _reset_state  # in the child there are no threads that held or awaited permits
 
     def acquire(self, scope: CancelScope, limit: float | None) -> Permit:
         """Wait for a permit.
@@ -84,7 +84,7 @@ class ConnectionLimiter:
                     permit.wake_lock.acquire()
                     self._waiters.insert(self._queue_position(permit), permit)
                     self._settle_returned()  # a handler may have returned one just now
-            if self._returned:
+            if self._returned_permits:
                 self._settle_returned()
             if permit.wake_lock is not None:
                 self._wait_for_permit(permit, permit.wake_lock, scope, limit)
@@ -102,14 +102,14 @@ class ConnectionLimiter:
         try:
             while True:
                 remaining = None if limit is None else limit - scope.clock.monotonic()
-                step = (
+                wait_time = (
                     remaining
                     if not in_handler
                     else _RECHECK_AFTER
                     if remaining is None
                     else min(remaining, _RECHECK_AFTER)
                 )
-                if scope.clock.wait(wake_lock, step) or step == remaining:
+                if scope.clock.wait(wake_lock, wait_time) or wait_time == remaining:
                     break
                 self._settle_returned()
         finally:
@@ -128,8 +128,8 @@ class ConnectionLimiter:
         The new waiter is then the call of a signal handler, and the call that it interrupted cannot go on before the handler returns.
         """
         if permit.thread_id == main_thread().ident:
-            for position, other in enumerate(list(self._waiters)):
-                if other.thread_id == permit.thread_id:
+            for position, waiting_permit in enumerate(list(self._waiters)):
+                if waiting_permit.thread_id == permit.thread_id:
                     return position
         return len(self._waiters)
 
@@ -145,23 +145,23 @@ class ConnectionLimiter:
     def _settle_returned(self) -> None:
         for _ in lock_attempts(self._lock):
             try:
-                while self._returned:
-                    del self._returned[0]
+                while self._returned_permits:
+                    del self._returned_permits[0]
                     if self._free_permits < self._max_permits:  # in a forked child, permits of the parent may come back
                         self._free_permits += 1
                 while self._free_permits > 0 and self._waiters:
                     # No call of a Python function before the one that wakes the waiter: an interrupt could strike there
                     # (_sync).
-                    first = self._waiters[0]
+                    first_waiter = self._waiters[0]
                     del self._waiters[0]
                     self._free_permits -= 1
-                    first._limiter = self
-                    if first.wake_lock is not None:
+                    first_waiter._limiter = self
+                    if first_waiter.wake_lock is not None:
                         try:
-                            first.wake_lock.release()
+                            first_waiter.wake_lock.release()
                         except RuntimeError:
                             pass  # awake already, by a cancel
             finally:
                 self._lock.release()
-            if not self._returned:
+            if not self._returned_permits:
                 break

@@ -73,20 +73,22 @@ class RequestHeaders(dict[str, str]):
 class Request(PreparedRequest):
     """A prepared request built without the checks of requests: they were made once, when the transport was constructed."""
 
-    def __init__(self, method: str, base: str, target: str, headers: RequestHeaders, body: bytes | None) -> None:
+    def __init__(
+        self, method: str, origin: str, path_and_query: str, headers: RequestHeaders, body: bytes | None
+    ) -> None:
         self.method = method
-        self.url = base + target
+        self.url = origin + path_and_query
         self.headers = headers  # type: ignore[assignment]  # not a CaseInsensitiveDict, but finds any spelling
         self.body = body
         self.hooks = {"response": []}
         self._cookies = None
         self._body_position = None
-        self._target = target
+        self._path_and_query = path_and_query
 
     @property
     def path_url(self) -> str:
         """The path and the query."""
-        return self._target
+        return self._path_and_query
 
 
 def _http2_pool() -> type[Http2Pool]:
@@ -122,7 +124,7 @@ class Adapter(HTTPAdapter):
         http2: bool = False,
     ) -> None:
         self._http2 = _http2_pool() if http2 else None
-        self._url = urlsplit(base_url)
+        self._base_url = urlsplit(base_url)
         self._clock = clock
         self._proxy = proxy
         self._ca_bundle = ca_bundle
@@ -154,7 +156,7 @@ class Adapter(HTTPAdapter):
         self._pool_lock = RLock()
 
     def _make_pool(self) -> PlainPool | TLSPool | Http2Pool:
-        parts = self._url
+        parts = self._base_url
         secure = parts.scheme == "https"
         host, port = parts.hostname or "", parts.port or (443 if secure else 80)
         settings: dict[str, Any] = {
@@ -170,12 +172,14 @@ class Adapter(HTTPAdapter):
         settings["_proxy_headers"] = {
             name: SecretHeader(text) for name, text in self.proxy_headers(self._proxy).items()
         }
-        settings["_proxy_config"] = ProxyConfig(self._context() if proxy.scheme == "https" else None, False, None, None)
+        settings["_proxy_config"] = ProxyConfig(
+            self._tls_context() if proxy.scheme == "https" else None, False, None, None
+        )
         if secure:  # a tunnel through the proxy
             return self._tls_pool(host, port, settings, tunnelled=True, http2=proxy.scheme == "http")
         proxy_port = proxy.port or (443 if proxy.scheme == "https" else 80)
         if proxy.scheme == "https":
-            settings["ssl_context"] = self._context()
+            settings["ssl_context"] = self._tls_context()
             return TLSPool(proxy.host or "", proxy_port, **settings)
         return PlainPool(proxy.host or "", proxy_port, **settings)
 
@@ -183,18 +187,18 @@ class Adapter(HTTPAdapter):
         self, host: str, port: int, settings: dict[str, Any], *, tunnelled: bool = False, http2: bool = True
     ) -> TLSPool | Http2Pool:
         if self._http2 is not None and http2:
-            make_context = functools.partial(self._context, "h2", "http/1.1")
+            make_context = functools.partial(self._tls_context, "h2", "http/1.1")
             http2_pool = self._http2(
-                host, port, http1_context=self._context, ssl_context=make_context(), tunnelled=tunnelled, **settings
+                host, port, http1_context=self._tls_context, ssl_context=make_context(), tunnelled=tunnelled, **settings
             )
             http2_pool.http1.make_context = make_context
             return http2_pool
-        pool = TLSPool(host, port, ssl_context=self._context(), **settings)
-        pool.make_context = self._context
+        pool = TLSPool(host, port, ssl_context=self._tls_context(), **settings)
+        pool.make_context = self._tls_context
         pool.tunnelled = tunnelled
         return pool
 
-    def _context(self, *protocols: str) -> ssl.SSLContext:
+    def _tls_context(self, *protocols: str) -> ssl.SSLContext:
         """Return the TLS context for the current contents of the files. Called for each new connection."""
         bundle = self._ca_bundle or DEFAULT_CA_BUNDLE_PATH
         return tls_context(bundle, self._cert, protocols or ("http/1.1",), file_versions(bundle, self._cert))
@@ -218,7 +222,7 @@ class Adapter(HTTPAdapter):
 
     def request_url(self, request: Any, proxies: Any) -> str:  # noqa: ARG002 - requests' signature
         """Return the path, or the whole URL for a plain-HTTP proxy."""
-        if self._proxy is not None and self._url.scheme == "http":
+        if self._proxy is not None and self._base_url.scheme == "http":
             return str(request.url)
         return str(request.path_url)
 
@@ -311,7 +315,7 @@ class _CodedBody:
 
 
 class Response(requests.Response):
-    """A response whose head has arrived.
+    """A response: its head has arrived, its body is read on demand.
 
     Unlike the method of requests, :meth:`iter_lines` splits only at CR, LF and CRLF, takes linear time, holds nothing back whatever the
     framing, and decodes nothing.
@@ -362,21 +366,21 @@ class Response(requests.Response):
         try:
             data: bytes = self._body.read1()
         except (OSError, HTTPError, http.client.HTTPException, ValueError, AttributeError) as caught:
-            problem = caught
+            failure = caught
         else:
             if not data:
                 scope = self._scope
                 if scope is not None and scope.cancelled and not self._body.self_delimited:
                     self.close()  # an apparent end may be our own shutdown of the socket
                     raise map_read_error(ConnectionAbortedError(), scope)
-                self._release()
+                self._return_connection()
             return data
         self.close()
-        mapped = map_read_error(problem, self._scope)
-        del problem  # its frames hold the request
-        raise mapped
+        mapped_error = map_read_error(failure, self._scope)
+        del failure  # its frames hold the request
+        raise mapped_error
 
-    def _release(self) -> None:
+    def _return_connection(self) -> None:
         """Return the connection to the pool for the next request."""
         self._finished = True
         scope = self._scope
@@ -404,24 +408,24 @@ class Response(requests.Response):
             IncompleteResponseError: The body is shorter than announced.
         """
         parts: list[bytes] = []
-        whole = bytearray()  # the joined pieces, once there are many
+        joined_parts = bytearray()  # the joined pieces, once there are many
         size = 0
         while data := self.read1():
             size += len(data)
             if size > limit:
                 self.close()
                 if cut:
-                    return b"".join([whole, *parts, data])[:limit]
+                    return b"".join([joined_parts, *parts, data])[:limit]
                 raise ResponseTooLargeError(f"the answer is larger than {limit:,} bytes", sent=True)
             parts.append(data)
             if self._body.complete:
-                self._release()
+                self._return_connection()
                 break
             if len(parts) >= _MAX_PIECES:
-                whole += b"".join(parts)
+                joined_parts += b"".join(parts)
                 parts.clear()
-        if whole:
-            parts.insert(0, bytes(whole))
+        if joined_parts:
+            parts.insert(0, bytes(joined_parts))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def iter_lines(self, *_requests_own: Any, **_also: Any) -> Iterator[bytes]:
@@ -436,8 +440,8 @@ class Response(requests.Response):
         """Read once and return the lines that this completes, possibly none; ``None`` at the end of the body."""
         if data := self.read1():
             return self._splitter.feed(data)
-        rest = self._splitter.finish()
-        return [rest] if rest else None
+        last_line = self._splitter.finish()
+        return [last_line] if last_line else None
 
     def ready(self, timeout: float) -> bool:
         """Wait up to *timeout* seconds until :meth:`read_lines` has something to read."""

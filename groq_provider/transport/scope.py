@@ -27,7 +27,7 @@ def _shutdown(sock: Any, how: int) -> None:
 
 
 class Interruptible(Protocol):
-    """A target that a call can wait on besides its own socket: an HTTP/2 stream, whose connection is shared with other calls."""
+    """A target that a call can wait on besides its own socket: an HTTP/2 stream on a connection that other calls share."""
 
     def interrupt(self) -> None:
         """End the wait of the call. Called from any thread and inside signal handlers, so it must not wait."""

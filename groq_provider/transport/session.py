@@ -143,60 +143,62 @@ class SessionTransport:
         """
         if self._closed:
             raise ProviderClosedError("the provider was closed; make a new one", sent=False)
-        request = self._build(method, path, headers, body, query)
+        request = self._build_request(method, path, headers, body, query)
         request.scope = scope  # type: ignore[attr-defined]  # read by build_response
         if self._permits is None:
-            return self._exchange(request, scope)
+            return self._send_request(request, scope)
         permit = self._permits.acquire(scope, scope.earlier(scope.after_send))
         scope.connect_deadline = scope.earlier(
             scope.connect
         )  # time spent waiting for the permit is not time to connect
         try:
-            response = self._exchange(request, scope)
+            response = self._send_request(request, scope)
         except BaseException:
             permit.release()
             raise
         response.permit = permit
         return response
 
-    def _build(
-        self, method: str, path: str, extra: Mapping[str, str] | None, body: bytes | None, query: str
+    def _build_request(
+        self, method: str, path: str, call_headers: Mapping[str, str] | None, body: bytes | None, query: str
     ) -> Request:
         if body is None:
-            headers = self._with(extra, {})
+            headers = self._merge_headers(call_headers, {})
         else:
-            headers = RequestHeaders(self._merge(extra))
+            headers = RequestHeaders(self._shared_headers(call_headers))
             headers["Content-Length"] = str(len(body))
         if self._authorization is not None:
             headers["Authorization"] = self._authorization
         return Request(method, self._origin, self._prefix + path + query, headers, body)
 
-    def _merge(self, extra: Mapping[str, str] | None) -> RequestHeaders:
-        for known, merged in self._merged:
-            if known is extra:
+    def _shared_headers(self, call_headers: Mapping[str, str] | None) -> RequestHeaders:
+        for existing_name, merged in self._merged:
+            if existing_name is call_headers:
                 return merged
-        headers = self._with(extra, _JSON)
-        if type(extra) is MappingProxyType and len(self._merged) < _MOST_MERGED:
-            self._merged = (*self._merged, (extra, headers))
+        headers = self._merge_headers(call_headers, _JSON)
+        if type(call_headers) is MappingProxyType and len(self._merged) < _MOST_MERGED:
+            self._merged = (*self._merged, (call_headers, headers))
         return headers
 
-    def _with(self, extra: Mapping[str, str] | None, content: Mapping[str, str]) -> RequestHeaders:
+    def _merge_headers(
+        self, call_headers: Mapping[str, str] | None, content_headers: Mapping[str, str]
+    ) -> RequestHeaders:
         """Return the headers of every request, those of its content, and those of one call."""
-        headers = RequestHeaders({**self._headers, **content})
-        for name, text in (extra or {}).items():
+        headers = RequestHeaders({**self._headers, **content_headers})
+        for name, text in (call_headers or {}).items():
             if self._authorization is None or name.lower() != "authorization":  # an explicit API key is never replaced
                 _set_header(headers, name, text)
         return headers
 
-    def _exchange(self, request: Request, scope: CancelScope) -> Response:
-        problem: BaseException
+    def _send_request(self, request: Request, scope: CancelScope) -> Response:
+        failure: BaseException
         try:
             with activate(scope):
                 # The limits of the scope bound each wait. The timeout of requests would apply only to a request without
                 # a scope.
                 response: Response = self.adapter.send(request, stream=True, timeout=_NO_TIMEOUT)  # type: ignore[assignment]  # by build_response
         except Exception as caught:  # noqa: BLE001 - requests, urllib3, http.client, ssl and socket each have their own
-            problem = caught
+            failure = caught
         except BaseException:
             scope.unbind()
             raise
@@ -204,17 +206,17 @@ class SessionTransport:
             if not scope.cancelled:
                 return response
             response.close()
-            problem = ConnectionAbortedError()
+            failure = ConnectionAbortedError()
         scope.unbind()
-        mapped: GroqProviderError
-        if self._closed and not isinstance(problem, GroqProviderError):
-            mapped = ProviderClosedError("the provider was closed during the call", sent=scope.sent)
+        mapped_error: GroqProviderError
+        if self._closed and not isinstance(failure, GroqProviderError):
+            mapped_error = ProviderClosedError("the provider was closed during the call", sent=scope.sent)
         else:
-            mapped = map_send_error(problem, scope, self._origin)
+            mapped_error = map_send_error(failure, scope, self._origin)
         # Raise outside the except block. Otherwise the error's context would lead to the exception that holds the
         # request and the key.
-        del problem
-        raise mapped
+        del failure
+        raise mapped_error
 
     def warm_up(self, connections: int, *, timeout: float = 10.0) -> int:
         """Open connections, TLS included, without sending a request.
@@ -251,10 +253,10 @@ class SessionTransport:
 
 def _set_header(headers: RequestHeaders, name: str, text: str) -> None:
     """Set a header, replacing one of the same name in any spelling."""
-    lower = name.lower()
-    for known in headers:
-        if known.lower() == lower:
-            headers[known] = text
+    lower_name = name.lower()
+    for existing_name in headers:
+        if existing_name.lower() == lower_name:
+            headers[existing_name] = text
             return
     headers[name] = text
 
@@ -268,41 +270,41 @@ def _read_session(session: requests.Session | None) -> tuple[dict[str, str], dic
         raise ConfigurationError(
             "session.verify is False: certificates are always checked; set it to the path of your CA bundle"
         )
-    stock = default_headers()
+    default_values = default_headers()
     headers: dict[str, str] = {
         str(k): SecretHeader(v)
         for k, v in session.headers.items()
-        if stock.get(k) != v and k.lower() != "authorization"
+        if default_values.get(k) != v and k.lower() != "authorization"
     }
     proxies: dict[str, str] = {k: SecretHeader(v) for k, v in session.proxies.items()}
     return headers, proxies, None if session.verify in (True, None) else str(session.verify), session.cert
 
 
 def _proxy_for(
-    base_url: str, given: Mapping[str, str] | None, of_session: Mapping[str, str], *, trust_env: bool
+    base_url: str, explicit_proxies: Mapping[str, str] | None, session_proxies: Mapping[str, str], *, trust_env: bool
 ) -> str | None:
     """Return the proxy for a base URL: the explicit one, else the session's, else that of the environment."""
-    proxies, source = (given, "proxies") if given else (of_session, "session.proxies")
+    proxies, setting_name = (explicit_proxies, "proxies") if explicit_proxies else (session_proxies, "session.proxies")
     if not proxies and trust_env:
-        proxies, source = get_environ_proxies(base_url, no_proxy=None), ""
+        proxies, setting_name = get_environ_proxies(base_url, no_proxy=None), ""
     parts = urlsplit(base_url)
     # As in requests, the most specific key wins.
     keys = (f"{parts.scheme}://{parts.hostname}", parts.scheme, f"all://{parts.hostname}", "all")
     key = next((key for key in keys if key in proxies), None)
     if key is None or not proxies[key]:
         return None
-    proxy, problem = check_proxy(proxies[key])
-    if problem:
-        del given, of_session, proxies, proxy  # a traceback may show local variables
-        raise ConfigurationError(f"{f'{source}[{key!r}]' if source else _variable_of(key)}: {problem}")
+    proxy, failure = check_proxy(proxies[key])
+    if failure:
+        del explicit_proxies, session_proxies, proxies, proxy  # a traceback may show local variables
+        raise ConfigurationError(f"{f'{setting_name}[{key!r}]' if setting_name else _variable_of(key)}: {failure}")
     return None if proxy is None else SecretHeader(proxy)
 
 
 def _variable_of(key: str) -> str:
     """Name the environment variable, or other place, that a proxy was read from."""
     name = f"{key}_proxy"
-    found = next((name for name in (name, name.upper()) if os.environ.get(name)), None)
-    return f"the environment variable {found}" if found else f"the proxy of this system for {key}"
+    variable_name = next((name for name in (name, name.upper()) if os.environ.get(name)), None)
+    return f"the environment variable {variable_name}" if variable_name else f"the proxy of this system for {key}"
 
 
 def _ca_from(environ: Mapping[str, str] | None) -> CABundle | None:

@@ -22,14 +22,14 @@ def tls_context(
     ca_bundle: CABundle,
     cert: str | tuple[str, str] | None,
     protocols: tuple[str, ...] = ("http/1.1",),
-    stamp: object = None,  # noqa: ARG001 - part of the cache key: the versions of the files
+    versions: object = None,  # noqa: ARG001 - part of the cache key: the versions of the files
 ) -> ssl.SSLContext:
     """Return the shared context of these settings. Loading the CA bundle takes 30 to 40 ms, so it is done once, not per connection."""
     try:
-        places = (ca_bundle,) if isinstance(ca_bundle, str) else ca_bundle
-        context = ssl.create_default_context(**_place(places[0]))
-        for place in places[1:]:
-            context.load_verify_locations(**_place(place))
+        paths = (ca_bundle,) if isinstance(ca_bundle, str) else ca_bundle
+        context = ssl.create_default_context(**_load_arguments(paths[0]))
+        for path in paths[1:]:
+            context.load_verify_locations(**_load_arguments(path))
         if cert is not None:
             context.load_cert_chain(*((cert,) if isinstance(cert, str) else cert))
     except (OSError, ssl.SSLError) as error:
@@ -48,7 +48,7 @@ def tls_context(
 
 def file_versions(ca_bundle: CABundle, cert: str | tuple[str, str] | None) -> tuple[object, ...]:
     """Return a value that changes when one of the files changes."""
-    found: list[object] = []
+    versions: list[object] = []
     for path in (
         *((ca_bundle,) if isinstance(ca_bundle, str) else ca_bundle),
         *((cert,) if isinstance(cert, str) else cert or ()),
@@ -56,13 +56,13 @@ def file_versions(ca_bundle: CABundle, cert: str | tuple[str, str] | None) -> tu
         try:
             status = os.stat(path)  # noqa: PTH116 - cheaper than pathlib
         except OSError:
-            found.append(None)
+            versions.append(None)
         else:
-            found.append((status.st_mtime_ns, status.st_size, status.st_ino))
-    return tuple(found)
+            versions.append((status.st_mtime_ns, status.st_size, status.st_ino))
+    return tuple(versions)
 
 
-def _place(path: str) -> dict[str, Any]:
+def _load_arguments(path: str) -> dict[str, Any]:
     """Return the arguments by which OpenSSL loads certificates from a file, or from folders separated as in ``PATH``."""
     return {"capath" if Path(path.split(os.pathsep, 1)[0]).is_dir() else "cafile": path}
 

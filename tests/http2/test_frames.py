@@ -1290,7 +1290,7 @@ def dying(monkeypatch):
 
     Not before, and not afterwards: a server may be slow and alive.
     """
-    die = Http2Connection._end
+    die = Http2Connection._end_connection
 
     def died(connection, *how):
         monkeypatch.setattr(http2_connection, "PING_AFTER", usual[0])
@@ -1304,7 +1304,7 @@ def dying(monkeypatch):
             connection._pipe.wake()  # whoever leads has to look at the time again
 
     usual = http2_connection.PING_AFTER, http2_connection.PING_PATIENCE
-    monkeypatch.setattr(Http2Connection, "_end", died)
+    monkeypatch.setattr(Http2Connection, "_end_connection", died)
     return now
 
 

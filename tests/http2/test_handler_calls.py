@@ -96,7 +96,7 @@ def test_provider_closes_anywhere():
         assert server.wait(lambda: server.open_connections == 0)
 
 
-@pytest.mark.parametrize("function", ["_wait_io", "_flush"])
+@pytest.mark.parametrize("function", ["_wait_io", "_flush_outbox"])
 def test_stream_on_struck_connection_refused(function):
     """It is read by the call that was interrupted, which goes on afterwards: the handler gets an error, at once."""
     with Http2Server(held()) as server, provider_on(server) as provider:

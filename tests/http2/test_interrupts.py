@@ -192,7 +192,9 @@ def test_interrupted_waiter_loses_no_slot():
             over.set()
         for each in taken:
             each.release()
-        assert (permits._free_permits, len(permits._waiters), len(permits._returned)) == (1, 0, 0), interrupter.where
+        assert (permits._free_permits, len(permits._waiters), len(permits._returned_permits)) == (1, 0, 0), (
+            interrupter.where
+        )
         return interrupter.where
 
     assert at_every_place(strike) > 5
@@ -204,7 +206,12 @@ def test_interrupted_waiter_loses_no_slot():
 def clean(provider):
     """Say whether nothing is under way on any connection."""
     for connection in provider._transport.adapter._pool._connections:
-        books = connection.reserved, connection._frames.streams, connection._waiting, len(connection._deferred)
+        books = (
+            connection.reserved,
+            connection._frames.streams,
+            connection._waiting_streams,
+            len(connection._deferred_changes),
+        )
         if not connection.dead and (books != (0, {}, {}, 0) or connection._reader or connection._next_reader):
             return False
     return True
@@ -300,7 +307,7 @@ def test_interrupt_while_awaiting_place(every, monkeypatch):
         pool = provider._transport.adapter._pool
 
         def waiting(stream):
-            return stream and (stream in stream.connection._waiting or stream is stream.connection._reader)
+            return stream and (stream in stream.connection._waiting_streams or stream is stream.connection._reader)
 
         def strike(number):
             held = provider.generate_stream("hold")
@@ -358,7 +365,7 @@ def test_interrupt_repeats_no_other_request(monkeypatch):
             await answer(request)
 
     main = threading.current_thread()
-    read = http2_connection.Http2Connection._read
+    read = http2_connection.Http2Connection._read_socket
 
     def struck(self):
         if threading.current_thread() is main:
@@ -371,7 +378,7 @@ def test_interrupt_repeats_no_other_request(monkeypatch):
 
         def other():
             assert until(lambda: connection._reader is not None)
-            monkeypatch.setattr(http2_connection.Http2Connection, "_read", struck)
+            monkeypatch.setattr(http2_connection.Http2Connection, "_read_socket", struck)
             return attempt(lambda: provider.generate("other"))
 
         with running(other) as results, pytest.raises(KeyboardInterrupt):

@@ -105,7 +105,7 @@ def test_closing_during_fallback_warm_up(monkeypatch):
     """Closing during a warm-up that falls back, between handshake and putting away, leaves no connection."""
     with Older() as server, provider_on(server) as provider:
         http1, made = pool_of(provider).http1, []
-        keep, negotiating = http1.keep, http1.negotiating
+        keep, negotiating = http1.keep_connection, http1.new_negotiating_connection
 
         def closing(conn):
             provider.close()
@@ -115,8 +115,8 @@ def test_closing_during_fallback_warm_up(monkeypatch):
             made.append(negotiating())
             return made[-1]
 
-        monkeypatch.setattr(http1, "keep", closing)
-        monkeypatch.setattr(http1, "negotiating", noted)
+        monkeypatch.setattr(http1, "keep_connection", closing)
+        monkeypatch.setattr(http1, "new_negotiating_connection", noted)
         with pytest.raises(e.ProviderClosedError):
             provider.warm_up(1)
         assert [conn.sock for conn in made] == [None]
@@ -199,7 +199,7 @@ def second_on_a_cold_start(monkeypatch, limits, work):
         with running(
             lambda: attempt(lambda: provider.generate_stream("x", timeout=PATIENT).collect().content)
         ) as first:
-            assert until(lambda: pool._connecting)
+            assert until(lambda: pool._is_connecting)
             with running(lambda: attempt(lambda: provider.generate("y").content)) as second:
                 assert until(lambda: pool._queue)
                 (waiter,) = pool._queue
@@ -454,8 +454,8 @@ class Striker:
         if file == POOL:  # not in what the collector runs, which swallows it
             return name not in ("<genexpr>", "_close_all")
         if file == CONNECTION:
-            return name in ("open", "_begin") or (
-                name == "_after" and event == "call" and frame.f_back.f_code.co_name == "open"
+            return name in ("open", "_send_request") or (
+                name == "_settle_deferred" and event == "call" and frame.f_back.f_code.co_name == "open"
             )
         return file == STREAM and name == "__init__"
 
@@ -476,7 +476,9 @@ def all_free(pool):
     """Say whether nobody has a place, waits for one, or makes a connection."""
     streams = [connection._frames.streams for connection in pool._connections if not connection.dead]
     taken = [connection.reserved for connection in pool._connections if not connection.dead]
-    return not (any(streams) or any(taken) or pool._queue or pool._returned or pool._connecting or pool._lock.locked())
+    return not (
+        any(streams) or any(taken) or pool._queue or pool._returned_places or pool._is_connecting or pool._lock.locked()
+    )
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

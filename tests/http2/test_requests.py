@@ -443,7 +443,7 @@ def test_lock_holder_closes_rest():
         assert alive(provider)
         (connection,) = provider._transport.adapter._pool._connections
         with connection._lock:
-            connection._end(ConnectionResetError, ("over",))
+            connection._end_connection(ConnectionResetError, ("over",))
         assert server.open_connections == 1
         assert not connection.wait(connection.placeholder_stream(), PATIENCE)
         assert server.wait(lambda: not server.open_connections)

@@ -504,7 +504,7 @@ def test_connection_waiter_may_leave_alone():
         token, leaders = CancelToken(), CancelToken()
         pool = provider._transport.adapter.pool()
         with running(lambda: attempt(lambda: provider.generate("leader", cancel=leaders))) as leader:
-            assert until(lambda: pool._connecting)
+            assert until(lambda: pool._is_connecting)
             with running(lambda: attempt(lambda: provider.generate("x", cancel=token))) as cancelled:
                 assert until(lambda: len(pool._queue) == 1)
                 started = time.monotonic()

@@ -15,7 +15,7 @@ def sent_to(config, path="/chat/completions"):
     """The URL that a request of this configuration goes to."""
     transport = SessionTransport(config.base_url, clock=SystemClock(), api_key="gsk_example")
     try:
-        return transport._build("POST", path, None, b"{}", "").url
+        return transport._build_request("POST", path, None, b"{}", "").url
     finally:
         transport.close()
 
@@ -49,7 +49,7 @@ def test_cloudflare_form_works(tail):
     """The gateway puts the service's own prefix there itself."""
     with GroqProvider(api_key="gsk_example", base_url=CLOUDFLARE + tail) as provider:
         assert (
-            provider._transport._build("POST", "/chat/completions", None, b"{}", "").url
+            provider._transport._build_request("POST", "/chat/completions", None, b"{}", "").url
             == f"{CLOUDFLARE}/chat/completions"
         )
 

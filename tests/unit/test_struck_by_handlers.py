@@ -187,7 +187,7 @@ def test_slots_right_at_any_moment():
         second.release()
         third.release()
         yield
-        assert (permits._free_permits, len(permits._waiters), len(permits._returned)) == (2, 0, 0)
+        assert (permits._free_permits, len(permits._waiters), len(permits._returned_permits)) == (2, 0, 0)
 
     assert strike("transport/permits", handler, action) > 5
 

@@ -99,4 +99,4 @@ def test_few_texts_are_remembered():
     unpacker = Unpacker(1 << 20)
     for number in range(5_000):
         unpacker.unpack(hpack.Encoder().encode([(b"x-number", b"a%d" % number)]))
-    assert len(unpacker._known) <= 512
+    assert len(unpacker._known_texts) <= 512

@@ -327,7 +327,7 @@ def test_permits_neither_lost_nor_doubled(seeds):
 
         run(seed, *[work] * 5, cancel)
         assert max(most) <= 2, seed
-        assert (permits._free_permits, len(permits._waiters), len(permits._returned)) == (2, 0, 0), seed
+        assert (permits._free_permits, len(permits._waiters), len(permits._returned_permits)) == (2, 0, 0), seed
 
 
 # --- whole calls -------------------------------------------------------------------------------------------------------------

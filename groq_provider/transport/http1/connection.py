@@ -101,7 +101,7 @@ class _ScopedConnection(HTTPConnection):
     #: The response that urllib3 is reading from this connection. urllib3 returns the connection to the pool unchecked,
     #: so the pool decides by this response whether to close it.
     pending_response: HTTP11Response | None = None
-    #: Overrides http.client's global debug level, whose output would show the key.
+    #: Overrides http.client's global debug level: its output would show the key.
     debuglevel = 0
     #: Monotonic instant at which the connection went back to the pool; ``None`` if it was not there since it connected.
     idle_since: float | None = None
@@ -119,7 +119,7 @@ class _ScopedConnection(HTTPConnection):
             raise NameResolutionError(self.host, self, error) from error
         except UnicodeError as error:
             raise NewConnectionError(self, f"cannot resolve {self.host!r}: {error}") from error
-        problem: OSError | None = None
+        last_error: OSError | None = None
         for index, address_info in enumerate(addresses):
             try:
                 # Give each address its share of the remaining time, so that a dead one leaves time for the next.
@@ -128,17 +128,17 @@ class _ScopedConnection(HTTPConnection):
                     scope, address_info, None if remaining is None else remaining / (len(addresses) - index)
                 )
             except OSError as error:
-                problem = error
-        if isinstance(problem, TimeoutError):
-            raise ConnectTimeoutError(self, f"connection to {self.host} timed out") from problem
-        raise NewConnectionError(self, f"cannot connect to {self.host}: {problem or 'no address'}") from problem
+                last_error = error
+        if isinstance(last_error, TimeoutError):
+            raise ConnectTimeoutError(self, f"connection to {self.host} timed out") from last_error
+        raise NewConnectionError(self, f"cannot connect to {self.host}: {last_error or 'no address'}") from last_error
 
     def _connect_to(self, scope: CancelScope, address_info: tuple[Any, ...], timeout: float | None) -> socket.socket:
-        family, kind, protocol, _name, address = address_info
-        sock = socket.socket(family, kind, protocol)
+        address_family, socket_type, protocol, _name, address = address_info
+        sock = socket.socket(address_family, socket_type, protocol)
         try:
-            for option in self.socket_options or ():
-                sock.setsockopt(*option)
+            for socket_option in self.socket_options or ():
+                sock.setsockopt(*socket_option)
             scope.bind(sock)
             # Connect without blocking. With a timeout, a cancel just before connect() would find no connection to shut
             # down, and connect() would then wait for its whole timeout.
@@ -151,8 +151,8 @@ class _ScopedConnection(HTTPConnection):
             if in_progress and not scope.cancelled:
                 if not _wait_connected(sock, timeout):
                     raise TimeoutError("timed out")
-                if failure := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                    raise OSError(failure, os.strerror(failure))
+                if error_number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    raise OSError(error_number, os.strerror(error_number))
             if scope.cancelled:  # a socket that was shut down may report success
                 raise ConnectionAbortedError("cancelled")
             sock.settimeout(

@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 class _ConnectionStack:
-    """The store of idle connections. It replaces urllib3's ``queue.LifoQueue``, whose locks are conditions written in Python.
+    """The store of idle connections. It replaces urllib3's ``queue.LifoQueue`` with its conditions written in Python.
 
     An interrupt inside such a condition can leave it locked for ever, and every later call would hang. A ``with`` on a plain lock cannot be
     torn by an interrupt.
@@ -153,7 +153,7 @@ class _Pool(HTTPConnectionPool):
     def urlopen(  # type: ignore[override]  # urllib3 has more parameters, which requests passes by keyword or not at all
         self, method: str, url: str, body: Any = None, headers: Any = None, retries: Any = None, **options: Any
     ) -> Any:
-        """Send one request and return the response, whose head has arrived.
+        """Send one request; return the response once its head has arrived.
 
         Like urllib3's method, but without its retries and redirects, which this client handles elsewhere or not at all, and without a copy of
         the headers. Requests through a proxy, and those that foreign code sends, go through urllib3's own method.
@@ -218,7 +218,7 @@ class _Pool(HTTPConnectionPool):
         Returns:
             How many are ready.
         """
-        opened = [self._get_conn() for _ in range(connections)]
+        connections_to_open = [self._get_conn() for _ in range(connections)]
         deadline = self.clock.monotonic() + timeout
 
         def ready(conn: Any) -> bool:
@@ -241,9 +241,9 @@ class _Pool(HTTPConnectionPool):
 
         try:
             # Handshakes consist of round trips, so do several at once.
-            return sum(run_in_threads(ready, opened, threads=8))
+            return sum(run_in_threads(ready, connections_to_open, threads=8))
         finally:
-            for conn in opened:
+            for conn in connections_to_open:
                 self._put_conn(conn)
 
     def idle(self) -> int:
@@ -262,49 +262,49 @@ class _Pool(HTTPConnectionPool):
         stack = self.pool
         if stack is None:
             return
-        inherited = [conn for conn in stack.queue if conn is not None]
+        inherited_connections = [conn for conn in stack.queue if conn is not None]
         stack.__init__(stack.maxsize)  # type: ignore[misc]  # new locks, empty
         for _ in range(stack.maxsize):
             stack.put(None)
-        for conn in inherited:
+        for conn in inherited_connections:
             _detach(conn)
 
 
-def run_in_threads(work: Callable[[Any], T], items: list[Any], *, threads: int) -> list[T]:
+def run_in_threads(function: Callable[[Any], T], items: list[Any], *, threads: int) -> list[T]:
     """Apply *work* to each item, in several threads including this one; return the results in any order.
 
     Not a ThreadPoolExecutor: a signal handler that interrupts one in this thread would wait for its locks for ever.
     """
-    pending, done = deque(items), list[T]()
+    pending, results = deque(items), list[T]()
 
-    def run(finished: threading.Lock | None = None) -> None:
+    def run_pending(thread_done: threading.Lock | None = None) -> None:
         try:
             while True:
                 try:
                     item = pending.popleft()
                 except IndexError:
                     return
-                done.append(work(item))
+                results.append(function(item))
         finally:
-            if finished is not None:
-                finished.release()
+            if thread_done is not None:
+                thread_done.release()
 
     helpers: list[threading.Lock] = []
     try:
         for _ in range(min(len(items), threads) - 1):
-            finished = threading.Lock()
-            finished.acquire()
+            thread_done = threading.Lock()
+            thread_done.acquire()
             try:
-                threading.Thread(target=run, args=(finished,), name="groq-warm-up", daemon=True).start()
+                threading.Thread(target=run_pending, args=(thread_done,), name="groq-warm-up", daemon=True).start()
             except RuntimeError:
                 break  # no more threads can be started; those at work do the rest
-            helpers.append(finished)
-        run()
+            helpers.append(thread_done)
+        run_pending()
     finally:
         pending.clear()
-        for finished in helpers:
-            finished.acquire()
-    return done
+        for thread_done in helpers:
+            thread_done.acquire()
+    return results
 
 
 def _detach(conn: Any) -> None:

@@ -143,14 +143,14 @@ class Headers(HTTPHeaderDict):
         fields = cls()
         container = fields._container
         for line in lines:
-            name, colon, value = line.partition(":")
-            if not colon or not name or name != name.strip():
+            name, separator, value = line.partition(":")
+            if not separator or not name or name != name.strip():
                 return None
-            lower = name.lower()
-            if lower in container:
-                container[lower].append(value.strip())
+            lower_name = name.lower()
+            if lower_name in container:
+                container[lower_name].append(value.strip())
             else:
-                container[lower] = [name, value.strip()]
+                container[lower_name] = [name, value.strip()]
         return fields
 
 
@@ -174,8 +174,8 @@ def _read_fields(buffer: ReceiveBuffer) -> Headers:
         if line[:1] in (b" ", b"\t") and name:  # an obsolete line folding continues the value
             add(name, line.decode("latin-1").strip(), combine=True)
             continue
-        name, colon, text = line.decode("latin-1").partition(":")
-        if not colon or not name or name != name.strip():
+        name, separator, text = line.decode("latin-1").partition(":")
+        if not separator or not name or name != name.strip():
             raise http.client.HTTPException("invalid header field")
         add(name, text.strip())
     raise http.client.HTTPException(f"got more than {_MAX_FIELDS} headers")
@@ -346,12 +346,12 @@ class HTTP11Response:
             if not buffered:
                 buffered = buffer.buffered = buffer.receive()
             # The fast case, for well-formed chunks; _next_chunk() handles all others.
-            parts = []
-            consumed, total = 0, len(buffered)
+            pieces = []
+            consumed, buffered_size = 0, len(buffered)
             position = (
-                0 if remaining is None else 2 if buffered[:2] == b"\r\n" else total
+                0 if remaining is None else 2 if buffered[:2] == b"\r\n" else buffered_size
             )  # after the CRLF of the previous chunk
-            while position < total:
+            while position < buffered_size:
                 newline = buffered.find(b"\r\n", position, position + _MAX_SIZE_LINE)
                 size = buffered[position:newline]
                 if newline < 0 or not size or size.strip(_HEX_DIGITS):
@@ -360,20 +360,20 @@ class HTTP11Response:
                         break
                 start = newline + 2
                 end = start + int(size, 16)
-                if start == end or end > total:
+                if start == end or end > buffered_size:
                     break
-                parts.append(buffered[start:end])
+                pieces.append(buffered[start:end])
                 consumed = end
                 position = end + 2
                 if buffered[end:position] != b"\r\n":
                     break
-            if parts:
+            if pieces:
                 ends_here = (
                     buffered[consumed : consumed + 2] == b"\r\n"
                 )  # nearly always; the next read then starts with a size
                 buffer.buffered = buffered[consumed + 2 :] if ends_here else buffered[consumed:]
                 self._chunk_left = None if ends_here else 0
-                return parts[0] if len(parts) == 1 else b"".join(parts)
+                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
             remaining = self._next_chunk()
             if not remaining:
                 self._body_open = False
@@ -451,11 +451,11 @@ class HTTP11Response:
         buffer = self._buffer
         sock = buffer.sock
         pending = getattr(sock, "pending", int)  # bytes decrypted already, which poll() does not see
-        until = time.monotonic() + timeout
-        while pending() or readable(sock, max(0.0, until - time.monotonic())):
+        wait_deadline = time.monotonic() + timeout
+        while pending() or readable(sock, max(0.0, wait_deadline - time.monotonic())):
             if buffer.peek() or self._has_input():
                 return True
-            if time.monotonic() >= until:
+            if time.monotonic() >= wait_deadline:
                 break
         return False
 
@@ -548,11 +548,11 @@ class ResponseFile:
 
     def read(self, size: int | None = None) -> bytes:
         """Return *size* bytes, fewer only at the end of the body; without *size* the rest of the body."""
-        parts, remaining = [], size
+        pieces, remaining = [], size
         while (remaining is None or remaining > 0) and (data := self.read1(-1 if remaining is None else remaining)):
-            parts.append(data)
+            pieces.append(data)
             remaining = None if remaining is None else remaining - len(data)
-        return b"".join(parts)
+        return b"".join(pieces)
 
     def close(self) -> None:
         """Mark the file as closed."""

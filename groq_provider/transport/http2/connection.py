@@ -1,4 +1,4 @@
-"""One HTTP/2 connection, shared by the threads whose streams are on it.
+"""One HTTP/2 connection, shared by the threads that have streams on it.
 
 The connection has no thread of its own. Of the threads that wait on its streams, one is the reader: it reads the socket for all of them and
 gives each stream its frames. When its own stream has news, or its deadline has passed, it makes another thread the reader. The reader waits
@@ -8,8 +8,8 @@ What may touch the connection, and how:
 
 - The lock guards the TLS object, the protocol state and the waiters. It is held for short computations, and for sends and reads that do
   not block.
-- A cancel or a finalizer may run while its own thread holds the lock (``_sync``). So it only posts to ``_deferred`` and tries the lock; the
-  holder drains the deque after releasing. It never touches the socket, whose descriptor may have been reused.
+- A cancel or a finalizer may run while its own thread holds the lock (``_sync``). So it only posts to ``_deferred_changes`` and tries the lock; the
+  holder drains the deque after releasing. It never touches the socket, as the descriptor may have been reused.
 - Bytes that the socket does not accept at once are sent by the reader. No thread waits for the socket while it holds the lock.
 - A signal handler may have interrupted the call that holds the lock or is the reader. Its own calls use another connection
   (:meth:`Http2Pool._send_on_own_connection`), and it must not wait for a stream on this one.
@@ -115,7 +115,7 @@ class _Pipe:
 
 
 class Http2Connection:
-    """A connected TLS socket whose peer has chosen HTTP/2.
+    """A connected TLS socket, for which the server has chosen HTTP/2.
 
     Thread safety: every method may be called from any thread.
 
@@ -140,19 +140,19 @@ class Http2Connection:
         self.idle_since = 0.0
         self.was_used = False
         self.dead = False
-        self._interrupted = False  # an interrupt ended it, so we do not know how much the peer has read
+        self._was_interrupted = False  # an interrupt ended it, so we do not know how much the peer has read
         self._is_closing = False
         self._lock = Lock()
         self._frames = Frames()
-        self._reader: Stream | None = None  # guarded by _lock, like all below except _deferred
+        self._reader: Stream | None = None  # guarded by _lock, like all below except _deferred_changes
         self._is_reading = False
-        self._waiting: dict[Stream, None] = {}  # in order of arrival; removing a stream means waking its thread
+        self._waiting_streams: dict[Stream, None] = {}  # in order of arrival; removing a stream means waking its thread
         self._next_reader: Stream | None = None  # was woken to become the reader, and does not run yet
         #: Posted by threads that cannot wait for the lock: a stream to end, and whether by a cancel; or the bytes of it
         #: to acknowledge.
-        self._deferred: deque[tuple[Stream | None, bool, int]] = deque()
+        self._deferred_changes: deque[tuple[Stream | None, bool, int]] = deque()
         self._pipe = _Pipe()
-        self._blocked = False  # the socket accepts no more bytes for now
+        self._send_blocked = False  # the socket accepts no more bytes for now
         self._read_count = 0  # counts the reads that returned bytes
         now = time.monotonic()
         self._received_at = self._pinged_at = self._flushed_at = now
@@ -162,7 +162,7 @@ class Http2Connection:
             self._poller.register(self._pipe.reader, select.POLLIN)
             self._poller.register(sock, select.POLLIN)
         with self._lock:
-            self._flush()
+            self._flush_outbox()
 
     def __repr__(self) -> str:
         state = "dead" if self.dead else "leaving" if self._frames.draining or self._is_closing else "open"
@@ -191,7 +191,12 @@ class Http2Connection:
     @property
     def in_use(self) -> bool:
         """Whether a thread uses the connection. In a signal handler, that may be the call that it interrupted."""
-        return self._reader is not None or self._next_reader is not None or bool(self._waiting) or self._lock.locked()
+        return (
+            self._reader is not None
+            or self._next_reader is not None
+            or bool(self._waiting_streams)
+            or self._lock.locked()
+        )
 
     def await_settings(self, scope: CancelScope) -> None:
         """Wait for the peer's settings, which say how many streams it allows."""
@@ -256,7 +261,7 @@ class Http2Connection:
         except BaseException:
             self._mark_interrupted()
             raise
-        self._flush()
+        self._flush_outbox()
 
     def await_head(self, stream: Stream, scope: CancelScope) -> list[tuple[bytes, bytes]]:
         """Wait for the head of the response.
@@ -309,7 +314,7 @@ class Http2Connection:
         """Say whether the connection had probably ended before the peer saw the request."""
         return (
             self.dead
-            and not self._interrupted
+            and not self._was_interrupted
             and stream.on_used_connection
             and stream.reads_before == self._read_count
         )
@@ -320,18 +325,18 @@ class Http2Connection:
         if stream.unacknowledged < STREAM_WINDOW // 2 or stream.ended:
             return
         count, stream.unacknowledged = stream.unacknowledged, 0
-        self._deferred.append((stream, False, count))
+        self._deferred_changes.append((stream, False, count))
         self._settle_deferred()
 
     def drop(self, stream: Stream, *, cancelled: bool = False) -> None:
         """End a stream. Idempotent; never waits, so finalizers and signal handlers may call it."""
-        self._deferred.append((stream, cancelled, 0))
+        self._deferred_changes.append((stream, cancelled, 0))
         self._settle_deferred()
 
     def close(self) -> None:
         """Accept no new streams, and close when the last stream has ended, which may be now. Never waits."""
         self._is_closing = True
-        self._deferred.append((None, False, 0))
+        self._deferred_changes.append((None, False, 0))
         self._settle_deferred()
 
     # --- waiting -----------------------------------------------------------------------------------------------------------
@@ -346,7 +351,7 @@ class Http2Connection:
         """
         if self.in_use and not stream.has_news() and in_signal_handler(HTTP2_MODULES):
             raise ConnectionAbortedError("this signal handler cannot wait for the call that it interrupted")
-        until = None if timeout is None else time.monotonic() + timeout
+        wait_deadline = None if timeout is None else time.monotonic() + timeout
         try:
             while not stream.has_news():
                 with self._lock:
@@ -357,13 +362,15 @@ class Http2Connection:
                     if self._reader is None:
                         self._reader = stream
                     else:
-                        self._waiting[stream] = None
+                        self._waiting_streams[stream] = None
                     if stream.has_news():  # news that came before this thread could be woken
                         return True
-                if self._deferred:
+                if self._deferred_changes:
                     self._settle_deferred()
                 in_time = (
-                    self._read_for_all(stream, until) if self._reader is stream else self._await_wakeup(stream, until)
+                    self._read_for_all(stream, wait_deadline)
+                    if self._reader is stream
+                    else self._await_wakeup(stream, wait_deadline)
                 )
                 if not in_time:
                     return stream.has_news()
@@ -378,49 +385,49 @@ class Http2Connection:
 
     def _stop_waiting(self, stream: Stream) -> None:
         """Stop waiting. If this thread was the reader, or was to become it, choose another one."""
-        if self._reader is stream or self._next_reader is stream or stream in self._waiting:
+        if self._reader is stream or self._next_reader is stream or stream in self._waiting_streams:
             with self._lock:
                 if self._reader is stream:
                     self._reader = None
                 if self._next_reader is stream:
                     self._next_reader = None
-                self._waiting.pop(stream, None)
+                self._waiting_streams.pop(stream, None)
                 self._choose_reader()
         self._settle_deferred()  # while we held the lock, others may have posted changes
 
     def _choose_reader(self) -> None:
         """Choose a reader if there is none. Call with the lock held."""
-        if self._reader is None and self._next_reader is None and self._waiting:
-            self._wake(next(iter(self._waiting)), as_reader=True)
+        if self._reader is None and self._next_reader is None and self._waiting_streams:
+            self._wake(next(iter(self._waiting_streams)), as_reader=True)
 
     def _wake(self, stream: Stream, *, as_reader: bool = False) -> None:
         """Wake a waiting thread, possibly as the next reader. Call with the lock held.
 
-        It calls no Python function, as an interrupt could strike at its beginning: a thread that is not in _waiting must have been woken.
+        It calls no Python function, as an interrupt could strike at its beginning: a thread that is not in _waiting_streams must have been woken.
         """
         if as_reader:
             self._next_reader = stream  # first, so that the stream is always in one of the two
-        del self._waiting[stream]
+        del self._waiting_streams[stream]
         try:
             stream.wake_lock.release()
         except RuntimeError:
             pass  # awake already
 
-    def _await_wakeup(self, stream: Stream, until: float | None) -> bool:
+    def _await_wakeup(self, stream: Stream, wait_deadline: float | None) -> bool:
         """Wait to be woken, by news or as the next reader; say whether that happened in time."""
-        while stream in self._waiting:  # the thread that wakes us removes it
-            remaining = -1 if until is None else until - time.monotonic()
-            if until is not None and remaining <= 0:
+        while stream in self._waiting_streams:  # the thread that wakes us removes it
+            remaining = -1 if wait_deadline is None else wait_deadline - time.monotonic()
+            if wait_deadline is not None and remaining <= 0:
                 return False
             stream.wake_lock.acquire(timeout=min(remaining, TIMEOUT_MAX))
         return True
 
-    def _read_for_all(self, stream: Stream, until: float | None) -> bool:
+    def _read_for_all(self, stream: Stream, wait_deadline: float | None) -> bool:
         """Read for all threads until *stream* has news; say whether that happened in time."""
         while True:
             now = time.monotonic()
             silent_at = self._silence_deadline()
-            end = silent_at if until is None else min(until, silent_at)
+            end = silent_at if wait_deadline is None else min(wait_deadline, silent_at)
             readable = self._wait_io(max(0.0, end - now))
             with self._lock:
                 if not self.dead:
@@ -428,24 +435,26 @@ class Http2Connection:
                         self._read_and_send()
                     elif time.monotonic() >= max(silent_at, self._silence_deadline()):
                         self._handle_silence()
-                if self._blocked and not self.dead:
-                    self._flush()
-            if self._deferred:
+                if self._send_blocked and not self.dead:
+                    self._flush_outbox()
+            if self._deferred_changes:
                 self._settle_deferred()
             if stream.has_news() or self.dead:
                 return True
             if (
-                until is not None and until <= time.monotonic()
+                wait_deadline is not None and wait_deadline <= time.monotonic()
             ):  # checked after the read, which may have brought nothing for us
                 return False
 
     def _wait_io(self, timeout: float) -> bool:
         """Wait for the socket and for a wake-up by another thread; say whether the socket can be read."""
         if _poll is None:  # pragma: no cover - Windows
-            ready, _, _ = select.select([self._sock], [self._sock] if self._blocked else [], [], min(timeout, 0.05))
+            ready, _, _ = select.select(
+                [self._sock], [self._sock] if self._send_blocked else [], [], min(timeout, 0.05)
+            )
             return bool(ready)
         sock = self._sock
-        self._poller.modify(sock, select.POLLIN | select.POLLOUT if self._blocked else select.POLLIN)
+        self._poller.modify(sock, select.POLLIN | select.POLLOUT if self._send_blocked else select.POLLIN)
         readable = False
         for descriptor, events in self._poller.poll(timeout * 1000):
             if descriptor == self._pipe.reader:
@@ -468,24 +477,24 @@ class Http2Connection:
         """Read the bytes that have arrived, and send the replies to them."""
         self._is_reading = True
         try:
-            self._read()
+            self._read_socket()
         except (FrameError, GoneError) as error:
             self._send_last_bytes()  # this sends h2's GOAWAY
-            self._end(type(error), error.args)
+            self._end_connection(type(error), error.args)
         except BaseException:
             self._mark_interrupted()
             raise
         finally:
             self._is_reading = False
 
-    def _read(self) -> None:
+    def _read_socket(self) -> None:
         frames, sock = self._frames, self._sock
         now = time.monotonic()
         try:
             while True:
                 data = sock.recv(_READ_SIZE)
                 if not data:
-                    self._end(*CLOSED)
+                    self._end_connection(*CLOSED)
                     return
                 self._read_count += 1
                 self._received_at = now
@@ -504,43 +513,43 @@ class Http2Connection:
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
             pass
         except OSError as error:
-            self._end(*as_closed(error))
+            self._end_connection(*as_closed(error))
             return
-        self._flush()
+        self._flush_outbox()
 
-    def _flush(self) -> None:
+    def _flush_outbox(self) -> None:
         """Send as much as the socket accepts, and wake the threads that have news."""
         try:
-            self._send()
+            self._send_outbox()
             self._notify_waiters()
         except BaseException:
             self._mark_interrupted()
             raise
 
-    def _send(self) -> None:
+    def _send_outbox(self) -> None:
         frames = self._frames
-        out = frames.outbox
+        outbox = frames.outbox
         try:
-            while out:
-                count = self._sock.send(out)
-                del out[:count]
-                frames.flushed(count)
-                if self._blocked:
+            while outbox:
+                count = self._sock.send(outbox)
+                del outbox[:count]
+                frames.record_flushed(count)
+                if self._send_blocked:
                     self._flushed_at = time.monotonic()
-                if not out:
-                    frames.pump(time.monotonic())
+                if not outbox:
+                    frames.frame_bodies(time.monotonic())
         except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
-            if not self._blocked:
-                self._blocked = True
+            if not self._send_blocked:
+                self._send_blocked = True
                 self._flushed_at = time.monotonic()
                 self._wake_reader()
         except OSError as error:
             # Frames that the peer sent before it closed may say whether it processed the request.
-            self._blocked = False
+            self._send_blocked = False
             self._read_last_bytes()
-            self._end(*as_closed(error))
+            self._end_connection(*as_closed(error))
         else:
-            self._blocked = False
+            self._send_blocked = False
 
     def _read_last_bytes(self) -> None:
         """Process the bytes that a peer sent before it closed."""
@@ -554,23 +563,23 @@ class Http2Connection:
     def _send_last_bytes(self) -> None:
         """Send the last bytes if the socket accepts them now. Best effort.
 
-        Not by :meth:`_flush`, which also processes input and puts bodies into frames: both are over.
+        Not by :meth:`_flush_outbox`, which also processes input and puts bodies into frames: both are over.
         """
         frames = self._frames
         try:
             if frames.outbox:
-                frames.flushed(self._sock.send(frames.outbox))
+                frames.record_flushed(self._sock.send(frames.outbox))
         except OSError:
             pass
 
     def _notify_waiters(self) -> None:
-        """Wake the threads whose streams have news, and report free streams to the pool."""
+        """Wake the threads that wait for a stream with news, and report free streams to the pool."""
         frames = self._frames
         changed = frames.changed_streams
         if changed:
             frames.changed_streams = []
             for stream in changed:
-                if stream in self._waiting:
+                if stream in self._waiting_streams:
                     self._wake(stream)
                 elif stream is self._reader:
                     self._wake_reader()
@@ -582,7 +591,7 @@ class Http2Connection:
             if self._is_closing:
                 frames.send_goaway()
                 self._send_last_bytes()
-            self._end(*CLOSED)
+            self._end_connection(*CLOSED)
 
     def _wake_reader(self) -> None:
         """Make the reader check its state, unless this thread is the reader."""
@@ -600,7 +609,7 @@ class Http2Connection:
         now = time.monotonic()
         if self._frames.ping_answered:
             self._send_ping(now)
-            self._flush()
+            self._flush_outbox()
             return
         (left_before, was_waiting), self._unsent_at_ping = self._unsent_at_ping, self._unsent_state()
         # If no bytes were waiting to leave, progress says nothing: the system accepts small requests for a peer that
@@ -609,35 +618,35 @@ class Http2Connection:
             self._pinged_at = now
         else:
             _log.debug("an HTTP/2 connection does not answer a ping: ending its %d streams", len(self._frames.streams))
-            self._end(ConnectionResetError, ("the connection is dead: the server does not answer a ping",))
+            self._end_connection(ConnectionResetError, ("the connection is dead: the server does not answer a ping",))
 
     def _send_ping(self, now: float) -> None:
         """Send a ping. Any byte from the peer counts as its answer."""
         self._pinged_at = now
         self._unsent_at_ping = self._unsent_state()
-        self._frames.ping()
+        self._frames.send_ping()
 
     def _unsent_state(self) -> tuple[int, bool]:
         """Return how many of our bytes the peer has confirmed, as far as the system can say, and whether others are still unsent."""
         unconfirmed = _unconfirmed_bytes(self._sock)
         return self._frames.flushed_bytes - unconfirmed, unconfirmed > 0 or bool(self._frames.outbox)
 
-    def _end(self, error_class: Callable[..., Exception], arguments: tuple[Any, ...]) -> None:
+    def _end_connection(self, error_class: Callable[..., Exception], arguments: tuple[Any, ...]) -> None:
         """End the connection and all of its streams."""
         if not self.dead:
             self.dead = True
             self._fail_streams(error_class, arguments)
 
     def _mark_interrupted(self) -> None:
-        """End the connection after an interrupt that left its state undefined. The interrupt may have struck inside _end() as well."""
-        self._interrupted = self._interrupted or not self.dead
+        """End the connection after an interrupt that left its state undefined. The interrupt may have struck inside _end_connection() as well."""
+        self._was_interrupted = self._was_interrupted or not self.dead
         self.dead = True
         self._fail_streams(ConnectionAbortedError, ("interrupted",))
 
     def _fail_streams(self, error_class: Callable[..., Exception], arguments: tuple[Any, ...]) -> None:
-        self._frames.fail_all(error_class, arguments, _TLS_RECORD if self._blocked else 0)
-        while self._waiting:
-            self._wake(next(iter(self._waiting)))
+        self._frames.fail_all(error_class, arguments, _TLS_RECORD if self._send_blocked else 0)
+        while self._waiting_streams:
+            self._wake(next(iter(self._waiting_streams)))
         self._notify_waiters()
         self._wake_reader()
         self._on_change(self, 0)
@@ -646,7 +655,7 @@ class Http2Connection:
 
     def _settle_deferred(self) -> None:
         """Apply the posted changes, and close the socket of a dead connection. If another thread holds the lock, leave it to that thread."""
-        if not self._deferred and (not self.dead or self._sock is None):
+        if not self._deferred_changes and (not self.dead or self._sock is None):
             return
         for _ in lock_attempts(self._lock):
             try:
@@ -656,12 +665,12 @@ class Http2Connection:
                 raise
             finally:
                 self._lock.release()
-            if self.dead or not self._deferred:
+            if self.dead or not self._deferred_changes:
                 return
 
     def _apply_deferred(self) -> None:
-        while self._deferred:
-            stream, is_cancel, count = self._deferred[0]
+        while self._deferred_changes:
+            stream, is_cancel, count = self._deferred_changes[0]
             if stream is not None and count:
                 if not self.dead:
                     self._frames.acknowledge(stream, count)
@@ -671,8 +680,8 @@ class Http2Connection:
                 self._frames.reset_stream(stream)
                 stream.ended = True
             if not self.dead:
-                self._flush()
-            self._deferred.popleft()  # last, so that an interrupt loses none
+                self._flush_outbox()
+            self._deferred_changes.popleft()  # last, so that an interrupt loses none
         if self.dead and self._reader is None and self._sock is not None:
             sock, self._sock = self._sock, None
             sock.close()
@@ -682,8 +691,8 @@ class Http2Connection:
     def _after_fork_in_child(self) -> None:
         """Drop the parent's connection, without sending anything and without taking a lock."""
         self._lock = Lock()
-        self._deferred = deque()
-        self._waiting = {}
+        self._deferred_changes = deque()
+        self._waiting_streams = {}
         self._reader = self._next_reader = None
         self.dead = True
         self._on_change = lambda *_: None

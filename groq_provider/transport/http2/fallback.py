@@ -26,12 +26,12 @@ class FallbackPool(TLSPool):
         super().__init__(*args, **kwargs)
         self.http1_context = http1_context
 
-    def negotiating(self) -> Any:
+    def new_negotiating_connection(self) -> Any:
         """Return a new connection that will offer both protocols."""
         return super()._new_conn()
 
-    def keep(self, conn: Any) -> None:
-        """Keep a connection that offered HTTP/2 and whose server chose HTTP/1.1."""
+    def keep_connection(self, conn: Any) -> None:
+        """Keep a connection that offered HTTP/2, for which the server chose HTTP/1.1."""
         conn.make_context = self.http1_context
         conn.made_for = current()
         self._put_conn(conn)

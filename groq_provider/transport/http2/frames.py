@@ -69,11 +69,11 @@ _WINDOW_UPDATE_FRAME = b"\0\0\4\x08\0"
 _MAX_HEAD_PIECES = 64
 
 
-def _error_name(code: int) -> str:
+def _error_name(error_code: int) -> str:
     try:
-        return h2.errors.ErrorCodes(code).name
+        return h2.errors.ErrorCodes(error_code).name
     except ValueError:
-        return f"code {code}"
+        return f"code {error_code}"
 
 
 class Frames:
@@ -121,7 +121,7 @@ class Frames:
         self._needed_bytes = 9
         self._window_credit = 0  # bytes of the connection's window to give back
         self._unsent_bodies: dict[Stream, None] = {}  # bodies that wait for the peer's window
-        self._unflushed: deque[Stream] = deque()  # all in frames, but not all accepted by the system
+        self._unflushed_streams: deque[Stream] = deque()  # all in frames, but not all accepted by the system
         self.queued_bytes = self.flushed_bytes = 0
         self.outbox = bytearray()
         self.streams: dict[int, Stream] = {}
@@ -134,11 +134,11 @@ class Frames:
         self.closed_streams = 0
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(CONNECTION_WINDOW - 65_535)
-        self._collect()
+        self._collect_output()
 
     # --- out ---------------------------------------------------------------------------------------------------------------
 
-    def _collect(self) -> None:
+    def _collect_output(self) -> None:
         data = self._h2.data_to_send()
         self.outbox += data
         self.queued_bytes += len(data)
@@ -151,7 +151,7 @@ class Frames:
         """
         try:
             number = self._h2.get_next_available_stream_id()
-            self._collect()
+            self._collect_output()
             stream.start_offset = self.queued_bytes
             self._h2.send_headers(number, fields, end_stream=not body)
         except h2.exceptions.TooManyStreamsError:
@@ -166,56 +166,56 @@ class Frames:
         if body:
             stream.unsent = memoryview(body)
             self._unsent_bodies[stream] = None
-            self.pump(now)
+            self.frame_bodies(now)
         else:
             self._mark_all_framed(stream)
 
     def _mark_all_framed(self, stream: Stream) -> None:
-        self._collect()
+        self._collect_output()
         stream.unsent = None
         stream.end_offset = self.queued_bytes
-        self._unflushed.append(stream)
+        self._unflushed_streams.append(stream)
 
-    def pump(self, now: float) -> None:
+    def frame_bodies(self, now: float) -> None:
         """Put more of the waiting bodies into frames, one frame of each in turn, as far as the peer's windows and our outbox allow."""
-        progress = True
-        while progress and self._unsent_bodies:
-            progress = False
+        made_progress = True
+        while made_progress and self._unsent_bodies:
+            made_progress = False
             for stream in list(self._unsent_bodies):
                 if len(self.outbox) > _MAX_BODY_BACKLOG:
                     return
-                progress = self._frame_next_part(stream, now) or progress
+                made_progress = self._frame_next_part(stream, now) or made_progress
 
     def _frame_next_part(self, stream: Stream, now: float) -> bool:
         unsent = stream.unsent
         if unsent is None:
             self._unsent_bodies.pop(stream, None)
             return False
-        room = min(
+        sendable_bytes = min(
             self._h2.local_flow_control_window(stream.id),
             self._h2.max_outbound_frame_size,
             _MAX_BODY_BACKLOG,
             len(unsent),
         )
-        if room <= 0:
+        if sendable_bytes <= 0:
             return False
-        last = room == len(unsent)
-        self._h2.send_data(stream.id, bytes(unsent[:room]), end_stream=last)
+        is_last = sendable_bytes == len(unsent)
+        self._h2.send_data(stream.id, bytes(unsent[:sendable_bytes]), end_stream=is_last)
         stream.progress_at = now
-        if last:
+        if is_last:
             del self._unsent_bodies[stream]
             self._mark_all_framed(stream)
         else:
-            stream.unsent = unsent[room:]
-            self._collect()
+            stream.unsent = unsent[sendable_bytes:]
+            self._collect_output()
         return True
 
-    def flushed(self, count: int) -> None:
+    def record_flushed(self, count: int) -> None:
         """Record that the system accepted *count* more bytes."""
         self.flushed_bytes += count
-        unflushed = self._unflushed
-        while unflushed and (unflushed[0].end_offset or 0) <= self.flushed_bytes:
-            stream = unflushed.popleft()
+        unflushed_streams = self._unflushed_streams
+        while unflushed_streams and (unflushed_streams[0].end_offset or 0) <= self.flushed_bytes:
+            stream = unflushed_streams.popleft()
             stream.sent = True
             self.changed_streams.append(stream)
 
@@ -223,16 +223,16 @@ class Frames:
         """Say whether any byte of a request may have left. *uncounted* bytes may have left without being counted."""
         return stream.start_offset < self.flushed_bytes + uncounted
 
-    def reset_stream(self, stream: Stream, code: h2.errors.ErrorCodes = h2.errors.ErrorCodes.CANCEL) -> None:
-        """Reset a stream whose rest is not needed."""
+    def reset_stream(self, stream: Stream, error_code: h2.errors.ErrorCodes = h2.errors.ErrorCodes.CANCEL) -> None:
+        """Reset a stream before its end."""
         if self.streams.get(stream.id) is not stream:
             return
-        self._remove(stream)
+        self._remove_stream(stream)
         try:
-            self._h2.reset_stream(stream.id, code)
+            self._h2.reset_stream(stream.id, error_code)
         except h2.exceptions.ProtocolError:
             pass  # closed already, on both sides
-        self._collect()
+        self._collect_output()
 
     def await_settings(self, stream: Stream) -> None:
         """End the placeholder *stream* once the peer's settings have arrived, or the connection ends."""
@@ -242,12 +242,12 @@ class Frames:
 
     def _finish_settings_waiters(self) -> None:
         while self._settings_waiters:
-            self._finish(self._settings_waiters.pop())
+            self._finish_stream(self._settings_waiters.pop())
 
-    def ping(self) -> None:
+    def send_ping(self) -> None:
         """Send a ping."""
         self._h2.ping(b"groqping")
-        self._collect()
+        self._collect_output()
         self.ping_answered = False
 
     def acknowledge(self, stream: Stream, count: int) -> None:
@@ -258,7 +258,7 @@ class Frames:
 
     def _send_window_update(self, number: int, count: int) -> None:
         """Send a WINDOW_UPDATE. Not by h2, which gives back only the data that it was shown."""
-        self._collect()
+        self._collect_output()
         update = _WINDOW_UPDATE_FRAME + number.to_bytes(4, "big") + count.to_bytes(4, "big")
         self.outbox += update
         self.queued_bytes += len(update)
@@ -269,7 +269,7 @@ class Frames:
             self._h2.close_connection()
         except h2.exceptions.ProtocolError:
             return  # sent already
-        self._collect()
+        self._collect_output()
 
     # --- in ----------------------------------------------------------------------------------------------------------------
 
@@ -279,11 +279,11 @@ class Frames:
         Raises:
             FrameError: The peer violates HTTP/2, so nothing on this connection can be trusted.
         """
-        partial = self._partial_frame
-        partial += data
-        if len(partial) < self._needed_bytes:
+        partial_frame = self._partial_frame
+        partial_frame += data
+        if len(partial_frame) < self._needed_bytes:
             return
-        data = bytes(partial)
+        data = bytes(partial_frame)
         position, end = 0, len(data)
         self._needed_bytes = 9
         while end - position >= 9:
@@ -294,21 +294,21 @@ class Frames:
             if frame_end > end:
                 self._needed_bytes = 9 + length
                 break
-            kind = data[position + 3]
+            frame_type = data[position + 3]
             number = int.from_bytes(data[position + 5 : position + 9], "big") & 0x7FFF_FFFF
             frame = data[position:frame_end]
             position = frame_end
-            if self._head_pieces and (kind != _CONTINUATION or number != self._head_stream_id):
+            if self._head_pieces and (frame_type != _CONTINUATION or number != self._head_stream_id):
                 raise FrameError("frame inside a header block")
-            handler = _OWN_HANDLERS.get(kind)
+            handler = _OWN_HANDLERS.get(frame_type)
             if handler is None or not handler(self, number, frame):
                 self._feed_h2(frame)
-        del partial[:position]
+        del partial_frame[:position]
         if self._window_credit >= CONNECTION_WINDOW // 4:
-            credit, self._window_credit = self._window_credit, 0
-            self._send_window_update(0, credit)
-        self._collect()
-        self.pump(now)
+            window_credit, self._window_credit = self._window_credit, 0
+            self._send_window_update(0, window_credit)
+        self._collect_output()
+        self.frame_bodies(now)
         if len(self.outbox) > _MAX_OUTBOX:
             raise FrameError("the peer sends requests for replies and reads none")
 
@@ -325,30 +325,30 @@ class Frames:
                 if handler is not None:
                     handler(self, event)
             return
-        self._collect()
+        self._collect_output()
         raise FrameError(f"the peer violates HTTP/2 ({problem})")
 
     # Each of these handles a frame, and returns whether to hide it from h2.
 
-    def _data(self, number: int, frame: bytes) -> bool:
+    def _on_data_frame(self, number: int, frame: bytes) -> bool:
         if number == 0:
             raise FrameError("DATA frame on stream 0")
-        size = len(frame) - 9
-        self._window_credit += size
+        payload_size = len(frame) - 9
+        self._window_credit += payload_size
         stream = self.streams.get(number)
         if stream is None:
             return True  # ended already
         flags = frame[4]
         if flags & _PADDED:
-            padding = frame[9] + 1 if size else 1
-            if padding > size:
+            padding_size = frame[9] + 1 if payload_size else 1
+            if padding_size > payload_size:
                 raise FrameError("more padding than payload")
-            text = frame[10 : len(frame) - padding + 1]
+            payload = frame[10 : len(frame) - padding_size + 1]
         else:
-            padding = 0
-            text = frame[9:]
-        stream.received_bytes += len(text)
-        stream.receive_window -= size
+            padding_size = 0
+            payload = frame[9:]
+        stream.received_bytes += len(payload)
+        stream.receive_window -= payload_size
         if stream.head is None:
             self._fail_malformed(stream, "DATA before the head")
         elif stream.content_length is not None and stream.received_bytes > stream.content_length:
@@ -356,16 +356,16 @@ class Frames:
         elif stream.receive_window < 0:
             self._fail_malformed(stream, "flow-control window exceeded")
         else:
-            if text:
-                stream.body_parts.append(text)
+            if payload:
+                stream.body_parts.append(payload)
                 self.changed_streams.append(stream)
             if flags & _END_STREAM:
                 self._feed_h2(_EMPTY_DATA_FRAME % (_END_STREAM, number.to_bytes(4, "big")))
-            elif padding:
-                self.acknowledge(stream, padding)
+            elif padding_size:
+                self.acknowledge(stream, padding_size)
         return True
 
-    def _headers(self, number: int, frame: bytes) -> bool:
+    def _on_headers_frame(self, number: int, frame: bytes) -> bool:
         flags = frame[4]
         start, end = 9, len(frame)
         if flags & _PADDED and end > 9:
@@ -380,7 +380,7 @@ class Frames:
             self._unpack_head()
         return True
 
-    def _continuation(self, _number: int, frame: bytes) -> bool:
+    def _on_continuation_frame(self, _number: int, frame: bytes) -> bool:
         if not self._head_pieces or len(self._head_pieces) == _MAX_HEAD_PIECES:
             raise FrameError("unexpected CONTINUATION frame")
         self._head_pieces.append(frame[9:])
@@ -423,30 +423,32 @@ class Frames:
         self._feed_h2(_PLAIN_HEAD_FRAME % (_END_HEADERS | end_stream, number))
 
     def _fail_malformed(self, stream: Stream, problem: str) -> None:
-        self._fail(stream, FrameError, problem)
+        self._fail_stream(stream, FrameError, problem)
         self.reset_stream(stream, h2.errors.ErrorCodes.PROTOCOL_ERROR)
 
-    def _rst_stream(self, number: int, _frame: bytes) -> bool:
+    def _on_rst_stream_frame(self, number: int, _frame: bytes) -> bool:
         return number not in self.streams and 0 < number <= self._last_stream_id  # ended already
 
-    def _push_promise(self, _number: int, _frame: bytes) -> bool:
+    def _on_push_promise_frame(self, _number: int, _frame: bytes) -> bool:
         raise FrameError("PUSH_PROMISE although push is disabled")
 
-    def _goaway(self, number: int, frame: bytes) -> bool:
+    def _on_goaway_frame(self, number: int, frame: bytes) -> bool:
         if number or len(frame) < 17:
             raise FrameError("malformed GOAWAY frame")
         last_stream_id = int.from_bytes(frame[9:13], "big") & 0x7FFF_FFFF
-        code = int.from_bytes(frame[13:17], "big")
+        error_code = int.from_bytes(frame[13:17], "big")
         self.draining = True
         for stream in [each for each in self.streams.values() if each.id > last_stream_id]:
             # Not by reset_stream(): the peer does not know these streams.
-            self._fail(stream, UnprocessedError, "the server closes the connection and has not processed the request")
-            self._remove(stream)
-        if code:  # the peer closes now (RFC 9113, 5.4.1), so the other streams get nothing more
-            raise GoneError(f"the server ended the connection ({_error_name(code)})")
+            self._fail_stream(
+                stream, UnprocessedError, "the server closes the connection and has not processed the request"
+            )
+            self._remove_stream(stream)
+        if error_code:  # the peer closes now (RFC 9113, 5.4.1), so the other streams get nothing more
+            raise GoneError(f"the server ended the connection ({_error_name(error_code)})")
         return True
 
-    def _remove(self, stream: Stream) -> None:
+    def _remove_stream(self, stream: Stream) -> None:
         """Remove a stream, which frees its place."""
         self._unsent_bodies.pop(stream, None)
         stream.unsent = None
@@ -456,55 +458,55 @@ class Frames:
             ]  # a statement and no call: an interrupt as a function is called would leave it uncounted
             self.closed_streams += 1
 
-    def _finish(self, stream: Stream) -> None:
+    def _finish_stream(self, stream: Stream) -> None:
         stream.ended = True
         self.changed_streams.append(stream)
 
-    def _fail(self, stream: Stream, kind: Callable[..., Exception], *arguments: Any) -> None:
+    def _fail_stream(self, stream: Stream, frame_type: Callable[..., Exception], *arguments: Any) -> None:
         if not stream.ended:
-            stream.failure_spec = (kind, arguments)
-            self._finish(stream)
+            stream.failure_spec = (frame_type, arguments)
+            self._finish_stream(stream)
 
     def cancel_stream(self, stream: Stream) -> None:
         """End a stream that our side cancelled."""
-        self._fail(stream, ConnectionAbortedError, "cancel_stream")
+        self._fail_stream(stream, ConnectionAbortedError, "cancel_stream")
         self.reset_stream(stream)
 
-    def fail_all(self, kind: Callable[..., Exception], arguments: tuple[Any, ...], uncounted: int) -> None:
+    def fail_all(self, frame_type: Callable[..., Exception], arguments: tuple[Any, ...], uncounted: int) -> None:
         """End every stream, as the connection has ended. Requests of which no byte had left may be sent again."""
         for stream in list(self.streams.values()):
             if self.may_have_left(stream, uncounted):
-                self._fail(stream, kind, *arguments)
+                self._fail_stream(stream, frame_type, *arguments)
             else:
-                self._fail(stream, UnprocessedError, "the connection broke before the request was sent")
-            self._remove(stream)
+                self._fail_stream(stream, UnprocessedError, "the connection broke before the request was sent")
+            self._remove_stream(stream)
         self._finish_settings_waiters()
 
     # --- what h2 says ------------------------------------------------------------------------------------------------------
 
-    def _on_end(self, event: h2.events.StreamEnded) -> None:
+    def _on_stream_ended(self, event: h2.events.StreamEnded) -> None:
         stream = self.streams.get(event.stream_id)
         if stream is None:
             return
-        self._finish(stream)
+        self._finish_stream(stream)
         if stream.unsent is not None:
             self.reset_stream(stream)  # the response ended before the request did, so the peer does not want the rest
         else:
-            self._remove(stream)
+            self._remove_stream(stream)
 
-    def _on_reset(self, event: h2.events.StreamReset) -> None:
+    def _on_stream_reset(self, event: h2.events.StreamReset) -> None:
         stream = self.streams.get(event.stream_id)
         if stream is None:
             return
         codes = h2.errors.ErrorCodes
-        code = event.error_code or 0
-        if stream.head is None and code == codes.REFUSED_STREAM:
-            self._fail(stream, UnprocessedError, "the server refused the stream")
-        elif stream.head is None and code == codes.HTTP_1_1_REQUIRED:
-            self._fail(stream, Http11RequiredError, "the server wants HTTP/1.1")
+        error_code = event.error_code or 0
+        if stream.head is None and error_code == codes.REFUSED_STREAM:
+            self._fail_stream(stream, UnprocessedError, "the server refused the stream")
+        elif stream.head is None and error_code == codes.HTTP_1_1_REQUIRED:
+            self._fail_stream(stream, Http11RequiredError, "the server wants HTTP/1.1")
         else:
-            self._fail(stream, StreamResetError, f"the server ended the stream ({_error_name(code)})")
-        self._remove(stream)
+            self._fail_stream(stream, StreamResetError, f"the server ended the stream ({_error_name(error_code)})")
+        self._remove_stream(stream)
 
     def _on_settings(self, _event: h2.events.RemoteSettingsChanged) -> None:
         self.settings_received = True
@@ -525,17 +527,17 @@ class Frames:
 
 
 _EVENT_HANDLERS: dict[type, Any] = {
-    h2.events.StreamEnded: Frames._on_end,
-    h2.events.StreamReset: Frames._on_reset,
+    h2.events.StreamEnded: Frames._on_stream_ended,
+    h2.events.StreamReset: Frames._on_stream_reset,
     h2.events.RemoteSettingsChanged: Frames._on_settings,
     h2.events.PingAckReceived: Frames._on_pong,
 }
 
 _OWN_HANDLERS: dict[int, Any] = {
-    _DATA: Frames._data,
-    _HEADERS: Frames._headers,
-    _RST_STREAM: Frames._rst_stream,
-    _PUSH_PROMISE: Frames._push_promise,
-    _GOAWAY: Frames._goaway,
-    _CONTINUATION: Frames._continuation,
+    _DATA: Frames._on_data_frame,
+    _HEADERS: Frames._on_headers_frame,
+    _RST_STREAM: Frames._on_rst_stream_frame,
+    _PUSH_PROMISE: Frames._on_push_promise_frame,
+    _GOAWAY: Frames._on_goaway_frame,
+    _CONTINUATION: Frames._on_continuation_frame,
 }

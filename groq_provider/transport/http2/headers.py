@@ -21,7 +21,7 @@ _FIELD_NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+\Z")
 _CONTROL_CHARACTERS = re.compile(rb"[\0\r\n]")
 #: Fields that belong to an HTTP/1.1 connection and must not be sent over HTTP/2.
 _CONNECTION_FIELDS = frozenset({"host", "connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"})
-#: Fields whose values must not enter the header table of the peer, or of a proxy between.
+#: Secret fields: their values must not enter the header table of the peer, or of a proxy between.
 _SECRET_FIELDS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
 
 
@@ -35,19 +35,19 @@ logging.getLogger("hpack.hpack").addFilter(_hide_head_blocks)
 
 
 @functools.lru_cache(maxsize=256)
-def _wire_name(text: str) -> tuple[bytes, bool] | None:
+def _wire_name(header_text: str) -> tuple[bytes, bool] | None:
     """Return the name of a field as it is sent, and whether its value is a secret; ``None`` if the field is not sent.
 
     Raises:
         ValueError: The name is invalid.
     """
-    lower = text.lower()
-    if lower in _CONNECTION_FIELDS:
+    lower_name = header_text.lower()
+    if lower_name in _CONNECTION_FIELDS:
         return None
-    name = lower.encode("latin-1")
+    name = lower_name.encode("latin-1")
     if not _FIELD_NAME.match(name) or name[:1] == b":":
         raise ValueError("a header name holds characters that HTTP does not allow")
-    return name, lower in _SECRET_FIELDS
+    return name, lower_name in _SECRET_FIELDS
 
 
 def fields_of(method: str, scheme: str, authority: str, path: str, headers: Mapping[str, str]) -> list[HeaderTuple]:
@@ -62,16 +62,16 @@ def fields_of(method: str, scheme: str, authority: str, path: str, headers: Mapp
         HeaderTuple(b":authority", authority.encode("latin-1")),
         HeaderTuple(b":path", path.encode("latin-1")),
     ]
-    for key, text in headers.items():
-        wire_name = _wire_name(key)
+    for header_name, header_text in headers.items():
+        wire_name = _wire_name(header_name)
         if wire_name is None:
-            if key.lower() == "host":
-                fields[2] = HeaderTuple(b":authority", text.encode("latin-1"))
+            if header_name.lower() == "host":
+                fields[2] = HeaderTuple(b":authority", header_text.encode("latin-1"))
             continue
         name, is_secret = wire_name
         # Any subclass of str here is a SecretHeader.
-        field_class = NeverIndexedHeaderTuple if is_secret or type(text) is not str else HeaderTuple
-        fields.append(field_class(name, text.encode("latin-1").strip(b" \t")))
+        field_class = NeverIndexedHeaderTuple if is_secret or type(header_text) is not str else HeaderTuple
+        fields.append(field_class(name, header_text.encode("latin-1").strip(b" \t")))
     if any(_CONTROL_CHARACTERS.search(value) for _, value in fields) or b" " in fields[3][1]:
         raise ValueError("control character in a header or the path")
     return fields
@@ -81,7 +81,7 @@ def check_head(head: list[tuple[bytes, bytes]]) -> tuple[int, str]:
     """Return the status of a response, and a description of the fault in its head, empty if there is none."""
     if len(head) > _MAX_FIELDS:
         return 0, f"got more than {_MAX_FIELDS} headers"
-    status, length = 0, b""
+    status, announced_length = 0, b""
     for name, value in head:
         if len(name) > _MAX_FIELD or len(value) > _MAX_FIELD:
             return 0, f"got more than {_MAX_FIELD} bytes in a header"
@@ -92,9 +92,9 @@ def check_head(head: list[tuple[bytes, bytes]]) -> tuple[int, str]:
                 return 0, "invalid :status"
             status = int(value)
         elif name == b"content-length":
-            if length and length != value:
+            if announced_length and announced_length != value:
                 return 0, "conflicting Content-Length values"
-            length = value
+            announced_length = value
     return status, "" if status else "no :status"
 
 

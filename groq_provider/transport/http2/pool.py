@@ -105,18 +105,18 @@ class Http2Pool:
         self._only_http1 = False  # chosen by the server
         #: All connections that are not dead, including those that accept no new streams.
         self._connections: list[Http2Connection] = []
-        self._start()
+        self._reset_state()
         weakref.finalize(self, _close_all, self._connections)
         forkable(self)
 
-    def _start(self) -> None:
+    def _reset_state(self) -> None:
         #: Guards all fields below, and those that connections keep for the pool. Held for short computations;
         #: finalizers only try it.
         self._lock = Lock()
         self._queue: deque[_Waiter] = deque()
-        self._connecting = False
+        self._is_connecting = False
         #: Places that were returned but are not free yet, and connections that have changed; see ``ConnectionLimiter``.
-        self._returned: deque[tuple[Http2Connection | None, int]] = deque()
+        self._returned_places: deque[tuple[Http2Connection | None, int]] = deque()
 
     def __repr__(self) -> str:
         if self._only_http1:
@@ -128,12 +128,12 @@ class Http2Pool:
     def urlopen(
         self, method: str, url: str, body: Any = None, headers: Any = None, retries: Any = None, **options: Any
     ) -> Any:
-        """Send one request and return the response, whose head has arrived."""
+        """Send one request; return the response once its head has arrived."""
         scope = current()
         if self._only_http1 or scope.adopted or not (body is None or isinstance(body, bytes)):
             return self.http1.urlopen(method, url, body, headers, retries, **options)
         fields = fields_of(method, "https", self._authority, url, headers or {})
-        refused = 0
+        refusals = 0
         while True:
             waiter, sent_before = _Waiter(), scope.sent
             try:
@@ -151,10 +151,15 @@ class Http2Pool:
                 scope.sent = sent_before  # this copy was not processed
                 # Connections that served requests and have ended since are limited in number. But a new connection that
                 # is useless at once may be followed by more of its kind, each with a handshake, so count those.
-                ended = waiter.connection
-                over = isinstance(error, NoRoomError) and ended is not None and ended.was_used and not ended.usable
-                refused += not over
-                if scope.cancelled or refused > _MAX_RESENDS:
+                ended_connection = waiter.connection
+                has_ended = (
+                    isinstance(error, NoRoomError)
+                    and ended_connection is not None
+                    and ended_connection.was_used
+                    and not ended_connection.usable
+                )
+                refusals += not has_ended
+                if scope.cancelled or refusals > _MAX_RESENDS:
                     raise
                 reason: Exception = error
             except _StaleError as error:
@@ -189,7 +194,7 @@ class Http2Pool:
         except BaseException as error:
             scope.unbind()
             if stream is None or not stream.id:
-                self._withdraw(waiter)
+                self._withdraw_waiter(waiter)
                 raise
             stream.connection.drop(stream)  # its end returns the place
             if isinstance(error, UnprocessedError) and not scope.cancelled:
@@ -202,7 +207,7 @@ class Http2Pool:
         """Say whether this is a signal handler that interrupted a call which may hold something that is needed here."""
         return (
             self._lock.locked()
-            or self._connecting
+            or self._is_connecting
             or bool(self._queue)
             or any(each.in_use or each.reserved >= each.max_streams for each in self._connections)
         ) and in_signal_handler(HTTP2_MODULES)
@@ -243,7 +248,7 @@ class Http2Pool:
                 waiter.use_http1 = True
             elif waiter.connection is None:
                 if self._may_connect() and not self._queue:
-                    self._connecting = waiter.must_connect = True
+                    self._is_connecting = waiter.must_connect = True
                 else:
                     self._queue.append(waiter)
         self._settle_returned()
@@ -254,7 +259,7 @@ class Http2Pool:
     def _await_place(self, waiter: _Waiter, scope: CancelScope) -> Http2Connection | None:
         """Wait for a place and return its connection. If it is this waiter's turn, make the connection."""
         if not waiter.is_served():
-            self._wait(waiter, scope)
+            self._wait_until_served(waiter, scope)
         if waiter.failure is not None:
             problem = copy.copy(waiter.failure)
             problem.__cause__ = waiter.failure.__cause__
@@ -283,22 +288,22 @@ class Http2Pool:
 
     def _may_connect(self) -> bool:
         """Say whether another connection may be made now. One at a time: its places may be enough for all waiters."""
-        if self._connecting:
+        if self._is_connecting:
             return False
         usable = [connection for connection in self._connections if connection.usable]
         # While a server has not announced its limit, its connection may have places for all. If it allows no streams
         # for now, it would not allow any on another connection, either.
         return len(usable) < MAX_CONNECTIONS and all(each.settings_received and each.max_streams > 0 for each in usable)
 
-    def _wait(self, waiter: _Waiter, scope: CancelScope) -> None:
-        full, limit = False, scope.connect_deadline
+    def _wait_until_served(self, waiter: _Waiter, scope: CancelScope) -> None:
+        places_taken, limit = False, scope.connect_deadline
         subscription = scope.subscribe(waiter.wake)
         try:
             while not waiter.is_served() and not scope.cancelled:
                 # While the connection is being made, the limit for connecting counts. Once it is known that all places
                 # are taken, the limit for a permit does, from that moment.
-                if not full and any(each.usable and each.settings_received for each in self._connections):
-                    full, limit = True, scope.earlier(scope.after_send)
+                if not places_taken and any(each.usable and each.settings_received for each in self._connections):
+                    places_taken, limit = True, scope.earlier(scope.after_send)
                 remaining = None if limit is None else limit - self.clock.monotonic()
                 if remaining is not None and remaining <= 0:
                     break
@@ -308,12 +313,12 @@ class Http2Pool:
         if scope.cancelled:
             raise RequestCancelledError("the call was cancelled", sent=scope.sent)
         if not waiter.is_served():
-            if full:
+            if places_taken:
                 raise PoolTimeoutError(
                     "all streams of HTTP/2 that the server allows were busy for too long", sent=scope.sent
                 )
             raise TimeoutError("timed out")
-        if full:
+        if places_taken:
             scope.connect_deadline = scope.earlier(
                 scope.connect
             )  # time spent waiting for a place is not time to connect
@@ -326,8 +331,8 @@ class Http2Pool:
         for connection in unread[1:]:
             connection.read_pending()
         if len(usable) != 1:
-            turn = min(len(self._queue), _MOST_TURNS) * _RECHECK_AFTER
-            timeout = turn if timeout is None else min(timeout, turn)
+            turn_length = min(len(self._queue), _MOST_TURNS) * _RECHECK_AFTER
+            timeout = turn_length if timeout is None else min(timeout, turn_length)
         if not usable:
             self.clock.wait(waiter.wake_lock, timeout)
             return
@@ -341,19 +346,19 @@ class Http2Pool:
         finally:
             waiter.stream = None
 
-    def _withdraw(self, waiter: _Waiter) -> None:
+    def _withdraw_waiter(self, waiter: _Waiter) -> None:
         """Leave the queue. A place or a turn to connect that was given meanwhile goes to the next waiter."""
         with self._lock:
             if waiter in self._queue:
                 self._queue.remove(waiter)
             if waiter.connection is not None:
-                self._returned.append((waiter.connection, 1))
+                self._returned_places.append((waiter.connection, 1))
             if waiter.must_connect:
-                self._connecting = waiter.must_connect = False
-            self._dispatch()  # in every case: an interrupt may have kept another thread from doing it
+                self._is_connecting = waiter.must_connect = False
+            self._serve_waiters()  # in every case: an interrupt may have kept another thread from doing it
         self._settle_returned()
 
-    def _dispatch(self) -> None:
+    def _serve_waiters(self) -> None:
         """Serve the waiters in the order of their arrival, as far as possible. Call with the lock held."""
         while self._queue:
             waiter = self._queue[0]
@@ -367,73 +372,77 @@ class Http2Pool:
                 if waiter.connection is None:
                     if not self._may_connect():
                         return
-                    self._connecting = waiter.must_connect = True
+                    self._is_connecting = waiter.must_connect = True
             waiter.wake()
             self._queue.popleft()
 
     def _return_places(self, connection: Http2Connection | None, count: int) -> None:
         """Return *count* places of a connection; 0 means that the connection or the pool has changed otherwise. Never waits."""
-        self._returned.append((connection, count))
+        self._returned_places.append((connection, count))
         self._settle_returned()
 
     def _settle_returned(self) -> None:
-        if not self._returned:
+        if not self._returned_places:
             return
         for _ in lock_attempts(self._lock):
             try:
-                while self._returned:
-                    connection, count = self._returned[0]
+                while self._returned_places:
+                    connection, count = self._returned_places[0]
                     if connection is not None:
                         connection.reserved = connection.reserved - count if connection.reserved > count else 0
-                    self._returned.popleft()  # no call between the two statements: an interrupt may strike after any call
+                    self._returned_places.popleft()  # no call between the two statements: an interrupt may strike after any call
                     if connection is not None and count and not connection.reserved:
                         connection.idle_since = self.clock.monotonic()
                     if not count:
                         # Some waiters may have to wait differently now: for a place instead of a connection.
                         for waiter in self._queue:
                             waiter.wake()
-                self._dispatch()
+                self._serve_waiters()
             finally:
                 self._lock.release()
-            if not self._returned:
+            if not self._returned_places:
                 break
 
     # --- connecting --------------------------------------------------------------------------------------------------------
 
     def _connect_for(self, scope: CancelScope, waiter: _Waiter) -> None:
         """Make a connection for this call and the other waiters."""
-        made: Http2Connection | None = None
+        new_connection: Http2Connection | None = None
         problem: BaseException | None = None
         try:
-            made = self._connect(scope)
+            new_connection = self._connect(scope)
         except BaseException as error:
             problem = error
             raise
         finally:
             with self._lock:
-                self._connecting = waiter.must_connect = False
+                self._is_connecting = waiter.must_connect = False
                 if problem is not None:
                     self._share_failure(problem, scope)
-                elif made is None:
+                elif new_connection is None:
                     self._only_http1 = waiter.use_http1 = True
                 else:
-                    made.idle_since = self.clock.monotonic()
-                    made.reserved = 1
-                    waiter.connection = made
-                    self._connections.append(made)
+                    new_connection.idle_since = self.clock.monotonic()
+                    new_connection.reserved = 1
+                    waiter.connection = new_connection
+                    self._connections.append(new_connection)
                     if len(self._connections) > 1:  # calls that wait on the first connection must now watch two
                         for each in self._queue:
                             each.wake()
-                self._dispatch()
+                self._serve_waiters()
                 closed = self._closed
             self._settle_returned()
-            if closed and made is not None:
-                made.close()
+            if closed and new_connection is not None:
+                new_connection.close()
 
     def _share_failure(self, problem: BaseException, scope: CancelScope) -> None:
         """Pass a failure to connect to the waiters, unless it concerns only this call. Call with the lock held."""
-        own = scope.cancelled or isinstance(problem, TimeoutError) or "timed out" in str(problem)
-        if own or not isinstance(problem, Exception) or any(connection.usable for connection in self._connections):
+        concerns_only_us = scope.cancelled or isinstance(problem, TimeoutError) or "timed out" in str(problem)
+        if (
+            concerns_only_us
+            or not isinstance(problem, Exception)
+            or any(connection.usable for connection in self._connections)
+        ):
             return  # the next waiter tries for itself
         while self._queue:
             waiter = self._queue.popleft()
@@ -442,7 +451,7 @@ class Http2Pool:
 
     def _connect(self, scope: CancelScope) -> Http2Connection | None:
         http1 = self.http1
-        conn: Any = http1.negotiating()
+        conn: Any = http1.new_negotiating_connection()
         conn.timeout = None  # the limits of the scope apply instead
         try:
             if http1.tunnelled:
@@ -455,7 +464,7 @@ class Http2Pool:
             protocol = conn.sock.selected_alpn_protocol()
             if protocol != "h2":
                 _log.debug("the server chose %s, not HTTP/2", protocol or "HTTP/1.1")
-                http1.keep(conn)
+                http1.keep_connection(conn)
                 return None
             sock, conn.sock = conn.sock, None
             pool = weakref.ref(self)
@@ -494,14 +503,14 @@ class Http2Pool:
         if self._only_http1:
             return self.http1.warm_up(connections, timeout)
         with self._lock:
-            places = self._free_places()
+            wanted_places = self._free_places()
         self._settle_returned()
-        return min(connections, places)
+        return min(connections, wanted_places)
 
     def _free_places(self) -> int:
         return sum(max(0, each.max_streams - each.reserved) for each in self._connections if each.usable)
 
-    def _warm_one(self, places: int, scope: CancelScope) -> bool:
+    def _warm_one(self, wanted_places: int, scope: CancelScope) -> bool:
         """Open a connection if there are fewer than *places* places; say whether one was opened and is usable."""
         waiter = _Waiter()
         try:
@@ -509,30 +518,30 @@ class Http2Pool:
                 if self._closed:
                     raise ClosedPoolError(self.http1, "the pool is closed")
                 expired = self._assign_place(None)
-                enough = self._only_http1 or self._free_places() >= places
-                must_connect = not enough and self._may_connect()
-                must_wait = not enough and not must_connect and self._connecting
+                has_enough = self._only_http1 or self._free_places() >= wanted_places
+                must_connect = not has_enough and self._may_connect()
+                must_wait = not has_enough and not must_connect and self._is_connecting
                 if must_connect:
-                    self._connecting = waiter.must_connect = True
+                    self._is_connecting = waiter.must_connect = True
             self._settle_returned()
             for connection in expired:
                 connection.close()
             if not (must_connect or must_wait):
                 return False
-            made = (
+            new_connection = (
                 self._await_place(waiter, scope) if must_connect else self._reserve_place(waiter, scope)
             )  # in the latter case another thread makes the connection
-            if made is None:
+            if new_connection is None:
                 return False
-            made.was_used = True  # it may go stale before its first request
-            made.await_settings(scope)
+            new_connection.was_used = True  # it may go stale before its first request
+            new_connection.await_settings(scope)
             waiter.connection = None
-            self._returned.append((made, 1))
+            self._returned_places.append((new_connection, 1))
             self._settle_returned()
         except BaseException:
-            self._withdraw(waiter)
+            self._withdraw_waiter(waiter)
             raise
-        return must_connect and made.usable  # if one connection is useless at once, more would be, too
+        return must_connect and new_connection.usable  # if one connection is useless at once, more would be, too
 
     def idle(self) -> int:
         """Count the open idle connections, for tests and repr."""
@@ -542,8 +551,8 @@ class Http2Pool:
         """Describe the pool, for repr."""
         if self._only_http1:
             return self.http1.state()
-        open_ = [connection for connection in list(self._connections) if not connection.dead]
-        return f"{len(open_)} connections of HTTP/2 with {sum(each.reserved for each in open_)} streams"
+        open_connections = [connection for connection in list(self._connections) if not connection.dead]
+        return f"{len(open_connections)} connections of HTTP/2 with {sum(each.reserved for each in open_connections)} streams"
 
     def close(self) -> None:
         """Open no more connections; each closes when its last stream has ended. Never waits."""
@@ -555,10 +564,10 @@ class Http2Pool:
 
     def _after_fork_in_child(self) -> None:
         """Drop the parent's connections; the HTTP/1.1 pool registers its own hook."""
-        inherited = list(self._connections)
+        inherited_connections = list(self._connections)
         self._connections.clear()
-        self._start()
-        for connection in inherited:
+        self._reset_state()
+        for connection in inherited_connections:
             connection._after_fork_in_child()
 
 

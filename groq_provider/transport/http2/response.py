@@ -69,8 +69,8 @@ class HTTP2Response:
             if ended:
                 if stream.failure_spec is not None:
                     raise stream.failure()
-                if missing := self._missing_bytes():
-                    raise http.client.IncompleteRead(b"", missing)
+                if missing_bytes := self._missing_bytes():
+                    raise http.client.IncompleteRead(b"", missing_bytes)
                 return b""
             if not stream.connection.wait(stream, scope.seconds_left(scope.deadline)):
                 raise TimeoutError("timed out")
