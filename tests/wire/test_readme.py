@@ -190,6 +190,15 @@ def test_links_lead_to_files(name):
             assert anchor in headings(path.read_text(encoding="utf-8")), target
 
 
+@pytest.mark.parametrize("name", [*PAGES, *OTHERS])
+def test_named_files_are_there(name):
+    """A path in backticks that begins with a folder of the repository leads to a file or folder."""
+    text = {**PAGES, **OTHERS}[name]
+    folders = "groq_provider|tests|docs|benchmarks|examples"
+    named = set(re.findall(rf"`((?:{folders})/[\w./-]*)`", text))
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 def test_readme_leads_to_pages():
     """Every page for users is one link away."""
     pages = {name for name in PAGES if re.fullmatch(r"docs/[\w-]+\.md", name)} - {"docs/index.md", "docs/changelog.md"}
