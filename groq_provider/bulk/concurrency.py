@@ -1,7 +1,7 @@
-"""How many calls to have under way at once: found out, not configured. Pure: no clock, no thread, no lock.
+"""Finds out how many calls to have in flight at once. Pure: no clock, no thread, no lock.
 
-The method is TCP's, additive increase and multiplicative decrease (Chiu and Jain, 1989), with the latency gradient of TCP Vegas: what
-a call takes now, against the least it took before.
+The method is TCP's additive increase and multiplicative decrease (Chiu and Jain, 1989), with the latency gradient of TCP Vegas: the
+latency of calls now, compared with the lowest one so far, the floor.
 """
 
 from __future__ import annotations
@@ -11,173 +11,175 @@ from statistics import median
 
 __all__ = ["FEWEST", "MOST", "Controller", "comparable"]
 
-#: Calls at once in the beginning, and at most.
+#: Calls in flight at first, and at most.
 FEWEST, MOST = 4, 256
-#: Latencies of fewer calls than this say nothing: they differ too much from each other.
+#: A median of fewer latencies than this is too noisy to act on.
 _LEAST_SAMPLES = 16
-#: A median above so many times the floor means that calls wait for each other: of 1.75 calls, 0.75 are in a queue.
-_TOO_SLOW = 1.75
-#: Less than this is no latency to compare: clocks may be as coarse.
-_FINEST = 0.02
-#: How much below the estimated knee a shrinking goes, so that the queue empties and the floor is seen anew.
-_BELOW = 0.8
-#: The most one shrinking takes away on account of latency.
-_LEAST_LEFT = 0.4
-#: How far the floor follows a lower median, and a higher one. The first is no 1: the lowest of many noisy medians is too low a floor.
-_DOWN, _UP = 0.2, 0.01
-#: The share of calls that must have ended with every slot in use, and without waiting in the limiter, before more are allowed.
-_IN_USE = 0.75
-#: An answer of ordinary length, in tokens, and what the parts of a call that do not depend on length amount to.
-_ORDINARY, _FIXED = 100, 50
-#: Speed measured over fewer tokens than this is noise.
+#: A median above the floor times this means that calls queue for each other: of 1.75 calls, 0.75 wait.
+_SLOW_FACTOR = 1.75
+#: Seconds. Shorter latencies are not compared: they may be as short as a tick of the clock.
+_SHORTEST_LATENCY = 0.02
+#: The limit shrinks to this share of the estimated knee, so that the queue empties and the floor can be measured again.
+_KNEE_SHARE = 0.8
+#: The limit shrinks to no less than this share in one step for latency.
+_SMALLEST_FACTOR = 0.4
+#: The share of the distance that the floor moves towards a lower median, and towards a higher one. The first must be below 1: the lowest
+#: of many noisy medians would be too low a floor.
+_FLOOR_DOWN, _FLOOR_UP = 0.2, 0.01
+#: The limit grows only if this share of calls ended with all slots in use, and did not wait in the limiter.
+_BUSY_SHARE = 0.75
+#: Tokens of a typical answer, and the tokens whose time equals the parts of a call that do not depend on its length.
+_TYPICAL_TOKENS, _OVERHEAD_TOKENS = 100, 50
+#: A speed measured over fewer tokens than this is noise.
 _LEAST_TOKENS = 8
 
 
 class Controller:
-    """Says how many calls may be under way, told when each begins and how it ends.
+    """Sets the number of calls that may be in flight; you must report when each call begins and how it ends.
 
-    It grows while every slot is in use and calls take about as long as they did with few of them: doubling until the first
-    trouble, by the square root afterwards, by one near the number that was refused last. A refusal halves it, once for
-    all the calls that were under way together; latency well above its floor takes it back to where the floor says that calls
-    began to queue. It does not grow where slots stay empty or callers wait for the limiter.
+    The limit grows while all slots are in use and calls take about as long as they did with few in flight: it doubles until the first
+    refusal or slow round, then grows by its square root, and by one near the number that was refused last. A refusal halves it, once
+    for all calls that were in flight together. Latency well above its floor shrinks it to about the number at which calls began to
+    queue. It does not grow while slots stay empty or calls wait in the limiter.
 
-    Thread safety: none of its own; whoever uses it holds a lock.
+    Thread safety: none; the caller must hold a lock.
 
     Args:
-        initial: The number to begin with.
-        most: The largest number.
+        initial: The limit at first.
+        most: The largest limit.
 
     Attributes:
-        limit: How many may be under way.
-        in_flight: How many are.
+        limit: The number of calls that may be in flight.
+        in_flight: The number of calls in flight.
     """
 
     def __init__(self, *, initial: int = FEWEST, most: int = MOST) -> None:
         self.limit = min(initial, most)
         self.in_flight = 0
         self._most = most
-        self._begun = 0  # calls so far; each has its number
-        self._shrunk = 0  # the newest call that was under way when the limit last shrank
-        self._changed = 0  # the newest call whose latency belongs to an earlier limit
-        self._peak = 0  # most in flight since the limit last changed
+        self._last_number = 0  # of the newest call; calls are numbered from 1
+        self._last_before_shrinking = 0  # number of the newest call that began before the limit last shrank
+        self._last_of_old_limit = 0  # number of the newest call whose latency belongs to an earlier limit
+        self._peak = 0  # most calls in flight since the limit last changed
         self._latencies: list[float] = []
-        self._in_use = 0  # of these, how many ended with every slot in use
+        self._busy_count = 0  # of these calls, how many ended with all slots in use
         self._floor: float | None = None
-        self._doubling = True
-        self._refused_at = 0  # the limit that was refused last
-        self._slow_since: tuple[int, float] | None = None  # limit and latency when latency began to shrink it
+        self._is_doubling = True
+        self._refused_at = 0  # the limit at the last refusal
+        self._slow_since: tuple[int, float] | None = None  # limit and latency when latency first shrank the limit
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.in_flight} of {self.limit} in flight>"
 
     def start(self) -> int:
-        """Note that a call begins; return its number for :meth:`end`."""
+        """Record that a call begins; return its number for :meth:`end`."""
         self.in_flight += 1
         self._peak = max(self._peak, self.in_flight)
-        self._begun += 1
-        return self._begun
+        self._last_number += 1
+        return self._last_number
 
     def end(self, number: int, *, latency: float | None = None, queued: bool = False, overloaded: bool = False) -> None:
-        """Note that a call ended, and change the limit if it is time to.
+        """Record that a call ended, and change the limit at the end of a round.
 
         Args:
-            number: What :meth:`start` returned.
-            latency: Seconds it took, comparable with those of other calls (see :func:`comparable`); ``math.inf`` if its answer
-                did not come in time, ``None`` where nothing can be said.
-            queued: Whether something on this side held it back: more calls at once would only wait there.
-            overloaded: Whether the service refused it for lack of room, even if a repeat succeeded.
+            number: The number from :meth:`start`.
+            latency: Seconds the call took, comparable with those of other calls (see :func:`comparable`); ``math.inf`` if its answer
+                did not come in time, ``None`` if unknown.
+            queued: Whether it waited on this side, in the limiter or between retries: more calls at once would only wait there, too.
+            overloaded: Whether the service refused it for lack of capacity, even if a retry succeeded.
         """
-        in_use = self.in_flight >= self.limit and not queued
+        is_busy = self.in_flight >= self.limit and not queued
         self.in_flight -= 1
         if overloaded:
-            if number > self._shrunk:
+            if number > self._last_before_shrinking:
                 self._refused_at = min(self.limit, self._peak)
                 self._shrink(0.5)
             return
-        if latency is None or number <= self._changed:
+        if latency is None or number <= self._last_of_old_limit:
             return
         self._latencies.append(latency)
-        self._in_use += in_use
+        self._busy_count += is_busy
         if len(self._latencies) >= max(_LEAST_SAMPLES, self.limit):
-            # Calls still under way say nothing: that they are late cannot be told from answers that are long.
-            recent, busy = median(self._latencies), self._in_use >= _IN_USE * len(self._latencies)
-            self._forget_samples()
-            self._judge(recent, busy=busy)
+            # Calls still in flight do not count: a late answer looks the same as a long one.
+            round_latency = median(self._latencies)
+            is_busy = self._busy_count >= _BUSY_SHARE * len(self._latencies)
+            self._clear_samples()
+            self._end_round(round_latency, is_busy=is_busy)
 
-    def _judge(self, recent: float, *, busy: bool) -> None:
-        """Act on the median latency of a round."""
-        recent = max(recent, _FINEST)
-        known = math.isfinite(recent)
-        if known and (self._floor is None or self.limit == 1):
-            self._floor = recent  # what a call takes alone is the floor, whatever it was before
-        floor = self._floor or _FINEST
-        if recent > _TOO_SLOW * floor:
-            floor = self._too_slow(recent, floor)
+    def _end_round(self, latency: float, *, is_busy: bool) -> None:
+        """Change the limit and the floor by the median latency of a round."""
+        latency = max(latency, _SHORTEST_LATENCY)
+        is_finite = math.isfinite(latency)
+        if is_finite and (self._floor is None or self.limit == 1):
+            self._floor = latency  # a call alone cannot queue, so its latency is the floor
+        floor = self._floor or _SHORTEST_LATENCY
+        if latency > _SLOW_FACTOR * floor:
+            floor = self._shrink_for_latency(latency, floor)
         else:
             self._slow_since = None
-            if busy and self.limit < self._most:
+            if is_busy and self.limit < self._most:
                 self._grow()
-        if known:
-            self._floor = floor + (recent - floor) * (_DOWN if recent < floor else _UP)
+        if is_finite:
+            self._floor = floor + (latency - floor) * (_FLOOR_DOWN if latency < floor else _FLOOR_UP)
 
-    def _too_slow(self, recent: float, floor: float) -> float:
-        """Shrink, unless that has not helped so far; return the floor to go by."""
-        since = self._slow_since
-        if since is None:
-            self._slow_since = (self.limit, recent)
+    def _shrink_for_latency(self, latency: float, floor: float) -> float:
+        """Shrink the limit, unless shrinking has not helped so far; return the floor to use from now on."""
+        if self._slow_since is None:
+            self._slow_since = (self.limit, latency)
         else:
-            limit, latency = since
-            helped = recent <= latency * (1 + self.limit / limit) / 2  # at least half of what fewer calls can bring
-            if 4 * self.limit <= limit and not helped and math.isfinite(recent):
-                # They are slow for what is asked now, or for others who use the service, and not for their number. To go on
-                # shrinking would help nobody.
+            first_limit, first_latency = self._slow_since
+            # Shrinking has helped if it brought at least half of the gain that fewer calls can bring.
+            has_helped = latency <= first_latency * (1 + self.limit / first_limit) / 2
+            if 4 * self.limit <= first_limit and not has_helped and math.isfinite(latency):
+                # The calls are slow for their content, or because of other users of the service, not for their number. So
+                # shrinking further would not help: take this latency as the new floor.
                 self._slow_since = None
-                return recent
-        self._shrink(max(_LEAST_LEFT, _BELOW * floor / recent))
+                return latency
+        self._shrink(max(_SMALLEST_FACTOR, _KNEE_SHARE * floor / latency))
         return floor
 
     def _grow(self) -> None:
-        if self._doubling:
+        if self._is_doubling:
             step = self.limit
         elif 3 * self._refused_at <= 4 * self.limit < 4 * self._refused_at:
-            step = 1  # the last time this was too much; a refusal costs more than a moment's patience
+            step = 1  # near the last refusal: another one would cost more than slow growth
         else:
             step = math.isqrt(self.limit)
         step = min(step, self._most - self.limit)
         self.limit += step
-        # The first calls of the new slots open connections, which takes longer and means nothing.
-        self._changed = self._begun + step
+        # Ignore the first call of each new slot: it opens a connection, which takes longer.
+        self._last_of_old_limit = self._last_number + step
         self._peak = self.in_flight
-        self._forget_samples()
+        self._clear_samples()
 
     def _shrink(self, factor: float) -> None:
-        """Leave *factor* of what was really in use."""
+        """Set the limit to *factor* of the slots that were in use."""
         self.limit = max(1, int(min(self.limit, self._peak) * factor))
-        self._doubling = False
-        self._shrunk = self._changed = self._begun
+        self._is_doubling = False
+        self._last_before_shrinking = self._last_of_old_limit = self._last_number
         self._peak = self.in_flight
-        self._forget_samples()
+        self._clear_samples()
 
-    def _forget_samples(self) -> None:
+    def _clear_samples(self) -> None:
         self._latencies.clear()
-        self._in_use = 0
+        self._busy_count = 0
 
 
 def comparable(duration: float, tokens: int | None, *, prompt: float | None, completion: float | None) -> float:
-    """Return what a call would have taken, had its answer been of ordinary length: long answers are no sign of trouble.
+    """Return the seconds that a call would have taken with an answer of typical length, since a long answer is not a slow one.
 
-    Where the service says what it worked, the rest of the time (network, queues) counts as it is and its speed by the token;
-    otherwise the whole time is divided by the length.
+    If the service reports the time of its own work, the rest of the duration (network, queues) counts in full, and the work by its
+    speed per token. Otherwise the whole duration is scaled by the length.
 
     Args:
         duration: Seconds from sending to the end of the answer.
-        tokens: Length of the answer; ``None``: unknown.
-        prompt: Seconds the service says it took for the prompt.
-        completion: Seconds the service says it took for the answer.
+        tokens: Length of the answer; ``None`` if unknown.
+        prompt: Seconds that the service reports for the prompt.
+        completion: Seconds that the service reports for the answer.
     """
     if tokens is None or tokens < 0:
         return duration
     prompt = prompt or 0.0
     if completion is not None and min(prompt, completion) >= 0 and prompt + completion <= duration:
-        return duration - prompt - completion + _ORDINARY * completion / max(tokens, _LEAST_TOKENS)
-    return duration * (_ORDINARY + _FIXED) / (tokens + _FIXED)
+        return duration - prompt - completion + _TYPICAL_TOKENS * completion / max(tokens, _LEAST_TOKENS)
+    return duration * (_TYPICAL_TOKENS + _OVERHEAD_TOKENS) / (tokens + _OVERHEAD_TOKENS)

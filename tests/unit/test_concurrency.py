@@ -31,7 +31,7 @@ def at(limit, *, floor=1.0):
     """A controller that has grown to *limit* and knows what a call takes alone."""
     controller = Controller(initial=limit)
     controller._floor = floor
-    controller._doubling = False
+    controller._is_doubling = False
     return controller
 
 
@@ -123,7 +123,7 @@ def test_doubles_until_first_trouble():
 def test_later_growth_is_square_root(limit, more):
     """Afterwards it grows by the square root, one round of calls at a time, up to the bound."""
     controller = at(limit)
-    while controller.limit == limit and controller._begun < 1000:
+    while controller.limit == limit and controller._last_number < 1000:
         rounds(controller)
     assert controller.limit == limit + more
 
@@ -175,7 +175,7 @@ def test_one_is_the_least():
 
 
 def test_halving_starts_from_usage():
-    """A limit that nobody used is no measure."""
+    """A limit whose slots were not in use is no measure."""
     controller = at(200)
     numbers = [controller.start() for _ in range(20)]
     controller.end(numbers[0], overloaded=True)
@@ -190,7 +190,7 @@ def test_halving_starts_from_usage():
 def test_high_latency_shrinks_limit(latency, limit):
     """Latency well above the floor shrinks it to just below where calls queue; under that margin it grows on."""
     controller = at(100)
-    while controller.limit == 100 and controller._begun < 1000:
+    while controller.limit == 100 and controller._last_number < 1000:
         rounds(controller, latency=latency)
     assert controller.limit == limit
 
@@ -214,7 +214,7 @@ def test_tiny_differences_are_none(latency, limit):
     controller = Controller()
     rounds(controller, 4, latency=0.001)
     assert controller.limit == 8
-    controller.limit, controller._doubling = 4, False
+    controller.limit, controller._is_doubling = 4, False
     while controller.limit == 4:
         rounds(controller, latency=latency)
     assert controller.limit == limit

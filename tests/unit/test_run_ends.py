@@ -78,8 +78,8 @@ def test_closed_run_raises(taken, how):
         with run:
             pass
     else:
-        run._waiting.append(_Interrupted())
-        run._waiting.rotate()
+        run._ordered_futures.append(_Interrupted())
+        run._ordered_futures.rotate()
         with pytest.raises(KeyboardInterrupt):
             next(run)
     for _ in range(2):

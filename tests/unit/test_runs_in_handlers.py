@@ -93,14 +93,14 @@ def test_run_closes_without_waiting():
                 pass
 
     run = run_of(["a"], call)
-    run._fill()
+    run._submit_items()
     assert begun.wait(PATIENCE)
     with lock:  # what the interrupted call holds
         in_a_handler(run.close)
     assert release.is_set()
     with pytest.raises(RuntimeError):
         next(run)
-    threads = list(run._threads._threads)
+    threads = list(run._executor._threads)
     run.close()
     assert not any(thread.is_alive() for thread in threads)
 

@@ -65,7 +65,7 @@ def test_every_item_has_result(*, grants, then, count, workers, ordered, linger)
         asked.append(request)
         return answered(request, token)
 
-    with Scarce(grants, then=then) as system, mock.patch.object(bulk, "_LINGER", linger):
+    with Scarce(grants, then=then) as system, mock.patch.object(bulk, "_IDLE_SECONDS", linger):
         results = list(run_of([str(number) for number in range(count)], call, workers=workers, ordered=ordered))
         indexes = [result.index for result in results]
         assert (indexes if ordered else sorted(indexes)) == list(range(count))
@@ -126,11 +126,11 @@ def test_threads_are_used_again():
 @pytest.mark.parametrize("workers", [1, "auto"])
 def test_idle_thread_is_woken(workers, linger, monkeypatch):
     """A thread that has done its items waits for further ones a while; with an end of that, another takes them."""
-    monkeypatch.setattr(bulk, "_LINGER", linger)
+    monkeypatch.setattr(bulk, "_IDLE_SECONDS", linger)
 
     def items():
         for number in range(20):
-            while linger and number and not run._threads._idle:
+            while linger and number and not run._executor._idle_locks:
                 system.started[0].join(0.001)
             if not linger and number:
                 system.started[-1].join(PATIENCE)
@@ -144,15 +144,15 @@ def test_idle_thread_is_woken(workers, linger, monkeypatch):
 
 def test_late_ring_loses_nothing(monkeypatch):
     """A thread that stops waiting at the moment it is woken takes the item, and is not counted twice among those that wait."""
-    monkeypatch.setattr(bulk, "_LINGER", 0.005)
-    ring, rung = bulk._ring, []
+    monkeypatch.setattr(bulk, "_IDLE_SECONDS", 0.005)
+    ring, rung = bulk.wake, []
 
     def wait_for(condition):
         while not condition():
             system.started[-1].join(0.001)
 
     def done():
-        return not run._threads._pending and not run._threads._controller.in_flight
+        return not run._executor._pending and not run._executor._controller.in_flight
 
     def heard():
         return not rung or rung[-1].locked() or not system.started[-1].is_alive()
@@ -169,7 +169,7 @@ def test_late_ring_loses_nothing(monkeypatch):
             wait_for(done)
             wait_for(heard)
 
-    monkeypatch.setattr(bulk, "_ring", late)
+    monkeypatch.setattr(bulk, "wake", late)
     with Scarce(then=True) as system, run_of(items(), answered, workers=1) as run:
         assert [result.index for result in run] == list(range(10))
 
@@ -196,8 +196,8 @@ def test_cancel_without_threads(workers):
 def test_close_without_threads():
     """Items that wait for a thread that never comes hold nothing up."""
     with Scarce(), run_of(list("abcdef"), answered) as run:
-        run._fill()
-        waiting = list(run._waiting)
+        run._submit_items()
+        waiting = list(run._ordered_futures)
     assert waiting
     assert all(future.cancelled() for future in waiting)
 

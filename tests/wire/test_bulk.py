@@ -30,7 +30,7 @@ from groq_provider import (
     Usage,
 )
 from groq_provider import errors as e
-from groq_provider.bulk.run import BulkRun, _outcome
+from groq_provider.bulk.run import BulkRun, _load_signals
 from groq_provider.testing import Emulator, Gate, Reply
 
 
@@ -238,7 +238,7 @@ def test_failing_input_raises_last(ordered):
 
     run = bulk(items(), max_workers=4, ordered=ordered)
     assert sorted(next(run).response.content for _ in range(3)) == list("ABC")
-    for _ in range(2):  # and whoever goes on hears it again
+    for _ in range(2):  # a caller that goes on gets it again
         with pytest.raises(OSError, match="disk gone"):
             next(run)
 
@@ -322,7 +322,9 @@ def test_interrupt_ends_run_and_propagates(monkeypatch, where, ordered, workers)
 
         target = ("concurrent.futures.Future.result", interrupted) if ordered else None
         if target is None:
-            monkeypatch.setattr(run, "_done", type("Queue", (), {"put": lambda *a: None, "get": interrupted})())
+            monkeypatch.setattr(
+                run, "_finished_futures", type("Queue", (), {"put": lambda *a: None, "get": interrupted})()
+            )
         else:
             monkeypatch.setattr(*target)
     with pytest.raises(KeyboardInterrupt):
@@ -581,7 +583,7 @@ def test_wrong_answer_never_hangs_run():
 def test_item_reports_load(result, outcome):
     """Latency without waiting on this side, refusals wherever they were met, nothing where nothing can be said."""
     key = "error" if isinstance(result, Exception) else "response"
-    assert _outcome(BulkResult(index=0, custom_id="0", **{key: result})) == pytest.approx(outcome)
+    assert _load_signals(BulkResult(index=0, custom_id="0", **{key: result})) == pytest.approx(outcome)
 
 
 # --- through the provider ----------------------------------------------------------------------------------------------------
