@@ -1,4 +1,4 @@
-"""Cancelling calls from any thread."""
+"""Cancel calls from any thread."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["CancelToken"]
 
 
 class CancelToken:
-    """A switch that ends the calls it was given to, wherever they wait.
+    """Ends the calls that use it, wherever they wait.
 
-    One token may serve many calls, one after the other or at once. Once cancelled it stays cancelled, and every later
-    call given to it fails at once with :class:`~groq_provider.RequestCancelledError`.
+    You may pass one token to many calls, one after the other or at the same time. A cancelled token stays cancelled: every later call
+    with it fails at once with :class:`~groq_provider.RequestCancelledError`.
 
-    Thread safety: every method may be called from any thread.
+    Thread safety: you can call every method from any thread, and from a signal handler.
 
     Example:
         >>> token = CancelToken()
@@ -35,18 +35,17 @@ class CancelToken:
     __slots__ = ("__weakref__", "_callbacks", "_cancelled", "_lock", "_next_handle")
 
     def __init__(self) -> None:
-        # Reentrant: a signal handler may cancel while its own thread is in here. So nothing below trusts what it read before.
-        self._lock = (
-            threading.RLock()
-        )  # guards _callbacks against a cancel() at the same time; never held over a callback
+        # Guards _callbacks; never held while a callback runs. Reentrant, because a signal handler may call cancel() while its own thread
+        # holds the lock; so state read before a statement may be stale after it.
+        self._lock = threading.RLock()
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._cancelled = False
         self._next_handle = 0
-        if type(self) is CancelToken:  # those of single calls end with their process
+        if type(self) is CancelToken:  # a subclass belongs to one call, which does not outlive its process
             forkable(self)
 
     def _after_fork_in_child(self) -> None:
-        """Another thread may have held the lock; the calls are the parent's."""
+        """Replace the lock, which another thread may have held, and forget the parent's calls."""
         self._lock = threading.RLock()
         self._callbacks = {}
 
@@ -55,22 +54,22 @@ class CancelToken:
 
     @property
     def cancelled(self) -> bool:
-        """Whether :meth:`cancel` was called."""
+        """Whether :meth:`cancel` has been called."""
         return self._cancelled
 
     def cancel(self) -> None:
-        """End every call that uses this token. Idempotent; returns at once."""
+        """End every call that uses this token. Returns at once; further calls do nothing."""
         with self._lock:
             self._cancelled = True
-            # One by one: a subscriber that has just seen the cancel takes its own callback out, without the lock.
-            callbacks = [found for handle in list(self._callbacks) if (found := self._callbacks.pop(handle, None))]
+            # Pop one by one: subscribe() may remove its own callback at the same time, without the lock.
+            callbacks = [popped for handle in list(self._callbacks) if (popped := self._callbacks.pop(handle, None))]
         for callback in callbacks:
             callback()
 
     def subscribe(self, callback: Callable[[], None]) -> int:
-        """Have *callback* run once on cancel, in the cancelling thread; at once if that has happened already.
+        """Call *callback* once on cancel, in the cancelling thread; at once if the token is cancelled already.
 
-        The callback must be short and must not raise: it wakes somebody up, no more.
+        The callback must be short and must not raise: it should only wake a waiting thread.
 
         Returns:
             A handle for :meth:`unsubscribe`.
@@ -79,7 +78,7 @@ class CancelToken:
             self._next_handle += 1
             handle = self._next_handle
             self._callbacks[handle] = callback
-        # Asked after, not before: whoever cancels in between finds the callback there, or has set this already.
+        # Check after registering: a concurrent cancel() either finds the callback or has set the flag before this line.
         if self._cancelled and self._callbacks.pop(handle, None) is not None:
             callback()
         return handle

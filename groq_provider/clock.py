@@ -1,4 +1,4 @@
-"""Time as a collaborator, so that tests never sleep."""
+"""The clock that the library reads and waits on, as an object that tests can replace."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Clock", "SystemClock"]
 
 @runtime_checkable
 class Clock(Protocol):
-    """What the library needs of time.
+    """The source of time. Implement it to control time in your tests.
 
     .. versionadded:: 0.1.0
     """
@@ -28,12 +28,15 @@ class Clock(Protocol):
         ...
 
     def wait(self, lock: threading.Lock, timeout: float | None) -> bool:
-        """Acquire *lock* within *timeout* seconds (``None``: without limit); the one way this library waits."""
+        """Acquire *lock* within *timeout* seconds (``None``: no limit) and return whether that succeeded.
+
+        This is the only way in which this library waits.
+        """
         ...
 
 
 class SystemClock:
-    """The computer's own clock. Stateless; safe to share.
+    """The clock of the operating system. It has no state; all threads may share it.
 
     .. versionadded:: 0.1.0
     """
@@ -45,7 +48,7 @@ class SystemClock:
         return datetime.now(timezone.utc)
 
     def wait(self, lock: threading.Lock, timeout: float | None) -> bool:
-        """Acquire *lock* within *timeout* seconds (``None``: without limit)."""
+        """Acquire *lock* within *timeout* seconds (``None``: no limit) and return whether that succeeded."""
         if timeout is None:
             return lock.acquire()
         if timeout <= 0:

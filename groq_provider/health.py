@@ -1,4 +1,4 @@
-"""Is the service there, and does it answer as it should?"""
+"""Check whether the service answers, and remember the outcome."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 __all__ = ["HealthMonitor"]
 
-#: Seconds a bad check keeps ``is_available()`` at False.
-BAD_NEWS_LASTS = 30.0
+#: How long ``is_available()`` stays False after a failed check, in seconds.
+SUSPECT_SECONDS = 30.0
 
 
 class HealthMonitor:
-    """Checks and remembers, good news and bad.
+    """Runs health checks and remembers the newest outcome.
 
-    Thread safety: every method may be called from any thread; the lock guards the remembered state and is not held during a check.
+    Thread safety: any thread may call every method. The lock guards the remembered outcome and is not held during a check.
 
     Args:
-        clock: Time.
-        model_count: Count of the catalogue, for when the service does not say.
-        probes: By name: a question to the service, of its time limit and a model or ``None``, and a reading of the answer, which returns the
-            number of models it saw or ``None``.
-        answered_at: When the service answered a call last, on the same clock; ``None``: it has not yet.
+        clock: The clock.
+        model_count: Returns the catalogue's number of models, for checks that do not read it from the service.
+        probes: The checks by name. Each is a pair of functions: the first sends a question, given a time limit and a model or ``None``;
+            the second reads the answer and returns the number of models in it, or ``None``.
+        last_answer_at: Returns the time of the service's last answer to a call, on the same clock; ``None`` before the first.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class HealthMonitor:
         clock: Clock,
         model_count: Callable[[], int],
         probes: Mapping[str, Probe],
-        answered_at: Callable[[], float | None] = lambda: None,
+        last_answer_at: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._clock = clock
         self._model_count = model_count
         self._probes = probes
-        self._answered_at = answered_at
+        self._last_answer_at = last_answer_at
         self._lock = threading.RLock()
         self._last: ProviderHealth | None = None
         self._started_at = self._checked_at = 0.0
@@ -52,32 +52,32 @@ class HealthMonitor:
     @property
     def last(self) -> ProviderHealth:
         """The newest outcome."""
-        return self._last or self._nothing_yet()
+        return self._last or self._unknown_health()
 
     @staticmethod
-    def _nothing_yet() -> ProviderHealth:
-        from groq_provider.types.status import ProviderHealth  # for whoever looks
+    def _unknown_health() -> ProviderHealth:
+        from groq_provider.types.status import ProviderHealth  # imported late: most programs never check
 
         return ProviderHealth()
 
-    def suspect(self) -> bool:
-        """Say whether the newest check was bad, is not long ago, and no call has been answered since."""
+    def is_suspect(self) -> bool:
+        """Tell whether the newest check failed a short time ago and the service has not answered a call since."""
         with self._lock:
             if self._last is None or self._last.status != "unhealthy":
                 return False
-            answered = self._answered_at()
+            answered = self._last_answer_at()
             if answered is not None and answered >= self._checked_at:
                 return False
-            return self._clock.monotonic() - self._checked_at < BAD_NEWS_LASTS
+            return self._clock.monotonic() - self._checked_at < SUSPECT_SECONDS
 
     def check(self, probe: str, *, model: str | None = None, timeout: float, raise_on_error: bool) -> ProviderHealth:
-        """Run a probe and return its outcome.
+        """Run a check and return its outcome.
 
         Raises:
-            ConfigurationError: There is no such probe.
-            GroqProviderError: With *raise_on_error*, what went wrong.
+            ConfigurationError: There is no check of this name.
+            GroqProviderError: The check failed, and *raise_on_error* is true.
         """
-        from groq_provider.types.status import ProviderHealth  # as above
+        from groq_provider.types.status import ProviderHealth  # imported late, as above
 
         if probe not in self._probes:
             raise ConfigurationError(f"probe = {probe!r}: must be one of {', '.join(sorted(self._probes))}")
@@ -88,12 +88,12 @@ class HealthMonitor:
         status = "unhealthy"
         try:
             answer = ask(timeout, model)
-            # It is there, and if only its list of models cannot be read, calls may go well.
+            # The service answered; an unreadable list of models does not mean that calls will fail.
             status = "degraded" if probe == "models" else status
             count = read(answer)
             status = "healthy"
         except RateLimitedError as caught:
-            status, error = "degraded", caught  # it is well, and has enough to do
+            status, error = "degraded", caught  # the service works, but is busy
         except GroqProviderError as caught:
             error = caught
         ended = self._clock.monotonic()
@@ -107,7 +107,7 @@ class HealthMonitor:
                 message="" if error is None else str(error),
                 error=error,
             )
-            if self._last is None or started >= self._started_at:  # one that began before it tells of an earlier time
+            if self._last is None or started >= self._started_at:  # a check that began earlier is older news
                 self._last, self._started_at, self._checked_at = outcome, started, ended
         if error is not None and raise_on_error:
             raise error

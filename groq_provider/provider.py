@@ -373,7 +373,7 @@ class GroqProvider(Completions["ResponseStream"]):
             return False
         if probe:
             return self.get_health(timeout=5.0).status in ("healthy", "degraded")
-        return not self._health.suspect()
+        return not self._health.is_suspect()
 
     def get_health(
         self, *, probe: str = "models", model: str | None = None, timeout: float = 10.0, raise_on_error: bool = False

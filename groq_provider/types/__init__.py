@@ -1,4 +1,20 @@
-"""Values: what is asked, what comes back, the state of things. All immutable, slotted, keyword-only and picklable."""
+"""The values that go into the library and come out of it: immutable, slotted, keyword-only, and picklable.
+
+``messages``        ``Message``: one turn of a conversation
+``parts``           parts of messages, tools, tool calls; loaded late
+``request``         ``LLMRequest``: a chat completion to ask for
+``options``         settings of a request with fields of their own; loaded late
+``request_fields``  keyword arguments of ``generate`` and ``generate_stream``, for type checkers
+``allowed``         the rules of each type of provider: ranges, word lists, further keys
+``response``        ``LLMResponse``, its chunks, usage, timing, attempts
+``activity``        server-side tools, citations, usage by model; loaded late
+``model_info``      models, their abilities and prices
+``status``          health, latency figures, rate-limit windows
+``_base``           strict construction, read-only mappings, masked ``repr``
+
+To add a field to a request, add it to ``request`` and ``request_fields``, and its range to ``allowed``. To add a field to an answer, add it
+to ``response`` and read it in ``groq_provider.wire.codec``.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +22,14 @@ __all__ = ["load_annotations"]
 
 
 def load_annotations() -> None:
-    """Load what is loaded late, and put its names where annotations look for them.
+    """Load the late modules and put their names where annotations refer to them.
 
-    For whoever reads the annotations of values: ``typing.get_type_hints``, cattrs, documentation tools. Those who only make values and
-    read them do without, and start more quickly.
+    Call this before anything resolves the annotations of these classes (``typing.get_type_hints``, cattrs, documentation tools).
+    Programs that only make and read values do not need it, and start faster without it.
     """
     from groq_provider.types import activity, messages, options, parts, request, response
 
-    names = {name: getattr(home, name) for home in (activity, options, parts) for name in home.__all__}
+    late_names = {name: getattr(home, name) for home in (activity, options, parts) for name in home.__all__}
     for module in (messages, request, response):
-        for name, found in names.items():
-            vars(module).setdefault(name, found)
+        for name, value_class in late_names.items():
+            vars(module).setdefault(name, value_class)

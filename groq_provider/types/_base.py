@@ -1,4 +1,4 @@
-"""What the value classes share: strict checks with readable messages, masked representations."""
+"""Build value classes strictly: construction from mappings, validators, read-only containers, masked representations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KEY_PATTERN = r"gsk_\w+"
 
 
 class ReadOnly(dict[Any, Any]):
-    """A mapping inside a frozen value: it reads, compares, pickles and serialises as a dict, and cannot be changed."""
+    """A mapping inside a frozen value. You can read, compare, pickle and serialise it like a dict, but not change it."""
 
     __slots__ = ()
 
@@ -39,7 +39,7 @@ class ReadOnly(dict[Any, Any]):
 
 
 class ReadOnlyList(list[Any]):
-    """A list inside a read-only mapping: it is equal to a list and serialises as one, and cannot be changed."""
+    """A list inside a read-only mapping. It compares and serialises like a list, but you cannot change it."""
 
     __slots__ = ()
 
@@ -56,50 +56,52 @@ class ReadOnlyList(list[Any]):
         return ReadOnlyList, (list(self),)
 
 
-#: The default of mappings: nothing needs a copy of its own of what cannot be changed.
+#: The default of mapping fields; one object serves all instances, since it cannot be changed.
 EMPTY = ReadOnly()
 
 
-def freeze_mapping(given: Any) -> Any:
-    """Return a mapping as a copy that cannot be changed, nor what it holds; anything else as it is, for checks to come.
+def freeze_mapping(value: Any) -> Any:
+    """Return a deeply read-only copy of a mapping. Anything else is returned unchanged, for a validator to refuse.
 
     Raises:
-        InvalidRequestError: It is nested too deep, or holds itself.
+        InvalidRequestError: The mapping is nested too deep, or contains itself.
     """
     try:
-        return _freeze_nested(given) if isinstance(given, Mapping) else given
+        return _freeze_nested(value) if isinstance(value, Mapping) else value
     except RecursionError:
         raise InvalidRequestError("a mapping is nested too deep") from None
 
 
-def _freeze_nested(given: Any) -> Any:
-    if type(given) is ReadOnly:
-        return given
-    if isinstance(given, Mapping):
-        return ReadOnly({key: _freeze_nested(item) for key, item in given.items()})
-    if isinstance(given, list):
-        return ReadOnlyList([_freeze_nested(item) for item in given])
-    return tuple([_freeze_nested(item) for item in given]) if type(given) is tuple else given
+def _freeze_nested(value: Any) -> Any:
+    if type(value) is ReadOnly:
+        return value
+    if isinstance(value, Mapping):
+        return ReadOnly({key: _freeze_nested(item) for key, item in value.items()})
+    if isinstance(value, list):
+        return ReadOnlyList([_freeze_nested(item) for item in value])
+    return tuple([_freeze_nested(item) for item in value]) if type(value) is tuple else value
 
 
-def keep_read_only(given: Any) -> Any:
-    """Convert the mapping of an answer's value; nearly all are read-only already."""
-    if type(given) is ReadOnly or given is None:
-        return given
-    return freeze_json(given) if type(given) is dict else freeze_mapping(given)
+def keep_read_only(value: Any) -> Any:
+    """Convert a mapping field of an answer; nearly all are read-only already."""
+    if type(value) is ReadOnly or value is None:
+        return value
+    return freeze_json(value) if type(value) is dict else freeze_mapping(value)
 
 
-def freeze_json(found: Any, checkpoint: Callable[[], object] = int) -> Any:
-    """Return decoded JSON as a copy that cannot be changed, however deep: the server chose its depth and size.
+def freeze_json(decoded: Any, checkpoint: Callable[[], object] = int) -> Any:
+    """Return a deeply read-only copy of decoded JSON.
+
+    The server chooses depth and size, so this neither recurses nor runs long without a checkpoint.
 
     Args:
-        found: What :mod:`json` made.
+        decoded: The output of :mod:`json`.
         checkpoint: Called every few milliseconds of work; it may raise.
     """
-    if type(found) not in _CONTAINER_COPIES:
-        return found
-    whole = _CONTAINER_COPIES[type(found)](found)
-    pending = [whole]
+    if type(decoded) not in _CONTAINER_COPIES:
+        return decoded
+    root = _CONTAINER_COPIES[type(decoded)](decoded)
+    pending = [root]
     steps = 0
     while pending:
         place = pending.pop()
@@ -118,20 +120,20 @@ def freeze_json(found: Any, checkpoint: Callable[[], object] = int) -> Any:
         steps += 1
         if not steps % 4096:
             checkpoint()
-    return whole
+    return root
 
 
 _CONTAINER_COPIES: dict[type, Callable[[Any], Any]] = {dict: ReadOnly, list: ReadOnlyList}
 
 
-def freeze_field(instance: object, attribute: attrs.Attribute[Any], given: object) -> None:
-    """Put a read-only copy in the place of a mapping. Validators do it, for a converter would run for every default, too."""
-    if type(given) is not ReadOnly:
-        object.__setattr__(instance, attribute.name, freeze_mapping(given))
+def freeze_field(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    """Replace a mapping field by its read-only copy. Validators call this: a converter would run for every default as well."""
+    if type(value) is not ReadOnly:
+        object.__setattr__(instance, attribute.name, freeze_mapping(value))
 
 
 def mask(content: object) -> str:
-    """Represent text of a caller by its size: prompts never reach a repr."""
+    """Represent content by its size. Use it as ``repr`` of every field that may hold a prompt or an answer."""
     if content is None:
         return "None"
     if isinstance(content, str):
@@ -142,30 +144,30 @@ def mask(content: object) -> str:
 
 
 def shorten(text: object, limit: int = 200) -> str:
-    """Represent a value of a caller inside a message: escaped, cut, and never failing."""
+    """Represent a caller's value inside an error message: escaped, cut to *limit* characters, keys redacted. Never raises."""
     try:
-        shown = re.sub(_KEY_PATTERN, "gsk_****", repr(text))  # a key in the wrong place is still a key
+        shown = re.sub(_KEY_PATTERN, "gsk_****", repr(text))  # a key may have been passed as the wrong argument
     except Exception:  # noqa: BLE001 - a repr may raise anything; int has a digit limit
         return f"<{type(text).__name__}>"
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``" (did you mean 'x'?)"`` for a name close to a known one, else nothing."""
+    """Return ``" (did you mean 'x'?)"`` for a name close to a known one, else ``""``."""
     import difflib
 
-    found = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {found[0]!r}?)" if found else ""
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 
 def attribute_reader(names: Iterable[str]) -> Callable[[object], tuple[Any, ...]]:
-    """Return what reads so many attributes of an object at once; at least two."""
+    """Return a function that reads these attributes of an object as a tuple. There must be at least two names."""
     return attrgetter(*names)
 
 
 @functools.cache
 def field_names(cls: type[Any]) -> tuple[str, ...]:
-    """Return the names a class is built from."""
+    """Return the names of the arguments of a class."""
     return tuple(a.alias for a in attrs.fields(cls) if a.init)
 
 
@@ -173,7 +175,7 @@ def _required_fields(cls: type) -> list[str]:
     return [a.alias for a in attrs.fields(cls) if a.init and a.default is attrs.NOTHING]
 
 
-#: For who gives a class or a function, as other clients take them.
+#: Hints for callers who pass a class or a function, which some other clients accept.
 _HINT_FOR_CALLABLE = {
     "ResponseFormat": ": give its JSON Schema, {'type': 'json_schema', 'json_schema': {'name': …, 'schema': …}}",
     "Tool": ": describe it, Tool.of(name, description, JSON Schema of its parameters), and call it yourself",
@@ -181,16 +183,16 @@ _HINT_FOR_CALLABLE = {
 
 
 def build(cls: type[T], data: object, *, what: str, drop: frozenset[str] = frozenset()) -> T:
-    """Build a value from a mapping such as OpenAI-style code holds.
+    """Build a value from a mapping of its fields, as code for OpenAI's client passes them.
 
     Args:
         cls: The value class.
-        data: An instance of it (returned as it is) or a mapping of its fields.
-        what: Name of the place, for messages.
-        drop: Names that are quietly left out: fields that exist in answers only.
+        data: An instance of the class (returned unchanged) or a mapping of its fields.
+        what: The name of the place, for error messages.
+        drop: Keys to ignore: fields that exist in answers only.
 
     Raises:
-        InvalidRequestError: Not a mapping, a key the class does not have, or a needed one is missing.
+        InvalidRequestError: The data is not a mapping, has an unknown key, or lacks a required one.
     """
     if isinstance(data, cls):
         return data
@@ -198,30 +200,30 @@ def build(cls: type[T], data: object, *, what: str, drop: frozenset[str] = froze
         hint = _HINT_FOR_CALLABLE.get(cls.__name__, "") if callable(data) else ""
         raise InvalidRequestError(f"{what} must be a {cls.__name__} or a mapping, not {type(data).__name__}{hint}")
     names = field_names(cls)  # type: ignore[arg-type]  # classes are hashable
-    keep_read_only = {key: item for key, item in data.items() if key not in drop}
-    unknown = [key for key in keep_read_only if key not in names]
+    fields = {key: item for key, item in data.items() if key not in drop}
+    unknown = [key for key in fields if key not in names]
     if unknown:
         if "extra" in names:
-            given = keep_read_only.get("extra", {})
-            if not isinstance(given, Mapping):
-                raise InvalidRequestError(f"{what}: extra must be a mapping, not {type(given).__name__}")
-            keep_read_only["extra"] = {**{key: keep_read_only.pop(key) for key in unknown}, **given}
+            extra = fields.get("extra", {})
+            if not isinstance(extra, Mapping):
+                raise InvalidRequestError(f"{what}: extra must be a mapping, not {type(extra).__name__}")
+            fields["extra"] = {**{key: fields.pop(key) for key in unknown}, **extra}
         else:
             hints = ", ".join(f"{key!r}{nearest(str(key), names)}" for key in unknown)
             raise InvalidRequestError(f"{what} has no field {hints}; known fields: {', '.join(names)}")
     try:
-        return cls(**keep_read_only)
+        return cls(**fields)
     except InvalidRequestError as error:
         raise with_place(error, what) from None
     except TypeError:
-        missing = [name for name in _required_fields(cls) if name not in keep_read_only]
+        missing = [name for name in _required_fields(cls) if name not in fields]
         if not missing:
             raise
         raise InvalidRequestError(f"{what} needs {', '.join(missing)}") from None
 
 
 def with_place(error: InvalidRequestError, what: str) -> InvalidRequestError:
-    """Return an error about a part with the place of that part: ``role = …`` in ``messages[3]`` is ``messages[3].role = …``."""
+    """Prefix an error about a part with the place of the part: ``role = …`` becomes ``messages[3].role = …``."""
     place = f"{what}.{error.param}" if error.param else what
     begins = error.param and error.message.startswith(error.param)
     return InvalidRequestError(f"{what}.{error.message}" if begins else f"{place}: {error.message}", param=place)
@@ -235,12 +237,12 @@ def build_many(cls: type[T], data: object, *, what: str, drop: frozenset[str] = 
 
 
 def build_optional(cls: type[T], data: object, what: str) -> T | None:
-    """Convert: ``None`` stays, a mapping becomes a value."""
+    """Build a value from a mapping; ``None`` stays ``None``."""
     return None if data is None else build(cls, data, what=what)
 
 
 def string_tuple(data: object, what: str) -> tuple[str, ...] | None:
-    """Convert an optional sequence of strings."""
+    """Convert a sequence of strings to a tuple; ``None`` stays ``None``."""
     if data is None:
         return None
     if isinstance(data, (str, bytes)) or not isinstance(data, Sequence):
@@ -255,9 +257,9 @@ _DEFERRED_CHECK = "groq_provider.check"
 
 
 def defer_checks(_cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
-    """Have the validators of optional fields run by :func:`check_given`; a ``field_transformer``.
+    """Leave the validators of optional fields to :func:`check_given`. Pass this to attrs as ``field_transformer``.
 
-    A class of forty fields of which four are given would spend most of its time on finding out that ``None`` is allowed.
+    A class of forty fields, four of them set, would otherwise spend most of its time on checking that ``None`` is allowed.
     """
     return [
         f.evolve(validator=None, metadata={_DEFERRED_CHECK: f.validator})
@@ -275,10 +277,10 @@ def _deferred_checks(cls: type[Any]) -> tuple[Callable[[object], tuple[Any, ...]
 
 def check_given(instance: object) -> None:
     """Run the deferred validators of the fields that are not ``None``."""
-    values, fields = _deferred_checks(type(instance))  # type: ignore[arg-type]  # classes are hashable
-    for given, attribute in zip(values(instance), fields):  # noqa: B905 - of one length, and this is a hot path
-        if given is not None:
-            attribute.metadata[_DEFERRED_CHECK](instance, attribute, given)
+    read_values, fields = _deferred_checks(type(instance))  # type: ignore[arg-type]  # classes are hashable
+    for value, attribute in zip(read_values(instance), fields):  # noqa: B905 - of one length, and this is a hot path
+        if value is not None:
+            attribute.metadata[_DEFERRED_CHECK](instance, attribute, value)
 
 
 # --- validators: one message shape, "field = value: what is allowed" ---------------------------------------------------
@@ -299,7 +301,7 @@ def number(
     above: float | None = None,
     error: type[Exception] = InvalidRequestError,
 ) -> Validator:
-    """Check a number and its range; booleans, NaN and infinities are no numbers here."""
+    """Check a number and its range. Booleans, NaN and infinities are refused."""
     kinds: tuple[type, ...] = (int,) if integer else (int, float)
     noun = "an integer" if integer else "a number"
     if low is not None and high is not None:
@@ -313,15 +315,15 @@ def number(
     if optional:
         allowed += ", or None"
 
-    def check(_instance: object, attribute: attrs.Attribute[Any], given: Any) -> None:
-        if given is None and optional:
+    def check(_instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value is None and optional:
             return
-        if isinstance(given, bool) or not isinstance(given, kinds) or given != given or given in _INFINITIES:  # noqa: PLR0124 - NaN
-            _refuse(attribute, given, allowed, error)
-        if (low is not None and given < low) or (high is not None and given > high):
-            _refuse(attribute, given, allowed, error)
-        if above is not None and given <= above:
-            _refuse(attribute, given, allowed, error)
+        if isinstance(value, bool) or not isinstance(value, kinds) or value != value or value in _INFINITIES:  # noqa: PLR0124 - NaN
+            _refuse(attribute, value, allowed, error)
+        if (low is not None and value < low) or (high is not None and value > high):
+            _refuse(attribute, value, allowed, error)
+        if above is not None and value <= above:
+            _refuse(attribute, value, allowed, error)
 
     return check
 
@@ -330,59 +332,59 @@ _INFINITIES = (float("inf"), float("-inf"))
 
 
 def text(*, optional: bool = True, empty: bool = True, secret: bool = False) -> Validator:
-    """Check a string. With *secret* the value is not shown in the message."""
+    """Check a string. With *secret* the message does not show the value."""
     allowed = "a string" if empty else "a non-empty string"
     if optional:
         allowed += ", or None"
 
-    def check(_instance: object, attribute: attrs.Attribute[Any], given: object) -> None:
-        if given is None and optional:
+    def check(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value is None and optional:
             return
-        if not isinstance(given, str):
-            raise InvalidRequestError(f"{attribute.name} must be {allowed}, not {type(given).__name__}")
-        if not empty and not given:
-            _refuse(attribute, mask(given) if secret else given, allowed, InvalidRequestError)
+        if not isinstance(value, str):
+            raise InvalidRequestError(f"{attribute.name} must be {allowed}, not {type(value).__name__}")
+        if not empty and not value:
+            _refuse(attribute, mask(value) if secret else value, allowed, InvalidRequestError)
 
     return check
 
 
 def boolean(*, optional: bool = True, error: type[Exception] = InvalidRequestError) -> Validator:
-    """Check a truth value."""
+    """Check a boolean."""
     allowed = "True or False" + (", or None" if optional else "")
 
-    def check(_instance: object, attribute: attrs.Attribute[Any], given: object) -> None:
-        if not (isinstance(given, bool) or (optional and given is None)):
-            _refuse(attribute, given, allowed, error)
+    def check(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not (isinstance(value, bool) or (optional and value is None)):
+            _refuse(attribute, value, allowed, error)
 
     return check
 
 
 def one_of(*allowed: str) -> Validator:
-    """Check an optional word of a closed list."""
+    """Check an optional word against a closed list."""
     shown = "one of " + ", ".join(allowed) + ", or None"
 
-    def check(_instance: object, attribute: attrs.Attribute[Any], given: object) -> None:
-        if given is not None and given not in allowed:
-            _refuse(attribute, given, shown, InvalidRequestError)
+    def check(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value is not None and value not in allowed:
+            _refuse(attribute, value, shown, InvalidRequestError)
 
     return check
 
 
 def mapping(*, optional: bool = True, values: type | None = None) -> Validator:
-    """Check a mapping with string keys and, if given, values of one type; make it read-only."""
+    """Check a mapping with string keys, and its values against one type if you pass it. The field becomes read-only."""
 
-    def check(instance: object, attribute: attrs.Attribute[Any], given: object) -> None:
-        if given is EMPTY or (given is None and optional):
+    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value is EMPTY or (value is None and optional):
             return
-        if not isinstance(given, Mapping):
-            raise InvalidRequestError(f"{attribute.name} must be a mapping, not {type(given).__name__}")
-        for key, item in given.items():
+        if not isinstance(value, Mapping):
+            raise InvalidRequestError(f"{attribute.name} must be a mapping, not {type(value).__name__}")
+        for key, item in value.items():
             if not isinstance(key, str):
                 raise InvalidRequestError(f"{attribute.name}: key {shorten(key)} must be a string")
             kinds = (int, float) if values is float else values
             if kinds is not None and (not isinstance(item, kinds) or isinstance(item, bool)):
                 noun = "a number" if values is float else getattr(values, "__name__", "")
                 raise InvalidRequestError(f"{attribute.name}[{key!r}] must be {noun}, not {type(item).__name__}")
-        freeze_field(instance, attribute, given)
+        freeze_field(instance, attribute, value)
 
     return check

@@ -1,6 +1,6 @@
-"""What a system did for an answer: tools it ran by itself, what they found, citations, and usage by model.
+"""Values for the work that the service did on its own: tools it ran, their results, citations, and usage by model.
 
-Most answers have nothing of this, so this module is read with the first one that has.
+Most answers have none of this, so the module is loaded with the first answer that does.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _extra: Any = attrs.field(default=EMPTY, converter=keep_read_only, repr=False)
 
 @attrs.frozen(kw_only=True)
 class ModelUsage:
-    """Usage of one model inside a system of several.
+    """Usage of one model in a system of several models.
 
     .. versionadded:: 0.1.0
     """
@@ -72,7 +72,7 @@ class SearchResult:
 
 @attrs.frozen(kw_only=True)
 class SearchResults:
-    """What a web search of the service found.
+    """The results of a web search by the service.
 
     .. versionadded:: 0.1.0
     """
@@ -175,7 +175,7 @@ class ExecutedTool:
 
 @attrs.frozen(kw_only=True)
 class DocumentCitation:
-    """A stretch of the answer that rests on a document.
+    """A passage of the answer that cites a document.
 
     .. versionadded:: 0.1.0
     """
@@ -188,7 +188,7 @@ class DocumentCitation:
 
 @attrs.frozen(kw_only=True)
 class FunctionCitation:
-    """A stretch of the answer that rests on the result of a tool call.
+    """A passage of the answer that cites the result of a tool call.
 
     .. versionadded:: 0.1.0
     """

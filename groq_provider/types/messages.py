@@ -1,6 +1,6 @@
-"""What a conversation is made of: messages. Their rarer parts are in :mod:`groq_provider.types.parts`, and found here, too.
+"""Messages, the turns of a conversation. Field names are those of the service's chat completions request.
 
-Field names are the service's own (chat completions, request side).
+The rarer parts of messages live in :mod:`groq_provider.types.parts` and can be imported from here, too.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ __all__ = [
     "ToolFunction",
 ]
 
-_NOTHING = ("", "null")
+_EMPTY_ARGUMENTS = ("", "null")
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
-_NONE_OF_FIVE = (None,) * 5
+_NO_OPTIONAL_FIELD = (None,) * 5
 _NEEDS_CONTENT = ("system", "developer", "user", "tool")
 
 
-def _content(data: object) -> str | tuple[ContentPart, ...] | None:
+def _convert_content(data: object) -> str | tuple[ContentPart, ...] | None:
     if data is None or isinstance(data, str):
         return data
     if isinstance(data, (bytes, bytearray, Mapping)) or not isinstance(data, Sequence):
@@ -56,7 +56,7 @@ def _content(data: object) -> str | tuple[ContentPart, ...] | None:
     return tuple([as_part(item, f"content[{index}]") for index, item in enumerate(data)])
 
 
-def _tool_calls(data: object) -> tuple[ToolCall, ...] | None:
+def _convert_tool_calls(data: object) -> tuple[ToolCall, ...] | None:
     if data is None:
         return None
     if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Sequence):
@@ -64,11 +64,14 @@ def _tool_calls(data: object) -> tuple[ToolCall, ...] | None:
     from groq_provider.types.parts import as_tool_call
 
     calls = [as_tool_call(item, f"tool_calls[{index}]") for index, item in enumerate(data)]
-    # Models leave the arguments of a function that takes none empty, or write null; sent back like that they are refused.
-    return tuple([attrs.evolve(c, arguments="{}") if c.arguments.strip() in _NOTHING else c for c in calls]) or None
+    # For a function without parameters, models write no arguments or ``null``. The service refuses both when they are sent back.
+    return (
+        tuple([attrs.evolve(c, arguments="{}") if c.arguments.strip() in _EMPTY_ARGUMENTS else c for c in calls])
+        or None
+    )
 
 
-#: Keys that assistant messages of answers carry (ours, OpenAI's, other servers') and this service's requests must not.
+#: Keys of assistant messages in answers (ours, OpenAI's, other servers') that a request to this service must not have.
 ANSWER_ONLY = frozenset(
     {"executed_tools", "annotations", "refusal", "audio", "reasoning_content", "logprobs", "channel"}
 )
@@ -78,18 +81,18 @@ ANSWER_ONLY = frozenset(
 class Message:
     """One message of a conversation.
 
-    Made of a mapping it keeps further keys in *extra*. To compatible servers they are sent. This service knows none: those that only
-    answers carry (``annotations``, ``audio``, ``channel``, ``executed_tools``, ``logprobs``, ``reasoning_content``, ``refusal``) are left
-    out, so that an answer's message can go into a history as it came, and others are an error when it is sent.
+    A message built from a mapping keeps unknown keys in *extra*. They are sent to compatible servers. This service accepts none of them:
+    keys that only answers have (``annotations``, ``audio``, ``channel``, ``executed_tools``, ``logprobs``, ``reasoning_content``,
+    ``refusal``) are dropped, so that you can append the message of an answer to your history; any other key is an error when you send it.
 
     Attributes:
         role: ``system``, ``developer``, ``user``, ``assistant``, ``tool`` (or the deprecated ``function``).
         content: Text, or a sequence of parts (strings, parts, or the service's part objects), or ``None`` for an
             assistant message that only calls tools.
-        name: Sender's name. The service's documentation says it refuses this field, its schema lists it; leave it out.
-        reasoning: Reasoning text of an earlier assistant message; sent if given.
-        tool_calls: Calls an earlier assistant message asked for.
-        tool_call_id: For ``tool`` messages: the call this answers.
+        name: The sender's name. You should leave it out: the service's schema lists this field, but its documentation says it is refused.
+        reasoning: Reasoning text of an earlier assistant message; sent if you set it.
+        tool_calls: Tool calls that an earlier assistant message asked for.
+        tool_call_id: For ``tool`` messages: the id of the call that this message answers.
         function_call: Deprecated form of a single call, ``{"name", "arguments"}``.
         extra: Further keys, for compatible servers (``cache_control``, ``prefix``, ``reasoning_content``, …).
 
@@ -97,10 +100,10 @@ class Message:
     """
 
     role: str = attrs.field(validator=text(optional=False, empty=False))
-    content: str | tuple[ContentPart, ...] | None = attrs.field(default=None, converter=_content, repr=mask)
+    content: str | tuple[ContentPart, ...] | None = attrs.field(default=None, converter=_convert_content, repr=mask)
     name: str | None = attrs.field(default=None, validator=text())
     reasoning: str | None = attrs.field(default=None, validator=text(), repr=mask)
-    tool_calls: tuple[ToolCall, ...] | None = attrs.field(default=None, converter=_tool_calls)
+    tool_calls: tuple[ToolCall, ...] | None = attrs.field(default=None, converter=_convert_tool_calls)
     tool_call_id: str | None = attrs.field(default=None, validator=text())
     function_call: Mapping[str, Any] | None = attrs.field(default=None, validator=mapping(), repr=mask)
 
@@ -113,43 +116,43 @@ class Message:
             self.tool_call_id,
             self.function_call,
             self.extra,
-        ) != _NONE_OF_FIVE:  # nearly never
+        ) != _NO_OPTIONAL_FIELD:  # rarely true
             check_given(self)
         if self.content is None and self.role in _NEEDS_CONTENT:
-            meant = [f", not {key!r}" for key in self.extra or () if nearest(key, ["content"])]
-            raise InvalidRequestError(f"a {self.role} message needs content{''.join(meant)}", param="content")
+            misspelt_keys = [f", not {key!r}" for key in self.extra or () if nearest(key, ["content"])]
+            raise InvalidRequestError(f"a {self.role} message needs content{''.join(misspelt_keys)}", param="content")
 
     @classmethod
     def system(cls, content: str) -> Message:
-        """Make an instruction to the model."""
+        """Make a ``system`` message: an instruction to the model."""
         return cls(role="system", content=content)
 
     @classmethod
     def user(cls, content: str | Sequence[ContentPart | Mapping[str, Any] | str]) -> Message:
-        """Make a message of the user."""
+        """Make a ``user`` message."""
         return cls(role="user", content=content)
 
     @classmethod
     def assistant(
         cls, content: str | None, *, tool_calls: Sequence[ToolCall | Mapping[str, Any]] | None = None
     ) -> Message:
-        """Make an answer the model gave earlier."""
+        """Make an ``assistant`` message: an earlier answer of the model."""
         return cls(role="assistant", content=content, tool_calls=tool_calls)
 
     @classmethod
     def tool(cls, tool_call_id: str, content: str) -> Message:
-        """Make the result of a tool call."""
+        """Make a ``tool`` message: the result of a tool call."""
         return cls(role="tool", tool_call_id=tool_call_id, content=content)
 
 
-_USUAL = {"role", "content"}
+_USUAL_KEYS = {"role", "content"}
 
 
 def as_message(data: object, what: str) -> Message:
-    """Take a message as an instance or a mapping; ``None`` values say nothing."""
+    """Convert an instance or a mapping to a message; keys with ``None`` are ignored."""
     if isinstance(data, Message):
         return data
-    if type(data) is dict and data.keys() == _USUAL and None not in data.values():  # nearly all of them
+    if type(data) is dict and data.keys() == _USUAL_KEYS and None not in data.values():  # nearly every message
         try:
             return Message(role=data["role"], content=data["content"])
         except InvalidRequestError as error:

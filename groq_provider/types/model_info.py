@@ -1,4 +1,4 @@
-"""Models, what they can do and what they cost."""
+"""Models: their abilities, limits and prices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ModelCapability", "ModelInfo", "ModelLimits", "ModelPricing", "Perfo
 
 
 class ModelCapability(str, enum.Enum):
-    """What a model is good for.
+    """A kind of work that a model is good at.
 
     .. versionadded:: 0.1.0
     """
@@ -39,7 +39,7 @@ class ModelCapability(str, enum.Enum):
 
 @attrs.frozen(kw_only=True)
 class PerformanceProfile:
-    """Nominal speed, from the service's publications; not a measurement.
+    """Nominal speed as the service publishes it, not a measurement.
 
     Attributes:
         avg_first_token_latency: Seconds; ``None`` where not published.
@@ -91,15 +91,15 @@ class ModelLimits:
 
 @attrs.frozen(kw_only=True)
 class ModelInfo:
-    """A model of the catalogue. Its mappings are read-only, and so is what they hold.
+    """A model of the catalogue. Its mappings are deeply read-only.
 
     Attributes:
-        id: What requests name it.
-        name: Display name.
-        provider: Which provider offers it.
+        id: The id to use in requests.
+        name: The name to show to people.
+        provider: The type of provider that offers the model.
         context_size: Tokens of prompt and completion together; 0 where unknown.
         max_tokens: Longest completion in tokens; 0 where unknown.
-        capabilities: What it is good for.
+        capabilities: The kinds of work that it is good at.
         supports_tools: Function calling.
         supports_parallel_tools: Several calls in one answer; ``None`` where unknown.
         supports_vision: Images in messages.
@@ -110,18 +110,18 @@ class ModelInfo:
         input_modalities: ``text``, ``image``, ``audio``.
         output_modalities: ``text``, ``audio``.
         description: One line.
-        owned_by: Its maker.
-        created: When the service added it, Unix seconds.
+        owned_by: The maker of the model.
+        created: When the service added it, in Unix seconds.
         stage: ``production``, ``preview``, ``enterprise`` or ``retired``.
-        active: What ``/models`` says; ``None`` where it was not asked.
-        deprecated: Whether it was shut down, or will be.
-        shutdown_date: When.
-        replacement: What to use instead.
+        active: The value in ``/models``; ``None`` until the service has been asked.
+        deprecated: Whether the model has been or will be shut down.
+        shutdown_date: The date of the shutdown.
+        replacement: The model that you should use instead.
         performance_profile: Nominal speed.
         pricing: List prices.
         limits: By plan: ``free``, ``developer``.
-        metadata: ``family`` and whatever else is known.
-        extra: Fields of ``/models`` this version does not know.
+        metadata: ``family`` and other known facts.
+        extra: Fields of ``/models`` that this version does not know.
 
     .. versionadded:: 0.1.0
     """

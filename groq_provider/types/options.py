@@ -1,4 +1,4 @@
-"""Settings of a request that have fields of their own. Loaded by the first request that has one: most have none."""
+"""Settings of a request with fields of their own. Most requests have none, so the module is loaded with the first that does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Document", "JSONSchemaFormat", "ResponseFormat", "SearchSettings", "
 
 @attrs.frozen(kw_only=True)
 class Document:
-    """A context document the model may cite: text or data, exactly one of them.
+    """A context document that the model may cite. Give exactly one of *text* and *data*.
 
     .. versionadded:: 0.1.0
     """
@@ -31,7 +31,7 @@ class Document:
 
 
 def as_document(data: object, what: str) -> Document:
-    """Take a document as an instance, flat, or in the service's form with its nested ``source``."""
+    """Convert an instance, a flat mapping, or the service's form with a nested ``source``."""
     if isinstance(data, Mapping) and isinstance(data.get("source"), Mapping):
         source = data["source"]
         flat = {key: item for key, item in data.items() if key != "source"}
@@ -43,7 +43,7 @@ def as_document(data: object, what: str) -> Document:
 class JSONSchemaFormat:
     """The schema of a structured answer.
 
-    This service needs its name, and knows no further keys; compatible servers get what is given.
+    This service requires a name and refuses further keys; compatible servers get all keys.
 
     .. versionadded:: 0.1.0
     """
@@ -63,7 +63,7 @@ def _to_json_schema(data: object) -> JSONSchemaFormat | None:
 class ResponseFormat:
     """The form of the answer: ``text``, ``json_object`` (the prompt must ask for JSON) or ``json_schema``.
 
-    Compatible servers may know other types and further keys, which go out as given.
+    Compatible servers may accept other types and further keys, which are sent unchanged.
 
     .. versionadded:: 0.1.0
     """
@@ -88,7 +88,7 @@ class SearchSettings:
 
 @attrs.frozen(kw_only=True)
 class StreamOptions:
-    """Options of a stream. Not needed: this service reports usage anyway, and compatible servers are asked to.
+    """Options of a stream. You need none: this service reports usage anyway, and compatible servers are asked to do so.
 
     .. versionadded:: 0.1.0
     """

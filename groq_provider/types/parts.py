@@ -1,6 +1,6 @@
-"""Parts of messages beyond text, tools, and calls of tools. Loaded by the first program that uses one: most do not.
+"""Parts of messages beyond plain text, tools, and tool calls. Most programs use none, so the module is loaded on first use.
 
-Field names are the service's own (chat completions, request side).
+Field names are those of the service's chat completions request.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class DocumentPart:
 
 @attrs.frozen(kw_only=True)
 class OtherPart:
-    """A part of another form, for compatible servers: it is sent as it is, and this service refuses it.
+    """A part of any other form, for compatible servers. It is sent unchanged; this service refuses it.
 
-    Audio, video and files come as one, and parts of the kinds above with further keys (``cache_control``).
+    Use it for audio, video and files, and for parts of the kinds above with further keys (``cache_control``).
 
     Attributes:
-        data: The whole part, with its ``type``.
+        data: The complete part, with its ``type``.
 
     .. versionadded:: 0.1.0
     """
@@ -75,14 +75,14 @@ class OtherPart:
 
     @property
     def type(self) -> str:
-        """Its kind, by the name that the server knows."""
+        """The ``type`` of the part."""
         return self.data.get("type")  # type: ignore[return-value]  # checked
 
     @property
     def text(self) -> str:
-        """What it holds as text, if it is a text."""
-        found = self.data.get("text")
-        return found if isinstance(found, str) else ""
+        """The text of a text part, else ``""``."""
+        text = self.data.get("text")
+        return text if isinstance(text, str) else ""
 
 
 ContentPart = Union[TextPart, ImagePart, DocumentPart, OtherPart]  # noqa: UP007 - asked at run time on Python 3.10
@@ -90,7 +90,7 @@ _PARTS = (TextPart, ImagePart, DocumentPart, OtherPart)
 
 
 def as_part(data: object, what: str) -> ContentPart:
-    """Take a part as an instance or in its wire form."""
+    """Convert an instance, a string, or the service's form to a part."""
     if isinstance(data, _PARTS):
         return data
     if isinstance(data, str):
@@ -115,13 +115,13 @@ def as_part(data: object, what: str) -> ContentPart:
 
 @attrs.frozen(kw_only=True)
 class ToolFunction:
-    """A function the model may ask for.
+    """A function that the model may call.
 
     Attributes:
         name: Letters, digits, ``_`` and ``-``, at most 64; compatible servers may allow others.
-        description: What it does, for the model.
-        parameters: JSON Schema of its arguments; ``None``: it takes none.
-        strict: Whether arguments must fit the schema exactly; ``None``: the service's default (no).
+        description: A description of the function, for the model.
+        parameters: The JSON Schema of its arguments; ``None`` if it takes none.
+        strict: Whether arguments must fit the schema exactly; ``None`` means the service's default (no).
         extra: Further keys, for compatible servers.
 
     .. versionadded:: 0.1.0
@@ -140,12 +140,12 @@ def _to_function(data: object) -> ToolFunction | None:
 
 @attrs.frozen(kw_only=True)
 class Tool:
-    """A tool the model may use: a function of yours, or one the service runs.
+    """A tool that the model may use: a function of yours, or a tool that the service runs.
 
     Attributes:
-        type: ``"function"``, ``"browser_search"``, ``"code_interpreter"``, ``"mcp"`` or what else the service knows.
+        type: ``"function"``, ``"browser_search"``, ``"code_interpreter"``, ``"mcp"``, or another type of the service.
         function: The function, for ``type="function"``.
-        extra: Further keys of other kinds of tools (``server_label``, ``server_url``, … of ``mcp``), sent as they are.
+        extra: Further keys of other kinds of tools (``server_label``, ``server_url``, … of ``mcp``), sent unchanged.
 
     .. versionadded:: 0.1.0
     """
@@ -167,22 +167,22 @@ class Tool:
         *,
         strict: bool | None = None,
     ) -> Tool:
-        """Make a function tool from its parts."""
+        """Make a tool of type ``function``."""
         return cls(function=ToolFunction(name=name, description=description, parameters=parameters, strict=strict))
 
 
 @attrs.frozen(kw_only=True)
 class ToolCall:
-    """A call of a tool that the model asks for.
+    """A tool call that the model asks for.
 
     Attributes:
-        id: The service's id of this call; opaque. The answering tool message repeats it as ``tool_call_id``.
-        name: Name of the function.
+        id: The service's opaque id of this call. Your tool message must repeat it as ``tool_call_id``.
+        name: The name of the function.
         arguments: JSON text, exactly as the model wrote it; :meth:`parse` decodes it.
         type: Always ``"function"`` so far.
-        index: Position in the answer; the stream's way to tell calls apart. Not sent.
-        extra: What else the answer said of this call, that of its function under ``function``. Sent back to compatible servers
-            (``extra_content`` and the like), not to this service.
+        index: The position in the answer, by which a stream tells calls apart. Not sent.
+        extra: Further fields of the call, and those of its function under ``function``. They are sent back to compatible servers
+            (``extra_content`` and similar), but not to this service.
 
     .. versionadded:: 0.1.0
     """
@@ -195,12 +195,10 @@ class ToolCall:
     extra: Mapping[str, Any] = attrs.field(default=EMPTY, validator=mapping(optional=False), repr=False, eq=False)
 
     def parse(self) -> dict[str, Any]:
-        """Decode the arguments.
-
-        Empty text and ``null`` mean no arguments.
+        """Decode the arguments; empty text and ``null`` give an empty dict.
 
         Raises:
-            ValueError: The model's text is not a JSON object; the message says where it breaks.
+            ValueError: The model's text is not a JSON object; the message names the position of the fault.
         """
         if not self.arguments.strip():
             return {}
@@ -216,12 +214,12 @@ class ToolCall:
 
 
 def as_tool_call(data: object, what: str) -> ToolCall:
-    """Take a call as an instance, flat, or in the service's wire form with its nested ``function``."""
+    """Convert an instance, a flat mapping, or the service's form with a nested ``function``."""
     if isinstance(data, Mapping) and isinstance(data.get("function"), Mapping):
         flat = {key: item for key, item in data.items() if key != "function"}
         function = data["function"]
-        if further := {key: item for key, item in function.items() if key not in ("name", "arguments")}:
-            flat["extra"] = {**(flat.get("extra") or {}), "function": further}
+        if unknown := {key: item for key, item in function.items() if key not in ("name", "arguments")}:
+            flat["extra"] = {**(flat.get("extra") or {}), "function": unknown}
         return build(
             ToolCall, {**flat, "name": function.get("name"), "arguments": function.get("arguments") or ""}, what=what
         )

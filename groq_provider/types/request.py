@@ -1,4 +1,4 @@
-"""What is asked of the service: one chat completion."""
+"""The request: one chat completion to ask for."""
 
 from __future__ import annotations
 
@@ -139,24 +139,24 @@ def to_exclude_domains(data: object) -> tuple[str, ...] | None:
 class LLMRequest:
     """One chat completion to ask for.
 
-    Every field of the service's request under its own name. ``None`` means "not sent"; 0 and 0.0 are sent. Types are checked here,
-    and the ranges below, which are this service's, by a provider of type ``groq`` before it sends; one of type
-    ``openai_compatible`` sends values as they are given. Unknown model names pass through. Only ``messages`` is required:
+    Every field of the service's request has the service's name. ``None`` means "not sent"; 0 and 0.0 are sent. This class checks types.
+    A provider of type ``groq`` also checks the ranges below, which are those of this service, before it sends; a provider of type
+    ``openai_compatible`` sends values unchecked. Unknown model names are sent, too. You must give ``messages`` only:
     ``LLMRequest(messages="Hello")``.
 
     Attributes:
         messages: Text, or a sequence of :class:`Message` or mappings. At least one.
-        model: ``None``: the provider's default model.
-        max_completion_tokens: Longest answer, reasoning included. The service's limits count it in full at admission.
-        max_tokens: Deprecated name of the same; one of the two at most.
+        model: The model id; ``None`` means the provider's default model.
+        max_completion_tokens: Longest answer in tokens, reasoning included. The service counts all of it against your limits at admission.
+        max_tokens: Deprecated name of ``max_completion_tokens``; you may set one of the two.
         temperature: 0 to 2; the service's default is 1.
         top_p: 0 to 1.
-        n: The service allows 1 only. Of several the response is the first; the others are in ``response.raw``, and the chunks of a
-            stream bear their ``index``.
+        n: The number of choices; this service allows 1 only. The response is made of the first; ``response.raw`` has the others, and the
+            chunks of a stream have an ``index``.
         stop: One to four texts that end the answer.
-        seed: Best effort repeatability; the seed used comes back in ``response.x_groq.seed``.
-        stream: Without effect: ``generate`` and ``generate_stream`` each set their own.
-        stream_options: Not needed: this service reports usage anyway, and compatible servers are asked to, unless this says otherwise.
+        seed: Makes answers repeatable, as far as the service can; ``response.x_groq.seed`` has the seed that was used.
+        stream: Without effect: ``generate`` and ``generate_stream`` set it.
+        stream_options: You need none: this service reports usage anyway, and compatible servers are asked to do so.
         tools: At most 128 tools.
         tool_choice: ``"none"``, ``"auto"``, ``"required"``, the name form ``{"type": "function", "function": {"name": …}}``.
         parallel_tool_calls: Whether several calls may come in one answer.
@@ -165,8 +165,8 @@ class LLMRequest:
         include_reasoning: Whether reasoning is in the answer.
         reasoning_effort: ``none``, ``default``, ``low``, ``medium``, ``high``; which of them depends on the model.
         service_tier: ``auto``, ``on_demand``, ``flex``, ``performance``.
-        disable_tool_validation: Do not have tool calls checked by the service.
-        documents: Context to cite.
+        disable_tool_validation: Whether the service should not check tool calls.
+        documents: Context that the model may cite.
         citation_options: ``enabled`` or ``disabled``.
         search_settings: For systems that search the web.
         include_domains: Deprecated; see ``search_settings``.
@@ -178,14 +178,14 @@ class LLMRequest:
         logit_bias: Refused by the service; for compatible servers.
         logprobs: Refused by the service; for compatible servers.
         top_logprobs: 0 to 20; refused by the service; for compatible servers.
-        metadata: Up to the service; it does not use it yet.
-        store: Up to the service; it does not use it yet.
+        metadata: Passed to the service, which does not use it yet.
+        store: Passed to the service, which does not use it yet.
         functions: Deprecated form of ``tools``.
         function_call: Deprecated form of ``tool_choice``.
         debug: Undocumented by the service.
-        id: Your own id of this request, repeated as ``response.client_request_id``. Never sent.
-        custom_id: Your key of this item in a bulk job. Never sent.
-        provider_metadata: Further body fields, sent as they are; for what this class does not know.
+        id: Your own id for this request, repeated as ``response.client_request_id``. Never sent.
+        custom_id: Your key for this item in a bulk job. Never sent.
+        provider_metadata: Further body fields that this class does not have; sent unchanged.
 
     Raises:
         InvalidRequestError: A value is of the wrong type; the message names field and value.
@@ -241,17 +241,17 @@ class LLMRequest:
 
     @property
     def max_output_tokens(self) -> int | None:
-        """The longest answer asked for, under whichever of its two names; ``None`` also for a negative one, which bounds nothing."""
-        asked = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
-        return None if asked is None or asked < 0 else asked
+        """``max_completion_tokens`` or ``max_tokens``; ``None`` if neither is set or the value is negative, which limits nothing."""
+        limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+        return None if limit is None or limit < 0 else limit
 
     @classmethod
     def of(
         cls, prompt: str | Message | Sequence[Message | Mapping[str, Any]] | LLMRequest | None = None, **fields: Any
     ) -> LLMRequest:
-        """Take what ``generate`` takes: text, messages or a request, with fields that override those of the request.
+        """Make a request from the arguments of ``generate``: text, messages or a request, with fields that override those of the request.
 
-        The messages may stand under their own name instead of the prompt.
+        You may pass ``messages`` by keyword instead of *prompt*.
         """
         if prompt is None:
             prompt = fields.pop("messages", None)
@@ -277,18 +277,18 @@ class LLMRequest:
 
 
 def whole(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the fields of a call that gives a whole answer; the flag of other clients is not taken for one."""
+    """Refuse ``stream=True`` in a call of ``generate``, and return the fields otherwise: other clients switch streaming on like this."""
     if fields.get("stream"):
         raise InvalidRequestError("stream = True: call generate_stream, which gives the answer as it is made")
     return fields
 
 
-#: What a call is about; replaced behind the back of limits and checks, they would no longer hold.
+#: Fields that limits and checks depend on; replacing them in the finished body would bypass both.
 _NOT_EXTRA = ("model", "messages", "stream", "max_tokens", "max_completion_tokens")
 
 
 def check_extra(body: Mapping[str, Any], what: str) -> None:
-    """Refuse extra body fields that are arguments of their own."""
+    """Refuse extra body fields that the caller must give as arguments."""
     for name in _NOT_EXTRA:
         if name in body:
             hint = "call generate or generate_stream" if name == "stream" else "give it as an argument"

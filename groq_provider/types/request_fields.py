@@ -1,4 +1,4 @@
-"""Keyword arguments of ``generate`` and its kin, for type checkers and editors: the fields of a request."""
+"""The keyword arguments of ``generate`` and ``generate_stream``, for type checkers and editors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ JSON = Mapping[str, Any]
 
 
 class RequestFields(TypedDict, total=False):
-    """Fields of :class:`~groq_provider.LLMRequest`, in every form it accepts.
+    """The fields of :class:`~groq_provider.LLMRequest`, with every type that they accept.
 
     .. versionadded:: 0.1.0
     """

@@ -1,4 +1,4 @@
-"""What comes back: answers, chunks of answers, usage, timing and the record of every try."""
+"""Answers: the response, the chunks of a stream, usage, timing, and the record of each attempt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import attrs
 from groq_provider.types._base import EMPTY, freeze_json, keep_read_only, mask
 from groq_provider.types.messages import Message
 
-if TYPE_CHECKING:  # not read until an answer has some: see converter.converter
+if TYPE_CHECKING:  # loaded late, by ``load_annotations``
     from groq_provider.types.activity import Annotation, ExecutedTool, MCPToolList, UsageBreakdown
     from groq_provider.types.parts import ToolCall
 
@@ -44,8 +44,8 @@ class Usage:
         prompt_time: Seconds for the prompt.
         completion_time: Seconds for the completion.
         total_time: ``prompt_time + completion_time``.
-        source: ``"reported"`` by the service, ``"estimated"`` from the text, or ``"unknown"``; zeros of the latter mean nothing.
-        extra: What else the service sent here.
+        source: ``"reported"`` by the service, ``"estimated"`` from the text, or ``"unknown"``: then you should ignore the zeros.
+        extra: Further fields that the service sent here.
 
     .. versionadded:: 0.1.0
     """
@@ -80,12 +80,12 @@ class XGroq:
     """The service's own part of an answer.
 
     Attributes:
-        id: The request id ``req_…`` to name to support.
-        seed: The seed really used.
+        id: The request id ``req_…``, which you should give to the service's support.
+        seed: The seed that was used.
         usage: Cache figures.
-        error: Why a stream was stopped early.
-        debug: Token ids, where asked for.
-        extra: What else the service sent here.
+        error: Why the service stopped a stream early.
+        debug: Token ids, if the request asked for them.
+        extra: Further fields that the service sent here.
 
     .. versionadded:: 0.1.0
     """
@@ -104,12 +104,11 @@ class Timing:
 
     Attributes:
         total: From the call to the complete answer, waiting and retries included.
-        wait: Of it, spent in the rate limiter's queue and between retries.
-        time_to_first_token: From the sent request to the first content, reasoning or tool-call text, as it arrived; where the reader
-            of a stream came too late to tell, the service's queue and prompt time. ``None`` where neither is known, and for a plain
-            answer.
-        tokens_per_second: Completion tokens over the time they took: from the first token to the end of a stream as they arrived; where
-            that cannot be told, and for a plain answer, over the service's ``completion_time``. ``None`` where undefined.
+        wait: The part of *total* spent in the rate limiter's queue and between retries.
+        time_to_first_token: From the sent request to the arrival of the first content, reasoning or tool-call text. If your code read the
+            stream too late to measure it, the service's queue and prompt time. ``None`` where neither is known, and for a plain answer.
+        tokens_per_second: Completion tokens divided by the time from the first token to the end of the stream. If that cannot be
+            measured, and for a plain answer, divided by the service's ``completion_time``. ``None`` where undefined.
         overall_tokens_per_second: Completion tokens over ``total``.
         server_queue: The service's own figure.
         server_prompt: The service's own figure.
@@ -130,17 +129,17 @@ class Timing:
 
 @attrs.frozen(kw_only=True)
 class Attempt:
-    """One try of a call.
+    """One attempt of a call.
 
     Attributes:
-        number: Counts from 1.
-        started_at: Wall clock, aware UTC.
-        status_code: Of its answer, if there was one.
-        error: Name of the error class, ``None`` for success.
+        number: The number of the attempt, from 1.
+        started_at: The wall clock at its start, aware UTC.
+        status_code: The status of its answer, or ``None`` without an answer.
+        error: The name of the error class; ``None`` for success.
         wait: Seconds waited before it: limiter queue and retry delay.
         duration: Seconds from its start to its end.
-        request_id: The service's id, if an answer came.
-        sent: Whether the request left: ``False``, ``True`` or ``None`` for unknown. A sent request may have been billed.
+        request_id: The service's request id, if an answer came.
+        sent: Whether the request was sent: ``False``, ``True`` or ``None`` for unknown. A sent request may have been billed.
 
     .. versionadded:: 0.1.0
     """
@@ -157,19 +156,19 @@ class Attempt:
 
 @attrs.frozen(kw_only=True)
 class RateLimitInfo:
-    """What the headers of one answer said about the limits of its model.
+    """The limits of a model, as the headers of one answer give them.
 
-    On this service ``requests`` counts per DAY and ``tokens`` per MINUTE. ``reset`` is the time until the limit is full again,
-    not until the next request is allowed.
+    This service counts ``requests`` per DAY and ``tokens`` per MINUTE. ``reset`` is the time until the limit is full again, not until
+    the next request is allowed.
 
     Attributes:
         limit_requests: Requests per day.
-        remaining_requests: Of them, left.
-        reset_requests: Seconds until all are back.
+        remaining_requests: Requests that remain.
+        reset_requests: Seconds until the limit is full again.
         limit_tokens: Tokens per minute.
-        remaining_tokens: Of them, left.
-        reset_tokens: Seconds until all are back.
-        retry_after: Seconds to wait, only with 429 and not always.
+        remaining_tokens: Tokens that remain.
+        reset_tokens: Seconds until the limit is full again.
+        retry_after: Seconds that you should wait; only with 429, and not always.
 
     .. versionadded:: 0.1.0
     """
@@ -194,26 +193,26 @@ class LLMResponse:
         provider: Name of the provider that answered.
         model: Model that answered; may differ from the one asked for.
         content: Text of the answer; ``""`` when there is none (tool calls only).
-        reasoning: The model's reasoning, where it is given apart; other servers call it ``reasoning_content``.
-        tool_calls: Calls of tools the model asks for.
+        reasoning: The model's reasoning, if it is separate from the content; other servers call it ``reasoning_content``.
+        tool_calls: Tool calls that the model asks for.
         finish_reason: ``stop``, ``length``, ``tool_calls``, ``function_call``; ``None`` for a partial answer.
-        usage: Always there; see ``usage.source``.
+        usage: The tokens used. Never ``None``; ``usage.source`` tells how it is known.
         timing: Where the time went.
-        attempts: Every try of this call, the transport's own resend included.
-        rate_limit: What the answer's headers said about the limits; ``None`` without such headers.
-        created_at: When the service made it.
-        executed_tools: Tools the service ran by itself.
+        attempts: Every attempt of this call, a resend by the transport included.
+        rate_limit: The limits from the answer's headers; ``None`` without such headers.
+        created_at: When the service made the answer.
+        executed_tools: Tools that the service ran on its own.
         annotations: Citations.
         function_call: Deprecated form of a single tool call.
-        logprobs: As a compatible server gave them, those of a stream's chunks joined; always ``None`` on this service so far.
+        logprobs: The probabilities from a compatible server, joined over the chunks of a stream; ``None`` on this service so far.
         system_fingerprint: The service's configuration.
-        service_tier: The tier really used.
-        usage_breakdown: Usage by model, for systems of several.
+        service_tier: The tier that was used.
+        usage_breakdown: Usage by model, for systems of several models.
         x_groq: The service's own part.
         mcp_list_tools: Tools of remote MCP servers.
         provider_metadata: ``first_token_latency_ms``, ``total_latency_ms``, ``tokens_per_second``.
         raw: The decoded JSON body of a plain answer, read-only; ``None`` for a stream.
-        extra: Fields of the answer this version does not know.
+        extra: Fields of the answer that this version does not know.
 
     .. versionadded:: 0.1.0
     """
@@ -248,17 +247,17 @@ class LLMResponse:
     @property
     def raw(self) -> Mapping[str, Any] | None:
         """See the class."""
-        found = self._raw
-        if type(found) is dict:  # made read-only when it is first asked for: few callers do
-            found = freeze_json(found)
-            object.__setattr__(self, "_raw", found)
-        return found
+        raw = self._raw
+        if type(raw) is dict:  # made read-only on first use, which is rare
+            raw = freeze_json(raw)
+            object.__setattr__(self, "_raw", raw)
+        return raw
 
     @property
     def message(self) -> Message:
-        """The answer as a message, ready to append to a history.
+        """The answer as a message, which you can append to your history.
 
-        Answer-only fields are left out, the reasoning too: the service charges for it and some models refuse it.
+        Fields that only answers have are dropped. So is the reasoning: the service charges for it, and some models refuse it.
         """
         content: str | None = self.content
         if not content and (self.tool_calls or self.function_call):
@@ -283,14 +282,13 @@ class ResponseChunk:
     """A piece of a streamed answer, as it arrived.
 
     Attributes:
-        content: Text to append; ``"".join`` of all of them is the answer.
+        content: Text to append; ``"".join`` of all chunks gives the answer.
         reasoning: Reasoning text to append.
-        tool_calls: Fragments of tool calls; the whole ones are on ``stream.response``.
-        finish_reason: ``None`` but on the last chunk.
-        index: Which of several answers (always 0 on this service). The response is the one of index 0.
-        usage: ``None`` but on the last chunk.
-        provider_metadata: Empty but on the last chunk, which has ``first_token_latency_ms``, ``total_latency_ms`` and
-            ``tokens_per_second``.
+        tool_calls: Fragments of tool calls; ``stream.response`` has the complete calls.
+        finish_reason: Set on the last chunk only.
+        index: The number of the choice (always 0 on this service). The response is made of choice 0.
+        usage: Set on the last chunk only.
+        provider_metadata: ``first_token_latency_ms``, ``total_latency_ms`` and ``tokens_per_second`` on the last chunk, else empty.
 
     .. versionadded:: 0.1.0
     """

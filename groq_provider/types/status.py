@@ -1,4 +1,4 @@
-"""The state of things: health, latency, rate limits."""
+"""Reports on a provider: health, latency figures, rate-limit windows."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class RateLimitWindow:
 
     Attributes:
         limit: Size of the limit per period.
-        remaining: Left now, at least 0.
-        reset: Seconds until full again; more than the period while in debt.
+        remaining: The amount that remains, at least 0.
+        reset: Seconds until the window is full again; longer than the period while it is in debt.
         source: ``"configured"`` or ``"learned"`` from the service.
 
     .. versionadded:: 0.1.0
@@ -42,11 +42,11 @@ class RateLimitStatus:
 
     Attributes:
         model: The model.
-        windows: By the service's names: ``rpm``, ``rpd``, ``tpm``, ``tpd``, ``itpm``, ``otpm``; only what is known.
+        windows: The known limits, by the service's names: ``rpm``, ``rpd``, ``tpm``, ``tpd``, ``itpm``, ``otpm``.
         waiting: Calls in the queue.
         in_flight: Reservations not yet settled.
-        blocked_for: Seconds until a 429's gate opens again; 0 when open.
-        last: What the newest answer's headers said.
+        blocked_for: Seconds until the pause after a 429 ends; 0 without a pause.
+        last: The limits from the headers of the newest answer.
 
     .. versionadded:: 0.1.0
     """
@@ -89,16 +89,16 @@ class LatencyMetrics:
         p50_tokens_per_second: Its median.
         p95_tokens_per_second: Its 95th percentile.
         p99_tokens_per_second: Its 99th percentile.
-        avg_failure_latency: Whole call of those that failed, which are in no figure above.
+        avg_failure_latency: Whole call, of failed calls; no figure above includes them.
         p50_failure_latency: Its median.
         p95_failure_latency: Its 95th percentile.
         p99_failure_latency: Its 99th percentile.
-        sample_count: Successful calls that the figures above, but for those of failures, rest on.
-        first_token_count: Of them, with a time to first token.
-        error_count: Calls that the service saw and that failed. Counted since the start, not only in the ring.
-        local_count: Calls that ended here, likewise: refused by the rate limiter or a circuit breaker, never sent, cancelled. They tell
-            nothing of the service and are in no figure above.
-        success_count: Calls that succeeded, likewise.
+        sample_count: The number of successful calls behind the figures above (those of failures aside).
+        first_token_count: The number of these calls with a time to first token.
+        error_count: Calls that reached the service and failed, counted since the start, not only among the newest.
+        local_count: Calls that failed without the service, since the start: refused by the rate limiter or a circuit breaker, never sent,
+            cancelled. They tell nothing about the service, so no figure above includes them.
+        success_count: Calls that succeeded, since the start.
 
     .. versionadded:: 0.1.0
     """
@@ -138,7 +138,7 @@ class LatencyMetrics:
 
 @attrs.frozen(kw_only=True)
 class MeasuredProfile:
-    """The nominal speed of a model beside what was measured here. ``None``: not published, or no sample.
+    """The published speed of a model beside the measured one. ``None`` means not published, or no sample.
 
     Attributes:
         model: The model.
@@ -164,14 +164,14 @@ class ProviderHealth:
     """The outcome of a health check.
 
     Attributes:
-        status: ``"unknown"`` before the first check, ``"healthy"``, ``"degraded"`` (it answers, but with a 429, or
-            with a list of models that cannot be read) or ``"unhealthy"``.
-        last_check: Aware UTC; ``None`` before the first check.
-        latency: Seconds the probe took.
-        model_count: Models the service offers, or the catalogue's count where it did not say.
+        status: ``"unknown"`` before the first check, ``"healthy"``, ``"degraded"`` (the service answered with a 429, or
+            with an unreadable list of models) or ``"unhealthy"``.
+        last_check: The time of the check, aware UTC; ``None`` before the first check.
+        latency: Seconds that the check took.
+        model_count: The number of models that the service lists, or the catalogue's number if the check did not read it.
         error_count: Failed checks in a row.
-        message: What went wrong.
-        error: The exception, for code that wants to look closer.
+        message: The text of the error; ``""`` for success.
+        error: The exception; ``None`` for success.
 
     .. versionadded:: 0.1.0
     """

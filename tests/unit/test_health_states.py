@@ -64,7 +64,7 @@ def test_status_of_each_outcome(probe, outcome, of_models, of_chat):
     health = checked.check(outcome, probe)
     assert health.status == (of_models if probe == "models" else of_chat)
     assert checked.monitor.last == health
-    assert checked.monitor.suspect() == (health.status == "unhealthy")
+    assert checked.monitor.is_suspect() == (health.status == "unhealthy")
     assert health.error_count == (health.status == "unhealthy")
 
 
@@ -73,13 +73,13 @@ def test_good_call_ends_suspicion():
     checked = Checked()
     checked.answered_at = checked.clock.monotonic()
     checked.check(e.ReadTimeoutError("no"))
-    assert checked.monitor.suspect()
+    assert checked.monitor.is_suspect()
     checked.clock.advance(1.0)
     checked.answered_at = checked.clock.monotonic()
-    assert not checked.monitor.suspect()
+    assert not checked.monitor.is_suspect()
     checked.clock.advance(1.0)
     checked.check(e.ReadTimeoutError("no"))
-    assert checked.monitor.suspect()
+    assert checked.monitor.is_suspect()
 
 
 def test_engine_notes_its_answers():
