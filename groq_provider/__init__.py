@@ -5,8 +5,24 @@
 ...     provider.get_name()
 'Groq'
 
-Names are loaded when they are first used, so that importing the package is quick and programs that only handle values never load
-an HTTP library.
+The packages and modules, each of which begins with its own map or its one job:
+
+``provider``, ``fallback``   the providers: the classes that application code calls
+``call``                     one call: its attempts, deadlines, stream, retries, circuit breaker
+``resources``                endpoints other than chat completions
+``bulk``                     many requests at once, with adaptive concurrency
+``ratelimit``                the limiter, its buckets, and stores shared by processes
+``transport``                connections: HTTP/1.1, HTTP/2, sessions, permits
+``wire``                     bytes, JSON, headers and errors of the service, as pure functions
+``types``                    requests, answers and other values
+``config``                   settings from arguments, files and the environment
+``errors``, ``protocols``    the exceptions; the protocols between the parts
+``catalog``, ``health``      the service's models; health checks
+``latency``, ``clock``       statistics of durations; the clock
+``cancel``, ``_sync``        cancellation; the explanation of interrupts, finalizers and forks
+``cli``, ``testing``         the command line; an emulator of the service for your tests
+
+Names are loaded on first use: importing the package is fast, and programs that only handle values never load an HTTP library.
 """
 
 from __future__ import annotations
@@ -313,16 +329,14 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         home = importlib.import_module(f".{module}", __name__)
-    except (
-        AttributeError
-    ) as error:  # of `from groq_provider import X` it would make a "cannot import name" without this cause
+    except AttributeError as error:  # ``from groq_provider import X`` would replace an AttributeError by "cannot import name" and drop the cause
         raise ImportError(f"{__name__}.{module} cannot be loaded: {error}", name=f"{__name__}.{module}") from error
-    found = getattr(home, name)
+    exported = getattr(home, name)
     if module in _COMPLETED:
-        # Whoever takes these classes from here may read their annotations, too; the package itself takes them from where they are.
+        # A caller who imports these classes from here may resolve their annotations. The library itself imports the modules directly.
         importlib.import_module(".types", __name__).load_annotations()
-    globals()[name] = found
-    return found
+    globals()[name] = exported
+    return exported
 
 
 def __dir__() -> list[str]:

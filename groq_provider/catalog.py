@@ -1,7 +1,7 @@
-"""The models of the service: what they can do, what they cost, what became of them.
+"""The catalogue of the service's models: abilities, prices, limits, and replacements of retired ones.
 
-The data stands in ``data/models.json`` (state of October 2026) and is read on first use. ``GET /models`` knows better what an
-account may use today: :meth:`Catalogue.merged` lays its answer over this data.
+The data is in ``data/models.json`` (state of October 2026) and is loaded on first use. To learn which models your account may use
+today, ask ``GET /models``; :meth:`Catalogue.merged` combines its answer with this data.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Catalogue:
     """An immutable list of models, in order.
 
     Args:
-        models: The models; a later one of the same id is left out.
-        plans: What a model without published limits gets, by plan.
+        models: The models; of several with one id the first is kept.
+        plans: The limits of models without published ones, by plan.
 
     >>> default_catalogue().get("openai/gpt-oss-20b").max_tokens
     65536
@@ -66,19 +66,19 @@ class Catalogue:
     def __init__(self, models: Iterable[ModelInfo], *, plans: Mapping[str, ModelLimits] | None = None) -> None:
         by_id: dict[str, ModelInfo] = {}
         for model in models:
-            # Interned, since every call of every thread looks here: without a global interpreter lock a look at any other key takes
-            # the lock of the dict, and a child that is forked meanwhile would wait for it for ever.
+            # Interned, because every call reads this dict: on a free-threaded build, looking up a key that is not interned takes the lock
+            # of the dict, and a child forked at that moment would wait for the lock for ever.
             by_id.setdefault(sys.intern(model.id), model)
         self._by_id = by_id
         for id, model in by_id.items():
-            # Recommendations are followed until one is live: what is shut down is no replacement.
+            # A replacement may have been shut down as well: follow the chain to a live model.
             if model.replacement is not None and (following := by_id.get(model.replacement)) and following.deprecated:
                 by_id[id] = attrs.evolve(model, replacement=self.replacement_for(following.id))
         self._plans = dict(plans or {})
 
     @property
     def models(self) -> tuple[ModelInfo, ...]:
-        """All models: of the default catalogue the live ones first, then the retired ones."""
+        """All models; the default catalogue lists the live ones first, then the retired ones."""
         return tuple(self._by_id.values())
 
     @property
@@ -97,8 +97,7 @@ class Catalogue:
         """Return a model.
 
         Raises:
-            ModelNotFoundError: It is not in the catalogue; the message names the nearest one. The service may know it all
-                the same.
+            ModelNotFoundError: The model is not in the catalogue; the message suggests a similar id. The service may still offer it.
 
         .. versionadded:: 0.1.0
         """
@@ -109,32 +108,34 @@ class Catalogue:
         return model
 
     def select(self, ids: Iterable[str]) -> tuple[ModelInfo, ...]:
-        """Return the models of these ids, in this order; an unknown one gets an entry that knows only its id.
+        """Return the models of these ids, in this order; an unknown id gets an entry with defaults.
 
         .. versionadded:: 0.1.0
         """
-        return tuple(self._by_id.get(id) or _generic(id) for id in ids)
+        return tuple(self._by_id.get(id) or _unknown_model(id) for id in ids)
 
     def capabilities(self, ids: Iterable[str] | None = None) -> tuple[ModelCapability, ...]:
-        """Return what these models together can do (all models for ``None``), in the order of the enumeration.
+        """Return the capabilities of these models together (``None``: of all models), in the order of the enumeration.
 
         .. versionadded:: 0.1.0
         """
         models = self.models if ids is None else self.select(ids)
-        found = {capability for model in models for capability in model.capabilities}
-        return tuple(capability for capability in ModelCapability if capability in found)
+        present = {capability for model in models for capability in model.capabilities}
+        return tuple(capability for capability in ModelCapability if capability in present)
 
     def fastest(self) -> tuple[ModelInfo, ...]:
         """Return the models with a published speed, the fastest first. The figures are nominal, not measured.
 
         .. versionadded:: 0.1.0
         """
-        return tuple(sorted((model for model in self.models if _speed(model)), key=_speed, reverse=True))
+        return tuple(
+            sorted((model for model in self.models if _published_speed(model)), key=_published_speed, reverse=True)
+        )
 
     def replacement_for(self, id: str) -> str | None:
-        """Return the live model to use instead of one that was shut down.
+        """Return the live model that you should use instead of a retired one.
 
-        Recommendations are followed until one is live: that of ``gemma2-9b-it`` has been shut down itself since.
+        Replacements are followed to a live model: that of ``gemma2-9b-it``, for example, has been shut down itself.
 
         Returns:
             A model id; ``None`` if the model is live, unknown, or has no successor.
@@ -155,13 +156,13 @@ class Catalogue:
         return model.id if model is not None and model.id != id else None
 
     def merged(self, live: Iterable[Mapping[str, Any]]) -> Catalogue:
-        """Return the models that ``/models`` lists, by id, each with what this catalogue knows besides.
+        """Return the models that ``/models`` lists, sorted by id, completed with the data of this catalogue.
 
-        What the service says wins. An enterprise-only model it lists as active is not deprecated for this account. Values of
-        the wrong type are passed over, and so are entries without an id.
+        The service's values win. An enterprise-only model that it lists as active is not deprecated for this account. Values of the
+        wrong type and entries without an id are ignored.
 
         Args:
-            live: The objects of the answer's ``data``.
+            live: The objects in the answer's ``data``.
 
         .. versionadded:: 0.1.0
         """
@@ -185,13 +186,13 @@ class Catalogue:
         return f"<Catalogue of {len(self)} models>"
 
 
-def _speed(model: ModelInfo) -> int:
+def _published_speed(model: ModelInfo) -> int:
     profile = model.performance_profile
     return (profile.avg_tokens_per_second or 0) if profile else 0
 
 
-def _generic(id: str) -> ModelInfo:
-    """Return an entry for a model nothing is known about: text, as nearly all are."""
+def _unknown_model(id: str) -> ModelInfo:
+    """Return an entry for an unknown model, which is assumed to be a text model."""
     return ModelInfo(id=id, capabilities=_TEXT)
 
 
@@ -199,8 +200,8 @@ def _generic(id: str) -> ModelInfo:
 
 
 def _merge(known: ModelInfo | None, entry: Mapping[str, Any]) -> ModelInfo:
-    """Return one model of ``/models`` with what is known besides."""
-    base = known or _generic(entry["id"])
+    """Return one model of ``/models``, completed with the catalogue's data."""
+    base = known or _unknown_model(entry["id"])
     changes: dict[str, Any] = {}
     for key, field, kind in (
         ("name", "name", str),
@@ -211,15 +212,15 @@ def _merge(known: ModelInfo | None, entry: Mapping[str, Any]) -> ModelInfo:
         ("max_completion_tokens", "max_tokens", int),
     ):
         given = entry.get(key)
-        if type(given) is kind and not (isinstance(given, int) and given < 0):  # True is no number here
+        if type(given) is kind and not (isinstance(given, int) and given < 0):  # ``type``, because True is an int
             changes[field] = given
     for key in ("input_modalities", "output_modalities"):
-        if modalities := _strings(entry.get(key)):
+        if modalities := _text_items(entry.get(key)):
             changes[key] = modalities
     if "input_modalities" in changes:
         changes["supports_vision"] = "image" in changes["input_modalities"]
     if isinstance(entry.get("supported_features"), (list, tuple)):
-        changes.update(_features(base, _strings(entry["supported_features"])))
+        changes.update(_features_from(base, _text_items(entry["supported_features"])))
     if isinstance(entry.get("pricing"), Mapping):
         changes["pricing"] = _pricing(base.pricing or ModelPricing(), entry["pricing"])
     if base.stage == "enterprise" and changes.get("active") is True:
@@ -229,7 +230,7 @@ def _merge(known: ModelInfo | None, entry: Mapping[str, Any]) -> ModelInfo:
     return attrs.evolve(model, capabilities=_live_capabilities(model, generic=known is None))
 
 
-def _features(base: ModelInfo, features: tuple[str, ...]) -> dict[str, Any]:
+def _features_from(base: ModelInfo, features: tuple[str, ...]) -> dict[str, Any]:
     modes = [
         mode
         for mode, feature in (("json_object", "json_mode"), ("json_schema", "structured_outputs"))
@@ -254,7 +255,7 @@ def _live_capabilities(model: ModelInfo, *, generic: bool) -> tuple[ModelCapabil
     return tuple(capability for capability in ModelCapability if capability in found)
 
 
-def _strings(given: object) -> tuple[str, ...]:
+def _text_items(given: object) -> tuple[str, ...]:
     return tuple(item for item in given if isinstance(item, str)) if isinstance(given, (list, tuple)) else ()
 
 
@@ -274,41 +275,41 @@ def _pricing(base: ModelPricing, given: Mapping[str, Any]) -> ModelPricing:
 
 # --- the data file -------------------------------------------------------------------------------------------------------
 
-# Guards the one reading; after it nobody takes the lock, so a fork cannot inherit it held. Reentrant: _sync.
-_LOCK = threading.RLock()
-_LOADED: dict[str, tuple[Catalogue, Mapping[str, str]]] = {}
+# Held only while the data file is loaded, so a later fork cannot inherit it locked. Reentrant: see _sync.
+_LOAD_LOCK = threading.RLock()
+_CACHE: dict[str, tuple[Catalogue, Mapping[str, str]]] = {}
 
 
 def default_catalogue() -> Catalogue:
-    """Return the catalogue that comes with this library. Safe to call from many threads; the file is read once.
+    """Return the catalogue that comes with this library. The file is read once, whichever thread comes first.
 
     .. versionadded:: 0.1.0
     """
-    return _data()[0]
+    return _load_once()[0]
 
 
-def _data() -> tuple[Catalogue, Mapping[str, str]]:
-    """Return the catalogue and the names to migrate from."""
-    loaded = _LOADED.get("default")
+def _load_once() -> tuple[Catalogue, Mapping[str, str]]:
+    """Return the catalogue and the map of old model names to new ones."""
+    loaded = _CACHE.get("default")
     if loaded is None:
-        with _LOCK:
-            loaded = _LOADED.get("default")
+        with _LOAD_LOCK:
+            loaded = _CACHE.get("default")
             if loaded is None:
-                loaded = _LOADED["default"] = _load()
+                loaded = _CACHE["default"] = _load_data()
     return loaded
 
 
-def _load() -> tuple[Catalogue, Mapping[str, str]]:
+def _load_data() -> tuple[Catalogue, Mapping[str, str]]:
     data = json.loads(files("groq_provider").joinpath("data/models.json").read_text("utf-8"))
     plans = {plan: ModelLimits(**limits) for plan, limits in data["plans"].items()}
-    catalogue = Catalogue(map(_model, data["models"]), plans=plans)
+    catalogue = Catalogue(map(_read_model, data["models"]), plans=plans)
     retired = {model.id: catalogue.replacement_for(model.id) for model in catalogue if model.deprecated}
     migration = {**data["migration"], **{old: new for old, new in retired.items() if new is not None}}
     return catalogue, migration
 
 
-def _model(data: Mapping[str, Any]) -> ModelInfo:
-    """Return one entry of the data file; it holds only what differs from the defaults."""
+def _read_model(data: Mapping[str, Any]) -> ModelInfo:
+    """Return one model of the data file, which leaves out default values."""
     efforts = tuple(data.get("reasoning_efforts", ()))
     reasoning = bool(efforts) or data.get("reasoning", False)
     inputs = tuple(data.get("input_modalities", ("text",)))
@@ -349,20 +350,20 @@ def _model(data: Mapping[str, Any]) -> ModelInfo:
 
 
 class _Migration(Mapping[str, str]):
-    """Old model names to the ones to use today; reads the data file on first use."""
+    """A map of old model names to current ones, which loads the data file on first use."""
 
     def __getitem__(self, name: str) -> str:
-        return _data()[1][name]
+        return _load_once()[1][name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_data()[1])
+        return iter(_load_once()[1])
 
     def __len__(self) -> int:
-        return len(_data()[1])
+        return len(_load_once()[1])
 
     def __repr__(self) -> str:
         return "<MODEL_MIGRATION: old model names to today's>"
 
 
-#: Models of OpenAI and retired ones of Groq to what to use on Groq today. Nothing applies it by itself.
+#: Models of OpenAI and retired models of Groq, each with the model that you should use on Groq today. The library never applies it.
 MODEL_MIGRATION: Mapping[str, str] = _Migration()

@@ -1,30 +1,30 @@
-"""Everything this library raises.
+"""The exceptions of this library.
 
 ::
 
     GroqProviderError
     ├─ ConfigurationError                wrong settings, found before anything is sent (also a ValueError)
-    ├─ ProviderClosedError               you closed it
-    ├─ ProviderDisabledError             switched off by configuration
-    ├─ RequestCancelledError             you cancelled it
+    ├─ ProviderClosedError               you closed the provider
+    ├─ ProviderDisabledError             the configuration disables the provider
+    ├─ RequestCancelledError             you cancelled the call
     ├─ CircuitOpenError                  not tried: the circuit breaker is open
-    ├─ DeadlineExceededError             your time is up (also a TimeoutError)
+    ├─ DeadlineExceededError             the time of the call is up (also a TimeoutError)
     │  └─ RateLimitTimeoutError          the limiter would need longer than you allow
-    ├─ TransportError                    no usable answer; ``sent`` says whether the request left
+    ├─ TransportError                    no usable answer; ``sent`` tells whether the request was sent
     │  ├─ APIConnectionError
     │  │  ├─ TLSError
     │  │  └─ ProxyError
     │  ├─ ConnectTimeoutError            (also a TimeoutError)
     │  ├─ ReadTimeoutError               (also a TimeoutError)
     │  ├─ PoolTimeoutError               (also a TimeoutError)
-    │  ├─ ProtocolError                  the peer does not speak HTTP properly
+    │  ├─ ProtocolError                  the peer violated HTTP
     │  └─ RedirectRefusedError
-    ├─ ResponseError                     an answer came and cannot be used
+    ├─ ResponseError                     an answer came but cannot be used
     │  ├─ ResponseDecodeError
     │  ├─ IncompleteResponseError
     │  ├─ ResponseTooLargeError
-    │  └─ OutputTruncatedError           structured output cut by its length limit
-    ├─ StreamError                       a stream that began and failed; ``partial`` holds what arrived
+    │  └─ OutputTruncatedError           the length limit cut a structured output
+    ├─ StreamError                       a stream began and failed; ``partial`` has the received part
     │  ├─ StreamInterruptedError
     │  ├─ StreamIdleTimeoutError         (also a TimeoutError)
     │  └─ StreamProtocolError
@@ -33,7 +33,7 @@
     │  │  ├─ ContextTooLongError
     │  │  ├─ ToolUseFailedError
     │  │  └─ JSONValidationFailedError
-    │  ├─ RequestTooLargeError           413, and what can never fit a limit, found before sending
+    │  ├─ RequestTooLargeError           413, or larger than a limit and therefore not sent
     │  ├─ AuthenticationError
     │  ├─ PermissionDeniedError
     │  ├─ NotFoundError
@@ -46,10 +46,11 @@
        ├─ JournalLockedError
        └─ JournalInputChangedError
 
-Every one takes one positional message and keyword-only plain data, so all of them pickle, copy and travel through process
-pools. None holds a response, a session or a key.
+An error takes one positional message and keyword-only plain data, so you can pickle and copy it and pass it through a process pool. It
+never holds a response object, a session or a key.
 
-A server's words are shown as it wrote them, and a server may quote the prompt: log ``error.summary``, which holds none of them.
+A message may contain the server's own text, and a server may quote your prompt. In logs you should use ``error.summary``, which contains
+no text of a server.
 """
 
 from __future__ import annotations
@@ -109,37 +110,38 @@ __all__ = [
 ]
 
 
-#: Control characters, other ends of lines, what turns the direction of text, and halves of characters.
-_CONTROLS = "[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+#: Characters that can control a terminal or forge a line of a log: control characters, further line ends, marks of text direction, and
+#: halves of characters.
+_CONTROL_CHARACTERS = "[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
 class GroqProviderError(Exception):
-    """Base of everything this library raises.
+    """The base class of all errors of this library.
 
     Args:
-        message: What happened, the offending value, what to do.
-        status_code: HTTP status of the answer; ``None`` when there was none or the request was refused locally.
+        message: The event, the offending value, and the remedy.
+        status_code: HTTP status of the answer; ``None`` without an answer, or if the request was refused locally.
         code: The service's ``error.code``, for example ``"rate_limit_exceeded"``.
         type: The service's ``error.type``, for example ``"invalid_request_error"``.
-        param: The request field the service complains about.
-        request_id: The service's ``req_…`` id, for support.
-        model: Model the request was for.
+        param: The request field or the setting that is wrong.
+        request_id: The service's ``req_…`` id, which you should give to its support.
+        model: The requested model.
         provider: Name of the provider that failed, for example ``"groq"``.
-        retryable: Whether the same request may succeed later; ``None`` takes the class's own answer.
-        retry_after: Seconds the service asked to wait, if it said so.
-        retry_at: The same as an aware datetime.
-        attempts: Every try of this call, in order.
-        partial: What had arrived of the answer, if anything.
-        failed_generation: What the model produced and the service refused (400 ``tool_use_failed``, …).
-        sent: Whether the request left: ``True``, ``False``, or ``None`` for unknown.
+        retryable: Whether the same request may succeed later; ``None`` means the default of the class.
+        retry_after: Seconds that the service asked you to wait, if it did.
+        retry_at: The end of that wait as an aware datetime.
+        attempts: Every attempt of this call, in order.
+        partial: The part of the answer that had arrived, or ``None``.
+        failed_generation: The output of the model that the service refused (400 ``tool_use_failed``, …).
+        sent: Whether the request was sent: ``True``, ``False``, or ``None`` for unknown.
 
     .. versionadded:: 0.1.0
     """
 
-    #: Whether a repeat of the same request may succeed, where nothing better is known.
+    #: Whether the same request may succeed later, unless the error itself knows better.
     default_retryable: ClassVar[bool] = False
-    #: Whether a message of our own begins with what goes into ``param``.
-    _begins_with_place: ClassVar[bool] = False
+    #: Whether our own messages of this class begin with the place that belongs into ``param``.
+    _message_names_param: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -165,7 +167,9 @@ class GroqProviderError(Exception):
         self.status_code = status_code
         self.code = code
         self.type = type
-        self.param = _place(message) if param is None and status_code is None and self._begins_with_place else param
+        self.param = (
+            _place_in_message(message) if param is None and status_code is None and self._message_names_param else param
+        )
         self.request_id = request_id
         self.model = model
         self.provider = provider
@@ -178,22 +182,22 @@ class GroqProviderError(Exception):
         self.sent = sent
 
     def __str__(self) -> str:
-        """The message, with the request id and the number of attempts where there are any: what support asks for first."""
-        # Words of a server may hold whatever moves a terminal or forges a line of a log; ``message`` has them as they came.
+        """Return the message, with the request id and the number of attempts if there are any."""
+        # Escape control characters, which a server's text may hold; ``message`` keeps the original text.
         text = self.message
         if not text.isprintable():
-            text = re.sub(_CONTROLS, lambda each: ascii(each[0])[1:-1], text)
-        known = [f"request id {self.request_id}"] if self.request_id and _is_name(self.request_id) else []
+            text = re.sub(_CONTROL_CHARACTERS, lambda each: ascii(each[0])[1:-1], text)
+        details = [f"request id {self.request_id}"] if self.request_id and _is_plain_id(self.request_id) else []
         if self.attempts:
-            known.append(f"{len(self.attempts)} attempt{'s' * (len(self.attempts) > 1)}")
-        return f"{text} [{', '.join(known)}]" if known else text
+            details.append(f"{len(self.attempts)} attempt{'s' * (len(self.attempts) > 1)}")
+        return f"{text} [{', '.join(details)}]" if details else text
 
     @property
     def summary(self) -> str:
-        """The error in one line without the words of a server, which may quote the prompt: what to log.
+        """The error in one line, for your logs. It contains no text of a server, which may quote the prompt.
 
-        Class, and as far as known status, code, type, param, request id and number of attempts. Of a code, type, param or id that
-        does not look like one (:data:`_NAME`) only the length is there.
+        It names the class and, where known, status, code, type, param, request id and number of attempts. A code, type, param or id with
+        unusual characters is replaced by its length.
 
         Example:
             >>> RateLimitedError("rate limited: …", status_code=429, code="rate_limit_exceeded").summary
@@ -207,35 +211,35 @@ class GroqProviderError(Exception):
         for name in ("code", "type", "param", "request_id"):
             text = getattr(self, name)
             if text:
-                parts.append(f"{name}={text if _is_name(text) else f'<{len(text)} characters>'}")
+                parts.append(f"{name}={text if _is_plain_id(text) else f'<{len(text)} characters>'}")
         if self.attempts:
             parts.append(f"attempts={len(self.attempts)}")
         return " ".join(parts)
 
 
-#: Characters of the service's codes, types, request ids and places (``messages[3].content``), of which there are so many at most.
-_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.:/[]$")
-_LONGEST_NAME = 64
+#: The characters of the service's codes, types, request ids and places (``messages[3].content``), and the longest of them.
+_ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.:/[]$")
+_MAX_ID_LENGTH = 64
 
 
-def _is_name(text: str) -> bool:
-    return len(text) <= _LONGEST_NAME and _NAME.issuperset(text)
+def _is_plain_id(text: str) -> bool:
+    return len(text) <= _MAX_ID_LENGTH and _ID_CHARACTERS.issuperset(text)
 
 
 E = TypeVar("E", bound=BaseException)
 
 
 def reword(error: GroqProviderError, message: str) -> None:
-    """Have an error say it in other words."""
+    """Replace the message of an error."""
     error.message = message
     error.args = (message,)
 
 
 def without_frames(error: E) -> E:
-    """Return an error to be raised anew, without the frames it went through, whose variables hold the request and the answer.
+    """Drop the traceback of an error before it is raised again: the variables of its frames hold the key.
 
-    What it was raised from stays if it is bare itself, as the transport leaves what the system said; other causes lead to frames as
-    well, and decoders put the whole document on theirs.
+    A cause without a traceback is kept, as the transport attaches the error of the operating system. Any other cause is dropped: it
+    leads to frames as well, and the errors of decoders hold the whole document.
     """
     error.__context__ = None
     cause = error.__cause__
@@ -244,29 +248,29 @@ def without_frames(error: E) -> E:
     return error.with_traceback(None)
 
 
-#: Our own messages begin with the place of what is wrong: a name, or a way to it such as ``messages[3].content``.
-_STEP = r"[a-z_][a-z0-9_]*(?:\[[^\]]{1,80}\])*"
-_PLACE = rf"'?({_STEP}(?:\.{_STEP})*)'?(?:: | = | must | has | needs | is | and [a-z_]+(?:: | = ))"
+#: Our own messages begin with the place of the fault: a name, or a path such as ``messages[3].content``.
+_PLACE_STEP = r"[a-z_][a-z0-9_]*(?:\[[^\]]{1,80}\])*"
+_PLACE_AT_START = rf"'?({_PLACE_STEP}(?:\.{_PLACE_STEP})*)'?(?:: | = | must | has | needs | is | and [a-z_]+(?:: | = ))"
 
 
-def _place(message: str) -> str | None:
-    """Return the place that a message of ours begins with."""
-    found = re.match(_PLACE, message)
-    return found[1] if found else None
+def _place_in_message(message: str) -> str | None:
+    """Return the place that one of our own messages begins with, or ``None``."""
+    match = re.match(_PLACE_AT_START, message)
+    return match[1] if match else None
 
 
 class ConfigurationError(GroqProviderError, ValueError):
-    """The settings are wrong; found before anything is sent. ``param`` names the setting, where the message begins with it."""
+    """A setting is wrong; nothing has been sent. ``param`` names the setting if the message begins with it."""
 
-    _begins_with_place = True
+    _message_names_param = True
 
 
 class ProviderClosedError(GroqProviderError):
-    """The provider was closed; make a new one."""
+    """The provider has been closed; you must make a new one."""
 
 
 class ProviderDisabledError(GroqProviderError):
-    """The provider is switched off by its configuration (``enabled: false``)."""
+    """The configuration disables the provider (``enabled: false``)."""
 
 
 class RequestCancelledError(GroqProviderError):
@@ -274,33 +278,33 @@ class RequestCancelledError(GroqProviderError):
 
 
 class CircuitOpenError(GroqProviderError):
-    """Not tried: too many calls failed lately; ``retry_after`` says when it will be tried again."""
+    """Not tried, because too many recent calls failed; after ``retry_after`` seconds the breaker lets calls through again."""
 
     default_retryable = True
 
 
 class DeadlineExceededError(GroqProviderError, TimeoutError):
-    """The total time of the call is up; ``partial`` holds what had arrived."""
+    """The total time of the call is up; ``partial`` has the received part of the answer."""
 
 
 class RateLimitTimeoutError(DeadlineExceededError):
-    """The limiter would need longer than the call allows; nothing was sent and nothing consumed."""
+    """The limiter would need longer than the call allows; nothing was sent, and no limit was charged."""
 
     default_retryable = True
 
 
 class TransportError(GroqProviderError):
-    """No usable answer came back; ``sent`` says whether the request left."""
+    """No usable answer came; ``sent`` tells whether the request was sent."""
 
     default_retryable = True
 
 
 class APIConnectionError(TransportError):
-    """The connection could not be made, or broke before an answer."""
+    """The connection could not be opened, or broke before an answer came."""
 
 
 class TLSError(APIConnectionError):
-    """The TLS handshake or the certificate check failed; repeating does not help."""
+    """The TLS handshake or the certificate check failed; a retry does not help."""
 
     default_retryable = False
 
@@ -310,33 +314,33 @@ class ProxyError(APIConnectionError):
 
 
 class ConnectTimeoutError(TransportError, TimeoutError):
-    """The connection, TLS handshake included, was not made in time. The request was never sent."""
+    """The connection, TLS handshake included, was not opened in time. The request was not sent."""
 
 
 class ReadTimeoutError(TransportError, TimeoutError):
-    """The request was sent and the answer did not come in time; it may have been processed and billed."""
+    """The request was sent, but no answer came in time. The service may have processed and billed the request."""
 
 
 class PoolTimeoutError(TransportError, TimeoutError):
-    """All ``max_connections`` connections, or all streams HTTP/2 allows, were busy for too long. The request was never sent."""
+    """All ``max_connections`` connections, or all streams that HTTP/2 allows, were busy for too long. The request was not sent."""
 
 
 class ProtocolError(TransportError):
-    """The peer broke the rules of HTTP."""
+    """The peer violated HTTP."""
 
 
 class RedirectRefusedError(TransportError):
-    """The peer answered with a redirect; the key and the request are never sent elsewhere."""
+    """The peer answered with a redirect, which is never followed: the key must not go to another host."""
 
     default_retryable = False
 
 
 class ResponseError(GroqProviderError):
-    """An answer came and cannot be used."""
+    """An answer came but cannot be used."""
 
 
 class ResponseDecodeError(ResponseError):
-    """The body is not the JSON it should be; the message names the place."""
+    """The body is not the expected JSON; the message names the place."""
 
 
 class IncompleteResponseError(ResponseError):
@@ -346,15 +350,15 @@ class IncompleteResponseError(ResponseError):
 
 
 class ResponseTooLargeError(ResponseError):
-    """The body, a line or an event of it, is larger than the cap."""
+    """The body, or a line or an event of it, is larger than the limit of this library."""
 
 
 class OutputTruncatedError(ResponseError):
-    """Structured output was cut by the length limit; raise ``max_completion_tokens``."""
+    """The length limit cut a structured output; you should raise ``max_completion_tokens``."""
 
 
 class StreamError(GroqProviderError):
-    """A stream began and failed; ``partial`` holds what arrived."""
+    """A stream began and failed; ``partial`` has the received part of the answer."""
 
 
 class StreamInterruptedError(StreamError):
@@ -370,7 +374,7 @@ class StreamIdleTimeoutError(StreamError, TimeoutError):
 
 
 class StreamProtocolError(StreamError):
-    """An event of the stream is not what it should be."""
+    """An event of the stream has an invalid form."""
 
 
 class APIStatusError(GroqProviderError):
@@ -378,18 +382,18 @@ class APIStatusError(GroqProviderError):
 
 
 class InvalidRequestError(APIStatusError, ValueError):
-    """The request is wrong: 400, 409, 422, or found so before sending (``status_code`` is ``None``).
+    """The request is invalid: the service answered 400, 409 or 422, or it was not sent (``status_code`` is ``None``).
 
     ``param`` is the place, for example ``messages[3].content``.
     """
 
-    _begins_with_place = True
+    _message_names_param = True
 
 
 class ContextTooLongError(InvalidRequestError):
     """The messages and the completion do not fit the model's context.
 
-    ``limit`` and ``requested`` are the numbers of tokens that the service named, where it did.
+    ``limit`` and ``requested`` are the numbers of tokens in the service's message, or ``None``.
     """
 
     def __init__(
@@ -401,15 +405,15 @@ class ContextTooLongError(InvalidRequestError):
 
 
 class ToolUseFailedError(InvalidRequestError):
-    """The model produced a tool call that the service refused; see ``failed_generation``. A repeat may succeed."""
+    """The service refused a tool call of the model; see ``failed_generation``. A retry may succeed."""
 
 
 class JSONValidationFailedError(InvalidRequestError):
-    """The model produced JSON that the service refused; see ``failed_generation``. A repeat may succeed."""
+    """The service refused the model's JSON; see ``failed_generation``. A retry may succeed."""
 
 
 class RequestTooLargeError(APIStatusError):
-    """The request can never fit: too many bytes, or more tokens than a limit holds. Waiting does not help."""
+    """The request has too many bytes, or more tokens than a limit allows at all. Waiting does not help."""
 
 
 class AuthenticationError(APIStatusError):
@@ -417,19 +421,19 @@ class AuthenticationError(APIStatusError):
 
 
 class PermissionDeniedError(APIStatusError):
-    """The key may not do this: model blocked, terms not accepted, organisation restricted, spend limit reached."""
+    """The key lacks the permission: model blocked, terms not accepted, organisation restricted, spend limit reached."""
 
 
 class NotFoundError(APIStatusError):
-    """The service knows no such thing."""
+    """The URL or the object does not exist."""
 
 
 class ModelNotFoundError(NotFoundError):
-    """The model does not exist, or the key may not use it."""
+    """The model does not exist, or the key must not use it."""
 
 
 class ModelDecommissionedError(APIStatusError):
-    """The model was shut down; ``replacement`` names its successor where one is known."""
+    """The model was shut down; ``replacement`` names the model that you should use instead, if one is known."""
 
     def __init__(self, message: str = "", *, replacement: str | None = None, **data: object) -> None:
         super().__init__(message, **data)  # type: ignore[arg-type]  # the same keywords as the base class
@@ -439,9 +443,8 @@ class ModelDecommissionedError(APIStatusError):
 class RateLimitedError(APIStatusError):
     """The service's rate limit is reached.
 
-    Besides the fields of every error: ``scope`` (``"minute"``, ``"hour"``, ``"day"`` or ``None``) and ``limit_name`` (the
-    service's ``RPM``, ``RPD``, ``TPM``, ``TPD``, ``ASH``, ``ASD``, ``ITPM``, ``OTPM``), with ``limit``, ``used`` and
-    ``requested`` where the service named them.
+    Further attributes: ``scope`` (``"minute"``, ``"hour"``, ``"day"`` or ``None``), ``limit_name`` (the service's ``RPM``, ``RPD``,
+    ``TPM``, ``TPD``, ``ASH``, ``ASD``, ``ITPM`` or ``OTPM``), and ``limit``, ``used`` and ``requested`` if the service named them.
     """
 
     default_retryable = True
@@ -466,7 +469,7 @@ class RateLimitedError(APIStatusError):
 
 
 class ProviderUnavailableError(APIStatusError):
-    """The service failed (5xx). It does not bill such requests."""
+    """The service failed (5xx). It does not bill the request."""
 
     default_retryable = True
 
@@ -480,8 +483,8 @@ class JournalError(GroqProviderError):
 
 
 class JournalLockedError(JournalError):
-    """Another process works on this journal."""
+    """Another process is using this journal."""
 
 
 class JournalInputChangedError(JournalError):
-    """The input of the job is not the one the journal was begun with."""
+    """The input of the job differs from the input that the journal was started with."""

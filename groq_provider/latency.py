@@ -1,4 +1,4 @@
-"""What calls took: a ring of the newest per model, and statistics over it."""
+"""Record the durations of calls, the newest of each model, and compute statistics over them."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ if TYPE_CHECKING:
 
 __all__ = ["LatencyTracker", "NullLatencyTracker"]
 
-#: Models kept, and how many of these may be ones of which no call succeeded. Beyond that the one that was not used for longest is forgotten.
-_MOST_MODELS, _MOST_STRANGERS = 256, 16
+#: The number of models kept, and how many of them may be models without a successful call. The least recently used are forgotten first.
+_MAX_MODELS, _MAX_FAILED_MODELS = 256, 16
 
-#: Whole call, its wait, first token, speed.
+#: Seconds of the whole call, of its wait, and to the first token; tokens per second.
 _Sample = tuple["float | None", "float", "float | None", "float | None"]
 
 
-class _Ring:
-    """The newest samples of one model, and what was counted since the start."""
+class _ModelSamples:
+    """The newest samples of one model, and its counts since the start."""
 
-    __slots__ = ("failed", "failures", "local", "lock", "samples", "seen", "succeeded")
+    __slots__ = ("count_at_cleanup", "failed", "failures", "local", "lock", "samples", "succeeded")
 
     def __init__(self, size: int) -> None:
-        # Guards the rest, so that a snapshot fits together; held for an append or a copy. Reentrant: _sync.
+        # Guards the other attributes, so that a snapshot is consistent. Reentrant: see _sync.
         self.lock = threading.RLock()
         self.samples: deque[_Sample] = deque(maxlen=size)
         self.failures: deque[float] = deque(maxlen=size)
         self.succeeded = 0
         self.failed = 0
         self.local = 0
-        self.seen = 1  # of the calls counted, when room was made last
+        self.count_at_cleanup = 1  # succeeded + failed at the last cleanup
 
     def fail(self, total: float | None, *, local: bool) -> None:
-        """Count a failed call, under the lock."""
+        """Count a failed call. The caller must hold the lock."""
         if local:
             self.local += 1
             return
@@ -52,12 +52,12 @@ class _Ring:
 class LatencyTracker:
     """Keeps the newest calls of each model and computes statistics over them.
 
-    Failed calls have figures of their own, and what ended here without the service is only counted. Recording costs less than a microsecond.
+    Failed calls have their own figures. Calls that failed without the service are only counted.
 
-    Thread safety: every method may be called from any thread.
+    Thread safety: you can call every method from any thread.
 
     Args:
-        max_samples: Newest successful calls kept per model, at least 1. Default 100.
+        max_samples: The number of successful calls kept per model, at least 1. Default 100.
 
     Raises:
         ConfigurationError: *max_samples* is not an integer of at least 1.
@@ -77,9 +77,9 @@ class LatencyTracker:
         if not isinstance(max_samples, int) or isinstance(max_samples, bool) or max_samples < 1:
             raise ConfigurationError(f"max_samples = {max_samples!r}: must be an integer of at least 1")
         self._max_samples = max_samples
-        self._lock = threading.RLock()  # guards changes of _rings; looking up needs no lock
-        self._rings: dict[str, _Ring] = {}
-        self._gone = _Ring(1)  # the counts of those that are forgotten
+        self._lock = threading.RLock()  # guards changes of _rings; a look-up needs no lock
+        self._rings: dict[str, _ModelSamples] = {}
+        self._forgotten_counts = _ModelSamples(1)  # the counts of forgotten models
         forkable(self)
 
     def __repr__(self) -> str:
@@ -100,16 +100,16 @@ class LatencyTracker:
         """Record one finished call.
 
         Args:
-            model: The model asked.
-            total: Seconds of the whole call; ``None`` for a stream left before its end.
-            wait: Seconds of it in the rate limiter's queue and between retries.
-            first_token: Seconds to the first token; ``None`` where it cannot be known, as in a plain answer.
-            tokens_per_second: Generation speed; ``None`` where undefined.
-            ok: Whether it succeeded. Of a failure its duration is kept, apart from those of successes.
-            local: Whether a failure came about without the service: refused by the rate limiter, never sent, cancelled. Such calls are
-                counted apart, and nothing else of them is kept.
+            model: The requested model.
+            total: Seconds of the whole call; ``None`` for a stream that was closed before its end.
+            wait: The part of *total* in the rate limiter's queue and between retries, in seconds.
+            first_token: Seconds to the first token; ``None`` if unknown, as in a plain answer.
+            tokens_per_second: Generation speed; ``None`` if undefined.
+            ok: Whether the call succeeded. Durations of failed calls are kept separately.
+            local: Whether the call failed without the service: refused by the rate limiter, never sent, cancelled. Such calls are only
+                counted.
         """
-        ring = self._rings.get(model) or self._add(model)
+        ring = self._rings.get(model) or self._add_model(model)
         with ring.lock:
             if not ok:
                 ring.fail(total, local=local)
@@ -118,13 +118,10 @@ class LatencyTracker:
                 ring.succeeded += 1
 
     def get_metrics(self, model: str | None = None) -> LatencyMetrics:
-        """Return statistics for one model, or over the samples of all.
-
-        A model never recorded, like a figure without samples, gives zeros.
-        """
+        """Return statistics for one model, or over the samples of all models; zeros where there are no samples."""
         if model is None:
             with self._lock:
-                rings = [*self._rings.values(), self._gone]
+                rings = [*self._rings.values(), self._forgotten_counts]
         else:
             ring = self._rings.get(model)
             rings = [] if ring is None else [ring]
@@ -141,54 +138,54 @@ class LatencyTracker:
         return _summarise(samples, failures, success_count=succeeded, error_count=failed, local_count=local)
 
     def reset(self) -> None:
-        """Forget everything. A call that is being recorded at the same moment may be forgotten with it."""
+        """Forget everything. A call recorded at the same time may be lost as well."""
         with self._lock:
             self._rings = {}
-            self._gone = _Ring(1)
+            self._forgotten_counts = _ModelSamples(1)
 
-    def _add(self, model: str) -> _Ring:
+    def _add_model(self, model: str) -> _ModelSamples:
         with self._lock:
             ring = self._rings.get(model)
             if ring is None:
                 self._make_room()
-                ring = self._rings.setdefault(model, _Ring(self._max_samples))
+                ring = self._rings.setdefault(model, _ModelSamples(self._max_samples))
             return ring
 
     def _make_room(self) -> None:
-        """Forget the figures of models, as :data:`_MOST_MODELS` says; their counts stay in those of all."""
-        strangers = [model for model, ring in list(self._rings.items()) if not ring.succeeded]
-        for model in strangers[: len(strangers) - _MOST_STRANGERS + 1]:
+        """Forget models beyond the limits above; their counts stay in the totals over all models."""
+        failed_models = [model for model, ring in list(self._rings.items()) if not ring.succeeded]
+        for model in failed_models[: len(failed_models) - _MAX_FAILED_MODELS + 1]:
             self._forget(model)
-        if len(self._rings) < _MOST_MODELS:
+        if len(self._rings) < _MAX_MODELS:
             return
         for model, ring in list(self._rings.items()):
-            if ring.succeeded + ring.failed > ring.seen:  # used since the last time: these go last
-                ring.seen = ring.succeeded + ring.failed
+            if ring.succeeded + ring.failed > ring.count_at_cleanup:  # used since the last cleanup: move to the end
+                ring.count_at_cleanup = ring.succeeded + ring.failed
                 if self._rings.pop(model, None) is ring:
                     self._rings[model] = ring
-        for model in list(self._rings)[: len(self._rings) - _MOST_MODELS + 1]:
+        for model in list(self._rings)[: len(self._rings) - _MAX_MODELS + 1]:
             self._forget(model)
 
     def _forget(self, model: str) -> None:
         ring = self._rings.pop(model, None)
         if ring is None:
-            return  # a signal handler was here
+            return  # a signal handler has removed it meanwhile
         with ring.lock:
-            self._gone.succeeded += ring.succeeded
-            self._gone.failed += ring.failed
-            self._gone.local += ring.local
+            self._forgotten_counts.succeeded += ring.succeeded
+            self._forgotten_counts.failed += ring.failed
+            self._forgotten_counts.local += ring.local
             ring.samples.clear()
             ring.failures.clear()
 
     def _after_fork_in_child(self) -> None:
-        """Start anew in a child process: its locks may have been held by threads of the parent, the figures are the parent's."""
+        """Start empty in a child process. The figures are the parent's, and its threads may have held the locks."""
         self._lock = threading.RLock()
         self._rings = {}
-        self._gone = _Ring(1)
+        self._forgotten_counts = _ModelSamples(1)
 
 
 class NullLatencyTracker:
-    """Records nothing; all figures are zero. Serves ``track_latency=False``. Stateless; safe to share.
+    """Records nothing and returns zeros, for ``track_latency=False``.
 
     .. versionadded:: 0.1.0
     """
@@ -215,31 +212,31 @@ class NullLatencyTracker:
 
 
 def _summarise(samples: Sequence[_Sample], failures: Sequence[float], **counts: int) -> LatencyMetrics:
-    from groq_provider.types.status import LatencyMetrics  # for whoever looks
+    from groq_provider.types.status import LatencyMetrics  # imported late: needed only when figures are read
 
-    whole = [(total, wait) for total, wait, _, _ in samples if total is not None]
-    totals = sorted([total for total, _ in whole])
-    firsts = sorted([first for _, _, first, _ in samples if first is not None])
+    timed_calls = [(total, wait) for total, wait, _, _ in samples if total is not None]
+    totals = sorted([total for total, _ in timed_calls])
+    first_tokens = sorted([first for _, _, first, _ in samples if first is not None])
     figures: dict[str, Sequence[float]] = {
-        "first_token_latency": firsts,
+        "first_token_latency": first_tokens,
         "total_latency": totals,
-        "service_latency": sorted([max(total - wait, 0.0) for total, wait in whole]),
-        "wait": sorted([wait for _, wait in whole]),
+        "service_latency": sorted([max(total - wait, 0.0) for total, wait in timed_calls]),
+        "wait": sorted([wait for _, wait in timed_calls]),
         "tokens_per_second": sorted([speed for _, _, _, speed in samples if speed is not None]),
         "failure_latency": sorted(failures),
     }
-    found: dict[str, Any] = {}
+    statistics: dict[str, Any] = {}
     for name, ordered in figures.items():
-        found[f"avg_{name}"] = _average(ordered)
+        statistics[f"avg_{name}"] = _average(ordered)
         for percent in (50, 95, 99):
-            found[f"p{percent}_{name}"] = _percentile(ordered, percent)
+            statistics[f"p{percent}_{name}"] = _percentile(ordered, percent)
     return LatencyMetrics(
-        **found,
+        **statistics,
         **counts,
         min_total_latency=totals[0] if totals else 0.0,
         max_total_latency=totals[-1] if totals else 0.0,
         sample_count=len(samples),
-        first_token_count=len(firsts),
+        first_token_count=len(first_tokens),
     )
 
 
@@ -251,9 +248,9 @@ def _percentile(ordered: Sequence[float], percent: int) -> float:
     """Return a percentile of sorted values, interpolated linearly between the closest ranks."""
     if not ordered:
         return 0.0
-    rank, rest = divmod((len(ordered) - 1) * percent, 100)
+    rank, remainder = divmod((len(ordered) - 1) * percent, 100)
     low = ordered[rank]
-    if not rest:
+    if not remainder:
         return low
     high = ordered[rank + 1]
-    return min(low + (high - low) * (rest / 100), high)  # rounding may go past the end by a hair
+    return min(low + (high - low) * (remainder / 100), high)  # rounding may exceed the upper value slightly

@@ -1,4 +1,4 @@
-"""What the parts need of each other. Only :mod:`groq_provider.provider` knows the concrete classes."""
+"""The protocols between the parts of the library. Implement one to replace a part; only ``provider`` names the concrete classes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["LatencyRecorder", "Provider", "RateLimiter", "Reservation", "Transpo
 
 @runtime_checkable
 class Provider(Protocol):
-    """The nine methods of a provider, as application code sees them.
+    """The nine methods of a provider that application code should rely on.
 
     .. versionadded:: 0.1.0
     """
@@ -40,11 +40,11 @@ class Provider(Protocol):
         ...
 
     def get_models(self) -> Sequence[ModelInfo]:
-        """Return the models offered, without I/O."""
+        """Return the models of this provider, without I/O."""
         ...
 
     def get_capabilities(self) -> Sequence[ModelCapability]:
-        """Return what the models together can do."""
+        """Return the capabilities of all models together."""
         ...
 
     def generate(
@@ -55,7 +55,7 @@ class Provider(Protocol):
         cancel: CancelToken | None = None,
         **fields: Unpack[RequestFields],
     ) -> LLMResponse:
-        """Return a whole answer."""
+        """Return the complete answer."""
         ...
 
     def generate_stream(
@@ -66,24 +66,24 @@ class Provider(Protocol):
         cancel: CancelToken | None = None,
         **fields: Unpack[RequestFields],
     ) -> Iterable[ResponseChunk]:
-        """Return an answer as it is made."""
+        """Return the chunks of the answer while the model writes it."""
         ...
 
     def is_available(self) -> bool:
-        """Say whether a call is worth trying; never raises."""
+        """Tell whether a call is likely to succeed. Never raises."""
         ...
 
     def get_health(self) -> ProviderHealth:
-        """Check the service."""
+        """Check the service and return the outcome."""
         ...
 
     def close(self) -> None:
-        """Give back every connection."""
+        """Close every connection."""
         ...
 
 
 class WireResponse(Protocol):
-    """An answer whose head has arrived and whose body has not.
+    """An answer after its head has arrived; the body is still to be read.
 
     .. versionadded:: 0.1.0
     """
@@ -96,28 +96,32 @@ class WireResponse(Protocol):
         ...
 
     def read_body(self, limit: int, *, cut: bool = False) -> bytes:
-        """Return the whole body and give the connection back; with *cut* only the beginning of one that is larger than *limit* bytes.
+        """Return the whole body and release the connection.
+
+        Args:
+            limit: The largest body in bytes.
+            cut: Return the first *limit* bytes of a larger body, instead of an error.
 
         Raises:
-            ResponseTooLargeError: More than *limit* bytes.
-            IncompleteResponseError: Less than was announced.
+            ResponseTooLargeError: The body is larger than *limit*, and *cut* is false.
+            IncompleteResponseError: The body is shorter than announced.
         """
         ...
 
     def read_lines(self) -> list[bytes] | None:
-        """Read once and return the lines that completes, without their ends; ``None`` at the end of the body."""
+        """Read once and return the lines that are complete now, without their line ends; ``None`` at the end of the body."""
         ...
 
     def ready(self, timeout: float) -> bool:
-        """Wait up to *timeout* seconds until :meth:`read_lines` has something to read."""
+        """Wait up to *timeout* seconds; return whether :meth:`read_lines` can read without blocking."""
         ...
 
     def abandon(self) -> None:
-        """Drop the connection from a finalizer: no lock may be touched."""
+        """Drop the connection from a finalizer. Implementations must not take a lock."""
         ...
 
     def drain(self, scope: CancelScope) -> None:
-        """Read on to the end of the body, within bounds, so that the connection can serve again; else close it."""
+        """Read the rest of the body if it is short, so that the connection can be reused; else close the connection."""
         ...
 
     def close(self) -> None:
@@ -126,7 +130,7 @@ class WireResponse(Protocol):
 
 
 class Transport(Protocol):
-    """Sends requests over connections it keeps.
+    """Sends requests over reusable connections.
 
     .. versionadded:: 0.1.0
     """
@@ -141,20 +145,20 @@ class Transport(Protocol):
         scope: CancelScope,
         query: str = "",
     ) -> WireResponse:
-        """Send one request and return when the head of the answer is there. Raises only this library's errors."""
+        """Send one request and return once the head of the answer has arrived. Must raise this library's errors only."""
         ...
 
     def warm_up(self, connections: int, *, timeout: float) -> int:
-        """Open connections (TLS included) for so many requests at once and return for how many there are."""
+        """Open connections (TLS included) for this many concurrent requests; return for how many it succeeded."""
         ...
 
     def close(self) -> None:
-        """Close every connection; idempotent."""
+        """Close every connection. Further calls do nothing."""
         ...
 
 
 class Reservation(Protocol):
-    """A place in the limits, held by one attempt. Exactly one of settle, refund and keep counts: the first.
+    """The share of the limits that one attempt holds. You must end it once: of ``settle``, ``refund`` and ``keep`` the first counts.
 
     .. versionadded:: 0.1.0
     """
@@ -163,28 +167,28 @@ class Reservation(Protocol):
     """Seconds this reservation waited."""
 
     arrival: int
-    """The place in the queue; a retry passes it on to keep it."""
+    """The place in the queue; a retry passes it to ``reserve`` so that it need not queue anew."""
 
     def settle(self, usage: Usage) -> None:
-        """Replace the estimate by what was really used."""
+        """Replace the estimate by the reported usage."""
         ...
 
     def refund(self, *, keep_request: bool = False) -> None:
-        """Give everything back: nothing was sent. With *keep_request* only the tokens: the service refused it."""
+        """Return requests and tokens, because nothing was sent. With *keep_request* return only the tokens: the service refused it."""
         ...
 
     def keep(self) -> None:
-        """Leave the estimate as it is: what was used is unknown."""
+        """Keep the estimate, because the real usage is unknown."""
         ...
 
     def feedback(self, info: RateLimitInfo | None, limited: RateLimitedError | None = None) -> None:
-        """Tell the limiter what the answer's headers said, and the refusal if it was one. Does not settle."""
+        """Pass the limits from the answer's headers to the limiter, and the refusal if there was one. This does not settle."""
         ...
 
 
 @runtime_checkable
 class RateLimiter(Protocol):
-    """Decides when a request may go out. Shared by threads.
+    """Decides when a request may be sent. Implementations must be thread-safe.
 
     .. versionadded:: 0.1.0
     """
@@ -201,38 +205,38 @@ class RateLimiter(Protocol):
         batch: bool = False,
         arrival: int | None = None,
     ) -> Reservation:
-        """Wait for a place, first come first served, and take it.
+        """Wait until the limits allow the request, first come first served, and reserve its share.
 
         Args:
-            model: Limits are per model.
+            model: The model; each one has its own limits.
             prompt_tokens: Estimated tokens of the prompt, before the limiter's own correction.
-            max_output_tokens: Longest answer asked for; ``None``: the limiter estimates it.
-            deadline: Monotonic instant to give up at; ``None``: wait as long as it takes.
-            long_wait: Longest wait in seconds for a limit per hour or day before refusing at once; ``None``: no bound.
-            cancel: Ends the wait.
-            batch: Whether this is a bulk item, served after interactive calls in a fixed proportion.
-            arrival: Place of an earlier reservation, for a retry.
+            max_output_tokens: The output limit of the request; with ``None`` the limiter estimates the output.
+            deadline: The monotonic instant at which to give up; ``None`` waits without limit.
+            long_wait: The longest wait in seconds for a limit per hour or day; if it would be longer, refuse at once. ``None``: no bound.
+            cancel: A token that ends the wait.
+            batch: Whether this is a bulk item. Bulk items are served after interactive calls, in a fixed proportion.
+            arrival: The ``arrival`` of an earlier reservation, for a retry.
 
         Raises:
-            RateLimitTimeoutError: It would take longer than *deadline*; known at once, nothing consumed.
+            RateLimitTimeoutError: The wait would exceed *deadline*. Raised at once; no limit is charged.
             RateLimitedError: A limit per hour or day needs longer than *long_wait*.
-            RequestTooLargeError: The request can never fit the limit.
+            RequestTooLargeError: The request is larger than a limit.
             RequestCancelledError: *cancel* was used.
         """
         ...
 
     def largest_output(self, model: str, *, prompt_tokens: int) -> int | None:
-        """Return the longest answer that fits the limits beside such a prompt; ``None`` where none is known."""
+        """Return the largest output that fits the limits together with this prompt; ``None`` without a known limit."""
         ...
 
     def get_status(self) -> Mapping[str, RateLimitStatus]:
-        """Return the state of every model seen."""
+        """Return the state of every model in use."""
         ...
 
 
 @runtime_checkable
 class LatencyRecorder(Protocol):
-    """Keeps what calls took. Shared by threads.
+    """Records the durations of calls. Implementations must be thread-safe.
 
     .. versionadded:: 0.1.0
     """
@@ -248,12 +252,12 @@ class LatencyRecorder(Protocol):
         ok: bool = True,
         local: bool = False,
     ) -> None:
-        """Record one finished call; ``None`` for what cannot be known, the total of a stream left early for one.
+        """Record one finished call. ``None`` means unknown, for example the *total* of a stream that was closed early.
 
-        *wait* is the part of *total* in the rate limiter's queue and between retries; *local* a failure without the service.
+        *wait* is the part of *total* in the rate limiter's queue and between retries; *local* marks a failure without the service.
         """
         ...
 
     def get_metrics(self, model: str | None = None) -> LatencyMetrics:
-        """Return statistics for one model, or over all."""
+        """Return statistics for one model, or over all models."""
         ...

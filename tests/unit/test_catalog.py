@@ -424,10 +424,10 @@ def test_migration_ends_at_live_models(catalogue):
 
 def test_catalogue_read_once_across_threads(monkeypatch):
     """All threads get the same catalogue."""
-    monkeypatch.setattr(catalog, "_LOADED", {})
+    monkeypatch.setattr(catalog, "_CACHE", {})
     reads = []
-    load = catalog._load
-    monkeypatch.setattr(catalog, "_load", lambda: reads.append(1) or load())
+    load = catalog._load_data
+    monkeypatch.setattr(catalog, "_load_data", lambda: reads.append(1) or load())
     barrier = threading.Barrier(8)
     found = []
 
@@ -447,7 +447,7 @@ def test_catalogue_read_once_across_threads(monkeypatch):
 def test_import_reads_no_data():
     """Importing opens no data file and no optional package: neither requests nor a configuration parser."""
     code = (
-        "import sys; import groq_provider.config, groq_provider.catalog as c; assert not c._LOADED;"
+        "import sys; import groq_provider.config, groq_provider.catalog as c; assert not c._CACHE;"
         "bad = {'requests', 'urllib3', 'yaml', 'tomllib', 'tomli', 'idna'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
