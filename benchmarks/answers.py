@@ -1,6 +1,6 @@
-"""The server's answers, made beforehand.
+"""The server's answers, all made at its start.
 
-How a model's name ``bench/KIND-N`` chooses one:
+The model's name ``bench/KIND-N`` chooses one:
 
 * any other model: a plain JSON answer of about 630 bytes with the headers the service sends;
 * ``events-N``: a stream of N text chunks, one HTTP chunk and one ``send`` per event;
@@ -43,7 +43,7 @@ USAGE = {
     "queue_time": 0.0197, "prompt_tokens": 62, "prompt_time": 0.0031, "completion_tokens": 18, "completion_time": 0.0402,
     "total_tokens": 80, "total_time": 0.0433,
 }  # fmt: skip
-#: The service's own names and forms; limits so large that no limiter that learns them ever waits.
+#: The service's own headers; the limits are so large that a limiter that learns them never waits.
 COMMON_HEADERS = (
     "date: Sun, 22 Nov 2026 15:30:00 GMT",
     "vary: Origin",
@@ -59,7 +59,7 @@ COMMON_HEADERS = (
     "server: bench",
 )
 MODEL = re.compile(rb'"model": ?"bench/(events|burst|merged|packs|timed|paced|hold|size|slow|close)-(\d+)"')
-#: Seconds between the events of a stream that tells the time.
+#: Seconds between the events of a stream that carries time stamps.
 INTERVALS = {"timed": 0.002, "paced": 0.02}
 STREAM_HEADERS = ("content-type: text/event-stream", "cache-control: no-cache", "transfer-encoding: chunked")
 END = b"0\r\n\r\n"
@@ -68,7 +68,7 @@ _PACK = 16
 
 
 def head(*headers: str) -> bytes:
-    """Return the head of a good answer."""
+    """Return the head of an answer with status 200."""
     return "\r\n".join(("HTTP/1.1 200 OK", *headers, *COMMON_HEADERS, "", "")).encode("ascii")
 
 
@@ -127,7 +127,7 @@ def framed(data: bytes) -> bytes:
 
 
 def first_event() -> bytes:
-    """Return the event that names the role and holds no text."""
+    """Return the first event, which has a role and no text."""
     return event({"role": "assistant", "content": ""}, x_groq={"id": REQUEST_ID, "seed": 2139001717})
 
 
@@ -141,7 +141,7 @@ _WORD_EVENTS = [event({"content": word}) for word in WORDS]
 
 @functools.lru_cache(maxsize=8)
 def stream(kind: str, count: int) -> list[bytes]:
-    """Return a streamed answer of *count* text chunks, as the pieces it is sent in."""
+    """Return a streamed answer of *count* text chunks, cut into the pieces to send."""
     words = itertools.islice(itertools.cycle(_WORD_EVENTS), count)
     events = [first_event(), *words]
     if kind == "hold":

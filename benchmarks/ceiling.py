@@ -1,4 +1,4 @@
-"""What the server can do, found with bare sockets and no thought for what they get."""
+"""Measures the server's own ceiling, with bare sockets that do not parse their answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process a contender runs in: ``python benchmarks/child.py NAME PORT [CA]``.
+"""Runs one contender in a process of its own: ``python benchmarks/child.py NAME PORT [CA]``.
 
 It reads one JSON command a line and answers with one line of JSON.
 """
@@ -14,13 +14,13 @@ from measures import MEASURES
 
 
 def main() -> None:
-    """Measure what is asked for until the input ends."""
+    """Run the commands from standard input until it ends."""
     name, port, *ca = sys.argv[1:]
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     client = EVERY[name](Where(int(port), *ca))
     client.answer()
-    for _ in client.pieces("bench/events-3"):  # loads whatever is loaded late
+    for _ in client.pieces("bench/events-3"):  # loads the modules that load on first use
         pass
     print(json.dumps({"ready": name}), flush=True)
     for line in sys.stdin:

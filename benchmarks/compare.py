@@ -2,8 +2,8 @@
 
     python benchmarks/compare.py [--quick] [--json FILE] [--only NAME…] [--measures NAME…]
 
-Every contender runs in a process of its own and the measures are taken in turn, a slice of each a round, so that whatever else the
-machine does hits all alike. Read ratios, not microseconds; README.md says how.
+Every contender runs in a process of its own. In each round each contender measures one slice in turn, so that other load on the machine
+affects all alike. You should read ratios, not microseconds; README.md says how.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _chosen(parser: argparse.ArgumentParser, option: str, given: list[str] | Non
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on besides the code."""
+    """Return the versions and the machine, on which the figures depend besides the code."""
     versions = {}
     for package in ("groq", "openai", "requests", "urllib3", "httpx", "attrs", "cattrs", "orjson"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

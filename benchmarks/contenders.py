@@ -1,8 +1,8 @@
-"""What is compared. A contender is told where the server is and makes a client.
+"""The contenders: each makes a client for the server at a given place.
 
-``answer`` returns the text of a plain answer, ``pieces`` yields those of a stream, ``another`` is a client for one more stream beside
-those open already. All send the same request and take the text out of what they get; none is given more help than its documentation
-gives. ``raw`` is no contender: it is what the server itself can do.
+``answer`` returns the text of a plain answer, ``pieces`` yields the texts of a stream, ``another`` returns a client for one more stream
+beside those that are open. All send the same request and extract the text from the answer; each is used as its documentation says. ``raw``
+is not a contender: it shows the server's own ceiling.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ PATH = "/openai/v1/chat/completions"
 _EVENT_END = b"\n\n"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True)  # not attrs, whose import would count as memory of contenders that do not need it
 class Where:
-    """The server: its port, and for TLS the bundle that vouches for it."""
+    """The server: its port, and for TLS the bundle that holds its certificate."""
 
     port: int
     ca: str | None = None
@@ -84,7 +84,7 @@ class Ours:
 
 
 class _SDK:
-    """Both SDKs have one face."""
+    """Both SDKs, which have the same interface."""
 
     _client: Any
 
@@ -171,7 +171,7 @@ class RequestsSession:
 
 
 class RequestsPost(RequestsSession):
-    """``requests.post`` as its tutorial shows it: a connection per call."""
+    """``requests.post`` as in its tutorial: a connection per call."""
 
     title = "requests.post"
 
@@ -225,7 +225,7 @@ class Floor:
 
 
 class Raw:
-    """A socket, canned requests, and a look for the end of the answer."""
+    """A socket that sends canned requests and reads up to the end of the answer."""
 
     title = "bare socket"
     needs = ()
@@ -280,5 +280,5 @@ EVERY: dict[str, Any] = {**CONTENDERS, "raw": Raw}
 
 
 def missing(name: str) -> list[str]:
-    """Return the packages a contender needs and that are not installed."""
+    """Return the packages that a contender needs and that are not installed."""
     return [package for package in EVERY[name].needs if importlib.util.find_spec(package) is None]

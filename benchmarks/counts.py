@@ -1,11 +1,11 @@
-"""Count what the hot paths do, in figures that a busy machine does not move.
+"""Count the work of the hot paths, in figures that do not depend on the machine's load.
 
     python benchmarks/counts.py [--update] [--json FILE]
 
-Counted are the interpreter's instructions (all, and those of this library's own code), calls (of Python's functions and of C's), and the
-most memory held at once, for a plain request, a streamed chunk, the limiter, the latency tracker and the import. No network: a socket
-of this process answers as soon as the request is whole. The figures are printed beside those in counts.json, which are per minor
-version of Python; one that grew by more than 15 % makes the exit status 1. ``--update`` writes this version's figures.
+It counts the interpreter's instructions (all, and those of this library's own code), the calls of Python and C functions, and the most
+memory held at once, for a plain request, a streamed chunk, the limiter, the latency tracker and the import. It uses no network: a socket
+of this process answers as soon as the request is complete. It prints the figures beside those in counts.json, which are per minor
+version of Python; if one grew by more than 15 %, the exit status is 1. ``--update`` writes this version's figures.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 FILE = HERE / "counts.json"
 #: Largest growth of a figure.
 LIMIT = 0.15
-#: Growth that is never held against a figure: sizes of tables depend a little on addresses.
+#: Growth that is always allowed: the sizes of tables depend a little on addresses.
 SLACK = {"peak": 256, "blocks": 256}
 PACKAGES = ("requests", "urllib3", "attrs", "cattrs")
 _OWN = str(HERE.parent / "groq_provider") + os.sep
-#: Not counted: what counts, and what answers.
+#: Files whose code is not counted: this one, and the one that answers.
 _APART = (__file__, loop.__file__)
 _CHUNKS = 100
 
@@ -51,7 +51,7 @@ _CHUNKS = 100
 
 
 class _Instructions:
-    """Counts instructions run by this thread: all of them, and this library's own; not those of this file and of the import system."""
+    """Counts instructions run by this thread: all of them, and this library's own; but not those of this file and of the import system."""
 
     def __init__(self) -> None:
         self.own = 0
@@ -76,7 +76,7 @@ class _Instructions:
         return self._count_other
 
     def __enter__(self) -> _Instructions:
-        sys._getframe().f_trace_opcodes = True  # noqa: SLF001 - else Python 3.12 does not count before the second time
+        sys._getframe().f_trace_opcodes = True  # noqa: SLF001 - otherwise Python 3.12 does not count the first run
         sys.settrace(self._trace)
         return self
 
@@ -105,15 +105,15 @@ class _Calls:
 
 
 def count(action: Callable[[], object], times: int = 10, *, peak: bool = True) -> dict[str, float]:
-    """Count what *action* does, on average; it has run before, so that nothing is done for the first time.
+    """Count the work of *action* on average, after a first run that is not counted.
 
     Returns:
-        ``instructions``, ``own``, ``calls``, and ``peak``: bytes held at once beyond those before; of small actions too few to say.
+        ``instructions``, ``own``, ``calls``, and ``peak``: most bytes held at once beyond those before; of a small action too few to be reported.
     """
     for _ in range(3):
         action()
     gc.collect()
-    gc.disable()  # it would run at moments of its own
+    gc.disable()  # the collector would run at arbitrary moments
     try:
         with _Instructions() as instructions:
             for _ in range(times):
@@ -147,7 +147,7 @@ def _peak(action: Callable[[], object], times: int) -> float:
 
 
 def per_unit(many: dict[str, float], one: dict[str, float], units: int) -> dict[str, float]:
-    """Return what each of *units* more costs; the peak is that of the whole."""
+    """Return the cost of each of *units* further units; the peak is that of the whole."""
     found = {key: (many[key] - one[key]) / units for key in many}
     return {**found, "peak": many["peak"]}
 
@@ -185,7 +185,7 @@ def _streams(provider: Any, wire: loop.Loop) -> dict[str, dict[str, float]]:
     begin, *events = answers.stream("events", _CHUNKS + 1)
 
     def one_by_one(length: int) -> None:
-        # Every event is there when it is asked for, and nothing after it.
+        # Each event has arrived when the client asks for it, and nothing after it.
         wire.answer = begin + events[0] + events[1]
         with provider.generate_stream(MESSAGES, model=MODEL, **FIELDS) as chunks:
             next(chunks)
@@ -238,7 +238,7 @@ def _parts(limits: Any) -> dict[str, dict[str, float]]:
 
 
 def _in_fresh_interpreter() -> dict[str, float]:
-    """Count the import in a new process, with compiled files made by the one before it."""
+    """Count the import in a new process, after another one has written the compiled files."""
     with tempfile.TemporaryDirectory() as cache:
         variables = {key: value for key, value in os.environ.items() if not key.startswith("GROQ_")}
         variables |= {"PYTHONPYCACHEPREFIX": cache, "PYTHONHASHSEED": "0"}
@@ -250,7 +250,7 @@ def _in_fresh_interpreter() -> dict[str, float]:
 
 
 def _count_import() -> dict[str, float]:
-    import attrs  # noqa: F401 - not ours to cut: what is counted is what this library adds to them
+    import attrs  # noqa: F401 - imported first: only the cost that this library adds is counted
     import cattrs  # noqa: F401
     import requests  # noqa: F401
 
@@ -275,7 +275,7 @@ def _count_import() -> dict[str, float]:
 
 
 def versions() -> dict[str, str]:
-    """Return what else the figures depend on."""
+    """Return the versions on which the figures depend."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -284,12 +284,12 @@ def versions() -> dict[str, str]:
 
 
 def compare(found: dict[str, Any], known: dict[str, Any], *, same: bool) -> tuple[list[str], list[str]]:
-    """Return the lines of the table, and what grew too much.
+    """Return the lines of the table, and the figures that grew too much.
 
     Args:
         found: Figures by path and kind.
-        known: The same, as committed.
-        same: Whether the packages below are those of then; if not, only this library's own instructions are held against them.
+        known: The committed figures.
+        same: Whether the packages have the versions of the committed figures; if not, only this library's own instructions are compared.
     """
     lines, grown = [], []
     for path, figures in found.items():

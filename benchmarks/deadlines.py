@@ -1,13 +1,13 @@
-"""How far calls outlive their time limits, and how long they go on after they were cancelled.
+"""Measure how far calls outlive their time limits, and how long they go on after a cancel.
 
     python benchmarks/deadlines.py [--calls 50] [--limit 0.3] [--cancels 200]
 
-First the overshoot of ``timeout=`` over many calls, for a drip, a flood of 1xx answers, a stall in the body and a silent peer, beside
-plain ``requests`` with the same figure (stopped after ten times the limit). The goal is a 99th percentile of at most 50 ms, or 5 % of
+It first measures the overshoot of ``timeout=`` over many calls, for a drip, a flood of 1xx answers, a stall in the body and a silent peer, beside
+plain ``requests`` with the same time limit (stopped after ten times as long). The goal is a 99th percentile of at most 50 ms, or 5 % of
 the limit.
 
-Then the time from ``cancel()`` in one thread to ``RequestCancelledError`` in another, for every place a call can wait at. The goal is
-that none takes more than 100 ms. The rows over TLS need the ``trustme`` package and are left out without it.
+It then measures the time from ``cancel()`` in one thread to ``RequestCancelledError`` in another, for every place where a call can wait. The goal is
+that none takes more than 100 ms. The rows over TLS are skipped without the package ``trustme``.
 """
 
 from __future__ import annotations
@@ -86,9 +86,11 @@ def wait_for_end(sock):
 
 @contextmanager
 def server(behaviour, context=None, *, secure=False):
-    """Serve each connection with *behaviour*, under TLS with *context*; *secure* alone promises TLS and leaves it to the behaviour."""
+    """Serve each connection with *behaviour*, under TLS with *context*; *secure* alone leaves TLS to the behaviour."""
     with closing(socket.create_server(("127.0.0.1", 0), backlog=256)) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # of each connection, so that little fills it
+        listener.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16
+        )  # small buffers, so that little data fills them
 
         def serve():
             while True:
@@ -122,7 +124,7 @@ def ours(provider, limit, *, stream):
 
 
 def plain(base, limit):
-    """The same with plain requests; given up on after ten times the limit."""
+    """Measure the same with plain requests; stop after ten times the limit."""
     took = []
 
     def call():
@@ -151,12 +153,12 @@ def quantile(values, share):
 
 AT_ONCE = 8
 MODEL = "openai/gpt-oss-20b"
-#: More than the buffers of both ends hold, so that sending it blocks.
+#: Bytes. More than the buffers of both ends hold, so that sending them blocks.
 PAD = {"pad": "x" * 8_000_000}
 
 
 def never_reads(_sock):
-    time.sleep(5)  # and not for ever: what was sent stays in memory as long
+    time.sleep(5)  # bounded: the data sent stays in memory as long
 
 
 def busy(sock):
@@ -166,7 +168,7 @@ def busy(sock):
 
 @contextmanager
 def full_backlog():
-    """An address where connecting waits for ever."""
+    """Yield an address where connecting never ends."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
@@ -181,7 +183,7 @@ def full_backlog():
 
 @contextmanager
 def certificates():
-    """Settings of the client and of the server for TLS; nothing without trustme."""
+    """Return the TLS settings of client and server; nothing without trustme."""
     if importlib.util.find_spec("trustme") is None:
         yield None
         return
@@ -197,7 +199,7 @@ def certificates():
 
 
 def places(tls):
-    """Yield where a call can wait: a name, the place to call, settings, and fields of the call."""
+    """Yield each place where a call can wait: a name, the URL to call, settings, and fields of the call."""
     yield "limiter wait", partial(server, silent), {"rate_limits": RateLimits(rpm=1)}, {}
     yield "wait for a connection", partial(server, silent), {"max_connections": 1}, {}
     yield "retry sleep", partial(server, busy), {"retry": RetryPolicy()}, {}
@@ -212,7 +214,7 @@ def places(tls):
 
 
 def cancel_some(base, settings, *, stream=False, **fields):
-    """Let calls wait, cancel each, and return the seconds each took to end."""
+    """Let calls wait, cancel each, and return the seconds until each ended."""
     limiter = TokenBucketRateLimiter(settings.pop("rate_limits", None))
     settings = {"max_retries": 0, **settings} if "retry" not in settings else settings
     ended: dict[int, float] = {}

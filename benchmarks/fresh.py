@@ -1,9 +1,10 @@
-"""Run in a fresh interpreter, with as little imported as can be.
+"""Runs in a fresh interpreter, with as few imports as possible.
 
 ``import NAME PORT``: CPU seconds, wall seconds, modules and bytes in memory after each step: start, import, client, first answer.
-``quiet``: what this library does beyond running code, while it is imported and a provider is made, as the interpreter's audit tells.
-``cold NAME PORT CA THREADS WARM``: a client and its first calls, from threads at once, with WARM connections opened ahead; what is
-imported before counts nowhere.
+``quiet``: the sockets, threads and files that this library opens during its import and the construction of a provider, as the
+interpreter's audit hook reports them.
+``cold NAME PORT CA THREADS WARM``: a client and its first calls, from threads at once, with WARM connections opened ahead;
+imports before do not count.
 """
 
 import sys
@@ -95,7 +96,7 @@ def cold(name, port, ca, count, warm):
             "provider",
             "call.call",
             "catalog",
-        ):  # what `from groq_provider import GroqProvider` and the first call load
+        ):  # the modules that ``from groq_provider import GroqProvider`` and the first call load
             importlib.import_module(f"groq_provider.{late}")
     gate, problems = threading.Barrier(count + 1), []
 

@@ -1,10 +1,10 @@
-"""Time and memory that hostile answers cost, each in a process of its own.
+"""Measure the time and memory that hostile answers cost, each in a process of its own.
 
     python benchmarks/hostile.py [--only NAME]
 
-A server of this machine sends what makes much of little, as fast as it can. Printed are the seconds until the call ended, how far that was beyond its
-time limit of 2 s (the goal is 0.1 s), and the most memory beyond that before the call (the goal is eight times the cap on bytes: 64 MiB for
-a plain answer, 256 MiB for a stream). Nothing is asserted: a busy machine is late.
+A local server sends answers that need much memory per byte, as fast as it can. For each the script prints the seconds until the call
+ended, how far that was beyond its time limit of 2 s (the goal is 0.1 s), and the most memory beyond that before the call (the goal is
+eight times the cap on bytes: 64 MiB for a plain answer, 256 MiB for a stream). It asserts nothing, since a busy machine is late.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ def event(data: object) -> bytes:
 
 
 def repeated(piece: bytes, size: int) -> Iterator[bytes]:
-    """Yield about *size* bytes of a piece."""
+    """Yield a piece repeatedly, about *size* bytes in all."""
     many = piece * max(1, 65_536 // len(piece))
     for _ in range(size // len(many)):
         yield many
 
 
 def fragments(size: int) -> Iterator[bytes]:
-    """Yield fragments of tool calls without an index, each of a new one."""
+    """Yield fragments of tool calls without an index, each of which begins a new call."""
     for number in range(size // 100):
         yield event({"choices": [{"delta": {"tool_calls": [{"id": f"c{number}", "function": {"name": "f"}}]}}]})
 
 
 def own_parts(size: int) -> Iterator[bytes]:
-    """Yield parts of the service's own, each with a name of its own."""
+    """Yield fields of the service's own, each with a new name."""
     for number in range(size // 60):
         yield event({"choices": [], "x_groq": {f"key{number}": {}}})
 
 
 def around(begin: bytes, piece: bytes, end: bytes, size: int) -> Iterator[bytes]:
-    """Yield a JSON text with much inside."""
+    """Yield a JSON text with many values."""
     yield begin
     yield from repeated(piece, size)
     yield end
@@ -83,7 +83,7 @@ CASES = {
 
 
 def serve(listener: socket.socket, name: str) -> None:
-    """Answer each request with a case."""
+    """Answers each request with one case."""
     kind, more, body = CASES[name]
     small = more == b"small"
     while True:
@@ -113,7 +113,7 @@ def peak() -> int:
 
 
 def measure(name: str, port: int) -> None:
-    """Make the call in this process, and print what it cost."""
+    """Make the call in this process, and print its cost."""
     streamed = CASES[name][0] == STREAM
     with GroqProvider(
         api_key="gsk_0123456789abcdef", base_url=f"http://127.0.0.1:{port}", retry=RetryPolicy(max_retries=0)

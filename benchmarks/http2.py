@@ -1,10 +1,10 @@
-"""HTTP/2 beside HTTP/1.1, over TLS, with the same client and the same server: what each is good for.
+"""Compare HTTP/2 with HTTP/1.1, over TLS, with the same client and the same server.
 
     python benchmarks/http2.py [--quick] [--rounds N] [--json FILE]
 
-Needs nginx, `trustme` and the extra ``http2``. nginx speaks both protocols; plain answers it gives itself, streams it fetches from the
-server that the other benchmarks use. Every figure comes from a process of its own; the protocols take turns, and ratios are the median
-over the rounds of the ratio within a round. Above 1: HTTP/2 takes more.
+You need nginx, ``trustme`` and the extra ``http2``. nginx speaks both protocols; it gives plain answers itself and fetches streams from
+the server that the other benchmarks use. Every figure comes from a process of its own. The protocols take turns, and a ratio is the
+median over the rounds of the ratio within a round. Above 1 HTTP/2 takes more.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PROTOCOLS = ("HTTP/1.1", "HTTP/2")
-#: Seconds there and back through the relay.
+#: Round-trip time through the relay, in seconds.
 ROUND_TRIP = 0.03
 _MESSAGES = [{"role": "user", "content": "Explain LPUs in one line."}]
 
@@ -53,7 +53,7 @@ def _free_port() -> int:
 
 @contextlib.contextmanager
 def nginx(upstream: int) -> Iterator[tuple[int, str]]:
-    """Run it in front of *upstream*; give its port and the file of the authority."""
+    """Run nginx in front of *upstream*; yield its port and the file of its certificate authority."""
     import trustme
 
     program = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
@@ -62,7 +62,7 @@ def nginx(upstream: int) -> Iterator[tuple[int, str]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         authority = trustme.CA()
-        # With the certificates that everybody loads, so that making a context costs what it costs everybody.
+        # Add the usual certificates, so that making a context costs as much as for any user.
         import certifi
 
         bundle = folder / "bundle.pem"
@@ -142,7 +142,7 @@ async def _relay(target: int, delay: float) -> None:
 
 @contextlib.contextmanager
 def relay(target: int) -> Iterator[int]:
-    """Run a relay in a process of its own; give its port."""
+    """Run a relay in a process of its own; yield its port."""
     process = subprocess.Popen(
         [sys.executable, __file__, "--relay", str(target)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -156,7 +156,7 @@ def relay(target: int) -> Iterator[int]:
 
 
 class Client:
-    """One provider, as a user would set it up."""
+    """Make a provider as a user would."""
 
     def __init__(self, protocol: str, port: int, ca: str, place: str = "") -> None:
         from groq_provider import GroqProvider
@@ -183,7 +183,7 @@ class Client:
 
 
 def _together(count: int, work: Callable[[int], Any]) -> float:
-    """Run *work* in so many threads; return the seconds from their start to the last one's end."""
+    """Run *work* in threads; return the seconds from their start until the last one ends."""
     barrier = threading.Barrier(count + 1)
     problems: list[BaseException] = []
 
@@ -207,7 +207,7 @@ def _together(count: int, work: Callable[[int], Any]) -> float:
 
 
 def measure_cold(client: Client, calls: int, warm: int) -> dict[str, float]:
-    """The first calls of a process, all at once; imports are done before."""
+    """Measure the first calls of a process, all at once, after the imports."""
     import groq_provider.call.call  # noqa: F401 - for its effect
 
     if warm:
@@ -218,7 +218,7 @@ def measure_cold(client: Client, calls: int, warm: int) -> dict[str, float]:
 
 
 def measure_requests(client: Client, count: int, threads: int) -> dict[str, float]:
-    """Plain answers, one after the other in each thread."""
+    """Measure plain answers, one after the other in each thread."""
     client.provider.warm_up(threads)
     for _ in range(100):
         client.answer()
@@ -230,7 +230,7 @@ def measure_requests(client: Client, count: int, threads: int) -> dict[str, floa
 
 
 def measure_chunks(client: Client, count: int) -> dict[str, float]:
-    """One stream as fast as it comes."""
+    """Measure one stream at full speed."""
     for _ in client.stream("bench/events-50"):
         pass
     cpu = time.process_time()
@@ -240,7 +240,7 @@ def measure_chunks(client: Client, count: int) -> dict[str, float]:
 
 
 def measure_paced(client: Client, streams: int, count: int) -> dict[str, float]:
-    """Many streams, an event every 20 ms on each; how late each event is given out."""
+    """Measure many streams with an event every 20 ms each: how late the client gets each event."""
     delays: list[float] = []
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -295,11 +295,11 @@ def run_child(protocol: str, measure: str, port: int, ca: str, place: str, **arg
 
 
 def child(words: str) -> None:
-    """Measure one thing and say what was found."""
+    """Run one measure and return its figures."""
     given = json.loads(words)
     client = Client(given["protocol"], given["port"], given["ca"], given["place"])
     print(json.dumps(MEASURES[given["measure"]](client, **given["arguments"])), flush=True)
-    os._exit(0)  # what is still open needs no farewell
+    os._exit(0)  # the process ends here; open connections need no close
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
-"""What the rate limiter costs and how well it keeps its promises, in real time.
+"""Measure the rate limiter's cost, and how well it keeps its promises in real time.
 
     python benchmarks/limiter.py [--quick] [--only memory] [--json FILE]
 
-One row a measure, with this project's goal beside it; about a minute for each kind of limiter. Nothing is sent anywhere.
+It prints one row per measure, with this project's goal beside it; each kind of limiter takes about a minute. It uses no network.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 MODEL = "openai/gpt-oss-20b"
 #: Four limits so large that nothing waits.
 AMPLE = RateLimits(rpm=10**9, rpd=10**12, tpm=10**12, tpd=10**14)
-#: A hundred tokens a second.
+#: 100 tokens per second.
 HUNDRED = RateLimits(tpm=6000, share=1.0)
 
 
@@ -57,12 +57,12 @@ def redis(limits: RateLimits, cleanup: ExitStack) -> TokenBucketRateLimiter:
     return limiter
 
 
-#: The kinds of limiter: a function of the limits, and of an ExitStack for what has to be cleaned up. Add one here, its goals below.
+#: The kinds of limiter: a function of the limits and of an ExitStack for its clean-up. To add a kind, add it here and its goals below.
 KINDS: dict[str, Callable[[RateLimits, ExitStack], TokenBucketRateLimiter]] = {"memory": memory, "file": file}
 if shutil.which("redis-server"):
     KINDS["redis"] = redis
 
-#: What this project aims at: at least the first, at most the second. Those of all kinds, then what a kind has of its own.
+#: Goals: at least the first value, at most the second. First those of all kinds, then those of one kind.
 GOALS: dict[str, dict[str, tuple[float | None, float | None]]] = {
     "": {
         "wake-up lateness p99": (None, 5.0),
@@ -81,18 +81,18 @@ GOALS: dict[str, dict[str, tuple[float | None, float | None]]] = {
 
 
 class Found(NamedTuple):
-    """A figure."""
+    """One figure."""
 
     value: float
     unit: str = ""
 
 
 class Run:
-    """The measures of one kind of limiter.
+    """Measures one kind of limiter.
 
     Args:
         make: Makes limiters of that kind.
-        part: How long to measure: 1 for all, less for less.
+        part: Share of the full measuring time, up to 1.
     """
 
     def __init__(self, make: Callable[[RateLimits], TokenBucketRateLimiter], part: float) -> None:
@@ -115,7 +115,7 @@ class Run:
         return found
 
     def uncontended(self) -> dict[str, Found]:
-        """Time of one reserve() by a single thread, and with the end of the reservation."""
+        """Measure one ``reserve()`` by a single thread, without and with the end of the reservation."""
         reserve, clock = self._make(AMPLE).reserve, time.perf_counter_ns
         begun, alone, whole = time.monotonic(), [], []
         gc.disable()
@@ -135,10 +135,10 @@ class Run:
         }
 
     def contended(self) -> dict[str, Found]:
-        """Reservations a second of 64 threads together: taken only, and with their end."""
+        """Measure the reservations per second of 64 threads together, without and with their end."""
         found = {}
         for name, end in (("acquires from 64 threads", False), ("acquires and ends from 64 threads", True)):
-            # Of some short runs, as whether the threads fall into step with the lock is a matter of luck.
+            # Use several short runs: whether the threads fall into step with the lock is chance.
             rates = [self._rate(end, 0.4 * self._part) for _ in range(7)]
             found[name] = Found(percentile(rates, 0.5), "/s")
             found[f"{name}, lowest"] = Found(min(rates), "/s")
@@ -163,14 +163,14 @@ class Run:
         return sum(counts) / took
 
     def lateness(self) -> dict[str, Found]:
-        """How much later than its place was there a lone waiter goes on, at 100 places a second."""
+        """Measure how late a lone waiter continues after its grant, at 100 grants per second."""
         limiter = self._make(HUNDRED)
         empty(limiter)
         window = limiter.get_status()[MODEL].windows["tpm"]
         ready = time.monotonic() + window.reset - 60.0
         late = []
         for _ in range(int(400 * self._part)):
-            ready += 0.01  # a late waiter delays none after it
+            ready += 0.01  # a late waiter does not delay the next one
             limiter.reserve(MODEL, prompt_tokens=0, max_output_tokens=1).keep()
             late.append(time.monotonic() - ready)
         return {
@@ -179,7 +179,7 @@ class Run:
         }
 
     def waiters(self) -> dict[str, Found]:
-        """CPU time of three seconds in which 1,000 threads wait and 200 a second get their place."""
+        """Measure the CPU time of three seconds in which 1,000 threads wait and 200 per second are granted."""
         limiter = self._make(RateLimits(tpm=12_000, share=1.0))
         token = CancelToken()
 
@@ -193,7 +193,7 @@ class Run:
         used: list[float] = []
 
         def watch() -> None:
-            while limiter.get_status()[MODEL].waiting < 950:  # with a store some have a place that begins soon
+            while limiter.get_status()[MODEL].waiting < 950:  # with a store some have been granted a moment ahead
                 time.sleep(0.05)
             before = cpu_seconds()
             time.sleep(3)
@@ -204,7 +204,7 @@ class Run:
         return {"CPU of 1,000 waiters": Found(used[0], "s in 3 s")}
 
     def shares(self) -> dict[str, Found]:
-        """64 threads at 100 places a second: how many were given, to whom, in which order."""
+        """Measure 64 threads at 100 grants per second: how many were granted, to which threads, in which order."""
         seconds = 5 * self._part
         counts, order = self._compete(seconds, lambda _: 1, 0.0)
         inverted = sum(later < earlier for earlier, later in pairwise(order))
@@ -216,17 +216,17 @@ class Run:
         }
 
     def pauses(self) -> dict[str, Found]:
-        """The same with a pause of 50 ms after each."""
+        """Measure the same with a pause of 50 ms after each grant."""
         counts, _ = self._compete(5 * self._part, lambda _: 1, 0.05)
         return {"Jain's index, 50 ms pauses": Found(jain(counts))}
 
     def large(self) -> dict[str, Found]:
-        """What one caller of cost 50 gets in 8 s among 63 of cost 1, at 100 a second: 7 would be fair."""
+        """Measure the grants of one caller of cost 50 in 8 s among 63 callers of cost 1, at 100 per second: 7 would be fair."""
         counts, _ = self._compete(8, lambda number: 1 if number else 50, 0.0)
         return {"grants of a cost-50 caller": Found(counts[0], "in 8 s")}
 
     def _compete(self, seconds: float, cost: Callable[[int], int], pause: float) -> tuple[list[int], list[int]]:
-        """Return what each of 64 threads got of 100 a second, and the places in the queue by the order of the grants."""
+        """Return the grants of each of 64 threads at 100 per second, and the positions in the queue in the order of the grants."""
         limiter = self._make(HUNDRED)
         grants: list[tuple[int, int, int]] = []
         token = CancelToken()
@@ -257,7 +257,7 @@ class Run:
 
 
 def empty(limiter: TokenBucketRateLimiter, tokens: int = 6000) -> None:
-    """Take all there is, so that from now on only what flows in is left."""
+    """Take the whole budget, so that only its refill remains."""
     limiter.reserve(MODEL, prompt_tokens=0, max_output_tokens=tokens).keep()
 
 
@@ -269,7 +269,7 @@ def together(
     *,
     begin: Callable[[], object] = lambda: None,
 ) -> float:
-    """Run *work* in many threads that start together right after *begin*, call *end* after so many seconds; return how long all took."""
+    """Run *work* in threads that start together right after *begin*, and call *end* after some seconds; return how long all took."""
     barrier = threading.Barrier(count + 1)
 
     def body(number: int) -> None:
@@ -314,11 +314,11 @@ def goal_of(kind: str, name: str) -> tuple[str, float | None, float | None]:
 
 
 def table(kind: str, found: dict[str, Found]) -> tuple[str, dict[str, Any]]:
-    """Return the figures of one kind as text and as data."""
+    """Return the figures of one kind of limiter as text and as data."""
     lines, data = [f"\n{kind}"], {}
     for name, (value, unit) in found.items():
         words, least, most = goal_of(kind, name)
-        # Four places, as many as are shown.
+        # Four decimal places, as many as are printed.
         reached = None if not words else (least is None or value >= least) and (most is None or round(value, 4) <= most)
         mark = "" if reached is None else ("reached" if reached else "MISSED")
         shown = f"{value:,.0f}" if value >= 1000 or (value == int(value) and value >= 1) else f"{value:.4g}"

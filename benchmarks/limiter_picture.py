@@ -2,8 +2,9 @@
 
     python benchmarks/limiter_picture.py [--out FILE]
 
-Ten minutes on a virtual clock, through the whole engine: 64 threads call a model of the service (``tests/simulation.py``) that enforces
-60,000 tokens per minute, each again as soon as its answer is there. Takes a few seconds and draws the same picture every time.
+It simulates ten minutes on a virtual clock, through the whole call path: 64 threads call a model of the service
+(``tests/support/simulation.py``) that enforces 60,000 tokens per minute, each again as soon as it has its answer. It takes a few seconds
+and draws the same picture every time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
-from simulation import SECOND, Simulation, WorkDay, percentile  # noqa: E402 - where it is stands in the line above
+from support.simulation import SECOND, Simulation, WorkDay, percentile  # noqa: E402 - found by the path above
 
 from groq_provider import RateLimits, TokenBucketRateLimiter  # noqa: E402
 
@@ -27,7 +28,7 @@ TPM, MINUTES, STEP = 60_000, 10, 4.0
 
 
 class _Free:
-    """A place that nobody keeps count of."""
+    """A reservation that is not counted."""
 
     wait, arrival = 0.0, 1
 
@@ -38,14 +39,14 @@ class _Free:
 
 
 class NoLimiter:
-    """Lets everything out at once, as a client without a limiter: what is refused is tried again when the service says."""
+    """Admits every request at once, as a client without a limiter; a refused one is retried when the service says."""
 
     def reserve(self, _model: str, **_: Any) -> _Free:
         return _Free()
 
 
 class Side:
-    """One run: instants in seconds from its start."""
+    """One run; its times are in seconds from its start."""
 
     def __init__(self, make: Callable[[Simulation], Any]) -> None:
         simulation = Simulation(7)
@@ -60,7 +61,7 @@ class Side:
 
 
 def sums(events: Iterable[tuple[float, int]], seconds: list[float]) -> list[int]:
-    """Return the sum of what had happened by each instant."""
+    """Return the cumulative sum at each time."""
     found, total = [], 0
     waiting = iter(sorted(events))
     event = next(waiting, None)
@@ -98,7 +99,7 @@ class Panel:
         return self._top + self.HEIGHT - value / self._most * self.HEIGHT
 
     def line(self, kind: str, points: list[tuple[float, int]]) -> None:
-        # Of a straight piece only the ends.
+        # Of a straight part keep only the ends.
         kept = [points[0]]
         for (_, before), point, (_, after) in zip(points, points[1:], points[2:], strict=False):
             if point[1] - before != after - point[1]:

@@ -1,4 +1,4 @@
-"""A way for a client to be answered inside its own process, so that nothing depends on timing."""
+"""Answers a client inside its own process, so that nothing depends on timing."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class Loop:
-    """Answers every connection that is opened while it is installed, in the thread that sends: nothing depends on timing.
+    """Answers every connection opened while it is installed, in the thread that sends.
 
-    ``connect`` puts one end of a socket pair in the place of the client's socket, so that everything but the way there is real;
-    ``send`` puts the answer into the other end when the request is whole.
+    ``connect`` replaces the client's socket by one end of a socket pair, so that everything but the network is real; ``send`` writes the
+    answer into the other end when the request is complete.
 
     Attributes:
         answer: Bytes of the next answers.
@@ -39,7 +39,7 @@ class Loop:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[Loop]:
-        """Stand in the way of all sockets for a while."""
+        """Answer all sockets during the ``with`` block."""
         base = socket.socket.__mro__[1]
 
         def connect(sock: socket.socket, _address: Any) -> None:

@@ -1,33 +1,34 @@
-"""Which measures a run takes, of whom, and how often."""
+"""The plan of a run: its measures, their contenders, and how often each is taken."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import attrs
 
 if TYPE_CHECKING:
     import argparse
 
-#: Contenders that keep connections; requests.post opens one per call, so that most measures say nothing of it.
+#: Contenders that keep connections. requests.post opens one per call, so most measures do not apply to it.
 KEPT = ("ours", "groq", "openai", "session", "floor")
 STREAMS = ("events", "burst", "merged")
-#: Who is measured where the question is how this library's cost grows.
+#: Contenders of the measures of how this library's cost grows.
 PAIR = ("ours", "floor")
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Measure:
     """Slices of one measure.
 
     Attributes:
-        group: What ``--measures`` chooses by.
+        group: Name for ``--measures``.
         function: Its name in ``measures.MEASURES``.
-        keep: Which figure of a slice is kept under which key.
+        keep: The figures of a slice to keep, and the key of each.
         names: Contenders.
-        rounds: Slices of each; one more, before them, only warms up, unless *fresh*.
-        arguments: Of the function.
-        secure: Whether over TLS.
-        fresh: Whether in a process of its own.
+        rounds: Slices of each contender. Unless *fresh*, one more before them only warms up.
+        arguments: Arguments of the function.
+        secure: Whether to connect over TLS.
+        fresh: Whether to measure in a process of its own.
     """
 
     group: str
@@ -35,13 +36,13 @@ class Measure:
     keep: dict[str, str]
     names: tuple[str, ...]
     rounds: int
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = attrs.field(factory=dict)
     secure: bool = False
     fresh: bool = False
 
 
 def sizes(args: argparse.Namespace) -> list[int]:
-    """Return the sizes of answers and prompts."""
+    """Return the sizes of answers and prompts, in bytes."""
     return [1_000, 10_000, 100_000, 1_000_000] + ([] if args.quick else [10_000_000])
 
 
@@ -51,12 +52,12 @@ def lengths(args: argparse.Namespace) -> list[int]:
 
 
 def threads(args: argparse.Namespace) -> list[int]:
-    """Return how many threads call at once."""
+    """Return the numbers of threads that call at once."""
     return [1, 8, 32, 128, 256] + ([] if args.quick else [1_000])
 
 
 def measures(args: argparse.Namespace) -> list[Measure]:
-    """Return what a run measures."""
+    """Return the measures of a run."""
     few = max(2, args.rounds // 3) if args.rounds > 1 else 1
     everybody = (*KEPT, "requests")
     raw = (*KEPT, "raw")

@@ -1,4 +1,4 @@
-"""Draw compare.svg from what ``compare.py --json FILE`` found.
+"""Draw compare.svg from the figures of ``compare.py --json FILE``.
 
 python benchmarks/plot.py FILE [--out benchmarks/compare.svg]
 """
@@ -47,7 +47,7 @@ def _construct(data: dict[str, Any], name: str) -> float | None:
     return data["imports"].get(name, {}).get("construct")
 
 
-#: Title, how a figure is taken from the file, its scale and its form.
+#: Title, function that takes the figure from the file, scale, and format.
 PANELS: tuple[tuple[str, Callable[[dict[str, Any], str], float | None], float, str], ...] = (
     ("CPU per request, µs (less is better)", _median("json"), 1e6, "{:,.0f}"),
     ("CPU per streamed chunk, µs (less is better)", _median("chunks events"), 1e6, "{:,.1f}"),

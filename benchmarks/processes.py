@@ -1,4 +1,4 @@
-"""The processes of a run: the server, a contender each, fresh interpreters."""
+"""The processes of a run: the server, one for each contender, fresh interpreters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def environment() -> dict[str, str]:
-    """Return this process's environment without what would send a client elsewhere or change it."""
+    """Return this process's environment without the variables that would redirect or configure a client."""
     return {
         key: value
         for key, value in os.environ.items()
@@ -30,7 +30,7 @@ def environment() -> dict[str, str]:
 
 
 class Child:
-    """A process that answers one line of JSON with another."""
+    """A process that answers each line of JSON with another."""
 
     def __init__(self, name: str, where: Where) -> None:
         self.name = name
@@ -43,14 +43,14 @@ class Child:
         )
 
     def ready(self) -> bool:
-        """Wait until it can measure."""
+        """Wait until the process is ready to measure."""
         return bool(self._read())
 
     def ask(self, measure: str, **arguments: Any) -> dict[str, Any]:
-        """Have one slice measured.
+        """Measure one slice.
 
         Raises:
-            RuntimeError: It went wrong there.
+            RuntimeError: The measure failed in the process.
         """
         self._process.stdin.write(json.dumps({"measure": measure, **arguments}) + "\n")
         self._process.stdin.flush()
@@ -64,7 +64,7 @@ class Child:
         return json.loads(line) if line else {}
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         _end(self._process)
 
 
@@ -80,7 +80,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 class ServerProcess:
-    """The server: where it is, plain and (``None`` if it cannot) over TLS, and what it counts."""
+    """The server: its place, plain and over TLS (``None`` without trustme), and its counters."""
 
     def __init__(self, plain: Where, secure: Where | None) -> None:
         self.plain = plain
@@ -116,7 +116,7 @@ def running_server() -> Iterator[ServerProcess]:
 
 @contextlib.contextmanager
 def fresh_interpreters() -> Iterator[Any]:
-    """Give a function that runs fresh.py, with compiled files of its own: a checkout may not be writable."""
+    """Yield a function that runs fresh.py, with a folder of its own for compiled files: a checkout may not be writable."""
     with tempfile.TemporaryDirectory() as cache:
         variables = {**environment(), "PYTHONPYCACHEPREFIX": cache}
         variables.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -1,4 +1,4 @@
-"""The tables."""
+"""Prints a run's figures as tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ US, MS, KIB = 1e6, 1e3, 1 / 1024
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table for the eye; nothing without rows."""
+    """Return an aligned table; nothing without rows."""
     if not rows:
         return ""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
@@ -36,13 +36,13 @@ def figure(value: float | None, scale: float = 1.0, form: str = ",.0f", unit: st
 
 
 class Report:
-    """Writes down what a run found."""
+    """The report of a run."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
 
     def text(self) -> str:
-        """Return everything."""
+        """Return the whole report."""
         parts = [
             self._requests(), self._chunks(), *(self._first(secure=secure) for secure in (False, True)), self._rates(),
             self._many(), self._delay(), self._new(), self._cold(), self._imports(), self._open(), self._growth(),
@@ -277,7 +277,7 @@ class Report:
         )
 
     def _budgets(self) -> list[str]:
-        """Return the figures this project has promised before. Nobody fails by them: machines differ."""
+        """Return the figures of the older budgets. They are printed only, since machines differ."""
         found: list[str] = []
         for text, key, budget in (
             ("CPU per request", "json", "1/3"),

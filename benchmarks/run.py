@@ -1,4 +1,4 @@
-"""One run: takes turns, keeps every slice, computes medians and ratios."""
+"""Makes one run: lets contenders take turns, keeps every slice, computes medians and ratios."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
     from processes import ServerProcess
 
-#: Calls at once of a cold start.
+#: Calls made at once in a cold start.
 COLD = 50
 
 
 class Run:
-    """What was measured, by measure and contender, slice by slice.
+    """The figures of a run, by measure and contender, slice by slice.
 
     Attributes:
-        slices: ``{measure: {contender: [figure of round 1, …]}}``; the figure of a round at the same place belongs to the same round.
-        notes: What was left out, and why.
+        slices: ``{measure: {contender: [figure of round 1, …]}}``; figures at the same position belong to the same round.
+        notes: The contenders and measures that were skipped, and why.
     """
 
     def __init__(self, args: argparse.Namespace, server: ServerProcess) -> None:
@@ -94,7 +94,7 @@ class Run:
             self._measure_cold()
 
     def _rounds(self, measure: plan.Measure) -> None:
-        """Have each contender measure a slice, in turn, the first one another each round; the first round only warms up."""
+        """Have the contenders measure a slice in turn, beginning with another one each round; the first round only warms up."""
         if measure.secure and self.server.secure is None:
             return
         names = [name for name in measure.names if name in self._names or name == "raw"]
@@ -109,7 +109,7 @@ class Run:
                 try:
                     found = self._slice(measure, name)
                 except (RuntimeError, OSError) as problem:
-                    # The others are still of interest, and so is what this one did before.
+                    # Go on with the others, and keep the earlier slices of this one.
                     self.notes.append(f"{EVERY[name].title}, {', '.join(measure.keep)}: {problem}")
                     names = [other for other in names if other != name]
                     continue
@@ -149,7 +149,7 @@ class Run:
     def _keep_import(self, name: str, marks: list[list[float]]) -> None:
         def step(end: int, field: int) -> float:
             found = marks[min(end, 2)][field] - marks[0][field]
-            # What the benchmark itself does in between (2 to 3) is not the contender's.
+            # The benchmark's own work between steps 2 and 3 does not count.
             return found + (marks[4][field] - marks[3][field] if end > 2 else 0)
 
         figures = {
@@ -161,7 +161,7 @@ class Run:
             self.slices.setdefault(f"import {key}", {}).setdefault(name, []).append(figure)
 
     def _measure_cold(self) -> None:
-        """Let first calls come all at once, in fresh interpreters, in turn; count the handshakes."""
+        """Make the first calls all at once, in fresh interpreters, in turn; count the handshakes."""
         _say("cold start …")
         secure, count = self.server.secure, COLD
         kinds = [(name, name, 0) for name in self.names if name in plan.KEPT]
@@ -202,12 +202,12 @@ class Run:
         return statistics.median(ratios) if ratios else None
 
     def percentile(self, key: str, name: str, percent: int) -> float | None:
-        """Return a percentile over all that was measured of a contender; a slice is a list here."""
+        """Return a percentile over all values of a contender, whose slices are lists here."""
         found = sorted(value for one in self.slices.get(key, {}).get(name, ()) for value in one)
         return percentile(found, percent) if found else None
 
     def middle(self, key: str, combine: Any, *names: str) -> float | None:
-        """Return the median over the rounds of *combine* of the contenders' medians in one round; a slice is a list here."""
+        """Return the median over the rounds of *combine*, applied to the contenders' medians of one round; slices are lists here."""
         found = self.slices.get(key, {})
         if not all(found.get(name) for name in names):
             return None
@@ -216,7 +216,7 @@ class Run:
         return statistics.median(values) if values else None
 
     def summary(self) -> dict[str, Any]:
-        """Return medians and ratios, for machines."""
+        """Return medians and ratios as plain data."""
         lists = [key for key in self.slices if key.startswith(("first", "delay"))]
         table: dict[str, dict[str, Any]] = {}
         for name in [*self.names, "raw"]:

@@ -1,11 +1,11 @@
-"""A server of canned answers, quick enough not to be what is measured. ``answers.py`` says which answer a request gets.
+"""A server of canned answers, fast enough not to limit the clients. ``answers.py`` says which answer a request gets.
 
-Plain connections are served by one thread and one selector, TLS ones (if the ``trustme`` package is there) by a thread each: they
-serve measures of time, not of throughput. ``GET /stats`` tells the CPU seconds used, the connections accepted and the TLS handshakes
-made so far, as JSON.
+One thread and one selector serve all plain connections. Each TLS connection (if ``trustme`` is installed) has a thread of its own, since
+only measures of time use them, not of throughput. ``GET /stats`` returns the CPU seconds used, the connections accepted and the TLS
+handshakes made so far, as JSON.
 
 ``python benchmarks/server.py [--ca FILE]`` prints ``PORT n TLSPORT m`` (m is 0 without TLS) and serves until its standard input ends.
-With *--ca* it writes a bundle there: certifi's certificates, so that loading it costs what it costs everybody, and its own.
+With *--ca* it writes a bundle there: certifi's certificates, so that loading the bundle costs as much as for any user, and its own.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-#: Of a long request only so much of its beginning and end is kept, where the model's name stands.
+#: Bytes of a long request to keep at its beginning and at its end; the model's name is in one of them.
 _KEPT = 4_096
 
 
 class _Request:
-    """What has arrived of a request; finds its end without keeping a long body."""
+    """Collects a request and finds its end without keeping a long body."""
 
     __slots__ = ("begin", "end", "missing")
 
     def __init__(self) -> None:
         self.begin = b""
         self.end = b""
-        self.missing = -1  # of the body; below 0 while the head is not whole
+        self.missing = -1  # of the body; below 0 until the head is complete
 
     def feed(self, data: bytes) -> bytes | None:
-        """Take in bytes; return the request (a long one without its middle) when it is whole."""
+        """Add bytes; return the request (a long one without its middle) when it is complete."""
         if self.missing < 0:
             data = self.begin + data
             stop = data.find(b"\r\n\r\n")
@@ -67,7 +67,7 @@ class _Request:
 
 
 class _Stats:
-    """What the server counts."""
+    """The counters of the server."""
 
     def __init__(self) -> None:
         self.accepted = 0
@@ -81,7 +81,7 @@ class _Stats:
 
 
 def _timed(count: int, interval: float) -> Iterator[tuple[float, bytes | None]]:
-    """Yield when to send each piece of a stream, and the piece; ``None`` is an event that tells its time."""
+    """Yield the time and the content of each piece of a stream; ``None`` stands for an event with a time stamp."""
     start = time.monotonic()
     yield start, answers.head(*answers.STREAM_HEADERS) + answers.framed(answers.first_event())
     for number in range(1, count + 1):
@@ -95,7 +95,7 @@ def _stamped() -> bytes:
 
 
 class Server:
-    """The plain part."""
+    """Serves plain connections."""
 
     def __init__(self, stats: _Stats) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
@@ -104,7 +104,7 @@ class Server:
         self._plain = answers.plain()
         self._selector = selectors.DefaultSelector()
         self._partial: dict[socket.socket, _Request] = {}
-        self._packs: dict[socket.socket, list[bytes]] = {}  # what is left of each, last piece first
+        self._packs: dict[socket.socket, list[bytes]] = {}  # the remaining pieces of each, last piece first
         self._due: list[tuple[float, int, socket.socket, bytes | None, Any]] = []
         self._number = itertools.count()
 
@@ -184,7 +184,7 @@ class Server:
             heapq.heappush(self._due, (due[0], next(self._number), connection, due[1], rest))
 
     def _send_due(self, timeout: float | None) -> float | None:
-        """Send what is due; return how long the next one has time."""
+        """Send the pieces that are due; return the seconds until the next one."""
         while self._due and self._due[0][0] <= time.monotonic():
             _, _, connection, piece, rest = heapq.heappop(self._due)
             try:
@@ -196,11 +196,11 @@ class Server:
                     self._plan(connection, rest)
         if timeout == 0 or not self._due:
             return timeout
-        # Rounded up to the selector's milliseconds: an event may leave late, but its stamp is made as it leaves.
+        # Rounded up to the selector's milliseconds: an event may be late, but its time stamp is made when it is sent.
         return max(0.0, self._due[0][0] - time.monotonic())
 
     def _send_packs(self) -> float:
-        """Send the next piece of every such stream that takes it; return how long to wait for other work."""
+        """Send the next piece of each stream whose socket accepts it; return how long to wait for other work."""
         moved = False
         for connection, pieces in list(self._packs.items()):
             try:
@@ -221,7 +221,7 @@ class Server:
 
 
 class TLSServer:
-    """The TLS part: a thread per connection."""
+    """Serves TLS connections, with a thread each."""
 
     def __init__(self, stats: _Stats, ca: Path | None) -> None:
         import certifi
@@ -301,7 +301,7 @@ def main() -> None:
     sys.setswitchinterval(0.0005)
     print(f"PORT {server.port} TLSPORT {secure}", flush=True)
     server.run(sys.stdin.fileno())
-    os._exit(0)  # nothing to clear up, and connections still open need no farewell
+    os._exit(0)  # exit at once: there is nothing to clean up, and open connections need no close
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What a shared store adds to a call: one ``take`` before it and one ``adjust`` after it, for four limits.
+"""Measure the cost that a shared store adds to a call: one ``take`` before it and one ``adjust`` after it, for four limits.
 
     python benchmarks/stores.py [--calls 20000] [--others 0]
 
-Prints the median and the 99th percentile in microseconds, from one thread; with ``--others`` beside so many processes that do the same
-with the same key all the time, each 1 ms apart. The goal for a whole acquire is 50 µs on the file, 300 µs on Redis. The latter is a
-``redis-server`` started here on a free port; where there is none, its row is left out. Then the server is stopped (SIGSTOP), and the
-time until a question is decided is shown in milliseconds: the goal is 150.
+It prints the median and the 99th percentile in microseconds, from one thread. ``--others`` sets the number of other processes that use
+the same key at the same time, once per millisecond each. The goal for a whole acquire is 50 µs on the file, 300 µs on Redis. The script starts a
+``redis-server`` on a free port; if none is installed, it skips the row. Then it stops the server (SIGSTOP) and prints the milliseconds
+until a command fails: the goal is 150.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CHANGE = Adjustment(credits={"tpm": 5, "tpd": 5})
 
 
 class MemoryStore:
-    """The model alone, in memory: the floor."""
+    """The arithmetic alone, in memory: the floor."""
 
     def __init__(self):
         self.state = GcraState()
@@ -82,7 +82,7 @@ class Server:
         return RedisStore(self.url, timeout=timeout)
 
     def decide(self, count=20):
-        """Stop the server; return how long questions took to fail, sorted, in milliseconds: the first on an open connection."""
+        """Stop the server; return how long commands took to fail, sorted, in milliseconds. The first uses an open connection."""
         store = self.store(timeout=0.1)
         store.take("key", ASK)
         self.process.send_signal(signal.SIGSTOP)
@@ -99,7 +99,7 @@ class Server:
         return sorted(found)
 
 
-# A row for each store, made from a folder to keep files in. Another store is another line here.
+# One row per store: a function of a folder for its files. To add a store, add a line here.
 STORES = {
     "model alone": lambda _folder: MemoryStore(),
     "file": lambda folder: FileStore(f"{folder}/limits", patience=10),
@@ -118,7 +118,7 @@ def measure(call, count):
 
 
 def keep_busy(make, folder):
-    """Use a store from another process until killed."""
+    """Use a store until the process is killed."""
     store = make(folder)
     while True:
         store.take("key", ASK)
@@ -152,7 +152,7 @@ def show(stores, options):
     print(f"{'µs':<14}{'take p50':>10}{'p99':>8}{'adjust p50':>14}{'p99':>8}")
     for name, make in stores.items():
         with tempfile.TemporaryDirectory() as folder:
-            context = multiprocessing.get_context("fork")  # the makers are no names to import
+            context = multiprocessing.get_context("fork")  # spawned processes could not import the functions above
             others = [context.Process(target=keep_busy, args=(make, folder)) for _ in range(options.others)]
             for other in others:
                 other.start()

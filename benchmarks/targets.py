@@ -1,31 +1,27 @@
-"""What this project aims at, held against a run. Printed, never asserted: machines differ, and so do their moods."""
+"""This project's targets, compared with a run. They are printed, never asserted: machines differ, and so does their load."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+import attrs
 import plan
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from run import Run
+from run import Run
 
 KIB, MIB = 1024, 1024 * 1024
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Target:
-    """One aim.
+    """One target.
 
     Attributes:
-        text: What is compared.
-        figure: Takes it from a run; ``None`` where it was not measured.
-        limit: What it must reach.
-        then: What comes after that.
-        least: Whether more is better.
-        form: How it is printed.
+        text: Description of the comparison.
+        figure: Function of a run that returns the figure; ``None`` if it was not measured.
+        limit: The target.
+        then: The next target.
+        least: Whether a larger figure is better.
+        form: Format of the figure.
     """
 
     text: str
@@ -37,13 +33,13 @@ class Target:
 
     def line(self, run: Run) -> list[str]:
         """Return text, figure, limit, next limit and verdict."""
-        found = self.figure(run)
+        figure = self.figure(run)
         sign = ">=" if self.least else "<="
         aims = [f"{sign} {self.form.format(self.limit)}", "" if self.then is None else self.form.format(self.then)]
-        if found is None:
+        if figure is None:
             return [self.text, "-", *aims, "not measured"]
-        good = found >= self.limit if self.least else found <= self.limit
-        return [self.text, self.form.format(found), *aims, "holds" if good else "MISSED"]
+        is_met = figure >= self.limit if self.least else figure <= self.limit
+        return [self.text, self.form.format(figure), *aims, "holds" if is_met else "MISSED"]
 
 
 def _ratio(key: str, base: str) -> Callable[[Run], float | None]:
@@ -55,7 +51,7 @@ def _whole(key: str, base: str) -> Callable[[Run], float | None]:
 
 
 def _added(key: str, base: str) -> Callable[[Run], float | None]:
-    """Less what a bare socket takes: what the server and the kernel need is nobody's doing."""
+    """Subtract the time of a bare socket: no client can avoid the work of server and kernel."""
     return lambda run: run.middle(
         key, lambda ours, other, raw: (ours - raw) / (other - raw) if other > raw else None, "ours", base, "raw"
     )
@@ -67,7 +63,7 @@ def _delay(run: Run) -> float | None:
 
 
 def _imports(run: Run) -> float | None:
-    """CPU of import and construction by that of ``import requests``."""
+    """Return the CPU time of import and construction, divided by that of ``import requests``."""
     ours = run.slices.get("import construct", {}).get("ours")
     base = run.slices.get("import import", {}).get("session")
     if not ours or not base:
@@ -99,9 +95,9 @@ def _scaled(key: str, scale: float = 1.0) -> Callable[[Run], float | None]:
 
 
 def _linear(what: str, steps: Callable[..., list[int]]) -> Callable[[Run], float | None]:
-    """The cost of one more byte or chunk at the large end, by that in the middle; and that by the same of http.client.
+    """Return the cost of one more byte or chunk at the large end, divided by that in the middle, and that again by http.client's ratio.
 
-    What is larger than the processor's caches, and fresh from the system, costs everybody more.
+    Data larger than the processor's caches, in memory fresh from the system, costs every client more.
     """
 
     def growth(run: Run, name: str) -> float | None:
@@ -157,5 +153,5 @@ TARGETS = (
 
 
 def lines(run: Run) -> list[list[str]]:
-    """Return every target's line that the run's measures can tell about."""
+    """Return the lines of the targets that the run has measured."""
     return [target.line(run) for target in TARGETS]

@@ -1,6 +1,6 @@
 """A conversation of several turns: the history grows by each question and its answer.
 
-Talks to Groq if GROQ_API_KEY is set, else to the bundled emulator. Give the questions as arguments, or take those below.
+Talks to Groq if GROQ_API_KEY is set, else to the bundled emulator. Give your questions as arguments, or use those below.
 """
 
 import sys
@@ -20,7 +20,7 @@ def main(questions: list[str]) -> None:
             with provider.generate_stream(history, max_completion_tokens=300, timeout=30) as stream:
                 for chunk in stream:
                     print(chunk.content, end="", flush=True)
-            # The answer without what only answers may carry, reasoning included.
+            # ``message`` holds the part of the answer that you may send back; the reasoning is not in it.
             history.append(stream.response.message)
             print(f"\n[{len(history)} messages, {stream.response.usage.prompt_tokens} prompt tokens]")
 

@@ -18,7 +18,7 @@ Talks to Groq if GROQ_API_KEY is set, else to the bundled emulator.
 from groq_provider import MODEL_MIGRATION
 from groq_provider.testing import demo_provider
 
-# As they were: the message format is the same.
+# Unchanged: the message format is the same.
 messages = [
     {"role": "system", "content": "You are terse."},
     {"role": "user", "content": "Why is the sky blue?"},
@@ -26,7 +26,7 @@ messages = [
 
 
 def main() -> None:
-    # A suggestion, applied by nobody but you: Groq serves open models, so compare the answers before you switch.
+    # A suggestion that the library never applies by itself. Groq serves open models: you should compare the answers before you switch.
     model = MODEL_MIGRATION["gpt-4o"]
     print(f"gpt-4o -> {model}")
 
@@ -39,7 +39,7 @@ def main() -> None:
                 print(chunk.content, end="", flush=True)
         print()
 
-        # The limits are others than those you know: look at them.
+        # Your limits differ from those at OpenAI: you should check them.
         limits = response.rate_limit
         if limits is not None:
             print(f"Limits: {limits.limit_requests:,} requests per day, {limits.limit_tokens:,} tokens per minute")

@@ -1,4 +1,4 @@
-"""Print an answer as it is made, then its figures.
+"""Print an answer as it arrives, then its latency and speed.
 
 Talks to Groq if GROQ_API_KEY is set, else to the bundled emulator.
 """
@@ -10,13 +10,13 @@ from groq_provider.testing import demo_provider
 def main() -> None:
     with demo_provider() as provider:  # in your program: GroqProvider()
         try:
-            # The with block frees the connection, also when the loop is left early.
+            # The ``with`` block frees the connection, even if you leave the loop early.
             with provider.generate_stream(
                 "Write code to process data streams.", model=FAST_MODEL, max_completion_tokens=2000, temperature=0.7
             ) as stream:
                 for chunk in stream:
                     print(chunk.content, end="", flush=True)
-        except GroqProviderError as error:  # refused, cut, late or unreadable: never taken for a whole answer
+        except GroqProviderError as error:  # you never get a broken stream as a whole answer
             print(f"\n[broken after {len(error.partial.content) if error.partial else 0} characters: {error}]")
             return
 

@@ -12,7 +12,7 @@ CITIES = ["Oslo", "Lima", "Quito", "Hanoi", "Accra", "Sofia"]
 
 
 def own_pool(provider: GroqProvider, threads: ThreadPoolExecutor) -> None:
-    """Threads of yours: one provider, one set of connections and limits."""
+    """Call one provider from your own threads: they share its connections and limits."""
 
     def ask(city: str) -> str:
         return provider.generate(f"Name a river near {city}.", max_completion_tokens=150).content
@@ -22,7 +22,7 @@ def own_pool(provider: GroqProvider, threads: ThreadPoolExecutor) -> None:
 
 
 def bulk(provider: GroqProvider) -> None:
-    """Threads of the library: results in order, an error is a result."""
+    """Let the library start the threads: results come in order, and an error is a result."""
     requests = [
         LLMRequest(messages=f"Name a dish of {city}.", custom_id=city, max_completion_tokens=150) for city in CITIES
     ]
@@ -37,7 +37,7 @@ def bulk(provider: GroqProvider) -> None:
 
 
 def main() -> None:
-    # The provider is left before the pool: after Ctrl-C or an error it ends the calls that the threads are in.
+    # Put the provider inside the pool: after Ctrl-C or an error it closes first, which ends the calls that the threads wait for.
     with (
         ThreadPoolExecutor(max_workers=4) as threads,
         demo_provider(model=FAST_MODEL) as provider,  # in your program: GroqProvider()

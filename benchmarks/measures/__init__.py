@@ -1,4 +1,4 @@
-"""What runs in a contender's process: each function takes a client and arguments, and returns figures."""
+"""The measures, which run in a contender's process: each is a function that takes a client and arguments, and returns figures."""
 
 from __future__ import annotations
 

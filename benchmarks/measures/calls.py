@@ -8,7 +8,7 @@ from typing import Any
 
 
 def plain(client: Any, *, requests: int) -> dict[str, float]:
-    """One thread on a kept connection: CPU and wall seconds per request."""
+    """Measure CPU and wall seconds per request, with one thread on a kept connection."""
     return _timed(client.answer, requests)
 
 
@@ -20,13 +20,13 @@ def _timed(action: Any, times: int) -> dict[str, float]:
 
 
 def new_connections(client: Any, *, requests: int) -> dict[str, float]:
-    """The server closes after each answer: CPU and wall seconds per call on a new connection."""
-    client.answer("bench/close-0")  # after this none is kept
+    """Measure CPU and wall seconds per call on a new connection; the server closes after each answer."""
+    client.answer("bench/close-0")  # the server closes this connection, too
     return _timed(lambda: client.answer("bench/close-0"), requests)
 
 
 def answer_size(client: Any, *, size: int, repeat: int) -> dict[str, float]:
-    """Answers of a size: CPU seconds each."""
+    """Measure CPU seconds per answer of one size."""
     model = f"bench/size-{size}"
     if len(client.answer(model)) != size:
         raise RuntimeError("not the whole answer")
@@ -34,14 +34,14 @@ def answer_size(client: Any, *, size: int, repeat: int) -> dict[str, float]:
 
 
 def prompt_size(client: Any, *, size: int, repeat: int) -> dict[str, float]:
-    """Prompts of a size: CPU seconds each."""
+    """Measure CPU seconds per prompt of one size."""
     messages = [{"role": "user", "content": ("Say why a fixed schedule is quick. " * (size // 35 + 1))[:size]}]
     client.answer(messages=messages)
     return _timed(lambda: client.answer(messages=messages), repeat)
 
 
 def rate(client: Any, *, threads: int, seconds: float) -> dict[str, float]:
-    """Plain answers per second from some threads that share the client, and the CPU seconds each cost."""
+    """Measure plain answers per second, and CPU seconds per answer, of threads that share the client."""
     gate, counts, problems = threading.Barrier(threads + 1), [0] * threads, []
 
     def work(index: int) -> None:

@@ -1,4 +1,4 @@
-"""Memory: of open streams, and over many calls."""
+"""Memory of open streams, and growth over many calls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def rss() -> int:
-    """Return the bytes this process has in memory; 0 where the system does not say."""
+    """Return the bytes this process has in memory; 0 if the system does not report them."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
     except OSError:
@@ -28,7 +28,7 @@ def _opened(client: Any, count: int) -> list[Any]:
 
 
 def open_streams(client: Any, *, streams: int) -> dict[str, float]:
-    """Bytes per open stream: of the process, and of what Python allocated; in a fresh process, or the first has room left over."""
+    """Measure bytes per open stream, of the process and as allocated by Python. Run it in a fresh process, which has no freed memory to reuse."""
     kept = _opened(client, 1)
     gc.collect()
     before = rss()
@@ -53,7 +53,7 @@ def open_streams(client: Any, *, streams: int) -> dict[str, float]:
 
 
 def growth(client: Any, *, calls: int) -> dict[str, float]:
-    """What is left of many calls, a tenth of them streams, after a tenth that fills buffers: bytes and Python's blocks."""
+    """Measure the bytes and Python's memory blocks that many calls leave behind, a tenth of them streams, after a tenth that fills buffers."""
 
     def run(count: int) -> tuple[int, int]:
         for number in range(count):

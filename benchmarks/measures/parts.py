@@ -1,4 +1,4 @@
-"""This library's limiter and latency tracker, alone."""
+"""This library's limiter and latency tracker, each alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contenders import MODEL
 
 
 def limiter(_client: Any, *, loops: int) -> dict[str, float]:
-    """CPU seconds of one reservation with its settlement; and with an answer's headers applied, too."""
+    """Measure CPU seconds of one reservation with its settlement, without and with an answer's headers."""
     from groq_provider import RateLimits, TokenBucketRateLimiter
     from groq_provider.types.response import Usage
     from groq_provider.wire.headers import parse_rate_limit
@@ -32,7 +32,7 @@ def limiter(_client: Any, *, loops: int) -> dict[str, float]:
 
 
 def tracker(_client: Any, *, loops: int) -> dict[str, float]:
-    """CPU seconds of one record."""
+    """Measure CPU seconds of one latency record."""
     from groq_provider import LatencyTracker
 
     alone = LatencyTracker()

@@ -18,31 +18,31 @@ def _stream(client: Any, kind: str, count: int) -> float:
 
 
 def chunks(client: Any, *, kind: str, chunks: int) -> dict[str, float]:
-    """CPU seconds per chunk of a long stream, what a stream of one chunk costs taken off; and that of the short stream."""
+    """Measure CPU seconds per chunk of a long stream, less the cost of a stream of one chunk; and that cost."""
     short = min(_stream(client, kind, 1) for _ in range(3))
     return {"cpu": (_stream(client, kind, chunks + 1) - short) / chunks, "short": short}
 
 
 def whole(client: Any, *, kind: str, count: int, repeat: int) -> dict[str, float]:
-    """CPU seconds of a whole stream."""
+    """Measure CPU seconds of a whole stream."""
     return {"cpu": min(_stream(client, kind, count) for _ in range(repeat))}
 
 
 def first_text(client: Any, *, requests: int) -> dict[str, list[float]]:
-    """Wall seconds from the call to the first text, on a kept connection."""
+    """Measure wall seconds from the call to the first text, on a kept connection."""
     times = []
     for _ in range(requests):
         began = time.perf_counter()
         pieces = client.pieces("bench/events-3")
         next(pieces)
         times.append(time.perf_counter() - began)
-        for _ in pieces:  # to the end, so that the connection is kept
+        for _ in pieces:  # read to the end, so that the connection is kept
             pass
     return {"wall": times}
 
 
 def delay(client: Any, *, events: int) -> dict[str, list[float]]:
-    """Seconds from the server's stamp on an event to its text, while one is sent every 2 ms."""
+    """Measure the seconds from an event's time stamp until the client has its text, at an event every 2 ms."""
     now = time.monotonic
     delays = [now() - float(text) for text in client.pieces(f"bench/timed-{events}")]
     if len(delays) != events:
@@ -51,7 +51,7 @@ def delay(client: Any, *, events: int) -> dict[str, list[float]]:
 
 
 def held(client: Any, *, events: int, patience: float) -> dict[str, int]:
-    """How many of some events are given out although the server sends nothing after them."""
+    """Count the events that the client hands out although the server sends nothing after them."""
     seen: list[str] = []
     done = threading.Event()
 
@@ -68,7 +68,7 @@ def held(client: Any, *, events: int, patience: float) -> dict[str, int]:
 
 
 def many(client: Any, *, streams: int, chunks: int) -> dict[str, float]:
-    """Chunks per second over streams read at once by a thread each, and the CPU seconds each cost."""
+    """Measure chunks per second, and CPU seconds per chunk, of streams that a thread each reads at once."""
     gate, problems = threading.Barrier(streams + 1), []
 
     def work() -> None:

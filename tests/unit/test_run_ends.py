@@ -33,7 +33,7 @@ def closed_after(count):
 
 
 def results_and_end(run):
-    """What a run gives out, and what it raises at its end."""
+    """Return the results of a run, and the error at its end."""
     results = []
     try:
         results.extend(run)

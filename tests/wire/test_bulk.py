@@ -725,7 +725,7 @@ def test_auto_shrinks_over_the_provider(emulator, status, retries):
 
 
 class Exhausted(TokenBucketRateLimiter):
-    """Of what has come back since the last request somebody else is quicker, however long that is ago."""
+    """A limiter whose whole refill is used by another client, however long ago the last request was."""
 
     def reserve(self, model, **more):
         while (place := self.try_reserve(model, prompt_tokens=1)) is not None:
