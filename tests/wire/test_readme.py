@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 import groq_provider
-from groq_provider import GroqProvider, ProviderConfig, RetryPolicy, Timeouts, errors
+from groq_provider import GroqProvider, ProviderConfig, RetryPolicy, Timeouts, errors, testing
 from groq_provider.cli import _parser
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -212,6 +212,15 @@ def test_public_names_exist():
     python = {"ValueError", "TimeoutError", "RuntimeError", "ImportError", "KeyboardInterrupt"}
     own = {*groq_provider.__all__, "StoreUnavailableError"}
     assert set(re.findall(r"`(\w+Error)`", text)) <= own | python
+
+
+def test_reference_has_public_names():
+    """Every public class and function is in the reference; the errors are there as one module."""
+    text = "\n".join(text for name, text in PAGES.items() if name.startswith("docs/reference/"))
+    shown = set(re.findall(r"^\.\. auto(?:class|function):: (\w+)$", text, re.MULTILINE))
+    constants = {"DEFAULT_MODEL", "FAST_MODEL", "MODEL_MIGRATION", "ContentPart", "__version__"}
+    assert set(groq_provider.__all__) - set(errors.__all__) - constants <= shown
+    assert set(testing.__all__) <= shown
 
 
 def test_http2_names_missing_extra(monkeypatch):
