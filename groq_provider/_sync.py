@@ -1,32 +1,42 @@
-"""What makes the locks of this package safe against interrupts, signal handlers, finalizers and forks. The one place that explains it.
+"""What makes the locks of this package safe against interrupts, signal handlers, finalizers and forks.
 
-**Interrupts.** Ctrl-C, or a signal handler that raises, may strike the main thread between any two steps of Python code. Afterwards
-nothing may hang, no lock may stay locked, no call may get the answer of another one, and the provider must work on. A connection or a
-place in the limits that the interrupted step held may come back late, by its finalizer.
+The one place that explains it.
 
-- Take locks by ``with``, or try them by :func:`lock_attempts`. ``if lock.acquire(blocking=False):`` leaves a gap before its ``try``.
-- Between two statements that belong together, make no call of Python code: the interpreter looks for signals when a call begins.
-- A resource belongs to its new owner from the statement that grants it, so that the owner's finalizer returns it after any interrupt.
+**Interrupts.** Ctrl-C, or a signal handler that raises, may strike the main thread between any two steps of Python
+code. Afterwards nothing may hang, no lock may stay locked, no call may get the answer of another one, and the provider
+must work on. A connection or a place in the limits that the interrupted step held may come back late, by its finalizer.
 
-**Signal handlers.** A handler runs in the main thread, in the middle of any function, and may call any public method. The code that it
-interrupted cannot go on before the handler returns, so a handler must never wait for it:
+- Take locks by ``with``, or try them by :func:`lock_attempts`. ``if lock.acquire(blocking=False):`` leaves a gap before
+  its ``try``.
+- Between two statements that belong together, make no call of Python code: the interpreter looks for signals when a
+  call begins.
+- A resource belongs to its new owner from the statement that grants it, so that the owner's finalizer returns it after
+  any interrupt.
 
-- A lock that is waited for is an ``RLock``, and the state that it guards must be right at each step. Where it cannot be, the section says
-  so, as in :class:`~groq_provider.ratelimit.model.ModelLimiter`; the handler then posts its change, and the section applies it at its end.
+**Signal handlers.** A handler runs in the main thread, in the middle of any function, and may call any public method.
+The code that it interrupted cannot go on before the handler returns, so a handler must never wait for it:
+
+- A lock that is waited for is an ``RLock``, and the state that it guards must be right at each step. Where it cannot
+  be, the section says so, as in :class:`~groq_provider.ratelimit.model.ModelLimiter`; the handler then posts its
+  change, and the section applies it at its end.
 - A plain ``Lock`` belongs to a single waiter, or is tried and never waited for.
 - In a queue, the call of a handler goes before the call that it interrupted.
-- Where :func:`in_signal_handler` says so, use nothing that the interrupted call needs: over HTTP/2 the handler's call goes out on a
-  connection of its own; a run of ``generate_many`` works on its items in the handler's thread. If only the interrupted call could finish
-  the work (a stream on its connection, a run over threads), refuse at once instead of waiting.
+- Where :func:`in_signal_handler` says so, use nothing that the interrupted call needs: over HTTP/2 the handler's call
+  goes out on a connection of its own; a run of ``generate_many`` works on its items in the handler's thread. If only
+  the interrupted call could finish the work (a stream on its connection, a run over threads), refuse at once instead of
+  waiting.
 
-Not covered: a handler that strikes while the first call of a kind imports its modules may see an ``ImportError``. ``warm_up()`` loads them.
+Not covered: a handler that strikes while the first call of a kind imports its modules may see an ``ImportError``.
+``warm_up()`` loads them.
 
-**Finalizers.** The garbage collector may run ``__del__`` in any thread, inside any section, so a finalizer can wait for no lock. It posts its
-change to a deque, whose ``append`` is atomic, and then tries the lock. If the lock is held, its holder drains the deque after releasing.
+**Finalizers.** The garbage collector may run ``__del__`` in any thread, inside any section, so a finalizer can wait for
+no lock. It posts its change to a deque, whose ``append`` is atomic, and then tries the lock. If the lock is held, its
+holder drains the deque after releasing.
 
-**Forks.** The child has copies of locks that threads of the parent may have held, and shares the parent's sockets. An object that owns a
-lock or a socket registers by :func:`forkable`; its ``_after_fork_in_child()`` runs first in the child. It must replace the locks without
-taking them, and close its descriptors without sending anything. Nothing is done in the parent.
+**Forks.** The child has copies of locks that threads of the parent may have held, and shares the parent's sockets. An
+object that owns a lock or a socket registers by :func:`forkable`; its ``_after_fork_in_child()`` runs first in the
+child. It must replace the locks without taking them, and close its descriptors without sending anything. Nothing is
+done in the parent.
 """
 
 from __future__ import annotations
@@ -81,8 +91,9 @@ def lock_attempts(lock: threading.Lock | threading.RLock) -> Iterator[bool]:
             finally:
                 lock.release()
 
-    After ``if lock.acquire(blocking=False):`` an interrupt may strike before the ``try``, and the lock would stay locked. The interpreter
-    looks for signals when a call returns, but not between a step of a loop whose iterator is written in C and the ``try``.
+    After ``if lock.acquire(blocking=False):`` an interrupt may strike before the ``try``, and the lock would stay
+    locked. The interpreter looks for signals when a call returns, but not between a step of a loop whose iterator is
+    written in C and the ``try``.
     """
     return iter(functools.partial(lock.acquire, False), False)
 
@@ -96,15 +107,18 @@ def wake(lock: threading.Lock) -> None:
 
 
 def owns_lock(lock: Any) -> bool:
-    """Say whether this thread holds an ``RLock``. If it does, this is a signal handler that interrupted the locked section."""
+    """Say whether this thread holds an ``RLock``.
+
+    If it does, this is a signal handler that interrupted the locked section.
+    """
     return bool(lock._is_owned())  # noqa: SLF001 - threading.Condition calls it, too
 
 
 def in_signal_handler(inside: str, but: frozenset[CodeType] = frozenset(), beside: tuple[str, ...] = ()) -> bool:
     """Say whether this is a signal handler that interrupted one of our modules. Takes some microseconds.
 
-    It reads the stack, where the frames of the handler lie between those of our modules. So there is no state of our own that an
-    interrupt could leave wrong.
+    It reads the stack, where the frames of the handler lie between those of our modules. So there is no state of our
+    own that an interrupt could leave wrong.
 
     Args:
         inside: Prefix of the names of the modules in question.

@@ -22,7 +22,8 @@ _RECHECK_AFTER = 0.05
 class Permit:
     """The right to have one request under way, or the wait for that right.
 
-    Once granted, the permit belongs to the waiter: after an interrupt, however early, its finalizer returns it. It is returned once.
+    Once granted, the permit belongs to the waiter: after an interrupt, however early, its finalizer returns it. It is
+    returned once.
     """
 
     __slots__ = ("_limiter", "thread_id", "wake_lock")
@@ -34,14 +35,11 @@ class Permit:
 
     def release(self) -> None:
         """Return the permit. Idempotent; never waits, so finalizers may call it."""
-        limiter, self._limiter = (
-            getattr(self, "_limiter", None),
-            None,
-        )  # unset if an interrupt struck in __init__
+        # The attribute is unset if an interrupt struck in __init__.
+        limiter, self._limiter = getattr(self, "_limiter", None), None
         if limiter is not None:
-            limiter._returned_permits.append(
-                None
-            )  # here and not in a method of ours: an interrupt as that is called would lose the permit
+            # Here and not in a method of ours: an interrupt as that is called would lose the permit.
+            limiter._returned_permits.append(None)
             limiter._settle_returned()
 
     __del__ = release
@@ -125,7 +123,8 @@ class ConnectionLimiter:
     def _queue_position(self, permit: Permit) -> int:
         """Return the index in the queue for a new waiter: the end, or in front of a waiter of the same thread.
 
-        The new waiter is then the call of a signal handler, and the call that it interrupted cannot go on before the handler returns.
+        The new waiter is then the call of a signal handler, and the call that it interrupted cannot go on before the
+        handler returns.
         """
         if permit.thread_id == main_thread().ident:
             for position, waiting_permit in enumerate(list(self._waiters)):

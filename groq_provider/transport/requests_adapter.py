@@ -107,10 +107,13 @@ def _http2_pool() -> type[Http2Pool]:
 
 
 class Adapter(HTTPAdapter):
-    """The adapter of requests, with our pools behind it. ``send`` is not overridden, so the ``responses`` library works.
+    """The adapter of requests, with our pools behind it.
 
-    With *http2* the pool speaks HTTP/2 wherever TLS can negotiate it, also inside a proxy's tunnel. Without TLS, and through a proxy that is
-    itself reached by TLS, the pool speaks HTTP/1.1: TLS inside TLS cannot be read without waiting.
+    ``send`` is not overridden, so the ``responses`` library works.
+
+    With *http2* the pool speaks HTTP/2 wherever TLS can negotiate it, also inside a proxy's tunnel. Without TLS, and
+    through a proxy that is itself reached by TLS, the pool speaks HTTP/1.1: TLS inside TLS cannot be read without
+    waiting.
     """
 
     def __init__(
@@ -317,13 +320,14 @@ class _CodedBody:
 class Response(requests.Response):
     """A response: its head has arrived, its body is read on demand.
 
-    Unlike the method of requests, :meth:`iter_lines` splits only at CR, LF and CRLF, takes linear time, holds nothing back whatever the
-    framing, and decodes nothing.
+    Unlike the method of requests, :meth:`iter_lines` splits only at CR, LF and CRLF, takes linear time, holds nothing
+    back whatever the framing, and decodes nothing.
 
     Not shared between threads.
 
     Args:
-        raw: An :class:`~groq_provider.transport.http1.receive.HTTP11Response`, an object with the same methods, or a response of urllib3.
+        raw: An :class:`~groq_provider.transport.http1.receive.HTTP11Response`, an object with the same methods, or a
+            response of urllib3.
         request: The request that it answers.
         scope: The deadlines and the cancellation of the call.
     """

@@ -37,9 +37,10 @@ class Interruptible(Protocol):
 class CancelScope(CancelToken):
     """The deadlines of one call, and its cancellation.
 
-    The scope is the call's own cancel token: the rate limiter and the retry delay wait with it, so :meth:`cancel` wakes them. While the call
-    owns a socket, :meth:`cancel` also shuts that socket down, which ends a blocked connect, handshake, send or read at once. A target that the
-    call shares, such as an HTTP/2 connection, is interrupted by :meth:`Interruptible.interrupt` instead.
+    The scope is the call's own cancel token: the rate limiter and the retry delay wait with it, so :meth:`cancel` wakes
+    them. While the call owns a socket, :meth:`cancel` also shuts that socket down, which ends a blocked connect,
+    handshake, send or read at once. A target that the call shares, such as an HTTP/2 connection, is interrupted by
+    :meth:`Interruptible.interrupt` instead.
 
     Thread safety: one thread runs the call; any thread may cancel it.
 
@@ -100,14 +101,19 @@ class CancelScope(CancelToken):
         self.sent_at: float | None = None
 
     def earlier(self, seconds: float | None, now: float | None = None) -> float | None:
-        """Return the instant *seconds* from now, no later than the total deadline. Pass *now* if you have just read the clock."""
+        """Return the instant *seconds* from now, no later than the total deadline.
+
+        Pass *now* if you have just read the clock.
+        """
         if seconds is None:
             return self.total_deadline
         instant = (self.clock.monotonic() if now is None else now) + seconds
         return instant if self.total_deadline is None else min(instant, self.total_deadline)
 
     def send_timeout(self) -> float | None:
-        """Return the seconds within which the next piece of the request must leave. A peer that accepts nothing for so long is dead.
+        """Return the seconds within which the next piece of the request must leave.
+
+        A peer that accepts nothing for so long is dead.
 
         Raises:
             TimeoutError: The deadline has passed.
@@ -141,7 +147,8 @@ class CancelScope(CancelToken):
 
         Raises:
             RequestCancelledError: The call was cancelled.
-            ReadTimeoutError: The total deadline has passed. The other limits do not count here: they bound the silence of the peer.
+            ReadTimeoutError: The total deadline has passed. The other limits do not count here: they bound the silence
+                of the peer.
         """
         if self._cancelled:
             raise RequestCancelledError("the call was cancelled", sent=True)

@@ -56,13 +56,14 @@ class SessionTransport:
         api_key: Sent as bearer token; ``None`` means no ``Authorization`` header.
         headers: Sent with every request.
         proxies: As in requests; ``None`` means those of the environment, which is read here, once.
-        ca_bundle: File or folder of CA certificates; ``None`` means ``REQUESTS_CA_BUNDLE``, else ``CURL_CA_BUNDLE``, else ``SSL_CERT_FILE``
-            and ``SSL_CERT_DIR`` together, else the certificates of certifi.
+        ca_bundle: File or folder of CA certificates; ``None`` means ``REQUESTS_CA_BUNDLE``, else ``CURL_CA_BUNDLE``,
+            else ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` together, else the certificates of certifi.
         cert: Client certificate, or a pair of certificate and key.
         max_connections: Most requests under way at once, over HTTP/1.1 and HTTP/2 alike; ``None`` means no cap.
         http2: Whether to use HTTP/2 where the server speaks it. You must install the extra ``http2`` for it.
-        session: A session of the caller's. Its headers, proxies, verify and cert are read here, once. The transport mounts nothing on it,
-            sends nothing through it and never closes it; its adapters, hooks, auth, params and cookies are ignored.
+        session: A session of the caller's. Its headers, proxies, verify and cert are read here, once. The transport
+            mounts nothing on it, sends nothing through it and never closes it; its adapters, hooks, auth, params and
+            cookies are ignored.
     """
 
     def __init__(
@@ -148,9 +149,8 @@ class SessionTransport:
         if self._permits is None:
             return self._send_request(request, scope)
         permit = self._permits.acquire(scope, scope.earlier(scope.after_send))
-        scope.connect_deadline = scope.earlier(
-            scope.connect
-        )  # time spent waiting for the permit is not time to connect
+        # Time spent waiting for the permit is not time to connect.
+        scope.connect_deadline = scope.earlier(scope.connect)
         try:
             response = self._send_request(request, scope)
         except BaseException:
@@ -222,8 +222,8 @@ class SessionTransport:
         """Open connections, TLS included, without sending a request.
 
         Returns:
-            How many requests can be sent at once without a handshake. Over HTTP/1.1 that is the number of connections; over HTTP/2 one
-            connection carries as many requests as the server allows, usually a hundred.
+            How many requests can be sent at once without a handshake. Over HTTP/1.1 that is the number of connections;
+            over HTTP/2 one connection carries as many requests as the server allows, usually a hundred.
 
         Raises:
             ProviderClosedError: The transport was closed.

@@ -24,7 +24,10 @@ def tls_context(
     protocols: tuple[str, ...] = ("http/1.1",),
     versions: object = None,  # noqa: ARG001 - part of the cache key: the versions of the files
 ) -> ssl.SSLContext:
-    """Return the shared context of these settings. Loading the CA bundle takes 30 to 40 ms, so it is done once, not per connection."""
+    """Return the shared context of these settings.
+
+    Loading the CA bundle takes 30 to 40 ms, so it is done once, not per connection.
+    """
     try:
         paths = (ca_bundle,) if isinstance(ca_bundle, str) else ca_bundle
         context = ssl.create_default_context(**_load_arguments(paths[0]))

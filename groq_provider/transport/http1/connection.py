@@ -51,7 +51,10 @@ def _wait_connected(sock: socket.socket, timeout: float | None) -> bool:
 
 
 class _TunnelReader(socket.SocketIO):
-    """The read side of a socket while http.client opens a tunnel through a proxy. Never waits past the deadline of the call."""
+    """The read side of a socket while http.client opens a tunnel through a proxy.
+
+    Never waits past the deadline of the call.
+    """
 
     def __init__(self, sock: socket.socket, scope: CancelScope) -> None:
         super().__init__(sock, "r")
@@ -155,9 +158,8 @@ class _ScopedConnection(HTTPConnection):
                     raise OSError(error_number, os.strerror(error_number))
             if scope.cancelled:  # a socket that was shut down may report success
                 raise ConnectionAbortedError("cancelled")
-            sock.settimeout(
-                scope.seconds_left(scope.connect_deadline)
-            )  # for the TLS handshake or the tunnel that follows
+            # For the TLS handshake or the tunnel that follows.
+            sock.settimeout(scope.seconds_left(scope.connect_deadline))
         except BaseException:
             scope.unbind()
             sock.close()

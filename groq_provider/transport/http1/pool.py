@@ -43,8 +43,8 @@ _log = logging.getLogger(__name__)
 class _ConnectionStack:
     """The store of idle connections. It replaces urllib3's ``queue.LifoQueue`` with its conditions written in Python.
 
-    An interrupt inside such a condition can leave it locked for ever, and every later call would hang. A ``with`` on a plain lock cannot be
-    torn by an interrupt.
+    An interrupt inside such a condition can leave it locked for ever, and every later call would hang. A ``with`` on a
+    plain lock cannot be torn by an interrupt.
     """
 
     def __init__(self, maxsize: int = POOL_SIZE) -> None:
@@ -155,8 +155,9 @@ class _Pool(HTTPConnectionPool):
     ) -> Any:
         """Send one request; return the response once its head has arrived.
 
-        Like urllib3's method, but without its retries and redirects, which this client handles elsewhere or not at all, and without a copy of
-        the headers. Requests through a proxy, and those that foreign code sends, go through urllib3's own method.
+        Like urllib3's method, but without its retries and redirects, which this client handles elsewhere or not at all,
+        and without a copy of the headers. Requests through a proxy, and those that foreign code sends, go through
+        urllib3's own method.
         """
         if self.proxy is not None or current().adopted:
             return super().urlopen(method, url, body, headers, retries, **options)

@@ -48,7 +48,9 @@ class BadFraming(http.client.HTTPException):
 
 
 class ReceiveBuffer:
-    """The bytes that arrived on a connection and were not consumed yet. One per connection, used by one call after the other.
+    """The bytes that arrived on a connection and were not consumed yet.
+
+    One per connection, used by one call after the other.
 
     Attributes:
         scope: The deadlines of the current call.
@@ -87,7 +89,10 @@ class ReceiveBuffer:
             raise ConnectionAbortedError(errno.ECONNABORTED, "cancelled")
 
     def read_line(self, max_bytes: int = _MAX_LINE) -> bytes:
-        """Consume a line with its end. If the connection ends first, return the rest; of a longer line, the first *max_bytes* and one more."""
+        """Consume a line with its end.
+
+        If the connection ends first, return the rest; of a longer line, the first *max_bytes* and one more.
+        """
         while True:
             buffered = self.buffered
             end = buffered.find(b"\n", 0, max_bytes + 1) + 1
@@ -103,7 +108,10 @@ class ReceiveBuffer:
             return buffered[:end]
 
     def peek(self) -> bool:
-        """Buffer the bytes that have arrived, without waiting. Say whether the end of the connection or an error follows them."""
+        """Buffer the bytes that have arrived, without waiting.
+
+        Say whether the end of the connection or an error follows them.
+        """
         if not self._peer_closed and self._read_error is None:
             completed = False
             try:
@@ -220,8 +228,8 @@ def _single_value(text: str) -> str:
 class HTTP11Response:
     """One response: the constructor reads the head, :meth:`read1` reads the body as it arrives.
 
-    It replaces the response of http.client, which parses fields with the email package in eight times the time, accepts an incomplete head,
-    and waits for whole chunks. It raises the same exceptions, which the caller maps.
+    It replaces the response of http.client, which parses fields with the email package in eight times the time, accepts
+    an incomplete head, and waits for whole chunks. It raises the same exceptions, which the caller maps.
 
     Belongs to the thread that runs the call.
 
@@ -298,9 +306,8 @@ class HTTP11Response:
         fields, status = self.headers, self.status
         coding, length = fields.get("transfer-encoding"), fields.get("content-length")
         if coding is not None and (coding := _single_value(coding.lower())) not in ("", "chunked", "identity"):
-            raise http.client.HTTPException(
-                "a transfer coding that was not requested"
-            )  # we could not tell the framing from the body
+            # We could not tell the framing from the body.
+            raise http.client.HTTPException("a transfer coding that was not requested")
         self.chunked = coding == "chunked"
         # Both framings at once may be an attempt to smuggle a request: read the body as chunked, then close the
         # connection.
@@ -348,9 +355,8 @@ class HTTP11Response:
             # The fast case, for well-formed chunks; _next_chunk() handles all others.
             pieces = []
             consumed, buffered_size = 0, len(buffered)
-            position = (
-                0 if remaining is None else 2 if buffered[:2] == b"\r\n" else buffered_size
-            )  # after the CRLF of the previous chunk
+            # After the CRLF of the previous chunk.
+            position = 0 if remaining is None else 2 if buffered[:2] == b"\r\n" else buffered_size
             while position < buffered_size:
                 newline = buffered.find(b"\r\n", position, position + _MAX_SIZE_LINE)
                 size = buffered[position:newline]
@@ -368,9 +374,8 @@ class HTTP11Response:
                 if buffered[end:position] != b"\r\n":
                     break
             if pieces:
-                ends_here = (
-                    buffered[consumed : consumed + 2] == b"\r\n"
-                )  # nearly always; the next read then starts with a size
+                # True nearly always; the next read then starts with a size.
+                ends_here = buffered[consumed : consumed + 2] == b"\r\n"
                 buffer.buffered = buffered[consumed + 2 :] if ends_here else buffered[consumed:]
                 self._chunk_left = None if ends_here else 0
                 return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -418,7 +423,10 @@ class HTTP11Response:
         return self._body_left == 0
 
     def _next_chunk(self) -> int:
-        """Read up to the data of the next chunk and return its size. After the last chunk read the trailer and return 0."""
+        """Read up to the data of the next chunk and return its size.
+
+        After the last chunk read the trailer and return 0.
+        """
         buffer = self._buffer
         buffer.check_limits()
         if self._chunk_left is not None:
@@ -484,7 +492,10 @@ class HTTP11Response:
 
     @property
     def can_reuse(self) -> bool:
-        """Whether the connection can serve another request. Bytes after the body rule that out: they answer no request."""
+        """Whether the connection can serve another request.
+
+        Bytes after the body rule that out: they answer no request.
+        """
         return self.keep_alive and not self._buffer.buffered
 
     def release(self) -> None:

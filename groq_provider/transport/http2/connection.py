@@ -1,21 +1,24 @@
 """One HTTP/2 connection, shared by the threads that have streams on it.
 
-The connection has no thread of its own. Of the threads that wait on its streams, one is the reader: it reads the socket for all of them and
-gives each stream its frames. When its own stream has news, or its deadline has passed, it makes another thread the reader. The reader waits
-on the socket and on a pipe; each of the other threads waits on a lock of its own, ``Stream.wake_lock``.
+The connection has no thread of its own. Of the threads that wait on its streams, one is the reader: it reads the socket
+for all of them and gives each stream its frames. When its own stream has news, or its deadline has passed, it makes
+another thread the reader. The reader waits on the socket and on a pipe; each of the other threads waits on a lock of
+its own, ``Stream.wake_lock``.
 
 What may touch the connection, and how:
 
-- The lock guards the TLS object, the protocol state and the waiters. It is held for short computations, and for sends and reads that do
-  not block.
-- A cancel or a finalizer may run while its own thread holds the lock (``_sync``). So it only posts to ``_deferred_changes`` and tries the lock; the
-  holder drains the deque after releasing. It never touches the socket, as the descriptor may have been reused.
-- Bytes that the socket does not accept at once are sent by the reader. No thread waits for the socket while it holds the lock.
-- A signal handler may have interrupted the call that holds the lock or is the reader. Its own calls use another connection
-  (:meth:`Http2Pool._send_on_own_connection`), and it must not wait for a stream on this one.
+- The lock guards the TLS object, the protocol state and the waiters. It is held for short computations, and for sends
+  and reads that do not block.
+- A cancel or a finalizer may run while its own thread holds the lock (``_sync``). So it only posts to
+  ``_deferred_changes`` and tries the lock; the holder drains the deque after releasing. It never touches the socket, as
+  the descriptor may have been reused.
+- Bytes that the socket does not accept at once are sent by the reader. No thread waits for the socket while it holds
+  the lock.
+- A signal handler may have interrupted the call that holds the lock or is the reader. Its own calls use another
+  connection (:meth:`Http2Pool._send_on_own_connection`), and it must not wait for a stream on this one.
 
-An interrupt (Ctrl-C) while frames are processed leaves shared state undefined: the connection is closed, and the streams of all threads on
-it fail with a retryable error.
+An interrupt (Ctrl-C) while frames are processed leaves shared state undefined: the connection is closed, and the
+streams of all threads on it fail with a retryable error.
 """
 
 from __future__ import annotations
@@ -121,8 +124,8 @@ class Http2Connection:
 
     Args:
         sock: The socket, which this object owns from now on.
-        on_change: Called with the number of streams that ended, or with 0 if the connection itself changed. It must not wait: it may be
-            called while the lock is held, or by a finalizer.
+        on_change: Called with the number of streams that ended, or with 0 if the connection itself changed. It must not
+            wait: it may be called while the lock is held, or by a finalizer.
 
     Attributes:
         reserved: Streams promised to calls. The pool writes it, under the pool's lock.
@@ -165,7 +168,7 @@ class Http2Connection:
             self._flush_outbox()
 
     def __repr__(self) -> str:
-        state = "dead" if self.dead else "leaving" if self._frames.draining or self._is_closing else "open"
+        state = "dead" if self.dead else "closing" if self._frames.draining or self._is_closing else "open"
         return f"<{type(self).__name__} {state}, {len(self._frames.streams)} streams>"
 
     @property
@@ -207,10 +210,12 @@ class Http2Connection:
         self.wait(stream, scope.seconds_left(scope.total_deadline))
 
     def placeholder_stream(self) -> Stream:
-        """Return a placeholder stream, which the peer does not know. A thread that waits on it reads the socket for all.
+        """Return a placeholder stream, which the peer does not know.
 
-        For calls that wait for a free stream: otherwise no thread might read the peer's message that frees one. :meth:`drop` ends the wait, and so
-        does the end of the connection.
+        A thread that waits on it reads the socket for all.
+
+        For calls that wait for a free stream: otherwise no thread might read the peer's message that frees one.
+        :meth:`drop` ends the wait, and so does the end of the connection.
         """
         return Stream(self)
 
@@ -224,7 +229,9 @@ class Http2Connection:
     # --- requests ----------------------------------------------------------------------------------------------------------
 
     def open(self, stream: Stream, fields: list[HeaderTuple], body: bytes | None, scope: CancelScope) -> None:
-        """Send a request, as far as the socket and the peer accept it now. The request has begun once its stream has a number.
+        """Send a request, as far as the socket and the peer accept it now.
+
+        The request has begun once its stream has a number.
 
         Raises:
             NoRoomError: The connection accepts no new streams; nothing was sent.
@@ -303,7 +310,10 @@ class Http2Connection:
         return stream.progress_at if stream.unsent is not None else max(stream.progress_at, self._flushed_at)
 
     def _send_patience(self, stream: Stream, scope: CancelScope) -> float | None:
-        """Return the seconds within which the next part of the request must leave. A peer that accepts nothing for so long is dead."""
+        """Return the seconds within which the next part of the request must leave.
+
+        A peer that accepts nothing for so long is dead.
+        """
         remaining = scope.seconds_left(scope.total_deadline)
         if scope.after_send is None:
             return remaining
@@ -403,7 +413,8 @@ class Http2Connection:
     def _wake(self, stream: Stream, *, as_reader: bool = False) -> None:
         """Wake a waiting thread, possibly as the next reader. Call with the lock held.
 
-        It calls no Python function, as an interrupt could strike at its beginning: a thread that is not in _waiting_streams must have been woken.
+        It calls no Python function, as an interrupt could strike at its beginning: a thread that is not in
+        _waiting_streams must have been woken.
         """
         if as_reader:
             self._next_reader = stream  # first, so that the stream is always in one of the two
@@ -441,9 +452,8 @@ class Http2Connection:
                 self._settle_deferred()
             if stream.has_news() or self.dead:
                 return True
-            if (
-                wait_deadline is not None and wait_deadline <= time.monotonic()
-            ):  # checked after the read, which may have brought nothing for us
+            # Checked after the read, which may have brought nothing for us.
+            if wait_deadline is not None and wait_deadline <= time.monotonic():
                 return False
 
     def _wait_io(self, timeout: float) -> bool:
@@ -638,7 +648,10 @@ class Http2Connection:
             self._fail_streams(error_class, arguments)
 
     def _mark_interrupted(self) -> None:
-        """End the connection after an interrupt that left its state undefined. The interrupt may have struck inside _end_connection() as well."""
+        """End the connection after an interrupt that left its state undefined.
+
+        The interrupt may have struck inside _end_connection() as well.
+        """
         self._was_interrupted = self._was_interrupted or not self.dead
         self.dead = True
         self._fail_streams(ConnectionAbortedError, ("interrupted",))
@@ -654,7 +667,10 @@ class Http2Connection:
     # --- afterwards --------------------------------------------------------------------------------------------------------
 
     def _settle_deferred(self) -> None:
-        """Apply the posted changes, and close the socket of a dead connection. If another thread holds the lock, leave it to that thread."""
+        """Apply the posted changes, and close the socket of a dead connection.
+
+        If another thread holds the lock, leave it to that thread.
+        """
         if not self._deferred_changes and (not self.dead or self._sock is None):
             return
         for _ in lock_attempts(self._lock):

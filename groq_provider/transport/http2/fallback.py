@@ -18,7 +18,8 @@ class FallbackPool(TLSPool):
     """The HTTP/1.1 pool behind an HTTP/2 pool.
 
     Args:
-        http1_context: Returns the TLS context that offers only HTTP/1.1. It is costly and seldom needed, so it is made when it is.
+        http1_context: Returns the TLS context that offers only HTTP/1.1. It is costly and seldom needed, so it is made
+            when it is.
         kwargs: As for any pool. The TLS context among them offers both protocols.
     """
 

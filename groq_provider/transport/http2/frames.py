@@ -1,15 +1,18 @@
 """The HTTP/2 protocol without I/O: bytes in, stream states out; and the bytes to send.
 
-The ``h2`` library implements the protocol. Some frames are handled here before h2 sees them, because it would end all streams where one
-would do, or spend too much time:
+The ``h2`` library implements the protocol. Some frames are handled here before h2 sees them, because it would end all
+streams where one would do, or spend too much time:
 
 - GOAWAY: h2 stops its whole state machine, although after a graceful one the open streams go on (python-hyper/h2#1181).
-- Heads: h2 treats a malformed head, or a body of another length than announced, as an error of the connection. RFC 9113 (8.1.1) makes it
-  an error of the stream. So heads are decoded and checked here, and h2 is told ``:status 200`` instead.
-- DATA: h2 answers each frame of a stream that was reset with another RST_STREAM, which servers count as an attack. Passing every frame
-  to it would also take more time than all other work on a body. So h2 is told only of the end of a body.
+- Heads: h2 treats a malformed head, or a body of another length than announced, as an error of the connection. RFC 9113
+  (8.1.1) makes it an error of the stream. So heads are decoded and checked here, and h2 is told ``:status 200``
+  instead.
+- DATA: h2 answers each frame of a stream that was reset with another RST_STREAM, which servers count as an attack.
+  Passing every frame to it would also take more time than all other work on a body. So h2 is told only of the end of a
+  body.
 
-The remaining errors of the connection, such as a malformed frame or an undecodable header block, end every stream on it.
+The remaining errors of the connection, such as a malformed frame or an undecodable header block, end every stream on
+it.
 """
 
 from __future__ import annotations
@@ -389,7 +392,10 @@ class Frames:
         return True
 
     def _unpack_head(self) -> None:
-        """Decode a complete header block. Do so for every block, even of an unknown stream: each changes the header table."""
+        """Decode a complete header block.
+
+        Do so for every block, even of an unknown stream: each changes the header table.
+        """
         block, self._head_pieces = b"".join(self._head_pieces), []
         try:
             head = self._unpacker.unpack(block)

@@ -1,7 +1,8 @@
 """Decodes the header blocks of responses (HPACK, RFC 7541), with the tables of the ``hpack`` library.
 
-The decoder of that library takes a third of the CPU of a whole call: servers such as nginx send every string of every head anew, in a
-Huffman code that is slow to decode in Python. These strings are nearly always the same, so they are looked up here.
+The decoder of that library takes a third of the CPU of a whole call: servers such as nginx send every string of every
+head anew, in a Huffman code that is slow to decode in Python. These strings are nearly always the same, so they are
+looked up here.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The HTTP/2 pool, with the methods of a urllib3 pool that the adapter needs: few connections, many streams on each.
 
-The server chooses the protocol in the TLS handshake (ALPN). If it chooses HTTP/1.1, the new connection goes to the HTTP/1.1 pool behind
-this one, so that its handshake is not wasted, and all later requests go there, too.
+The server chooses the protocol in the TLS handshake (ALPN). If it chooses HTTP/1.1, the new connection goes to the
+HTTP/1.1 pool behind this one, so that its handshake is not wasted, and all later requests go there, too.
 
-Requests that foreign code sends through the adapter (``session.get(…)``) go over HTTP/1.1, since it expects the behaviour of urllib3.
+Requests that foreign code sends through the adapter (``session.get(…)``) go over HTTP/1.1, since it expects the
+behaviour of urllib3.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ _log = logging.getLogger(__name__)
 class _Waiter:
     """A call that waits for a free stream (a *place*), and the outcome of its wait. Guarded by the pool's lock.
 
-    Once counted, the place belongs to the waiter until a stream is opened in it, so an interrupt at any step cannot lose it.
+    Once counted, the place belongs to the waiter until a stream is opened in it, so an interrupt at any step cannot
+    lose it.
     """
 
     __slots__ = ("connection", "failure", "must_connect", "stream", "use_http1", "wake_lock")
@@ -84,7 +86,8 @@ class Http2Pool:
         host: Host of the server.
         port: Port of the server.
         clock: The source of time.
-        tunnelled: Whether to go through the tunnel of a proxy that is reached without TLS. TLS inside TLS cannot be read without waiting.
+        tunnelled: Whether to go through the tunnel of a proxy that is reached without TLS. TLS inside TLS cannot be
+            read without waiting.
         settings: For :class:`FallbackPool`, which makes the connections.
     """
 
@@ -139,7 +142,7 @@ class Http2Pool:
             try:
                 response = (
                     self._send_on_own_connection(fields, body, scope)
-                    if self._interrupts_us()
+                    if self._interrupted_a_call()
                     else self._send_request(waiter, fields, body, scope)
                 )
             except Http11RequiredError:
@@ -203,7 +206,7 @@ class Http2Pool:
                 raise _StaleError(error) from None
             raise
 
-    def _interrupts_us(self) -> bool:
+    def _interrupted_a_call(self) -> bool:
         """Say whether this is a signal handler that interrupted a call which may hold something that is needed here."""
         return (
             self._lock.locked()
@@ -213,7 +216,10 @@ class Http2Pool:
         ) and in_signal_handler(HTTP2_MODULES)
 
     def _send_on_own_connection(self, fields: Any, body: bytes | None, scope: CancelScope) -> HTTP2Response | None:
-        """Send a request on a connection of its own, without touching anything that other calls use. For signal handlers."""
+        """Send a request on a connection of its own, without touching anything that other calls use.
+
+        For signal handlers.
+        """
         if self._closed:
             raise ClosedPoolError(self.http1, "the pool is closed")
         connection = self._connect(scope)
@@ -269,7 +275,10 @@ class Http2Pool:
         return waiter.connection
 
     def _assign_place(self, waiter: _Waiter | None) -> list[Http2Connection]:
-        """Reserve a place for a waiter if there is one; return the expired connections to close. Call with the lock held."""
+        """Reserve a place for a waiter if there is one; return the expired connections to close.
+
+        Call with the lock held.
+        """
         expired: list[Http2Connection] = []
         now, pid = self.clock.monotonic(), os.getpid()
         self._connections[:] = [connection for connection in self._connections if not connection.dead]
@@ -279,10 +288,9 @@ class Http2Pool:
             if connection.reserved == 0 and now - connection.idle_since > MAX_IDLE:
                 expired.append(connection)
             elif waiter is not None and connection.reserved < connection.max_streams:
+                # No call between the two statements: an interrupt may strike after any call.
                 connection.reserved += 1
-                waiter.connection = (
-                    connection  # no call between the two statements: an interrupt may strike after any call
-                )
+                waiter.connection = connection
                 break
         return expired
 
@@ -319,9 +327,8 @@ class Http2Pool:
                 )
             raise TimeoutError("timed out")
         if places_taken:
-            scope.connect_deadline = scope.earlier(
-                scope.connect
-            )  # time spent waiting for a place is not time to connect
+            # Time spent waiting for a place is not time to connect.
+            scope.connect_deadline = scope.earlier(scope.connect)
 
     def _wait_on(self, waiter: _Waiter, scope: CancelScope, timeout: float | None) -> None:
         """Wait once, on a connection if there is one: maybe no other thread reads the message that frees a place."""
@@ -339,9 +346,8 @@ class Http2Pool:
         connection = (unread or usable)[0]
         stream = waiter.stream = connection.placeholder_stream()
         try:
-            if (
-                not waiter.is_served() and not scope.cancelled
-            ):  # checked after setting waiter.stream, which wake() reads
+            # Checked after setting waiter.stream, which wake() reads.
+            if not waiter.is_served() and not scope.cancelled:
                 connection.wait(stream, timeout)
         finally:
             waiter.stream = None
@@ -377,7 +383,10 @@ class Http2Pool:
             self._queue.popleft()
 
     def _return_places(self, connection: Http2Connection | None, count: int) -> None:
-        """Return *count* places of a connection; 0 means that the connection or the pool has changed otherwise. Never waits."""
+        """Return *count* places of a connection; 0 means that the connection or the pool has changed otherwise.
+
+        Never waits.
+        """
         self._returned_places.append((connection, count))
         self._settle_returned()
 
@@ -489,7 +498,7 @@ class Http2Pool:
         Returns:
             The number of places that are ready, at most *connections*.
         """
-        if self._interrupts_us():  # a handler uses connections of its own
+        if self._interrupted_a_call():  # a handler uses connections of its own
             return min(connections, self._free_places())
         scope = CancelScope(self.clock, total_deadline=self.clock.monotonic() + timeout)
         try:
@@ -528,9 +537,8 @@ class Http2Pool:
                 connection.close()
             if not (must_connect or must_wait):
                 return False
-            new_connection = (
-                self._await_place(waiter, scope) if must_connect else self._reserve_place(waiter, scope)
-            )  # in the latter case another thread makes the connection
+            # In the latter case another thread makes the connection.
+            new_connection = self._await_place(waiter, scope) if must_connect else self._reserve_place(waiter, scope)
             if new_connection is None:
                 return False
             new_connection.was_used = True  # it may go stale before its first request

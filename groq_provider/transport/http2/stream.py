@@ -64,7 +64,8 @@ class Http11RequiredError(UnprocessedError):
 class Stream:
     """One request and its response, as far as it has arrived.
 
-    Guarded by the lock of the connection, except that the reader takes items from the left of ``body_parts`` without it.
+    Guarded by the lock of the connection, except that the reader takes items from the left of ``body_parts`` without
+    it.
     """
 
     __slots__ = (
