@@ -1,7 +1,10 @@
-"""An application for hypercorn that answers as the service does, paced on command; run as a program with a listening socket.
+"""An application for hypercorn that answers like the service, paced on command.
 
-What a request wants of it stands in its field ``x-script``, JSON: ``words`` of the answer, ``pace`` in seconds between them, ``hold``,
-a name at which it waits after ``after`` words until ``/release/NAME`` is asked for, ``cut`` after so many words, ``pad`` to so many bytes.
+Run it as a program with a listening socket.
+
+The field ``x-script`` of a request says in JSON how to answer it: the ``words`` of the answer; the ``pace``, in seconds
+between them; ``hold``, a name at which it waits after ``after`` words until ``/release/NAME`` is requested; ``cut``
+after so many words; ``pad`` to so many bytes.
 """
 
 from __future__ import annotations
@@ -80,7 +83,7 @@ async def _chat(scope, receive, send, body):
     words = script.get("words") or [prompt]
     if request.get("stream"):
         work = asyncio.ensure_future(_stream(send, request, words, script))
-        leaving = asyncio.ensure_future(receive())  # the next thing is that the client has gone
+        leaving = asyncio.ensure_future(receive())  # the next message says that the client has gone
         done, _ = await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
         for task in (work, leaving):
             task.cancel()
@@ -155,7 +158,7 @@ async def _main(descriptor, certificate, key, options):
     loop, ending = asyncio.get_running_loop(), asyncio.Event()
 
     def watch():
-        sys.stdin.buffer.read()  # ends with the process that has started this one
+        sys.stdin.buffer.read()  # ends when the parent process does
         loop.call_soon_threadsafe(ending.set)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -1,4 +1,4 @@
-"""A bridge: speaks HTTP/2 in front of a server of HTTP/1.1, so that suites written for such servers run a second time over it."""
+"""A bridge: speaks HTTP/2 in front of an HTTP/1.1 server, so that a suite written for such a server can be rerun over HTTP/2."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Bridge", "behind", "bridged"]
 
-#: Fields that belong to a connection of HTTP/1.1 and have no place here.
+#: Fields of an HTTP/1.1 connection, which must not be sent over HTTP/2.
 _HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrade", "proxy-connection"})
 _PIECE = 65_536
 
 
 class BrokenError(Exception):
-    """The server behind the bridge does not keep to HTTP, or its connection broke."""
+    """The server behind the bridge violates HTTP, or its connection broke."""
 
 
 class _Rest(asyncio.StreamReader):
-    """Gives out what has come before it tells of an error."""
+    """Returns the bytes that have arrived before it raises an error."""
 
     error: Exception | None = None
 
@@ -44,10 +44,10 @@ class _Rest(asyncio.StreamReader):
 
 
 class _Behind(asyncio.StreamReaderProtocol):
-    """What comes from the server behind a bridge.
+    """The read side of the connection to the server behind a bridge.
 
-    That may answer, and end the connection before it has read the request. asyncio forgets an answer that it has not read when it
-    fails in writing.
+    The server may answer, and end the connection, before it has read the request. When a write fails, asyncio drops an
+    answer that it has not read yet; this class keeps it.
     """
 
     def __init__(self, reader: _Rest) -> None:
@@ -62,7 +62,7 @@ class _Behind(asyncio.StreamReaderProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None:
             with self._way.get_extra_info("socket").dup() as sock, contextlib.suppress(OSError):
-                while data := sock.recv(_PIECE):  # it does not block: the transport has seen to that
+                while data := sock.recv(_PIECE):  # does not block: the transport made the socket non-blocking
                     self._rest.feed_data(data)
         super().connection_lost(exc)
 
@@ -75,11 +75,11 @@ async def behind(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.St
 
 
 class Bridge(Http2Server):
-    """Speaks HTTP/2 in front of a server of HTTP/1.1.
+    """Speaks HTTP/2 in front of an HTTP/1.1 server.
 
-    Each stream is forwarded on a connection of its own, which serves a later stream of the same client if its answer has ended as
-    answers should. Bytes are handed on as they come, both ways. What breaks behind the bridge is RST_STREAM in front of it, and the
-    other way round a stream that the client gives up costs its connection behind the bridge.
+    Each stream is forwarded on a connection of its own, which serves a later stream of the same client if its answer
+    ended properly. Bytes are passed on as they arrive, in both directions. A failure behind the bridge becomes
+    RST_STREAM in front of it; a stream that the client cancels closes its connection behind the bridge.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -104,7 +104,10 @@ class Bridge(Http2Server):
 
     @property
     def unfinished(self) -> int:
-        """Streams that are still forwarded. Of a connection that is over there are none: some may never have begun."""
+        """Streams that are still being forwarded.
+
+        Streams of a closed connection do not count: some may never have begun.
+        """
         return sum(not (request.done or request.peer.gone) for request in list(self.requests))
 
     async def _bridge(self, request: Request) -> None:
@@ -122,7 +125,7 @@ class Bridge(Http2Server):
         finally:
             for task in (work, leaving):
                 task.cancel()
-            # Before anything is waited for: the wait may be cancelled.
+            # Before the first await, which may be cancelled.
             if keep and not request.peer.gone:
                 request.peer.kept.append((reader, writer))
             else:
@@ -130,17 +133,17 @@ class Bridge(Http2Server):
             await asyncio.gather(work, leaving, return_exceptions=True)
 
     async def _connection(self, request: Request) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        await asyncio.sleep(0)  # the loop sees which of those have ended
+        await asyncio.sleep(0)  # lets the loop see which of them have ended
         kept = request.peer.kept
-        while kept:  # nothing is waited for while one is in hand: the wait may be cancelled
+        while kept:  # no await while one is in hand: it could be cancelled
             reader, writer = kept.pop()
             if not reader.at_eof() and not reader._buffer and not writer.is_closing():
-                poller = select.poll()  # the end may have come, and the loop not have seen it yet
+                poller = select.poll()  # the end may have arrived before the loop sees it
                 poller.register(writer.get_extra_info("socket").fileno(), select.POLLIN)
                 if not poller.poll(0):
                     return reader, writer
             writer.transport.abort()
-        # Looked up here: these names are on this machine, and a pool of threads for that would outlive the test.
+        # Resolve the name here: it is local, and a pool of threads for it would outlive the test.
         address = socket.getaddrinfo(self._host, self._upstream_port, type=socket.SOCK_STREAM)[0][4]
         try:
             return await behind(address[0], address[1])
@@ -251,6 +254,6 @@ class Bridge(Http2Server):
 
 @contextlib.contextmanager
 def bridged(upstream: str) -> Iterator[Bridge]:
-    """A :class:`Bridge` for the length of a block."""
+    """Run a :class:`Bridge` for the length of a block."""
     with Bridge(upstream) as bridge:
         yield bridge

@@ -1,4 +1,4 @@
-"""Real servers of HTTP/2 on this machine, one process each: nginx in front of something, and hypercorn with an application of its own."""
+"""Real HTTP/2 servers on this machine, one process each: nginx as a proxy, and hypercorn with ``http2_app.py``."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
-#: Read once, at import: tests get an environment without such names.
+#: Read once, at import: tests get an environment without these names.
 REQUIRED = os.environ.get("GROQ_PROVIDER_REQUIRE_NGINX") == "1"
 
 
 def need_nginx() -> None:
-    """Skip where there is no nginx; fail if the environment says that there has to be one."""
+    """Skip where nginx is missing; fail if the environment requires it."""
     if NGINX is None:
         message = "needs nginx (Debian package nginx-light)"
         if REQUIRED:
@@ -46,7 +46,7 @@ def free_port() -> int:
 
 
 def ask(port: int, method: str, path: str) -> tuple[int, bytes]:
-    """One request over HTTP/1.1 and TLS, behind the back of what is tested."""
+    """Send one request over HTTP/1.1 and TLS, past the provider under test."""
     context = authority().client_context("http/1.1")
     connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=PATIENCE)
     try:
@@ -58,12 +58,13 @@ def ask(port: int, method: str, path: str) -> tuple[int, bytes]:
 
 
 class Nginx:
-    """nginx with one worker, ready when it exists. What comes to ``/to/PORT/…`` goes to that port of this machine, anything else to
-    *upstream*, over connections that are kept.
+    """nginx with one worker; ready after construction.
+
+    It forwards ``/to/PORT/…`` to that local port and the rest to *upstream*, over kept connections.
 
     Args:
         upstream: A port.
-        server: Lines for the server's part of the configuration.
+        server: Lines for the ``server`` block of the configuration.
     """
 
     def __init__(self, upstream: int | None = None, *, server: str = "") -> None:
@@ -121,7 +122,7 @@ class Nginx:
         """
 
     def _start(self) -> bool:
-        """Start it; whether it came up: somebody else may have taken the port meanwhile."""
+        """Start nginx; say whether it came up. Another process may have taken the port meanwhile."""
         file = self.folder / "nginx.conf"
         file.write_text(self._configuration())
         command = [NGINX, "-p", str(self.folder), "-c", str(file), "-e", str(self.folder / "error.log")]
@@ -139,19 +140,19 @@ class Nginx:
         return False
 
     def connections(self) -> set[str]:
-        """Which connections of HTTP/2 have served requests, as far as those have ended."""
+        """The HTTP/2 connections that have served requests, once those have ended."""
         lines = self._lines()
         return {line.split()[0] for line in lines if line.split()[2] == "HTTP/2.0"}
 
     def requests(self) -> list[str]:
-        """A line for each request that has ended: connection, status, protocol, method, path. They come after the answers."""
+        """A line per ended request: connection, status, protocol, method, path. The lines come after the answers."""
         return [line for line in self._lines() if not line.endswith("/ready")]
 
     def _lines(self) -> list[str]:
         return (self.folder / "access.log").read_text().rpartition("\n")[0].splitlines()
 
     def close(self) -> None:
-        """End it, worker included."""
+        """Stop nginx and its worker."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()  # a fast shutdown
             self._process.wait(PATIENCE)
@@ -166,17 +167,17 @@ class Nginx:
 
 @functools.cache
 def shared_nginx() -> Nginx:
-    """One nginx for all tests of this process that harm nothing: it forwards to whatever port is asked for."""
+    """The nginx that all harmless tests of this process share: it forwards to the port in the path."""
     server = Nginx()
     atexit.register(server.close)
     return server
 
 
 class Hypercorn:
-    """hypercorn with the application in ``http2_app.py``. Ready when it exists: its socket listens already.
+    """hypercorn with the application in ``http2_app.py``; ready after construction, since its socket listens already.
 
     Args:
-        options: Of its configuration, such as ``keep_alive_max_requests`` and ``h2_max_concurrent_streams``.
+        options: Its configuration, such as ``keep_alive_max_requests`` and ``h2_max_concurrent_streams``.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -194,17 +195,17 @@ class Hypercorn:
         self.url = f"https://localhost:{self.port}"
 
     def release(self, name: str) -> None:
-        """Let the streams that hold at *name* go on."""
+        """Release the streams that hold at *name*."""
         assert ask(self.port, "POST", f"/release/{name}")[0] == 200
 
     def state(self) -> dict[str, Any]:
-        """What the application counts: ``begun``, ``ended``, ``left`` by their client, ``open``, ``most``, ``connections``."""
+        """The counters of the application: ``begun``, ``ended``, ``left`` by their client, ``open``, ``most``, ``connections``."""
         status, body = ask(self.port, "GET", "/state")
         assert status == 200, body
         return json.loads(body)
 
     def wait(self, **wanted: int) -> bool:
-        """Wait until the application has counted so far; say whether it has."""
+        """Wait for the counters to reach these values; say whether they do."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             state = self.state()
@@ -214,8 +215,8 @@ class Hypercorn:
         return False
 
     def close(self) -> None:
-        """End it."""
-        self._process.stdin.close()  # which it takes for the sign
+        """Stop hypercorn."""
+        self._process.stdin.close()  # tells it to stop
         try:
             self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -231,6 +232,6 @@ class Hypercorn:
 
 @contextlib.contextmanager
 def real_server(kind: str, upstream: int | None = None, **options: Any) -> Iterator[Any]:
-    """``nginx`` in front of a port, or ``hypercorn``, for the length of a block."""
+    """Run ``nginx`` in front of a port, or ``hypercorn``, for the length of a block."""
     with Nginx(upstream, **options) if kind == "nginx" else Hypercorn(**options) as server:
         yield server

@@ -1,13 +1,14 @@
-"""The rerun over HTTP/2: a test that is marked ``over_http2("bridge")`` runs a second time, its providers led over HTTP/2.
+"""The rerun over HTTP/2: a test marked ``over_http2("bridge")`` runs a second time with its providers redirected over HTTP/2.
 
-Mark a test whose outcome can differ there. Wires by name:
+Mark a test if its outcome can differ there. You choose among these wires:
 
 - ``bridge``: each plain-HTTP base URL is reached through a :class:`http2_bridge.Bridge` of its own.
 - ``nginx``: the same through nginx.
-- ``fallback``: ``http2=True`` towards the test's own TLS servers, which know no ALPN, so that HTTP/1.1 is what is left.
+- ``fallback``: ``http2=True`` towards the test's own TLS servers. They know no ALPN, so HTTP/1.1 is used.
 
-``but=`` names the parameters that make no sense over HTTP/2, as patterns of :mod:`fnmatch` (``nginx:…`` for one wire). By default
-a test runs again with its first parameters only, and not at all where the mark says ``full=True``; ``--full`` and ``--all`` run every case.
+``but=`` names the parameters that make no sense over HTTP/2, as patterns of :mod:`fnmatch` (``nginx:…`` for one wire).
+By default a test is rerun with its first parameters only, and not at all if the mark says ``full=True``; ``--full`` and
+``--all`` rerun every case.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ WIRES = ("bridge", "nginx", "fallback")
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
-    """Give a marked test its wires; the first run keeps its ids where pytest can do so."""
+    """Parametrize a marked test with its wires; the first run keeps its ids where pytest allows it."""
     mark = metafunc.definition.get_closest_marker("over_http2")
     if mark is None:
         return
@@ -38,7 +39,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
 
 
 def select(items: list[pytest.Item], *, everything: bool) -> list[pytest.Item]:
-    """Return the items without the reruns that are named in ``but=``, and, unless *everything*, with one rerun a test and wire."""
+    """Drop the reruns named in ``but=`` and, unless *everything* is set, all but one rerun per test and wire."""
     kept, begun = [], set()
     for item in items:
         wire, ids = _wire_and_ids(item)
@@ -65,11 +66,11 @@ def _wire_and_ids(item: pytest.Item) -> tuple[str | None, str]:
 
 
 class Wire:
-    """Where providers of a test are led to.
+    """The route by which the providers of a test reach its servers.
 
     Attributes:
-        kind: Its name; ``http1``: the base URL itself.
-        used: How many transports were made with HTTP/2.
+        kind: The name of the wire; ``http1`` means no redirection.
+        used: Number of transports made with HTTP/2.
     """
 
     def __init__(self, kind: str, *, warm: bool = False) -> None:
@@ -107,7 +108,7 @@ class Wire:
         return list(self._bridges.values())
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Lead every transport that is made from now."""
+        """Redirect every transport that is made from now on."""
         from groq_provider.transport.session import SessionTransport
 
         made: Callable[..., None] = SessionTransport.__init__
@@ -125,9 +126,9 @@ class Wire:
             monkeypatch.setattr(Http2Pool, "idle", lambda pool: self.idle(pool))  # noqa: PLW0108 - becomes a method
 
     def idle(self, pool: Any) -> int:
-        """Count the connections behind the bridges that can serve again: what a connection of HTTP/1.1 is to a suite.
+        """Count the connections behind the bridges that can be used again; a suite for HTTP/1.1 counts connections.
 
-        The bridges hear of what a client gives up a moment later, so that a wait is for as many streams as the client has.
+        A bridge learns of a cancelled stream a moment later, so wait until it has as many streams as the client.
         """
         deadline = time.monotonic() + PATIENCE
         while sum(bridge.unfinished for bridge in self.bridges) != sum(
@@ -138,6 +139,6 @@ class Wire:
         return sum(len(peer.kept) for bridge in self.bridges for peer in bridge.peers)
 
     def close(self) -> None:
-        """End the bridges; raise what went wrong in them and what clients did wrong."""
+        """Stop the bridges; raise their errors and the protocol violations of clients."""
         for bridge in self.bridges:
             bridge.close()

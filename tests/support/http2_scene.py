@@ -1,4 +1,4 @@
-"""What the tests of HTTP/2 share: providers on its servers, answers as the service gives them, threads."""
+"""Shared by the HTTP/2 tests: providers for their servers, answers like the service's, threads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATIENT = Timeouts(connect=PATIENCE, first_token=PATIENCE, idle=PATIENCE)
 
 @contextlib.contextmanager
 def provider_on(server: Any, **settings: Any) -> Iterator[GroqProvider]:
-    """A provider that speaks HTTP/2 with *server*, without retries unless told."""
+    """Return a provider that speaks HTTP/2 with *server*, without retries by default."""
     settings = {
         "http2": True,
         "retry": NEVER,
@@ -34,7 +34,7 @@ def provider_on(server: Any, **settings: Any) -> Iterator[GroqProvider]:
         "default_model": MODEL,
         "rate_limits": {
             "rpm": 10_000_000
-        },  # else the first calls go out a few at a time, until it is known what is allowed
+        },  # otherwise the first calls go out a few at a time, until the limits are known
         "ca_bundle": authority().file,
         "base_url": server if isinstance(server, str) else server.url,
         **settings,
@@ -65,7 +65,7 @@ def completion(text: str) -> bytes:
 
 
 def prompt_of(request: Request) -> str:
-    """What was asked; the body is there."""
+    """Return the request, whose body has arrived."""
     return json.loads(bytes(request.body))["messages"][-1]["content"]
 
 
@@ -98,7 +98,7 @@ async def end(request: Request, *words: str) -> None:
 
 
 def held(first: str = "one", rest: str = " two") -> Callable[[Request], Any]:
-    """Streams begin and wait until the server is released; all else is answered."""
+    """A script: requests that say so begin an answer and wait until the server is released; all others are answered."""
 
     async def work(request: Request) -> None:
         body = json.loads(await request.whole())
@@ -120,7 +120,7 @@ def text_of(chunks: Any) -> str:
 
 
 def attempt(work: Callable[[], Any]) -> Any:
-    """Return what *work* returns, or the error of this library that it raises."""
+    """Return the result of *work*, or the error of this library that it raises."""
     try:
         return work()
     except e.GroqProviderError as problem:
@@ -128,7 +128,7 @@ def attempt(work: Callable[[], Any]) -> Any:
 
 
 def in_threads(count: int, work: Callable[[int], Any], patience: float = 3 * PATIENCE) -> list[Any]:
-    """Run ``work(number)`` in *count* threads that start together; return the results in order, exceptions raised."""
+    """Run ``work(number)`` in *count* threads that start together; return the results, or exceptions, in order."""
     barrier, results = threading.Barrier(count), [None] * count
 
     def run(number: int) -> None:
@@ -175,13 +175,13 @@ def running(*works: Callable[[], Any]) -> Iterator[list[Any]]:
 
 
 def idle(provider: GroqProvider) -> bool:
-    """Say whether nothing is under way."""
+    """Say whether no call is under way."""
     return provider._runtime.in_flight == 0 and all(
         status.in_flight == 0 and status.waiting == 0 for status in provider.get_rate_limits().values()
     )
 
 
 def alive(provider: GroqProvider, server: Http2Server | None = None) -> bool:
-    """Make a call that must succeed; with *server* all streams must have ended after it."""
+    """Make a call that must succeed; with *server*, all streams must have ended after it."""
     assert provider.generate("still there?").content == "still there?"
     return server is None or server.wait(lambda: not server.open_streams)

@@ -1,6 +1,6 @@
-"""HTTP/2 servers on this machine, over TLS with ALPN, that break the rules on purpose.
+"""HTTP/2 servers on this machine, over TLS with ALPN, that violate the protocol on purpose.
 
-A server is one thread with an event loop. What tests script are coroutines: one for each request, and one for each connection.
+A server is one thread with an event loop. You script it by coroutines: one per request, and one per connection.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ __all__ = ["Authority", "ErrorCodes", "Http2Server", "Peer", "Request", "Setting
 
 
 def _of_clients(record: logging.LogRecord) -> bool:
-    """Say whether a line of the library's log is not of these servers: it tells what it decodes, keys included."""
+    """Drop the log lines of these servers: they decode requests and log the fields, keys included."""
     return record.threadName != "http2-server"
 
 
 for _name in ("hpack.hpack", "hpack.table"):
     logging.getLogger(_name).addFilter(_of_clients)
 
-#: Names that certificates are made out for.
+#: Names in the certificates.
 NAMES = ("localhost", "127.0.0.1", "service.test")
 
 
@@ -70,7 +70,7 @@ class Authority:
             pem.write_to_path(self.certificate, append=index > 0)
 
     def context(self, *protocols: str) -> ssl.SSLContext:
-        """A server's context that offers *protocols* by ALPN; none: it does not know ALPN."""
+        """Return a server context that offers *protocols* by ALPN; without any it does not know ALPN."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.certificate, self.key)
         if protocols:
@@ -78,7 +78,7 @@ class Authority:
         return context
 
     def client_context(self, *protocols: str) -> ssl.SSLContext:
-        """A client's context that trusts this authority."""
+        """Return a client context that trusts this authority."""
         context = ssl.create_default_context(cafile=self.file)
         context.set_alpn_protocols(list(protocols or ("h2",)))
         return context
@@ -86,22 +86,22 @@ class Authority:
 
 @functools.cache
 def authority() -> Authority:
-    """The one authority of this process."""
+    """Return the one authority of this process."""
     return Authority()
 
 
 class GoneError(ConnectionError):
-    """The client has given the stream up, or the connection is over."""
+    """The client cancelled the stream, or the connection ended."""
 
 
 class Request:
-    """A stream as the server sees it.
+    """A stream, as the server sees it.
 
     Attributes:
-        headers: Its fields by name, pseudo-headers too.
-        never_indexed: Names of the fields that the client forbids to index.
-        body: What has come of it.
-        ended: Whether all of it has come.
+        headers: Its fields by name, with the pseudo-headers.
+        never_indexed: Names of the fields that the client marked as never indexed.
+        body: The bytes of the body so far.
+        ended: Whether the whole body has arrived.
         reset: The code of the client's RST_STREAM.
     """
 
@@ -161,7 +161,10 @@ class Request:
             await self.peer.news()
 
     def credit(self, count: int | None = None) -> None:
-        """Allow the client to send *count* more bytes, by default what it has sent, where the server does not by itself."""
+        """Allow the client to send *count* more bytes, by default as many as it has sent.
+
+        For servers that do not do so by themselves.
+        """
         count, self.unread = self.unread if count is None else count, 0
         if count and not self.gone:
             with contextlib.suppress(h2.exceptions.ProtocolError):
@@ -171,7 +174,7 @@ class Request:
     # --- answering ---------------------------------------------------------------------------------------------------------
 
     def head(self, status: int = 200, *fields: tuple[str, str], end: bool = False) -> None:
-        """Send the head of an answer, or an interim one."""
+        """Send the head of an answer, or an interim answer."""
         self._call("send_headers", [(":status", str(status)), *fields], end_stream=end)
         if end:
             self.answered = True
@@ -228,18 +231,19 @@ class Request:
 
 
 class _Counted(h2.connection.H2Connection):
-    """How many streams are allowed is watched by :class:`Peer`: clients may open more before they have heard of a limit."""
+    """:class:`Peer` enforces the limit of streams: clients may open more before they have heard of it."""
 
     open_inbound_streams = -1
 
 
 class Peer:
-    """A connection of a client.
+    """The connection of a client.
 
     Attributes:
-        settings_acks, ping_acks, goaways: What it has sent of these. announced: How many SETTINGS were sent to it.
-        gone: Whether it is over.
-        most: How many streams were open at once.
+        settings_acks, ping_acks, goaways: Numbers of these frames from the client. announced: Number of SETTINGS sent
+        to it.
+        gone: Whether the connection has ended.
+        most: Most streams open at once.
     """
 
     def __init__(self, server: Http2Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -253,7 +257,7 @@ class Peer:
         self.goaways: list[int] = []
         self.gone = False
         self.closed_cleanly = False
-        #: A bridge's connections to the server behind it that can serve again.
+        #: A bridge's connections to the server behind it that can be used again.
         self.kept: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self.received = 0
         self._deaf = False
@@ -271,7 +275,7 @@ class Peer:
         self.limit = settings[SettingCodes.MAX_CONCURRENT_STREAMS]
         self.h2.local_settings = Settings(client=False, initial_values=settings)
         self.h2.max_inbound_frame_size = settings.get(SettingCodes.MAX_FRAME_SIZE, 16_384)
-        self.announced = 1  # how often settings were sent
+        self.announced = 1  # number of SETTINGS sent
 
     # --- for scripts -------------------------------------------------------------------------------------------------------
 
@@ -280,7 +284,7 @@ class Peer:
         await self._news.wait()
 
     def flush(self) -> None:
-        """Send what the library has made."""
+        """Send the bytes that h2 has produced."""
         data = self.h2.data_to_send()
         if data and not self._mute and not self.gone:
             self.writer.write(data)
@@ -288,16 +292,16 @@ class Peer:
     async def drain(self) -> None:
         """Wait until there is room; give the loop a turn in any case, in which it reads what the client has sent."""
         with contextlib.suppress(OSError):
-            await self.writer.drain()  # as long as there is room, this lets nobody else run
+            await self.writer.drain()  # returns without yielding while there is room in the buffer
         await asyncio.sleep(0)
 
     def write(self, data: bytes) -> None:
-        """Send bytes as they are."""
+        """Send raw bytes."""
         self.flush()
         self.writer.write(data)
 
     def goaway(self, last: int, code: int = ErrorCodes.NO_ERROR, debug: bytes = b"") -> None:
-        """Send GOAWAY; the connection goes on as far as the client likes."""
+        """Send GOAWAY; the connection stays open until the client closes it."""
         self.write(GoAwayFrame(0, last_stream_id=last, error_code=code, additional_data=debug).serialize())
 
     def settings(self, **values: int) -> None:
@@ -313,23 +317,23 @@ class Peer:
         self.flush()
 
     def freeze(self) -> None:
-        """Read nothing and write nothing from now; the connection stays open."""
+        """Stop reading and writing; the connection stays open."""
         self._deaf = self._mute = True
         self.writer.transport.pause_reading()
 
     def cut(self) -> None:
-        """End the connection, TLS included."""
+        """Close the connection, TLS included."""
         self.flush()
         self.gone = True
         if self._mute:
             self.writer.transport.abort()
         else:
-            self.writer.close()  # says so in TLS, and waits for the same from the client, who may be in no hurry
+            self.writer.close()  # sends close_notify and waits for the client's, which may take long
             asyncio.get_running_loop().call_later(0.1, self.writer.transport.abort)
         self._tell()
 
     def reset(self) -> None:
-        """End the connection with RST instead of FIN."""
+        """Close the connection with RST instead of FIN."""
         sock = self.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
@@ -404,7 +408,7 @@ class Peer:
         elif kind is h2.events.StreamReset:
             request = self.requests[event.stream_id]
             if event.remote_reset:
-                self.server.resets.append((event.stream_id, int(event.error_code)))  # first: tests look at both
+                self.server.resets.append((event.stream_id, int(event.error_code)))  # first, because tests read both
                 request.reset = int(event.error_code)
         elif kind is h2.events.SettingsAcknowledged:
             self.settings_acks += 1
@@ -427,13 +431,13 @@ class Peer:
         task = asyncio.ensure_future(self._guarded(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _task: work.close())  # one that is cancelled at once has not begun
+        task.add_done_callback(lambda _task: work.close())  # a task that is cancelled at once never begins
 
     async def _guarded(self, work: Awaitable[None]) -> None:
         try:
             await work
         except OSError:
-            pass  # the client is gone
+            pass  # the client has gone
         except Exception as problem:
             self.server.problems.append(problem)
         finally:
@@ -441,21 +445,22 @@ class Peer:
 
 
 class Http2Server:
-    """Speaks HTTP/2 over TLS as scripts say. Ready when it exists; to be closed.
+    """Speaks HTTP/2 over TLS as scripted. Ready after construction; you must close it.
 
     Args:
-        answer: A coroutine function of each :class:`Request`; it may return before the answer is whole.
-        connected: A coroutine function of each :class:`Peer`.
-        protocols: Of ALPN.
-        settings: What the first SETTINGS frame says, by code.
-        credits: Whether clients get window updates by themselves; else scripts call :meth:`Request.credit`.
-        released: What scripts may wait on: set when the test is over.
+        answer: A coroutine function that gets each :class:`Request`; it may return before the answer is complete.
+        connected: A coroutine function that gets each :class:`Peer`.
+        protocols: The ALPN protocols.
+        settings: The first SETTINGS frame, by code.
+        credits: Whether clients get window updates automatically; otherwise scripts call :meth:`Request.credit`.
+        released: An event for scripts to wait on; set at the end of the test.
 
     Attributes:
-        peers: Every connection there was, in order. requests: Every stream.
-        resets: Stream and code of every RST_STREAM of clients.
-        complaints: Where clients have broken the protocol; ``close`` raises them.
-        refused: How many streams were too many for a limit that the client knew. (Those are refused, and others that come earlier.)
+        peers: All connections so far, in order. requests: All streams.
+        resets: Stream and code of each RST_STREAM from clients.
+        complaints: Protocol violations of clients; ``close`` raises them.
+        refused: Number of streams beyond a limit that the client knew. (They are refused, as are streams that came
+            before it knew.)
     """
 
     def __init__(
@@ -491,7 +496,7 @@ class Http2Server:
         self._loop.set_exception_handler(self._unhandled)
         self._thread = threading.Thread(target=self._run, name="http2-server", daemon=True)
         self.released = asyncio.Event()
-        self._ending = asyncio.Event()  # here: the end may come before the thread has begun
+        self._ending = asyncio.Event()  # here, since the end may come before the thread has begun
         self._thread.start()
 
     async def answer(self, request: Request) -> None:
@@ -528,11 +533,11 @@ class Http2Server:
 
     @property
     def open_streams(self) -> int:
-        """Streams that are neither answered nor given up."""
+        """Streams that are neither answered nor cancelled."""
         return sum(not (each.answered or each.gone) for each in list(self.requests))
 
     def wait(self, condition: Callable[[], Any], timeout: float = PATIENCE) -> bool:
-        """Wait until *condition* holds; say whether it does."""
+        """Wait for *condition*; say whether it holds."""
         with self._changed:
             return bool(self._changed.wait_for(condition, timeout))
 
@@ -541,7 +546,7 @@ class Http2Server:
             self._changed.notify_all()
 
     def do(self, work: Callable[[], Any]) -> Any:
-        """Run a function in the server's thread and return what it returns."""
+        """Run a function in the server's thread and return its result."""
 
         async def run() -> Any:
             return work()
@@ -553,7 +558,7 @@ class Http2Server:
         self.do(self.released.set)
 
     def close(self, *, strict: bool = True) -> None:
-        """End everything; raise what went wrong in scripts and, unless told otherwise, what clients did wrong."""
+        """Stop everything; raise errors of scripts and, by default, protocol violations of clients."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stop)
             self._thread.join(PATIENCE)
@@ -580,8 +585,8 @@ class Http2Server:
         server = await asyncio.start_server(self._accept, sock=self._listener, ssl=self._context, backlog=512)
         await self._ending.wait()
         self.released.set()
-        # Closing the server now would lose connections that were accepted a moment ago: asyncio makes no transport for them then,
-        # and a transport that is closed in its first moment stays open.
+        # Closing the server now would lose connections accepted a moment ago: asyncio does not make a transport for
+        # them any more, and a transport closed in its first moment stays open.
         self._loop.remove_reader(self._listener)
         for _ in range(3):
             await asyncio.sleep(0)
@@ -591,7 +596,7 @@ class Http2Server:
                 task.cancel()
             if tasks:
                 await asyncio.wait(tasks, timeout=PATIENCE)
-            await asyncio.sleep(0.001)  # transports that were aborted are closed in the next round
+            await asyncio.sleep(0.001)  # aborted transports are closed in the next round
         server.close()
 
     def _stop(self) -> None:
@@ -608,7 +613,7 @@ class Http2Server:
 
         def over(_serving: asyncio.Task[None]) -> None:
             self._serving.discard(serving)
-            writer.transport.abort()  # here, as a task that is cancelled at once has not begun
+            writer.transport.abort()  # here, since a task that is cancelled at once never begins
             problem = None if serving.cancelled() else serving.exception()
             if problem is not None and not isinstance(problem, OSError):
                 self.problems.append(problem)
@@ -631,7 +636,7 @@ class Http2Server:
 
 
 def until(condition: Callable[[], Any], timeout: float = PATIENCE) -> bool:
-    """Look again and again until *condition* holds; say whether it does. For what nobody announces."""
+    """Poll until *condition* holds; say whether it does. For conditions without a notification."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:

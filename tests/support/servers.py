@@ -1,4 +1,4 @@
-"""Servers on this machine that break the rules on purpose: a listening socket, and for each connection a handler in a thread."""
+"""Servers on this machine that violate HTTP on purpose: a listening socket, and a handler in a thread per connection."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\
 
 
 def answer(body: bytes = b"{}", *headers: str, status: str = "200 OK") -> bytes:
-    """A whole answer, framed by Content-Length."""
+    """Return a complete answer, framed by Content-Length."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
@@ -33,13 +33,13 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 def reset(sock: socket.socket) -> None:
     """Close with RST instead of FIN."""
-    # On the base class: an SSLSocket would be closed just the same, but says nothing of its linger.
+    # By the method of the base class: an SSLSocket would close, too, but ignore SO_LINGER.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
 
 
 class Request:
-    """What came in."""
+    """Return the bytes that have arrived."""
 
     def __init__(self, head: bytes, body: bytes) -> None:
         line, *lines = head.decode("latin-1").split("\r\n")
@@ -70,14 +70,14 @@ def read_request(sock: socket.socket) -> Request | None:
 
 
 class FaultServer:
-    """Accepts connections and gives each to *handler*, with this server as second argument. Ready when it exists.
+    """Accepts connections and passes each to *handler*, with this server as second argument. Ready after construction.
 
-    The handler may return to close the connection, or wait on ``released``, which is set when the test is over. Errors of sockets
-    end a handler silently; others are raised when the server closes.
+    The handler may return to close the connection, or wait on ``released``, which is set at the end of the test. An
+    error of a socket ends a handler silently; other errors are raised when the server closes.
 
     Attributes:
-        connections: How many were accepted.
-        requests: What handlers have put there with :meth:`read`.
+        connections: Number of accepted connections.
+        requests: The requests that handlers have read with :meth:`read`.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class FaultServer:
 
     def close(self) -> None:
         self.released.set()
-        with contextlib.suppress(OSError):  # wake accept(); on Linux a shutdown does
+        with contextlib.suppress(OSError):  # a shutdown wakes accept() on Linux
             self._listener.shutdown(socket.SHUT_RDWR)
         self._acceptor.join(PATIENCE)
         self._listener.close()
@@ -175,7 +175,7 @@ class FaultServer:
 def serving(
     handler: Callable[[socket.socket, FaultServer], None], context: ssl.SSLContext | None = None
 ) -> Iterator[FaultServer]:
-    """A :class:`FaultServer` for the length of a block."""
+    """Run a :class:`FaultServer` for the length of a block."""
     server = FaultServer(handler, context)
     try:
         yield server
@@ -184,7 +184,7 @@ def serving(
 
 
 def always(data: bytes) -> Callable[[socket.socket, FaultServer], None]:
-    """A handler that answers every request with *data*."""
+    """Return a handler that answers every request with *data*."""
 
     def handler(sock: socket.socket, server: FaultServer) -> None:
         while server.read(sock) is not None:
@@ -194,7 +194,7 @@ def always(data: bytes) -> Callable[[socket.socket, FaultServer], None]:
 
 
 def once(*parts: bytes, end: Callable[[socket.socket], None] = socket.socket.close) -> Callable[..., None]:
-    """A handler that answers one request with *parts*, one send each, then ends the connection with *end*."""
+    """Return a handler that answers one request with *parts*, one send each, then ends the connection with *end*."""
 
     def handler(sock: socket.socket, server: FaultServer) -> None:
         if server.read(sock) is not None:
@@ -206,7 +206,7 @@ def once(*parts: bytes, end: Callable[[socket.socket], None] = socket.socket.clo
 
 
 def hanging(*parts: bytes) -> Callable[..., None]:
-    """A handler that answers with *parts* and then stays silent."""
+    """Return a handler that answers with *parts* and then stays silent."""
 
     def handler(sock: socket.socket, server: FaultServer) -> None:
         if server.read(sock) is not None:
@@ -219,7 +219,7 @@ def hanging(*parts: bytes) -> Callable[..., None]:
 
 @contextlib.contextmanager
 def full_backlog() -> Iterator[int]:
-    """The port of a listener that accepts nobody and whose queue is full: a connect to it waits for ever."""
+    """Yield the port of a listener that accepts no connection and has a full backlog: a connect to it waits for ever."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
@@ -235,7 +235,7 @@ def full_backlog() -> Iterator[int]:
 
 @contextlib.contextmanager
 def refusing_port() -> Iterator[int]:
-    """A port where nobody listens, and that is kept for the length of the block: nobody else may get it meanwhile."""
+    """Yield a port that refuses connections; it is reserved for the length of the block."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield sock.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Transports over plain sockets, calls to give them, and threads and forks to use them from."""
+"""Transports over plain sockets, scopes for their calls, and threads and forks to use them from."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ KEY = "gsk_transport_canary_0123456789"
 
 
 class LimitFromSending(CancelScope):
-    """A call whose total limit begins with its sending: with its last byte, or with its *first*.
+    """A scope that starts its total limit when the request is sent: with its last byte, or with its *first*.
 
-    What it takes to get there on a loaded machine is none of a short limit's business.
+    Otherwise a short limit would also count the time that a loaded machine needs to get there.
     """
 
     __slots__ = ("_first", "_seconds", "_sent")
@@ -112,7 +112,7 @@ def connection_of(response):
 
 
 def attempt(work):
-    """Return what *work* returns or raises."""
+    """Return the result of *work*, or the exception that it raises."""
     try:
         return work()
     except GroqProviderError as problem:
@@ -130,7 +130,7 @@ def drip(*parts):
 
 
 def cancelled_while(transport, scope, reached, work):
-    """Run *work* in a thread; cancel *call* once *reached* says so; return the error's ``sent`` and the seconds it took."""
+    """Run *work* in a thread and cancel *call* once *reached* says so; return the error's ``sent`` and the seconds until then."""
     found = queue.SimpleQueue()
 
     def run():
@@ -160,7 +160,7 @@ def wait_until_readable(transport):
 
 
 def closes_second(end):
-    """Answer the first request of the first connection and end it at the second; answer all on later ones."""
+    """Answer the first request of the first connection and close it at the second; answer every request on later connections."""
 
     def handler(sock, server):
         first = server.connections == 1
@@ -178,7 +178,7 @@ def closes_second(end):
 def fork(work):
     """Run *work* in a child process; return whether it returned a true value."""
     with warnings.catch_warnings():
-        # Python 3.12 warns of fork() in a process with threads; that is what this is about.
+        # Python 3.12 warns of fork() in a process with threads, which is the point here.
         warnings.filterwarnings("ignore", r".*use of fork\(\) may lead to deadlocks", DeprecationWarning)
         child = os.fork()
     if child == 0:
