@@ -25,7 +25,7 @@ _NUMBERS: dict[str, tuple[float | None, float | None]] = {
     "seed": (None, None),
     "top_logprobs": (0, 20),
 }
-_WHOLE = {"n", "max_completion_tokens", "max_tokens", "seed", "top_logprobs"}
+_INTEGERS = {"n", "max_completion_tokens", "max_tokens", "seed", "top_logprobs"}
 _BOOLEANS = {
     "stream",
     "parallel_tool_calls",
@@ -67,17 +67,17 @@ _MESSAGE_FIELDS: dict[str, tuple[str, ...]] = {
     "tool": ("role", "content", "tool_call_id"),
     "function": ("role", "content", "name"),
 }
-_NEEDED: dict[str, tuple[str, ...]] = {
+_REQUIRED_FIELDS: dict[str, tuple[str, ...]] = {
     "assistant": (),
     "tool": ("content", "tool_call_id"),
     "function": ("name", "content"),
 }
-_PARTS: dict[str, tuple[str, ...]] = {
+_PART_FIELDS: dict[str, tuple[str, ...]] = {
     "text": ("type", "text"),
     "image_url": ("type", "image_url"),
     "document": ("type", "document"),
 }
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def check_shape(body: Any) -> None:
@@ -88,7 +88,7 @@ def check_shape(body: Any) -> None:
     """
     if not isinstance(body, dict):
         raise invalid("request body must be a JSON object")
-    _closed(body, _FIELDS)
+    _check_properties(body, _FIELDS)
     for name in ("model", "messages"):
         if name not in body:
             raise invalid(f"property '{name}' is missing")
@@ -98,8 +98,8 @@ def check_shape(body: Any) -> None:
         value = body.get(name)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int if name in _WHOLE else (int, float)):
-            raise invalid(f"'{name}' : value must be {'an integer' if name in _WHOLE else 'a number'}")
+        if isinstance(value, bool) or not isinstance(value, int if name in _INTEGERS else (int, float)):
+            raise invalid(f"'{name}' : value must be {'an integer' if name in _INTEGERS else 'a number'}")
         if low is not None and value < low:
             raise invalid(f"'{name}' : number must be at least {low}")
         if high is not None and value > high:
@@ -114,7 +114,7 @@ def check_shape(body: Any) -> None:
             listed = ", ".join(f'"{choice}"' for choice in choices)
             raise invalid(f"'{name}' : value must be one of [{listed}]")
     if body.get("stream_options") is not None:
-        _closed(body["stream_options"], ("include_usage",))
+        _check_properties(body["stream_options"], ("include_usage",))
     stop = body.get("stop")
     if isinstance(stop, list) and len(stop) > 4:
         raise invalid("'stop' : maximum number of items is 4")
@@ -131,20 +131,20 @@ def _all_text(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def _unknown(body: Any, allowed: Iterable[str]) -> str | None:
+def _unknown_property(body: Any, allowed: Iterable[str]) -> str | None:
     """Return the complaint about the first property of *body* that is not *allowed*."""
     names = list(allowed)
     for name in body:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-            return f"property '{name}' is unsupported" + (f", did you mean '{near[0]}'?" if near else "")
+            close_names = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+            return f"property '{name}' is unsupported" + (f", did you mean '{close_names[0]}'?" if close_names else "")
     return None
 
 
-def _closed(body: Any, allowed: Iterable[str]) -> None:
+def _check_properties(body: Any, allowed: Iterable[str]) -> None:
     if not isinstance(body, dict):
         raise invalid("value must be an object")
-    complaint = _unknown(body, allowed)
+    complaint = _unknown_property(body, allowed)
     if complaint:
         raise invalid(complaint)
 
@@ -171,7 +171,7 @@ def _message_complaint(message: dict[str, Any], role: str, where: str) -> str | 
     for name in message:
         if name not in _MESSAGE_FIELDS[role]:
             return f"('{where}' : property '{name}' is unsupported)"
-    for name in _NEEDED.get(role, ("content",)):
+    for name in _REQUIRED_FIELDS.get(role, ("content",)):
         if name not in message:
             return f"('{where}' : property '{name}' is missing)"
     content = message.get("content")
@@ -180,10 +180,14 @@ def _message_complaint(message: dict[str, Any], role: str, where: str) -> str | 
             return f"('{where}.content' : minimum number of items is 1)"
         for index, part in enumerate(content):
             kind = part.get("type") if isinstance(part, dict) else None
-            if not isinstance(kind, str) or kind not in _PARTS or (kind != "text" and role not in {"user", "tool"}):
+            if (
+                not isinstance(kind, str)
+                or kind not in _PART_FIELDS
+                or (kind != "text" and role not in {"user", "tool"})
+            ):
                 return f"('{where}.content.{index}' : discriminator property 'type' has invalid value)"
             for name in part:
-                if name not in _PARTS[kind]:
+                if name not in _PART_FIELDS[kind]:
                     return f"('{where}.content.{index}' : property '{name}' is unsupported)"
             if kind not in part:
                 return f"('{where}.content.{index}' : property '{kind}' is missing)"
@@ -221,10 +225,10 @@ def _check_tools(body: dict[str, Any]) -> None:
         function = tool.get("function")
         if not isinstance(function, dict) or "name" not in function:
             raise invalid(f"'tools.{index}.function' : property 'name' is missing")
-        complaint = _unknown(function, ("name", "description", "parameters", "strict"))
+        complaint = _unknown_property(function, ("name", "description", "parameters", "strict"))
         if complaint:
             raise invalid(f"'tools.{index}.function' : {complaint}")
-        if not isinstance(function["name"], str) or not _NAME.fullmatch(function["name"]):
+        if not isinstance(function["name"], str) or not _FUNCTION_NAME.fullmatch(function["name"]):
             raise invalid(f"'tools.{index}.function.name' : value must match [a-zA-Z0-9_-]{{1,64}}")
         parameters = function.get("parameters")
         if parameters is not None:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 _TOKEN = re.compile(r"\s?\w{1,7}|\s?[^\w\s]{1,4}|\s")  # tiles any text
 _THOUGHTS = "We need to answer the user. Keep it short and plain, check it once, and then reply with the final text."
-_EFFORT = {"low": 4, "high": 20}  # reasoning tokens; otherwise 8
-_ECHO = 400  # longest user text, in characters, that an answer repeats
+_REASONING_TOKENS = {"low": 4, "high": 20}  # by ``reasoning_effort``; otherwise 8
+_LONGEST_ECHO = 400  # longest user text, in characters, that an answer repeats
 
 
 @attrs.define(kw_only=True)
@@ -119,7 +119,7 @@ def wire_calls(calls: Sequence[Mapping[str, Any]], model: Model, digest: bytes) 
     return encoded_calls
 
 
-def scripted(reply: Reply, model: Model, digest: bytes) -> Completion:
+def scripted_completion(reply: Reply, model: Model, digest: bytes) -> Completion:
     """Return the completion that *reply* scripts."""
     calls = wire_calls(reply.tool_calls or (), model, digest)
     thoughts = tokens_of(reply.reasoning or "")
@@ -138,7 +138,7 @@ def scripted(reply: Reply, model: Model, digest: bytes) -> Completion:
     )
 
 
-def made_up(body: Mapping[str, Any], model: Model, digest: bytes) -> Completion:
+def default_completion(body: Mapping[str, Any], model: Model, digest: bytes) -> Completion:
     """Return the default completion: plain sentences, or JSON where the request or its prompt asks for it.
 
     Raises:
@@ -146,26 +146,26 @@ def made_up(body: Mapping[str, Any], model: Model, digest: bytes) -> Completion:
     """
     if model.kind == "guard":
         return Completion(content=["0.", f"{digest[0] / 2560:.4f}"[2:]], completion_tokens=2)
-    form = (body.get("response_format") or {}).get("type", "text")
+    format_type = (body.get("response_format") or {}).get("type", "text")
     budget = budget_of(body)
-    thoughts, shown = _thoughts(body, model, form)
+    thoughts, shown = _reasoning_tokens(body, model, format_type)
     echo = _last_user_text(body["messages"])
     calls: list[dict[str, Any]] = []
-    tool = _wanted_tool(body, echo)
+    tool = _chosen_function(body, echo)
     if tool is not None:
-        calls = wire_calls([_call(tool, echo)], model, digest)
+        calls = wire_calls([_tool_call(tool, echo)], model, digest)
         pieces: list[str] = []
-        spent = len(tokens_of(calls[0]["function"]["arguments"])) + 4
+        content_tokens = len(tokens_of(calls[0]["function"]["arguments"])) + 4
     else:
-        pieces = tokens_of(_text(body, form, echo, digest))
-        spent = len(pieces)
+        pieces = tokens_of(_answer_text(body, format_type, echo, digest))
+        content_tokens = len(pieces)
     finish = "tool_calls" if calls else "stop"
-    if budget is not None and len(thoughts) + spent > budget:
+    if budget is not None and len(thoughts) + content_tokens > budget:
         thoughts = thoughts[:budget]
         pieces = pieces[: budget - len(thoughts)]
-        if form != "text" and not calls:
+        if format_type != "text" and not calls:
             raise _errors.json_failed("".join(pieces))
-        calls, finish, spent = [], "length", budget - len(thoughts)
+        calls, finish, content_tokens = [], "length", budget - len(thoughts)
     visible: list[str | bytes | Mapping[str, Any]] = [*pieces]
     if shown == "raw" and thoughts:
         visible = ["<think>\n", *thoughts, "\n</think>\n\n", *pieces]
@@ -175,12 +175,12 @@ def made_up(body: Mapping[str, Any], model: Model, digest: bytes) -> Completion:
         hidden_tokens=len(thoughts) if shown == "hidden" else 0,
         tool_calls=calls,
         finish_reason=finish,
-        completion_tokens=len(thoughts) + spent,
+        completion_tokens=len(thoughts) + content_tokens,
         reasoning_tokens=len(thoughts) if model.reasoning else None,
     )
 
 
-def _thoughts(body: Mapping[str, Any], model: Model, form: str) -> tuple[list[str], str]:
+def _reasoning_tokens(body: Mapping[str, Any], model: Model, format_type: str) -> tuple[list[str], str]:
     """Return the tokens of the reasoning, and how to show them: ``parsed``, ``raw`` or ``hidden``."""
     effort = body.get("reasoning_effort")
     if model.reasoning is None or effort == "none":
@@ -188,9 +188,9 @@ def _thoughts(body: Mapping[str, Any], model: Model, form: str) -> tuple[list[st
     if body.get("include_reasoning") is False:
         shown = "hidden"
     else:
-        plain = model.reasoning == "qwen" and form == "text" and not body.get("tools")
+        plain = model.reasoning == "qwen" and format_type == "text" and not body.get("tools")
         shown = body.get("reasoning_format") or ("raw" if plain else "parsed")
-    return tokens_of(_THOUGHTS)[: _EFFORT.get(effort or "", 8)], shown
+    return tokens_of(_THOUGHTS)[: _REASONING_TOKENS.get(effort or "", 8)], shown
 
 
 def _last_user_text(messages: Sequence[Mapping[str, Any]]) -> str:
@@ -200,17 +200,17 @@ def _last_user_text(messages: Sequence[Mapping[str, Any]]) -> str:
     return ""
 
 
-def _text(body: Mapping[str, Any], form: str, echo: str, digest: bytes) -> str:
-    if form == "json_schema":
+def _answer_text(body: Mapping[str, Any], format_type: str, echo: str, digest: bytes) -> str:
+    if format_type == "json_schema":
         schema: Any = body["response_format"]["json_schema"].get("schema", True)
-        return json.dumps(example(schema, text=echo[:_ECHO]), ensure_ascii=False)
+        return json.dumps(example(schema, text=echo[:_LONGEST_ECHO]), ensure_ascii=False)
     wish = json_wish([text_of(message.get("content")) for message in body["messages"]])
-    if form == "json_object" or wish is not None:
-        value = {"echo": echo[:_ECHO], "ok": True}
+    if format_type == "json_object" or wish is not None:
+        value = {"echo": echo[:_LONGEST_ECHO], "ok": True}
         if wish is not None and wish.schema is not None:
-            value = example(wish.schema, text=_short(echo))
+            value = example(wish.schema, text=_short_text(echo))
         text = json.dumps(value, ensure_ascii=False)
-        return f"```json\n{text}\n```" if form == "text" and wish is not None and wish.fenced else text
+        return f"```json\n{text}\n```" if format_type == "text" and wish is not None and wish.fenced else text
     text = sentences(echo, random.Random(digest))
     stops = body.get("stop") or ()
     for stop in [stops] if isinstance(stops, str) else stops:
@@ -219,12 +219,12 @@ def _text(body: Mapping[str, Any], form: str, echo: str, digest: bytes) -> str:
     return text
 
 
-def _short(echo: str) -> str:
+def _short_text(echo: str) -> str:
     """Return the text for free strings of a schema found in the prompt: never a copy of that schema."""
     return echo if len(echo) <= 80 and "{" not in echo else "text"
 
 
-def _wanted_tool(body: Mapping[str, Any], prompt: str) -> Mapping[str, Any] | None:
+def _chosen_function(body: Mapping[str, Any], prompt: str) -> Mapping[str, Any] | None:
     """Return the function to call: the one that ``tool_choice`` demands, or one whose name is in the prompt."""
     functions: list[Mapping[str, Any]] = [
         tool["function"] for tool in body.get("tools") or () if tool["type"] == "function"
@@ -242,6 +242,6 @@ def _wanted_tool(body: Mapping[str, Any], prompt: str) -> Mapping[str, Any] | No
     return named[0] if named and body["messages"][-1]["role"] == "user" else None
 
 
-def _call(function: Mapping[str, Any], echo: str) -> dict[str, Any]:
-    arguments = example(function.get("parameters") or {"type": "object"}, text=echo[:_ECHO])
+def _tool_call(function: Mapping[str, Any], echo: str) -> dict[str, Any]:
+    arguments = example(function.get("parameters") or {"type": "object"}, text=echo[:_LONGEST_ECHO])
     return {"name": function["name"], "arguments": arguments}

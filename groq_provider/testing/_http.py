@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from groq_provider.testing._response import Response
     from groq_provider.testing.replies import Outcome
 
-_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+_REASON_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _LONGEST_LINE = 65536
-_PEEK = socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0)
+_PEEK_FLAGS = socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0)
 _CHECK_INTERVAL = 0.02  # seconds between two checks of a stalled connection
-_WHOLE_BODY = {"short-content-length", "long-content-length", "garbage-status-line", "headers-cut"}
+_UNCHUNKED_FRAMINGS = {"short-content-length", "long-content-length", "garbage-status-line", "headers-cut"}
 
 
 class BrokenError(Exception):
@@ -114,7 +114,7 @@ def _number(text: bytes, base: int) -> int:
     return number
 
 
-def hard_close(sock: socket.socket) -> None:
+def reset_on_close(sock: socket.socket) -> None:
     """Make the next close of *sock* send a reset."""
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -155,12 +155,12 @@ class Writer:
         else:
             self._wait_until(started + response.latency)
         if fault.cut_before_headers:
-            self._break()
+            self._break_connection()
         if fault.reset_before_headers:
-            self._break(reset=True)
+            self._break_connection(reset=True)
         bad_chunk = fault.framing in {"bad-chunk-size", "negative-chunk-size"}
         chunked = response.is_stream or fault.chunk_bytes is not None or bad_chunk
-        if fault.framing in _WHOLE_BODY:
+        if fault.framing in _UNCHUNKED_FRAMINGS:
             chunked = False
             parts = [Part(b"".join(part.data for part in parts), parts[-1].tokens if parts else 0)]
         close = request.headers.get("connection", "").lower() == "close" or fault.framing is not None
@@ -200,7 +200,7 @@ class Writer:
         if framing == "garbage-status-line":
             self._send(b"\x16\x03\x01 not http at all\r\n\r\n")
             raise BrokenError("broken")
-        lines = [f"HTTP/1.1 {response.status} {_PHRASES.get(response.status, 'Emulated')}"]
+        lines = [f"HTTP/1.1 {response.status} {_REASON_PHRASES.get(response.status, 'Emulated')}"]
         lines += [f"{name}: {value}" for name, value in response.headers]
         if chunked:
             lines.append("transfer-encoding: chunked")
@@ -254,9 +254,9 @@ class Writer:
         if fault.stall_at_byte == self._bytes_sent:
             self._stall()
         if fault.cut_at_byte == self._bytes_sent:
-            self._break()
+            self._break_connection()
         if fault.reset_at_byte == self._bytes_sent:
-            self._break(reset=True)
+            self._break_connection(reset=True)
 
     def _apply_event_faults(self) -> None:
         """Apply the faults that are due after the events sent so far; before the first event also those at byte 0."""
@@ -266,13 +266,13 @@ class Writer:
         if fault.stall_after_events == self._events_sent:
             self._stall()
         if fault.cut_after_events == self._events_sent:
-            self._break()
+            self._break_connection()
         if fault.reset_after_events == self._events_sent:
-            self._break(reset=True)
+            self._break_connection(reset=True)
 
-    def _break(self, *, reset: bool = False) -> None:
+    def _break_connection(self, *, reset: bool = False) -> None:
         if reset:
-            hard_close(self._sock)
+            reset_on_close(self._sock)
         self._fault.reached.set()
         raise BrokenError("broken")
 
@@ -315,11 +315,11 @@ class Writer:
 
     def _check_client(self) -> None:
         """Raise :class:`BrokenError` if the client has closed the connection during a pause."""
-        if _PEEK == socket.MSG_PEEK:  # without MSG_DONTWAIT the check would block
+        if _PEEK_FLAGS == socket.MSG_PEEK:  # without MSG_DONTWAIT the check would block
             return
         try:
             # Read the plain socket, also under TLS: only the end of the connection matters, not the content.
-            client_closed = not socket.socket.recv(self._sock, 1, _PEEK)
+            client_closed = not socket.socket.recv(self._sock, 1, _PEEK_FLAGS)
         except BlockingIOError:
             return
         except OSError:
@@ -332,7 +332,7 @@ class Writer:
         self._pause(self._fault.stall_for, self._fault.released)
 
 
-def half_close(sock: Any) -> None:
+def close_tls(sock: Any) -> None:
     """Send the closing alert of TLS, without waiting for the client's."""
     if hasattr(sock, "unwrap"):
         with suppress(OSError, ValueError):

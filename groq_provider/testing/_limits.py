@@ -62,7 +62,7 @@ class Bucket:
             self.refilled_at = now
         return self.level
 
-    def until(self, level: float) -> float:
+    def seconds_until(self, level: float) -> float:
         """Return the seconds from the last refill until the credit reaches *level*."""
         return max(level - self.level, 0.0) / self.rate if self.rate else math.inf
 
@@ -99,7 +99,7 @@ class ModelLimits:
     def _cost(name: str, prompt: float, completion: float) -> float:
         return {"rpm": 1, "rpd": 1, "itpm": prompt, "otpm": completion}.get(name, prompt + completion)
 
-    def fits(self, prompt: int, assumed: int) -> int:
+    def cap_tokens(self, prompt: int, assumed: int) -> int:
         """Cut *assumed* completion tokens to the most that full buckets can hold beside *prompt*."""
         room = [self._buckets[name].limit - prompt for name in ("tpm", "tpd") if name in self._enforced]
         room += [self._buckets["otpm"].limit] if "otpm" in self._enforced else []
@@ -117,7 +117,7 @@ class ModelLimits:
                     return Refusal(dimension=name, limit=bucket.limit, used=0, requested=int(cost), wait=None)
                 if cost > bucket.level + _EPSILON:
                     used = min(math.ceil(bucket.limit - bucket.level - _EPSILON), bucket.limit)
-                    wait = bucket.until(cost)
+                    wait = bucket.seconds_until(cost)
                     return Refusal(dimension=name, limit=bucket.limit, used=used, requested=int(cost), wait=wait)
             for name, bucket in self._buckets.items():
                 bucket.level -= self._cost(name, prompt, completion)
@@ -138,7 +138,7 @@ class ModelLimits:
             for word, name in (("requests", "rpd"), ("tokens", "tpm")):
                 bucket = self._buckets[name]
                 level = bucket.refill(now)
-                rows.append((word, bucket.limit, max(int(level + _EPSILON), 0), bucket.until(bucket.limit)))
+                rows.append((word, bucket.limit, max(int(level + _EPSILON), 0), bucket.seconds_until(bucket.limit)))
         return [
             *((f"x-ratelimit-limit-{word}", str(limit)) for word, limit, _, _ in rows),
             *((f"x-ratelimit-remaining-{word}", str(remaining)) for word, _, remaining, _ in rows),

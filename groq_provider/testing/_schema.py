@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-_DEEP = 4  # below this depth optional properties are omitted, so that recursive schemas end
-_DEEPEST = 64  # below this depth everything is null: no finite value fits such a schema
+_OPTIONAL_DEPTH = 4  # below this depth optional properties are omitted, so that recursive schemas end
+_LARGEST_DEPTH = 64  # below this depth everything is null: no finite value fits such a schema
 _MOST_VALUES = 5_000
 _LONGEST_TEXT = 100_000
 _FORMATS = {
@@ -36,10 +36,10 @@ def example(schema: Any, *, text: str = "text") -> Any:
         schema: The schema; ``True`` accepts anything.
         text: Content of free strings, cut to their ``maxLength``.
     """
-    return _Maker(schema, text).value(schema, 0)
+    return _ExampleMaker(schema, text).value(schema, 0)
 
 
-class _Maker:
+class _ExampleMaker:
     """Makes one value, of a bounded number of parts."""
 
     def __init__(self, root: Any, text: str) -> None:
@@ -49,33 +49,35 @@ class _Maker:
 
     def value(self, schema: Any, depth: int) -> Any:
         self._remaining_values -= 1
-        if depth > _DEEPEST or self._remaining_values < 0:
+        if depth > _LARGEST_DEPTH or self._remaining_values < 0:
             return None
         if not isinstance(schema, dict):
             return self._text
         if "$ref" in schema:
             rest = {key: part for key, part in schema.items() if key != "$ref"}
-            return self.value(_merged(_resolve(self._root, schema["$ref"]), rest), depth + 1)
+            return self.value(_merge_schemas(_resolve_reference(self._root, schema["$ref"]), rest), depth + 1)
         if "const" in schema:
             return schema["const"]
-        if _list(schema, "enum"):
+        if _list_at(schema, "enum"):
             return schema["enum"][0]
         for key in ("anyOf", "oneOf"):
-            choices = _list(schema, key)
+            choices = _list_at(schema, key)
             if choices:
-                if depth >= _DEEP:  # null ends a recursion
+                if depth >= _OPTIONAL_DEPTH:  # null ends a recursion
                     choices = sorted(choices, key=lambda choice: not _is_null(choice))
                 rest = {name: part for name, part in schema.items() if name != key}
-                return self.value(_merged(rest, choices[0]), depth + 1)
-        if _list(schema, "allOf"):
+                return self.value(_merge_schemas(rest, choices[0]), depth + 1)
+        if _list_at(schema, "allOf"):
             merged: Any = {key: part for key, part in schema.items() if key != "allOf"}
             for part in schema["allOf"]:
                 whole = part
                 if isinstance(part, dict) and "$ref" in part:
-                    whole = _merged(_resolve(self._root, part["$ref"]), {k: v for k, v in part.items() if k != "$ref"})
-                merged = _merged(merged, whole)
+                    whole = _merge_schemas(
+                        _resolve_reference(self._root, part["$ref"]), {k: v for k, v in part.items() if k != "$ref"}
+                    )
+                merged = _merge_schemas(merged, whole)
             return self.value(merged, depth + 1)
-        kind = _kind(schema, depth)
+        kind = _type_to_make(schema, depth)
         if kind == "object":
             return self._object(schema, depth)
         if kind == "array":
@@ -83,12 +85,12 @@ class _Maker:
         return _scalar(kind, schema, self._text)
 
     def _object(self, schema: dict[str, Any], depth: int) -> dict[str, Any]:
-        needed = _list(schema, "required")
+        needed = _list_at(schema, "required")
         parts = schema.get("properties")
         values = {
             name: self.value(part, depth + 1)
             for name, part in (parts.items() if isinstance(parts, dict) else ())
-            if name in needed or depth < _DEEP
+            if name in needed or depth < _OPTIONAL_DEPTH
         }
         more = schema.get("additionalProperties", True)
         for name in needed:
@@ -97,20 +99,20 @@ class _Maker:
         return values
 
     def _array(self, schema: dict[str, Any], depth: int) -> list[Any]:
-        first = _list(schema, "prefixItems")
-        usual = 1 if depth < _DEEP and schema.get("items") is not False else 0
-        least = max(_size(schema, "minItems", 0), usual if not first else len(first))
-        count = min(least, _size(schema, "maxItems", math.inf), max(self._remaining_values, 0))
+        first = _list_at(schema, "prefixItems")
+        usual = 1 if depth < _OPTIONAL_DEPTH and schema.get("items") is not False else 0
+        least = max(_size_at(schema, "minItems", 0), usual if not first else len(first))
+        count = min(least, _size_at(schema, "maxItems", math.inf), max(self._remaining_values, 0))
         items = schema.get("items", True)
         return [self.value(first[at] if at < len(first) else items, depth + 1) for at in range(int(count))]
 
 
-def _list(schema: dict[str, Any], key: str) -> list[Any]:
+def _list_at(schema: dict[str, Any], key: str) -> list[Any]:
     value = schema.get(key)
     return value if isinstance(value, list) else []
 
 
-def _size(schema: dict[str, Any], key: str, default: float) -> float:
+def _size_at(schema: dict[str, Any], key: str, default: float) -> float:
     value: Any = schema.get(key)
     return float(max(value, 0)) if _is_number(value) else default
 
@@ -123,18 +125,18 @@ def _is_null(schema: Any) -> bool:
     return isinstance(schema, dict) and schema.get("type") == "null"
 
 
-def _kind(schema: dict[str, Any], depth: int) -> str:
+def _type_to_make(schema: dict[str, Any], depth: int) -> str:
     """Return the type to make: the first that is not null, but null where a recursion must end."""
     kinds = schema.get("type")
     if isinstance(kinds, list):
-        null = "null" in kinds and depth >= _DEEP
+        null = "null" in kinds and depth >= _OPTIONAL_DEPTH
         kinds = "null" if null else next((name for name in kinds if name != "null"), "null")
     if isinstance(kinds, str):
         return kinds
     return "object" if "properties" in schema else "array" if "items" in schema or "prefixItems" in schema else "string"
 
 
-def _merged(base: Any, more: Any) -> Any:
+def _merge_schemas(base: Any, more: Any) -> Any:
     """Merge two schemas: properties and required names of both, everything else from *more* first."""
     if not isinstance(base, dict) or not isinstance(more, dict):
         return more if isinstance(more, dict) and more else base
@@ -157,8 +159,8 @@ def _scalar(kind: str, schema: dict[str, Any], text: str) -> Any:
     if isinstance(form, str) and form in _FORMATS:
         return _FORMATS[form]
     value = text or "text"
-    least = int(min(_size(schema, "minLength", 0), _LONGEST_TEXT))
-    return (value + "x" * (least - len(value)))[: int(min(_size(schema, "maxLength", math.inf), _LONGEST_TEXT))]
+    least = int(min(_size_at(schema, "minLength", 0), _LONGEST_TEXT))
+    return (value + "x" * (least - len(value)))[: int(min(_size_at(schema, "maxLength", math.inf), _LONGEST_TEXT))]
 
 
 def _number(schema: dict[str, Any], *, whole: bool) -> float:
@@ -181,7 +183,7 @@ def _number(schema: dict[str, Any], *, whole: bool) -> float:
     return int(value) if whole or float(value).is_integer() else value
 
 
-def _resolve(root: Any, ref: Any) -> Any:
+def _resolve_reference(root: Any, ref: Any) -> Any:
     """Return the part of *root* that a local reference names; ``True`` (anything) if there is none."""
     part_schema = root
     for part in str(ref).lstrip("#").strip("/").split("/"):

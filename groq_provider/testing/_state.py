@@ -144,7 +144,7 @@ class ServiceState:
         """
         limits, clock = self._limits_of(model, tier), self.settings.clock
         if completion_tokens is None:
-            completion_tokens = limits.fits(prompt_tokens, self.settings.assumed_completion_tokens)
+            completion_tokens = limits.cap_tokens(prompt_tokens, self.settings.assumed_completion_tokens)
         refusal = limits.admit(clock.monotonic(), prompt_tokens, completion_tokens)
         headers = limits.headers(clock.monotonic())
         if refusal is not None:

@@ -115,7 +115,7 @@ def usage_json(
     return usage
 
 
-def plain(envelope: Envelope, completion: Completion, usage: dict[str, Any] | None, fault: Fault) -> Part:
+def plain_body(envelope: Envelope, completion: Completion, usage: dict[str, Any] | None, fault: Fault) -> Part:
     """Return the body of a response that is not streamed."""
     message: dict[str, Any] = {"role": "assistant"}
     if completion.content or not completion.tool_calls:
@@ -142,7 +142,7 @@ def plain(envelope: Envelope, completion: Completion, usage: dict[str, Any] | No
     return Part(dumps(body).encode(), completion.completion_tokens)
 
 
-def events(envelope: Envelope, completion: Completion, usage: dict[str, Any] | None, fault: Fault) -> list[Part]:
+def stream_events(envelope: Envelope, completion: Completion, usage: dict[str, Any] | None, fault: Fault) -> list[Part]:
     """Return all events of a stream, ``[DONE]`` included, with the fault's changes to their content."""
     shown_usage = None if fault.omit_usage else usage
     head = dumps(
@@ -203,7 +203,7 @@ def events(envelope: Envelope, completion: Completion, usage: dict[str, Any] | N
     return parts if fault.omit_done else [*parts, ending]
 
 
-def dress(parts: list[Part], fault: Fault) -> list[Part]:
+def apply_line_faults(parts: list[Part], fault: Fault) -> list[Part]:
     """Add the comments and line ends that *fault* demands to the events."""
     if not fault.comments and fault.newline == "\n":
         return parts

@@ -132,7 +132,7 @@ class Emulator:
         self._changed = threading.Condition()  # guards everything below
         self._requests: list[RecordedRequest] = []
         self._connections = 0
-        self._open: set[socket.socket] = set()
+        self._open_sockets: set[socket.socket] = set()
         self._gates: list[Gate] = []
         self._server: Server | None = None
         self._acceptor: threading.Thread | None = None
@@ -178,7 +178,7 @@ class Emulator:
         acceptor.join()
         server.server_close()
         with self._changed:
-            gates, connections = list(self._gates), list(self._open)
+            gates, connections = list(self._gates), list(self._open_sockets)
         for gate in gates:
             gate.open()
         for sock in connections:
@@ -217,7 +217,7 @@ class Emulator:
     def open_connections(self) -> int:
         """Number of connections open now."""
         with self._changed:
-            return len(self._open)
+            return len(self._open_sockets)
 
     @property
     def pending_replies(self) -> int:
@@ -263,7 +263,7 @@ class Emulator:
     # --- called by the connections' threads --------------------------------------------------------------------------------
 
     def _serve_connection(self, sock: socket.socket) -> None:
-        number = self._opened(sock)
+        number = self._register_connection(sock)
         if number is None:
             sock.close()
             return
@@ -273,7 +273,7 @@ class Emulator:
             with sock.makefile("rb") as stream:
                 while self._serve_request(sock, stream, number):
                     pass
-            _http.half_close(sock)
+            _http.close_tls(sock)
         except (OSError, BrokenError):
             pass  # the client closed the connection, speaks no TLS, or got its scripted fault
         except BadRequestError:
@@ -284,22 +284,22 @@ class Emulator:
             with self._changed:
                 self.errors.append(cause or error)
         finally:
-            self._closed(sock)
+            self._close_connection(sock)
 
-    def _opened(self, sock: socket.socket) -> int | None:
+    def _register_connection(self, sock: socket.socket) -> int | None:
         """Register a connection and return its number; ``None`` if the emulator is stopping."""
         with self._changed:
             if self._stopping.is_set():
                 return None
             self._connections += 1
-            self._open.add(sock)
+            self._open_sockets.add(sock)
             self._changed.notify_all()
             return self._connections
 
-    def _closed(self, sock: socket.socket) -> None:
+    def _close_connection(self, sock: socket.socket) -> None:
         # Close under the lock, after stop() can no longer see the socket and before others see the new count.
         with self._changed:
-            self._open.discard(sock)
+            self._open_sockets.discard(sock)
             sock.close()
             self._changed.notify_all()
 
@@ -332,7 +332,7 @@ class Emulator:
         settle, response.settle = response.settle, None
         try:
             if settle is not None:
-                response.settle = _once(settle)
+                response.settle = _run_once(settle)
             can_be_reused = writer.write(response, request, started)
             request.outcome = "sent"
         except BrokenError as error:
@@ -348,7 +348,7 @@ class Emulator:
         return can_be_reused
 
 
-def _once(function: Callable[[], None]) -> Callable[[], None]:
+def _run_once(function: Callable[[], None]) -> Callable[[], None]:
     """Return *function* wrapped so that only its first call runs it; for one thread."""
     was_called = False
 

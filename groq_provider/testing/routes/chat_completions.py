@@ -48,7 +48,11 @@ def _complete(
     settings = call.state.settings
     prompt_tokens = admission.prompt_tokens
     digest = _completions.digest_of(body)
-    completion = _completions.scripted(reply, model, digest) if reply else _completions.made_up(body, model, digest)
+    completion = (
+        _completions.scripted_completion(reply, model, digest)
+        if reply
+        else _completions.default_completion(body, model, digest)
+    )
     cached_tokens = call.state.cached_tokens(body, model, prompt_tokens)
     seconds_per_token = settings.seconds_per_token(model)
     usage = _wire.usage_json(
@@ -68,9 +72,9 @@ def _complete(
     envelope = _envelope(call, body, model, digest)
     is_stream = fault.payload == "sse" if fault.payload in {"sse", "json"} else bool(body.get("stream"))
     if is_stream:
-        parts = _wire.dress(_wire.events(envelope, completion, usage, fault), fault)
+        parts = _wire.apply_line_faults(_wire.stream_events(envelope, completion, usage, fault), fault)
     else:
-        parts = [_wire.plain(envelope, completion, usage, fault)]
+        parts = [_wire.plain_body(envelope, completion, usage, fault)]
     content_type = "text/event-stream" if is_stream else "application/json"
     return Response(
         status=200,
