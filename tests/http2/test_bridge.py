@@ -1,4 +1,4 @@
-"""The servers and the bridge of the tests themselves: they lose no connection and complain of nothing."""
+"""The test servers and the bridge themselves: they lose no connection and report no violation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.servers import OK, answer, reset, serving
 
 
 def raw_client(server):
-    """A connection to a server of HTTP/2, and what speaks on it."""
+    """Open a connection to an HTTP/2 server, with the protocol state for it."""
     import h2.connection
     from support.http2_servers import authority
 
@@ -31,7 +31,7 @@ def ask(sock, spoken, number):
 
 
 def test_bridge_closes_ended_streams_connection():
-    """The bridge closes its connection to the server behind when a stream ends at once; none is left to collect."""
+    """When a stream ends at once, the bridge closes its connection to the server behind; none is left to the collector."""
     from support.http2_bridge import bridged
 
     def answering(sock, server):
@@ -52,7 +52,7 @@ def test_bridge_closes_ended_streams_connection():
 
 
 def test_unbegun_server_work_ends_quietly():
-    """A connection and a script that come just when the server ends are cancelled before their first line."""
+    """A connection and a script that arrive just as the server ends are cancelled before their first line."""
     from support.http2_servers import Http2Server
 
     async def script():
@@ -77,7 +77,7 @@ def test_unbegun_server_work_ends_quietly():
 
 
 def test_ending_server_closes_new_connection():
-    """A server that ends closes a connection just accepted; nothing of a last client is left to the collector."""
+    """A server that ends closes a connection accepted just then; nothing of a last client is left to the collector."""
     from support.http2_servers import Http2Server
 
     with Http2Server() as server:
@@ -94,7 +94,7 @@ def test_ending_server_closes_new_connection():
 
 
 def test_answer_read_despite_blocked_request():
-    """An answer is read though the server takes no more: the bridge hands it on before it ends the connection."""
+    """The bridge passes on an answer although the server reads no more, before it ends the connection."""
     from support.http2_bridge import behind
 
     over = threading.Event()
@@ -108,11 +108,11 @@ def test_answer_read_despite_blocked_request():
     async def asks():
         reader, writer = await behind("127.0.0.1", server.port)
         writer.write(b"x" * 1000)
-        assert over.wait(PATIENCE)  # nothing is read meanwhile: this blocks the loop
+        assert over.wait(PATIENCE)  # blocks the loop, so that nothing is read meanwhile
         writer.write(b"y")  # fails
         head = await reader.readuntil(b"\r\n\r\n")
         body = await reader.readexactly(9)
-        with pytest.raises(OSError):  # the end is none of an answer that goes on until the connection does
+        with pytest.raises(OSError):  # an answer that ends with the connection is incomplete
             await reader.read(1)
         return head.partition(b"\r")[0], body
 

@@ -1,5 +1,7 @@
-"""Signal handlers over HTTP/2: what the interrupted call holds is not waited for. No real signals: a profiler is called where the
-interpreter looks for them, when a function begins and when one of C's has returned.
+"""Signal handlers over HTTP/2 never wait for the call that they interrupted.
+
+No real signals: a profiler runs the handler where the interpreter looks for signals, as a function begins and as a C
+function returns.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ HTTP2 = "groq_provider/transport/http2/"
 
 
 class Striking:
-    """Calls *handler* at those moments in the modules of HTTP/2 whose numbers are given, or at the first one in *function*."""
+    """Runs *handler* at the points with these numbers in the modules of HTTP/2, or at the first point in *function*."""
 
     def __init__(self, handler, numbers=(), function=None):
         self._handler, self._numbers, self._function = handler, numbers, function
@@ -58,7 +60,7 @@ def places_taken(provider):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_calls_are_answered_anywhere(stream):
-    """The handler's call is answered, and so is the one that it struck; no place is lost."""
+    """The handler's call is answered, and so is the call that it interrupted; no place is lost."""
 
     def ask(provider, prompt):
         if stream:
@@ -81,7 +83,7 @@ def test_calls_are_answered_anywhere(stream):
 
 
 def test_provider_closes_anywhere():
-    """Also where the struck call holds a lock: that call ends as closed, and nothing stays open."""
+    """A handler may close the provider, also while the interrupted call holds a lock: that call ends as closed, and nothing stays open."""
     with Http2Server(answer) as server:
         for number in range(0, 100_000, 7):
             with provider_on(server) as provider:
@@ -98,7 +100,7 @@ def test_provider_closes_anywhere():
 
 @pytest.mark.parametrize("function", ["_wait_io", "_flush_outbox"])
 def test_stream_on_struck_connection_refused(function):
-    """It is read by the call that was interrupted, which goes on afterwards: the handler gets an error, at once."""
+    """A stream that only the interrupted call can read: the handler gets an error at once."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         stream = provider.generate_stream("held")
         assert next(stream).content == "one"

@@ -1,4 +1,4 @@
-"""What HTTP/2 remembers of heads, for a peer that offers to remember more than anybody needs."""
+"""The memory for header tables over HTTP/2, with a peer that offers far too much."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from groq_provider.transport.http2.stream import Stream
 
 @pytest.mark.parametrize("offered", [0, 100, 4_096, 1 << 20, (1 << 32) - 1])
 def test_header_tables_are_bounded(offered):
-    """The table holds 4,096 bytes at most, and what is to be said of its size does not grow with the number of offers."""
+    """The table holds at most 4,096 bytes, and the announcement of its size does not grow with the number of offers."""
     frames = Frames()
     server = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding=None))
     server.initiate_connection()

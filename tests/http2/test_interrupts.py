@@ -1,4 +1,4 @@
-"""Ctrl-C over HTTP/2, at every place where the interpreter looks for it: it ends the call it strikes and harms no other."""
+"""Ctrl-C over HTTP/2, at every point where the interpreter looks for it: it ends the call that it strikes and harms no other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from groq_provider.transport.permits import ConnectionLimiter, Permit
 from groq_provider.transport.scope import CancelScope
 
 HERE = Path(http2_pool.__file__).parent
-#: Whose lines are struck: what is called from them on behalf of one call.
+#: Files to strike: their lines run on behalf of one call.
 FILES = {str((HERE / name).resolve()) for name in ("connection.py", "frames.py", "stream.py", "../permits.py")}
 
 
@@ -33,10 +33,10 @@ assert all(Path(file).is_file() for file in FILES)
 
 
 class Interrupter:
-    """Raises KeyboardInterrupt at the n-th place of these files where the interpreter looks for signals.
+    """Raises KeyboardInterrupt at the n-th point of these files where the interpreter looks for signals.
 
-    Which is at the beginning of a function and at the return from one that is not Python's own (and on jumps back, which are between
-    the same lines).
+    These are the beginning of a function and the return of a C function (and jumps back, which lie between the same
+    lines).
     """
 
     def __init__(self, number, files=FILES):
@@ -49,7 +49,7 @@ class Interrupter:
         if event not in ("call", "c_return") or code.co_filename not in self.files or self.where is not None:
             return
         if _in_a_finalizer(frame):
-            return  # Python swallows what is raised there
+            return  # Python swallows exceptions there
         if self.left == 0:
             name = getattr(arg, "__name__", "")
             self.where = f"{Path(code.co_filename).name}:{frame.f_lineno} {code.co_name} {event} {name}"
@@ -67,10 +67,10 @@ def _in_a_finalizer(frame):
 
 @contextlib.contextmanager
 def interrupted(number, files=FILES):
-    """Strike the block at that place; its KeyboardInterrupt ends here."""
+    """Strike the block at that point; its KeyboardInterrupt ends here."""
     interrupter = Interrupter(number, files)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # of a stream that could not be handed over
+        warnings.simplefilter("ignore", ResourceWarning)  # of a stream that the caller never got
         try:
             sys.setprofile(interrupter)
             yield interrupter
@@ -81,7 +81,7 @@ def interrupted(number, files=FILES):
 
 
 def at_every_place(work):
-    """Run ``work(number)`` until it says that there was no such place."""
+    """Run ``work(number)`` until it says that there was no such point."""
     number = 0
     while work(number) is not None:
         number += 1
@@ -92,7 +92,7 @@ def at_every_place(work):
 
 
 def test_tried_lock_is_taken_once():
-    """Free: the loop has it for one round, and as often as it likes; held by anybody: there is no round."""
+    """A free lock gives the loop one round each time; a lock held by any thread gives none."""
     lock = threading.Lock()
     rounds = 0
     for got in lock_attempts(lock):
@@ -110,7 +110,7 @@ def test_tried_lock_is_taken_once():
 def given_back(provider):
     permits = provider._transport._permits
 
-    permit = Permit()  # here: its finalizer is not to be struck
+    permit = Permit()  # here, so that its finalizer is not struck
 
     def give():
         permit._limiter = permits
@@ -131,7 +131,7 @@ def place_given_back(provider):
 
 @pytest.mark.parametrize("what", [given_back, left_to_others, place_given_back], ids=lambda what: what.__name__)
 def test_interrupt_leaves_no_lock_held(what):
-    """Where a lock is tried for and not waited for: from the moment it is taken it is given back."""
+    """A lock that is tried and not waited for is released again, however early after it was taken the interrupt comes."""
     files = FILES | {http2_pool.__file__}
     with Http2Server(answer) as server, provider_on(server, max_connections=1) as provider:
         provider.generate("x")
@@ -147,7 +147,7 @@ def test_interrupt_leaves_no_lock_held(what):
 
 
 def test_interrupt_loses_no_permit():
-    """A permit that was given back is free, or somebody's who knows of it."""
+    """A returned permit is free, or belongs to a waiter that was woken."""
     from groq_provider.clock import SystemClock
 
     def strike(number):
@@ -158,7 +158,7 @@ def test_interrupt_loses_no_permit():
             assert until(lambda: permits._waiters)
             with interrupted(number) as interrupter:
                 permit.release()
-            permit.release()  # if it was struck before anything was given back
+            permit.release()  # in case it was struck before the permit was returned
             permits._settle_returned()
         assert len(results) == 1, interrupter.where
         return interrupter.where
@@ -167,7 +167,10 @@ def test_interrupt_loses_no_permit():
 
 
 def test_interrupted_waiter_loses_no_slot():
-    """Whether it strikes before the permit is granted or after; nobody is left in the queue either. The error is kept, as a debugger would."""
+    """An interrupt before or after the grant loses no permit and leaves no waiter queued.
+
+    The error is kept, as by a debugger.
+    """
     from groq_provider import clock
 
     files, kept = FILES | {clock.__file__}, []
@@ -223,9 +226,9 @@ def locks(provider):
 
 
 def check_after(provider, where):
-    """No lock is held, another thread is answered at once, and after that at the latest nothing is under way."""
+    """No lock is held, another thread is answered at once, and after that nothing is under way."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # of a stream that could not be handed over
+        warnings.simplefilter("ignore", ResourceWarning)  # of a stream that the caller never got
         gc.collect()
     assert not any(lock.locked() for lock in locks(provider)), where
     started = time.monotonic()
@@ -255,7 +258,7 @@ def every(full):
 
 @pytest.mark.parametrize("call", [plain, whole, left], ids=lambda call: call.__name__)
 def test_interrupt_anywhere_in_call(call, every):
-    """One thread, one connection after the other where one is torn: the next call is answered, and nothing is left."""
+    """One thread, and a new connection whenever an interrupt ends one: the next call is answered, and nothing is left."""
     one = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}
     with Http2Server(answer, settings=one) as server:
         with provider_on(server, rate_limits=RateLimits(rpm=10_000_000)) as provider:
@@ -272,7 +275,7 @@ def test_interrupt_anywhere_in_call(call, every):
 
 
 class Holding(Http2Server):
-    """Answers; of the prompt "hold" the second half when told, by ``go``."""
+    """Answers; for the prompt "hold" the second half only after ``go``."""
 
     def __init__(self, **settings):
         super().__init__(**settings)
@@ -289,7 +292,7 @@ class Holding(Http2Server):
         await end(request, " two")
 
     def check(self, held, where):
-        """What came of the stream that was held: all of it, or its connection was torn and the reader was told."""
+        """Check the held stream: it is complete, or its connection ended and its reader got an error."""
         if isinstance(held, e.GroqProviderError):
             assert "interrupted" in str(held), where
             self.do(self.go.clear)
@@ -298,7 +301,7 @@ class Holding(Http2Server):
 
 
 def test_interrupt_while_awaiting_place(every, monkeypatch):
-    """An interrupt anywhere in a wait for a place: the other's stream comes whole, and the place is free later."""
+    """An interrupt anywhere in a wait for a place: the stream of the other call is complete, and the place is free later."""
     monkeypatch.setattr(http2_pool, "MAX_CONNECTIONS", 1)
     one = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}
 
@@ -331,7 +334,7 @@ def test_interrupt_while_awaiting_place(every, monkeypatch):
 
 
 def test_interrupt_beside_another_stream(every):
-    """An interrupt anywhere beside another stream: that one is led on, or told at once that it is gone."""
+    """An interrupt anywhere beside another stream: that stream goes on, or ends at once with an error."""
     with Holding() as server, provider_on(server) as provider:
         plain(provider)
 
@@ -355,7 +358,7 @@ def test_interrupt_beside_another_stream(every):
 
 
 def test_interrupt_repeats_no_other_request(monkeypatch):
-    """An interrupt sends no other request twice: the peer works on it already, so the policy repeats it."""
+    """An interrupt resends no request of another call: the peer is processing it, so that is left to the retry policy."""
 
     async def script(request):
         await request.whole()
@@ -373,7 +376,7 @@ def test_interrupt_repeats_no_other_request(monkeypatch):
         read(self)
 
     with Http2Server(script) as server, provider_on(server) as provider:
-        plain(provider)  # so that the connection is one that may have gone stale
+        plain(provider)  # so that the connection may have gone stale
         (connection,) = provider._transport.adapter._pool._connections
 
         def other():

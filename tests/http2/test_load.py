@@ -18,7 +18,7 @@ from groq_provider import CancelToken, RetryPolicy, Timeouts
 from groq_provider import errors as e
 from groq_provider.testing import Emulator
 
-#: nginx answers by itself what the header asks for, so that what is measured is the client.
+#: nginx answers with the content of the request's header, so that the client is measured and not a server behind nginx.
 ECHO = """
     location /openai/ {
         default_type application/json;
@@ -30,7 +30,7 @@ ECHO = """
 @pytest.mark.full
 @pytest.mark.soak
 def test_fifty_threads_many_requests():
-    """Ten thousand requests of fifty threads: no failure, no wrong answer, no second try, one connection."""
+    """Ten thousand requests of fifty threads: no failure, no wrong answer, no resend, one connection."""
     with Nginx(server=ECHO) as server, provider_on(server) as provider:
 
         def work(number):
@@ -55,7 +55,7 @@ def test_fifty_threads_many_requests():
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", ["hypercorn", "nginx and emulator"])
 def test_fifty_threads_requests_and_streams(kind, full):
-    """The same against servers that make their answers: as many of each as it takes, whole with --full."""
+    """The same against servers that generate their answers: a fitting number of each, more with ``--full``."""
     calls = 100 if full else 5
     if kind == "hypercorn":
         with Hypercorn() as server, provider_on(server) as provider:
@@ -95,9 +95,9 @@ SERVERS = {
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", SERVERS)
 def test_mixed_work_on_256_threads(kind, full):
-    """Plain calls, streams, streams left early, cancels from other threads, limits that are too tight: each gets what it asked for.
+    """Plain calls, streams, abandoned streams, cancels by other threads, limits that are too short: each gets the outcome it asked for.
 
-    What fails has failed for its own reason: a limit of its own, its own cancel.
+    A call may fail only by its own limit or its own cancel.
     """
     rounds = 20 if full else 3
     if kind == "hypercorn":
@@ -115,7 +115,7 @@ def test_mixed_work_on_256_threads(kind, full):
 
 
 class _Mixed:
-    """A mix of work, and what came of it."""
+    """A mix of work, and its outcomes."""
 
     def __init__(self, provider, *, scripted):
         self.provider, self.scripted = provider, scripted
@@ -123,7 +123,7 @@ class _Mixed:
         self.lock = threading.Lock()
 
     def one(self, number, call, dice):
-        """Do one thing; say whether it came out as it should."""
+        """Make one call; say whether its outcome is right."""
         tag = f"unique-{number}-{call}-prompt"
         more = {"timeout": LONG}
         if self.scripted:
@@ -188,7 +188,7 @@ def _mixed(provider, rounds, *, scripted):
 
 @pytest.mark.full
 def test_a_thousand_streams_at_once():
-    """More than one connection may hold: further ones are opened, and everything is given out."""
+    """With more calls than one connection has places, more are opened, and all places are used."""
     settings = {SettingCodes.MAX_CONCURRENT_STREAMS: 150}
     with Http2Server(held(), settings=settings) as server, provider_on(server, retry=QUICK) as provider:
         streams = in_threads(32, lambda number: [provider.generate_stream(f"x{number}.{n}") for n in range(30)])
@@ -203,7 +203,7 @@ def test_a_thousand_streams_at_once():
 
 
 def test_pollers_and_readers_share_connection():
-    """Whoever reads the connection at the moment reads for all: pollers see what readers fetch, and the other way round."""
+    """The current reader reads for all: pollers see what readers fetch, and the reverse."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         streams = [provider.generate_stream(f"x{number}") for number in range(20)]
 

@@ -1,4 +1,4 @@
-"""The pool of HTTP/2: falling back, storms of handshakes, waiting for places, places given back whatever happens."""
+"""The HTTP/2 pool: fallback to HTTP/1.1, many handshakes at once, waiting for places, and places that come back in every case."""
 
 # ruff: noqa: SIM117 - server outside, client inside: a line for each reads better
 
@@ -74,7 +74,7 @@ class Older(Http2Server):
 
 
 def with_one_to_spare(server, provider):
-    """Make a call that learns of HTTP/1.1 and finds a kept connection, so that the one that learned it is kept, too."""
+    """Make a call that learns of HTTP/1.1 and uses a kept connection, so that the negotiated connection is kept, too."""
     assert provider._transport.session.get(server.url + "/openai/v1/models", timeout=PATIENCE).status_code == 200
     assert provider.generate("x").content == "over 1.1"
     assert len(server.others) == 2
@@ -82,7 +82,7 @@ def with_one_to_spare(server, provider):
 
 @needs_fork
 def test_child_avoids_parents_http1_connection():
-    """A child does not use the connection that learned of HTTP/1.1: it is the parent's like any kept one."""
+    """A forked child does not use the negotiated HTTP/1.1 connection: it is the parent's, like any kept one."""
     with Older() as server, provider_on(server) as provider:
         with_one_to_spare(server, provider)
         assert join(fork(lambda: provider.generate("x").content == "over 1.1")) == 0
@@ -92,7 +92,7 @@ def test_child_avoids_parents_http1_connection():
 
 
 def test_stale_http1_connection_is_replaced():
-    """The connection that learned of HTTP/1.1 may have gone stale before its first request: no call notices."""
+    """The negotiated HTTP/1.1 connection may have gone stale before its first request: no call fails."""
     with Older() as server, provider_on(server) as provider:
         with_one_to_spare(server, provider)
         server.hang_up()
@@ -102,7 +102,7 @@ def test_stale_http1_connection_is_replaced():
 
 
 def test_closing_during_fallback_warm_up(monkeypatch):
-    """Closing during a warm-up that falls back, between handshake and putting away, leaves no connection."""
+    """Closing during a warm-up that falls back, between the handshake and keeping the connection, leaks no connection."""
     with Older() as server, provider_on(server) as provider:
         http1, made = pool_of(provider).http1, []
         keep, negotiating = http1.keep_connection, http1.new_negotiating_connection
@@ -124,14 +124,14 @@ def test_closing_during_fallback_warm_up(monkeypatch):
 
 @pytest.fixture
 def ahead(monkeypatch):
-    """How far the clock of providers is ahead: time that passes at once."""
+    """Seconds that the providers' clock is ahead: time that passes at once."""
     ahead = [0.0]
     monkeypatch.setattr(SystemClock, "monotonic", lambda _: time.monotonic() + ahead[0])
     return ahead
 
 
 def test_late_fallback_has_connect_time(ahead):
-    """A late fallback has its own time to connect, though the server looks at the request for longer than that."""
+    """A late fallback has its own time to connect, although the server took longer than that over the request."""
 
     async def script(request):
         await request.whole()
@@ -149,12 +149,12 @@ def test_late_fallback_has_connect_time(ahead):
 
 # --- waiting for a place -------------------------------------------------------------------------------------------------------
 
-#: For those who are to hear of a place: less than the silence after which a ping would have them look.
+#: The patience of those who wait for a place: less than the silence after which a ping would wake them anyway.
 SOON = http2_connection.PING_AFTER - 1
 
 
 def test_vain_place_wait_is_refused():
-    """By the same error as where max_connections is the limit; never sent, and nothing secret in it."""
+    """Too long a wait for a place raises the same error as ``max_connections``: not sent, and without secrets."""
     limits = Timeouts(connect=PATIENCE, first_token=0.3)
     with Http2Server(answer) as server, provider_on(server, timeout=limits) as provider:
         assert provider.generate("x", timeout=PATIENT).content == "x"
@@ -169,7 +169,7 @@ def test_vain_place_wait_is_refused():
 
 
 class Reticent(Http2Server):
-    """Says nothing before it is told to, its settings neither."""
+    """A handler that sends nothing before it is told to, not even its settings."""
 
     def __init__(self, *args, **more):
         self.speak = asyncio.Event()
@@ -181,9 +181,9 @@ class Reticent(Http2Server):
 
 
 def second_on_a_cold_start(monkeypatch, limits, work):
-    """Make a call that waits while another one connects, and then on a connection that turns out to be full; return what it returns.
+    """Make a call that waits while another one connects, and then finds the new connection full; return its result.
 
-    When that is known, ``work(server, waiter, results)`` is done.
+    Once the connection is known to be full, call ``work(server, waiter, results)``.
     """
     monkeypatch.setattr(http2_pool, "MAX_CONNECTIONS", 1)
     connect = Http2Pool._connect
@@ -214,13 +214,13 @@ def second_on_a_cold_start(monkeypatch, limits, work):
 
 
 def test_cold_start_waits_for_place(monkeypatch, ahead):
-    """It came before anybody knew that all places would be taken: it has the time of those who wait for a place."""
+    """A call that came before all places were known to be taken has the limit of those who wait for a place."""
 
     def wait(server, waiter, results):
         ahead[0] = 2 * PATIENCE
         stream = waiter.stream
         waiter.wake()
-        assert until(lambda: waiter.stream not in (None, stream) or results[0] is not None)  # it has looked at the time
+        assert until(lambda: waiter.stream not in (None, stream) or results[0] is not None)  # it has read the clock
         server.release()
 
     limits = Timeouts(connect=PATIENCE, first_token=8 * PATIENCE)
@@ -228,7 +228,7 @@ def test_cold_start_waits_for_place(monkeypatch, ahead):
 
 
 def test_cold_start_wait_begins_once(monkeypatch):
-    """The time for it begins once, when the places are known to be taken, which whoever waits for the connection hears of."""
+    """The limit for a place starts once, when the places are known to be taken; a call that waits for the connection is told then."""
 
     def wait(_server, _waiter, results):
         assert until(lambda: results[0] is not None, PATIENCE / 2)
@@ -239,7 +239,7 @@ def test_cold_start_wait_begins_once(monkeypatch):
 
 @pytest.mark.parametrize("first", ["leaving", "full"])
 def test_waiter_hears_of_new_place(first):
-    """One who waits for a place hears of one on any connection, though no reader reads either of them."""
+    """A call that waits for a place learns of a free one on any connection, although neither has a reader."""
     streams = 1 if first == "full" else 100
     settings, limits = {SettingCodes.MAX_CONCURRENT_STREAMS: streams}, Timeouts(connect=PATIENCE, first_token=SOON)
     with Http2Server(held(), settings=settings) as server, provider_on(server, timeout=limits) as provider:
@@ -259,7 +259,7 @@ def test_waiter_hears_of_new_place(first):
 
 @pytest.mark.parametrize("which", range(3))
 def test_waiter_hears_of_stream_end(which, monkeypatch):
-    """One who waits for a place hears of a stream's end on any connection, though all readers are busy."""
+    """A call that waits for a place learns of a stream's end on any connection, although all readers are busy."""
     monkeypatch.setattr(http2_pool, "MAX_CONNECTIONS", 3)
     settings, limits = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}, Timeouts(connect=PATIENCE, first_token=SOON)
 
@@ -289,7 +289,7 @@ def test_waiter_hears_of_stream_end(which, monkeypatch):
 
 
 def leaving(say, *, version=ssl.TLSVersion.TLSv1_2):
-    """A handler whose connections say *say* and end in one piece with the last word of the handshake, or right after it."""
+    """Return a handler that sends *say* and ends the connection together with the last message of the handshake, or right after it."""
     context = authority().context("h2")
     context.maximum_version = version
 
@@ -302,7 +302,7 @@ def leaving(say, *, version=ssl.TLSVersion.TLSv1_2):
                 break
             sock.sendall(outgoing.read())
             if not (data := sock.recv(65_536)):
-                return  # it has given up
+                return  # the client has given up
             incoming.write(data)
         if say:
             tls.write(say)
@@ -324,7 +324,7 @@ LEAVING = pytest.mark.parametrize(
 
 @LEAVING
 def test_ending_server_is_given_up(say):
-    """A server that ends every connection is asked a few times; then the retry policy has the error, and waits."""
+    """A server that ends every connection gets a few attempts; then the retry policy gets the error, and waits."""
     with serving(leaving(say)) as server:
         with provider_on(f"https://localhost:{server.port}", timeout=Timeouts(total=PATIENCE / 2)) as provider:
             error = attempt(lambda: provider.generate("x"))
@@ -335,7 +335,7 @@ def test_ending_server_is_given_up(say):
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=lambda version: version.name)
 @LEAVING
 def test_warm_up_stops_when_useless(say, version):
-    """A warm-up stops at a connection of no use: it counts none and does not try until its time is up."""
+    """A warm-up stops at a useless connection: it counts none, and does not try until its time is up."""
     with serving(leaving(say, version=version)) as server:
         with provider_on(f"https://localhost:{server.port}") as provider:
             started = time.monotonic()
@@ -345,7 +345,7 @@ def test_warm_up_stops_when_useless(say, version):
 
 
 def test_idle_closed_connections_cost_nothing():
-    """However many: the server has been restarted, say."""
+    """Any number of stale connections is replaced, as after a restart of the server."""
     with Http2Server(held(), settings={SettingCodes.MAX_CONCURRENT_STREAMS: 1}) as server:
         with provider_on(server) as provider:
             streams = [provider.generate_stream("x") for _ in range(8)]
@@ -363,7 +363,7 @@ def test_idle_closed_connections_cost_nothing():
 
 
 def in_another_thread(work):
-    """Do it now, by somebody else."""
+    """Run it now, in another thread."""
     thread = threading.Thread(target=work)
     thread.start()
     thread.join(PATIENCE)
@@ -371,7 +371,7 @@ def in_another_thread(work):
 
 @contextlib.contextmanager
 def full_connection(monkeypatch, script, streams=1):
-    """A provider whose only connection is full, and the streams that hold it."""
+    """Yield a provider with one connection, which is full, and the streams on it."""
     monkeypatch.setattr(http2_pool, "MAX_CONNECTIONS", 1)
     settings = {SettingCodes.MAX_CONCURRENT_STREAMS: streams}
     with contextlib.ExitStack() as stack:
@@ -383,7 +383,7 @@ def full_connection(monkeypatch, script, streams=1):
 
 
 def test_place_returned_during_warm_up(monkeypatch):
-    """A place that comes back as a warm-up counts is not lost: the warm-up looks for waiters itself."""
+    """A place returned while a warm-up counts is not lost: the warm-up serves the waiters itself."""
     places = Http2Pool._free_places
 
     def counting(pool):
@@ -402,7 +402,7 @@ def test_place_returned_during_warm_up(monkeypatch):
 
 
 def test_abandoned_place_goes_to_next(monkeypatch):
-    """A place for one who has just given up goes to the next."""
+    """A place for a call that has just given up goes to the next one."""
     error = http2_pool.PoolTimeoutError
 
     def late(*args, **more):
@@ -432,7 +432,7 @@ POOL, CONNECTION, STREAM = (str(TRANSPORT / f"http2/{name}.py") for name in ("po
 
 
 class Striker:
-    """Raises KeyboardInterrupt at the n-th place where the interpreter looks for signals: a function's entry, a C function's return."""
+    """Raises KeyboardInterrupt at the n-th point where the interpreter looks for signals: entry of a function, return of a C function."""
 
     def __init__(self, number):
         self.left = number
@@ -449,9 +449,9 @@ class Striker:
 
     @staticmethod
     def concerned(frame, event):
-        """Say whether it is a place of the pool's, or of the opening of a stream."""
+        """Say whether this is a point in the pool, or in the opening of a stream."""
         file, name = frame.f_code.co_filename, frame.f_code.co_name
-        if file == POOL:  # not in what the collector runs, which swallows it
+        if file == POOL:  # not in finalizers, which swallow it
             return name not in ("<genexpr>", "_close_all")
         if file == CONNECTION:
             return name in ("open", "_send_request") or (
@@ -461,7 +461,7 @@ class Striker:
 
 
 def strike(number, work):
-    """Do it, and interrupt it; say where that was."""
+    """Run *work* and interrupt it; say where that was."""
     striker = Striker(number)
     with contextlib.suppress(KeyboardInterrupt):
         sys.setprofile(striker)
@@ -473,7 +473,7 @@ def strike(number, work):
 
 
 def all_free(pool):
-    """Say whether nobody has a place, waits for one, or makes a connection."""
+    """Say whether no call holds a place, waits for one, or makes a connection."""
     streams = [connection._frames.streams for connection in pool._connections if not connection.dead]
     taken = [connection.reserved for connection in pool._connections if not connection.dead]
     return not (
@@ -483,7 +483,7 @@ def all_free(pool):
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_interrupt_gives_place_back():
-    """A connection is there: its places are free again, and the next call gets one."""
+    """After an interrupt with a connection at hand, its places are free again and the next call gets one."""
     settings = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}
     with Http2Server(answer, settings=settings) as server, provider_on(server) as provider:
         alive(provider)
@@ -505,7 +505,7 @@ def test_interrupt_gives_place_back():
     "work", [lambda provider: provider.generate("x"), lambda provider: provider.warm_up(1)], ids=["call", "warm-up"]
 )
 def test_interrupted_connect_leaves_nothing(work):
-    """There is none yet: no connection that nobody has, and nobody who waits for what nobody makes."""
+    """After an interrupt without a connection, no connection is left unowned and no call waits in vain."""
     settings = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}
     with Http2Server(answer, settings=settings) as server:
         for number in itertools.count():
@@ -523,7 +523,7 @@ def test_interrupted_connect_leaves_nothing(work):
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_interrupted_wait_gives_place_back(monkeypatch):
-    """All places are taken when it comes, and one comes back as it waits."""
+    """An interrupt strikes a call that waits for a place, as one comes back: it is not lost."""
     with full_connection(monkeypatch, held()) as (provider, (first,)):
         pool, stream = pool_of(provider), first
         for number in itertools.count():

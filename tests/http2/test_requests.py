@@ -1,4 +1,4 @@
-"""The setting ``http2``: negotiation, falling back, proxies, warm-up, closing, secrets, forks."""
+"""The setting ``http2``: negotiation, fallback, proxies, warm-up, closing, secrets, forks."""
 
 # ruff: noqa: SIM117 - server outside, client inside: a line for each reads better
 
@@ -54,14 +54,14 @@ SECRETS = ["http2_canary", "0123456789ab"]
 
 
 class Either(Http2Server):
-    """Answers over HTTP/1.1 as over HTTP/2."""
+    """Answers over HTTP/1.1 and HTTP/2 alike."""
 
     async def other_answer(self, lines, body):
         return completion("over 1.1")
 
 
 def test_http2_chosen_where_offered():
-    """By ALPN, in the handshake: no request is spent on finding out."""
+    """ALPN chooses the protocol in the handshake: no request is spent on it."""
     with Http2Server(answer) as server, provider_on(server) as provider:
         assert provider.generate("x").content == "x"
         assert provider.generate_stream("x").collect().content == "x"
@@ -69,7 +69,7 @@ def test_http2_chosen_where_offered():
 
 
 def test_default_is_http1():
-    """Without the setting it is HTTP/1.1, although the server would speak HTTP/2."""
+    """Without the setting HTTP/1.1 is used, although the server speaks HTTP/2."""
     with Either(answer) as server, provider_on(server, http2=False) as provider:
         assert provider.generate("x").content == "over 1.1"
         assert (server.connections, server.others) == (0, ["http/1.1"])
@@ -77,7 +77,7 @@ def test_default_is_http1():
 
 @pytest.mark.parametrize("protocols", [("http/1.1",), ()], ids=["http/1.1", "no ALPN"])
 def test_server_without_http2_gets_http1(protocols):
-    """Whatever it says or does not say in the handshake; the connection that learned it is used."""
+    """The fallback works with any reply to ALPN, or none; the negotiated connection is used."""
     with Either(protocols=protocols) as server, provider_on(server) as provider:
         for _ in range(3):
             assert provider.generate("x").content == "over 1.1"
@@ -87,7 +87,7 @@ def test_server_without_http2_gets_http1(protocols):
 
 @pytest.mark.parametrize("protocols", [("http/1.1",), ()], ids=["http/1.1", "no ALPN"])
 def test_fifty_first_calls_fall_back(protocols):
-    """None fails, none waits for the others' answers."""
+    """Fifty calls at once fall back: none fails, and none waits for the answer of another."""
     with Either(protocols=protocols) as server, provider_on(server) as provider:
         answers = in_threads(50, lambda number: provider.generate(f"x{number}").content)
         assert answers == ["over 1.1"] * 50
@@ -96,7 +96,7 @@ def test_fifty_first_calls_fall_back(protocols):
 
 
 def test_plain_base_url_uses_http1():
-    """A base URL without TLS is spoken to in HTTP/1.1: there is no handshake to negotiate in."""
+    """A base URL without TLS uses HTTP/1.1: there is no handshake to negotiate in."""
     with Emulator(speed=0) as emulator:
         with GroqProvider(api_key=emulator.api_key, base_url=emulator.base_url, http2=True) as provider:
             assert provider.generate("x").content
@@ -105,7 +105,7 @@ def test_plain_base_url_uses_http1():
 
 
 def test_certificates_are_checked():
-    """An unknown authority is refused as over HTTP/1.1."""
+    """An unknown certificate authority is refused, as over HTTP/1.1."""
     import trustme
 
     stranger = str(authority().folder / "stranger.pem")
@@ -118,7 +118,7 @@ def test_certificates_are_checked():
 
 
 def test_missing_library_names_its_extra():
-    """At construction, not at the first call."""
+    """A missing extra is reported at construction, not by the first call."""
     program = """
         import sys
         sys.modules["h2"] = None
@@ -141,7 +141,7 @@ def test_missing_library_names_its_extra():
 
 
 def test_http1_never_loads_library():
-    """Importing and HTTP/1.1 do not load the library: its 60 ms are only for those who ask for it."""
+    """Importing the package, and HTTP/1.1, do not load the h2 library: only those who use HTTP/2 pay its 60 ms."""
     program = """
         import sys
         from groq_provider import GroqProvider
@@ -160,7 +160,7 @@ def test_http1_never_loads_library():
 
 
 def test_required_nginx_is_there(monkeypatch):
-    """Where GROQ_PROVIDER_REQUIRE_NGINX=1 is set no test is skipped for want of it; elsewhere those that need it are."""
+    """With GROQ_PROVIDER_REQUIRE_NGINX=1 a missing nginx fails the tests that need it; otherwise they are skipped."""
     if http2_real.REQUIRED:
         assert shared_nginx().port
     monkeypatch.setattr(http2_real, "NGINX", None)
@@ -171,7 +171,7 @@ def test_required_nginx_is_there(monkeypatch):
 
 
 def test_nginx_in_front_of_emulator():
-    """Answers and streams, many at once, over one connection."""
+    """Answers and streams through nginx, many at once, over one connection."""
     with Emulator(speed=0) as emulator, Nginx(int(emulator.base_url.rpartition(":")[2])) as server:
         with provider_on(server, default_model="openai/gpt-oss-20b") as provider:
 
@@ -204,7 +204,7 @@ def test_hypercorn_serves_many_streams(unhurried):
 
 @pytest.mark.parametrize("kind", ["nginx", "hypercorn"])
 def test_left_stream_ends_server_work(kind):
-    """RST_STREAM reaches the application: closing one of three streams ends one, and the others come whole."""
+    """RST_STREAM reaches the application: closing one of three streams ends that one, and the others are complete."""
     with contextlib.ExitStack() as stack:
         if kind == "nginx":
             from groq_provider.testing import Reply
@@ -212,7 +212,7 @@ def test_left_stream_ends_server_work(kind):
             emulator = stack.enter_context(Emulator(speed=0))
             pace = threading.Event()
             emulator.enqueue(Reply(chunks=["word "] * 5000, gate=lambda _: pace.wait(0.02), times=3))
-            place = f"{shared_nginx().url}/to/{emulator.base_url.rpartition(':')[2]}"  # keeps no connections behind it
+            place = f"{shared_nginx().url}/to/{emulator.base_url.rpartition(':')[2]}"  # nginx keeps no connections to the server behind it
             provider = stack.enter_context(provider_on(place, default_model="openai/gpt-oss-20b"))
             streams = [provider.generate_stream("x") for _ in range(3)]
             for stream in streams:
@@ -235,7 +235,7 @@ def test_left_stream_ends_server_work(kind):
 
 
 def test_hypercorn_limit_costs_no_call():
-    """It ends a connection at its thousandth request, with an error and whatever is under way: the policy repeats those."""
+    """hypercorn ends a connection at its thousandth request, with an error and all calls under way: the retry policy repeats those."""
     with Hypercorn(keep_alive_max_requests=50) as server, provider_on(server, retry=QUICK) as provider:
         answers = in_threads(4, lambda number: [provider.generate(f"{number}.{n}").content for n in range(75)])
         assert answers == [[f"{number}.{n}" for n in range(75)] for number in range(4)]
@@ -243,7 +243,7 @@ def test_hypercorn_limit_costs_no_call():
 
 
 def test_nginx_limit_costs_no_call():
-    """It says GOAWAY after so many requests of a connection: nobody notices, and nothing is tried twice."""
+    """nginx sends GOAWAY after so many requests of a connection: no call fails, and none is sent twice."""
     json = '{"choices": [{"index": 0, "message": {"role": "assistant", "content": "$http_x_tag"}, "finish_reason": "stop"}]}'
     lines = f"location /openai/ {{ default_type application/json; return 200 '{json}'; }}"
     with Nginx(server=lines + " keepalive_requests 100;") as server, provider_on(server) as provider:
@@ -262,7 +262,7 @@ def test_nginx_limit_costs_no_call():
 
 
 def test_warm_up_makes_only_handshake():
-    """The calls after it find the connection: one handshake in all."""
+    """A warm-up opens the connection that later calls use: one handshake in all."""
     with Http2Server(answer) as server, provider_on(server) as provider:
         assert provider.warm_up(1) == 1
         assert server.wait(lambda: server.connections == 1)
@@ -284,7 +284,7 @@ def test_large_warm_up_opens_few(count):
 
 
 def test_prewarm_is_done_at_construction():
-    """Or at once after it; the first call makes no handshake."""
+    """``prewarm`` opens the connection at construction, or right after it; the first call makes no handshake."""
     with Http2Server(answer) as server, provider_on(server, prewarm=2) as provider:
         assert server.wait(lambda: server.connections == 1)
         assert server.requests == []
@@ -293,7 +293,7 @@ def test_prewarm_is_done_at_construction():
 
 
 def test_warm_up_tolerates_absent_server():
-    """A warm-up of a server that is away counts nothing, with no error and nothing left behind."""
+    """A warm-up of an unreachable server counts nothing, raises nothing and leaves nothing behind."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with provider_on(f"https://127.0.0.1:{port}") as provider:
@@ -301,7 +301,7 @@ def test_warm_up_tolerates_absent_server():
 
 
 def test_connection_cap_counts_requests():
-    """max_connections counts requests, as over HTTP/1.1: its limit says so."""
+    """``max_connections`` counts requests, as over HTTP/1.1; its error says so."""
     with Http2Server(held()) as server, provider_on(server, max_connections=3) as provider:
         streams = [provider.generate_stream(f"x{number}") for number in range(3)]
         with pytest.raises(e.PoolTimeoutError):
@@ -332,7 +332,7 @@ def test_cold_start_needs_one_handshake():
 
 
 def test_streams_share_one_tunnel():
-    """CONNECT with the credentials for the proxy, which sees neither the key nor the requests."""
+    """CONNECT carries the proxy's credentials; the proxy sees neither the key nor the requests."""
     with Http2Server(held()) as server, serving(proxy_handler("me:s3cret")) as proxy:
         proxies = {"https": f"http://me:s3cret@127.0.0.1:{proxy.port}"}
         with provider_on(server, proxies=proxies) as provider:
@@ -348,7 +348,7 @@ def test_streams_share_one_tunnel():
 
 
 def test_environment_tunnels_are_used(monkeypatch):
-    """As over HTTP/1.1."""
+    """A tunnel by the environment's proxy, as over HTTP/1.1."""
     with Http2Server(answer) as server, serving(proxy_handler()) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
         with provider_on(server) as provider:
@@ -362,7 +362,7 @@ def test_environment_tunnels_are_used(monkeypatch):
     ids=["407", "502"],
 )
 def test_refused_tunnel_is_proxy_error(refuse, retryable):
-    """A refused tunnel is a proxy error for each of those who wait for the connection; not sent."""
+    """A refused tunnel is a proxy error for each call that waits for the connection; not sent."""
     with serving(proxy_handler(refuse=refuse)) as proxy:
         proxies = {"https": f"http://me:pw-canary@127.0.0.1:{proxy.port}"}
         with provider_on("https://localhost:9", proxies=proxies) as provider:
@@ -374,7 +374,7 @@ def test_refused_tunnel_is_proxy_error(refuse, retryable):
 
 
 def test_tunnel_without_http2_falls_back():
-    """A tunnel to a server without HTTP/2 falls back: the negotiation counts, not the server that was asked."""
+    """A tunnel to a server without HTTP/2 falls back."""
     with Either(protocols=("http/1.1",)) as server, serving(proxy_handler()) as proxy:
         with provider_on(server, proxies={"https": f"http://127.0.0.1:{proxy.port}"}) as provider:
             for _ in range(3):
@@ -386,7 +386,7 @@ def test_tunnel_without_http2_falls_back():
 
 
 def test_closing_ends_streams_and_calls():
-    """Each at once with its own error; the connection is gone, and later calls are refused."""
+    """Closing ends each call under way at once with its own error; the connection is gone, and later calls are refused."""
 
     async def script(request):
         await request.whole()
@@ -416,7 +416,7 @@ def test_closing_ends_streams_and_calls():
 
 
 def test_closing_during_calls_leaves_nothing():
-    """Calls that begin and end while the provider is closed: an answer or the error for it, no connection."""
+    """Calls that begin and end while the provider is closed get an answer or the error for it, and leave no connection."""
     with Http2Server(answer) as server:
         for _ in range(5):
             with provider_on(server) as provider:
@@ -450,7 +450,7 @@ def test_lock_holder_closes_rest():
 
 
 def test_forgotten_provider_leaves_no_connection():
-    """A forgotten provider, neither closed nor referred to any more, leaves no connection."""
+    """A provider that is garbage, unclosed, leaves no connection."""
     with Http2Server(answer) as server:
         provider = GroqProvider(
             api_key=KEY, base_url=server.url, http2=True, default_model=MODEL, ca_bundle=authority().file
@@ -462,7 +462,7 @@ def test_forgotten_provider_leaves_no_connection():
 
 
 def test_a_provider_shows_its_connections():
-    """For the debugger: repr of its transport, without secrets."""
+    """The repr of the transport shows its state, without secrets."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         with provider.generate_stream("x"):
             shown = repr(provider._transport) + repr(provider)
@@ -471,7 +471,7 @@ def test_a_provider_shows_its_connections():
 
 
 def test_pickled_provider_speaks_http2_again(monkeypatch):
-    """Without its key, which comes from the environment."""
+    """A provider is pickled without its key, which comes from the environment again."""
     with Http2Server(answer) as server, provider_on(server) as provider:
         alive(provider)
         copied = pickle.dumps(provider)
@@ -487,7 +487,7 @@ def test_pickled_provider_speaks_http2_again(monkeypatch):
 
 @responses.activate
 def test_the_responses_library_still_works():
-    """Its mocks answer, plain and as a stream, with no connection made."""
+    """The mocks of the ``responses`` library answer, plain and as a stream, without a connection."""
     place = "https://mocked.test/openai/v1/chat/completions"
     responses.post(place, body=completion("mocked"), content_type="application/json")
     responses.post(
@@ -503,7 +503,7 @@ def test_the_responses_library_still_works():
 
 
 def test_foreign_sends_pass_through_adapter():
-    """session.get() on the provider's own session, as over HTTP/1.1."""
+    """``session.get()`` on the provider's own session works, as over HTTP/1.1."""
 
     class Both(Either):
         async def answer(self, request):
@@ -514,14 +514,13 @@ def test_foreign_sends_pass_through_adapter():
         session = provider._transport.session
         found = session.get(server.url + "/openai/v1/models", timeout=PATIENCE)
         assert found.status_code == 200
-        assert (
-            found.json()["choices"][0]["message"]["content"] == "over 1.1"
-        )  # which is what others expect of an adapter
+        # As foreign code expects of an adapter.
+        assert found.json()["choices"][0]["message"]["content"] == "over 1.1"
         assert provider.generate("x").content == "over 2"
 
 
 def test_content_codings_are_refused():
-    """By name, as over HTTP/1.1."""
+    """A content coding that was not requested is refused by name, as over HTTP/1.1."""
 
     async def script(request):
         await request.whole()
@@ -535,7 +534,7 @@ def test_content_codings_are_refused():
 
 @pytest.mark.parametrize("status", [302, 307])
 def test_redirects_are_refused(status):
-    """With the host they point to."""
+    """Redirects are refused, naming the host they point to."""
 
     async def script(request):
         await request.whole()
@@ -584,7 +583,7 @@ FAILURES = [fails_before, fails_inside, fails_whole, fails_by_silence, fails_by_
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 @pytest.mark.parametrize("work", FAILURES, ids=lambda work: work.__name__)
 def test_key_and_prompt_show_nowhere(work, stream, caplog):
-    """In no error and nothing that leads from it, no log of ours or of the library below, no repr."""
+    """Key and prompt are in no error or its causes, no log of ours or of the h2 library, and no repr."""
     caplog.set_level(logging.DEBUG)
 
     async def script(request):
@@ -612,7 +611,7 @@ def test_key_and_prompt_show_nowhere(work, stream, caplog):
 
 @needs_fork
 def test_fork_shares_no_connection():
-    """Both send at once after the fork: every answer is the sender's own, and the parent's connection serves on."""
+    """Parent and child send at once after the fork: every answer is the sender's own, and the parent's connection goes on."""
     with Http2Server(answer) as server, provider_on(server) as provider:
         alive(provider)
 
@@ -630,7 +629,7 @@ def test_fork_shares_no_connection():
 @needs_fork
 @pytest.mark.parametrize("how", ["cancel", "token", "close", "provider", "garbage", "read", "exit"])
 def test_child_cannot_touch_parents_streams(how):
-    """Whatever it does with its copies, not a byte of it reaches the parent's connection, whose streams come whole."""
+    """Whatever the child does with its copies, no byte of it reaches the parent's connection: its streams are complete."""
     import groq_provider
 
     with Http2Server(held()) as server, provider_on(server) as provider:
@@ -736,7 +735,7 @@ def _locks_of(pool):
 
 
 def test_spawned_process_has_own_connections():
-    """A process that is started anew, not forked, has connections of its own."""
+    """A spawned process has connections of its own."""
     with Http2Server(answer) as server:
         program = (
             "import sys; from groq_provider import GroqProvider\n"

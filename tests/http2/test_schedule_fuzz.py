@@ -1,4 +1,4 @@
-"""The schedule fuzzer over HTTP/2: threads that share a connection give way at lines of its code; see test_schedule_fuzz.py."""
+"""The schedule fuzzer over HTTP/2: threads that share a connection switch at lines of its code; see test_schedule_fuzz.py."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def no_connection_left(server):
 
 
 def test_closing_leaves_no_connection(seeds):
-    """Whoever has the lock when the last stream ends, or waits for it."""
+    """The connection closes whichever thread has the lock, or waits for it, as the last stream ends."""
     with Http2Server(answer) as server:
         for seed in seeds:
             with provider_on(server) as provider:
@@ -63,7 +63,7 @@ def test_closing_leaves_no_connection(seeds):
 
 @pytest.mark.full
 def test_streams_stay_whole_and_apart(seeds):
-    """Answers, streams left early and cancels on connections that take three at a time: each gets its own, all places come back."""
+    """Answers, abandoned streams and cancels on connections with three places: each call gets its own answer, and all places come back."""
     seen, few = Counter(), {SettingCodes.MAX_CONCURRENT_STREAMS: 3}
 
     async def script(request):

@@ -1,5 +1,7 @@
-"""What a signal handler finds, and may do, in the middle of what its own thread was doing. No real signals: a profiler is called
-where the interpreter looks for them, when a function begins and when one of C's has returned.
+"""Signal handlers in the middle of their own thread's work: what they find, and what they may do.
+
+No real signals: a profiler runs the handler where the interpreter looks for signals, as a function begins and as a C
+function returns.
 """
 
 from __future__ import annotations
@@ -32,9 +34,10 @@ LIMIT = 10_000
 
 
 def strike(part: str, handler, action) -> int:
-    """Run *action* once for each moment in *part* of the package at which a handler may run, and run *handler* there; count them.
+    """Run *action* once for each point in *part* of the package where a handler may run, and run *handler* there; return their number.
 
-    *action* is a generator: it prepares what *handler* gets, yields, does what is to be struck, yields, and checks what came of it.
+    *action* is a generator: it prepares the handler's context, yields, runs the code to interrupt, yields, and checks
+    the outcome.
     """
     for number in itertools.count():
         context: dict[str, object] = {}
@@ -74,7 +77,7 @@ def take(limiter, output=10):
     return limiter.reserve(M, prompt_tokens=0, max_output_tokens=output)
 
 
-#: What a handler does to a limiter, and how many requests that counts for.
+#: Actions of a handler on a limiter, and the requests that each counts for.
 LIMITER_HANDLERS = {
     "reads": (lambda limiter: (limiter.get_status(), repr(limiter), limiter.largest_output(M, prompt_tokens=1)), 0),
     "refunds": (lambda limiter: take(limiter).refund(), 0),
@@ -86,7 +89,7 @@ LIMITER_HANDLERS = {
 
 @pytest.mark.parametrize("what", LIMITER_HANDLERS)
 def test_limiter_right_at_any_moment(what):
-    """Whatever the handler asks for is done, once: nobody stays in flight, nothing is charged twice or not at all."""
+    """Each action of the handler takes effect once: nothing stays in flight, and every request is charged once."""
     handler, requests = LIMITER_HANDLERS[what]
 
     def action(context):
@@ -123,7 +126,7 @@ def test_limiter_right_at_any_moment(what):
 
 @pytest.mark.parametrize("batch", [False, True])
 def test_a_handlers_call_goes_first(batch):
-    """The call it struck waits, and cannot go on before the handler returns: it must not be waited for."""
+    """The interrupted call waits and cannot go on before the handler returns, so the handler must not wait for it."""
     clock = FakeClock()
     limiter = TokenBucketRateLimiter(RateLimits(rpm=1), clock=clock)
     limiter.reserve(M, prompt_tokens=0, max_output_tokens=0).keep()
@@ -144,7 +147,7 @@ def test_a_handlers_call_goes_first(batch):
 
 
 def test_handler_passes_a_waiting_request():
-    """Of max_connections: the permit that comes free is the handler's."""
+    """With ``max_connections``, the next free permit goes to the handler."""
     permits, call = ConnectionLimiter(1), CancelScope(SystemClock())
     held = permits.acquire(call, None)
 
@@ -165,7 +168,7 @@ def test_handler_passes_a_waiting_request():
 
 
 def test_slots_right_at_any_moment():
-    """A handler takes one and gives it back, or finds none in time: none is lost, and none is there twice."""
+    """A handler acquires and returns a permit, or finds none in time: none is lost, and none exists twice."""
 
     def handler(context):
         permits = context["permits"]
@@ -193,7 +196,7 @@ def test_slots_right_at_any_moment():
 
 
 def test_file_right_at_any_moment(tmp_path):
-    """What the handler takes is counted, and what it struck is, too: each exactly once, and the file is left unlocked."""
+    """The handler's charge and the interrupted one both count, exactly once, and the file is left unlocked."""
     numbers = itertools.count()
     ask = AcquireRequest((BucketCharge("rpd", 1, LIMIT, 0),), horizon=0, latest=NO_LIMIT, spacing=0, seen=0, claimant=1)
     handlers = itertools.cycle(
@@ -223,7 +226,7 @@ def test_file_right_at_any_moment(tmp_path):
 
 
 def test_breaker_right_at_any_moment():
-    """Outcomes are counted, probes given back."""
+    """Outcomes are counted, probes returned."""
     policy = BreakerPolicy(not_sent_in_a_row=3, open_for=1.0, jitter=0.0, successes=1)
 
     def handler(context):
@@ -249,7 +252,7 @@ def test_breaker_right_at_any_moment():
 
 
 def test_figures_take_part(tmp_path):
-    """The tracker and the budget of retries."""
+    """The same for the tracker and the retry budget."""
 
     def handler(context):
         context["tracker"].record(M, total=1.0)

@@ -1,4 +1,4 @@
-"""Unpacking heads of HTTP/2, against the decoder of the hpack library."""
+"""Decoding header blocks, compared with the decoder of the hpack library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VALUES = [bytes(RNG.randrange(256) for _ in range(RNG.randrange(40))) for _ in r
 
 
 def theirs(decoder, block):
-    """What the library makes of it; ``None``: nothing."""
+    """The fields that the library decodes; ``None`` if it refuses the block."""
     try:
         return [(bytes(name), bytes(value)) for name, value in decoder.decode(block, raw=True)]
     except Exception:
@@ -31,7 +31,7 @@ def ours(unpacker, block):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_heads_are_unpacked_alike(seed):
-    """Thirty heads, one after the other: with the table, without, never indexed, packed, plain, the table now and then another size."""
+    """Thirty heads in a row: indexed, plain, never indexed, Huffman or not, now and then with a new table size."""
     rng = random.Random(seed)
     encoder, unpacker, decoder = hpack.Encoder(), Unpacker(1 << 20), hpack.Decoder(max_header_list_size=1 << 20)
     for _ in range(30):
@@ -45,7 +45,7 @@ def test_heads_are_unpacked_alike(seed):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_broken_heads_are_judged_alike(seed):
-    """A byte or two changed, or the end missing: the same fields, or none for both."""
+    """A byte or two changed, or the end missing: both decoders return the same fields, or none."""
     rng = random.Random(seed)
     for _ in range(100):
         block = bytearray(hpack.Encoder().encode([(rng.choice(NAMES), rng.choice(VALUES)) for _ in range(5)]))
@@ -81,13 +81,13 @@ def test_broken_heads_are_judged_alike(seed):
     ],
 )
 def test_non_head_is_refused(block):
-    """A block that is no head is refused as a ValueError, whatever is wrong."""
+    """An invalid block raises ValueError, whatever the fault."""
     with pytest.raises(ValueError):
         Unpacker(1 << 20).unpack(block)
 
 
 def test_oversized_head_refused_early():
-    """A head that would unpack to four megabytes is refused before it is held: one table entry, repeated."""
+    """A block that would decode to four megabytes is refused before that: one table entry, repeated."""
     block = hpack.Encoder().encode([(b"x", b"y" * 4_000)]) + b"\xbe" * 1_000
     assert len(block) < 6_000
     with pytest.raises(ValueError, match="too large"):
@@ -95,7 +95,7 @@ def test_oversized_head_refused_early():
 
 
 def test_few_texts_are_remembered():
-    """A server that never says the same thing twice takes no memory."""
+    """A server that never repeats a string uses no memory."""
     unpacker = Unpacker(1 << 20)
     for number in range(5_000):
         unpacker.unpack(hpack.Encoder().encode([(b"x-number", b"a%d" % number)]))

@@ -1,4 +1,4 @@
-"""Answers off a connection, over a pair of sockets."""
+"""HTTP/1.1 responses read from a connection, over a pair of sockets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from groq_provider.transport.scope import CancelScope
 
 
 class Connection:
-    """What an answer needs of its connection."""
+    """The part of a connection that a response needs."""
 
     def __init__(self):
         self.closed = False
@@ -38,7 +38,7 @@ def buffer(pair):
 
 @pytest.fixture
 def answer_of(pair, buffer):
-    """An answer to *data*; with *end* the peer closes after it."""
+    """Build the response to *data*; with *end* the peer closes after it."""
 
     def build(data, *, end=False, method="GET"):
         pair[1].sendall(data)
@@ -54,14 +54,14 @@ def body_of(answer):
 
 
 def test_overlong_line_returns_one_extra(pair, buffer):
-    """A line over the limit comes with one byte more, which shows that it is too long; nothing beyond is taken."""
+    """Of a line over the limit one byte more is returned, which shows its excess; nothing beyond is consumed."""
     pair[1].sendall(b"abcdefgh\n")
     assert buffer.read_line(5) == b"abcdef"
     assert buffer.read_line(5) == b"gh\n"
 
 
 def test_line_ends_with_connection(pair, buffer):
-    """Pieces of a line wait for its end; at the end of the connection the line is what has come."""
+    """The pieces of a line are kept until its end; at the end of the connection the line is all that has arrived."""
     buffer.buffered = b"on"
     pair[1].sendall(b"e\ntw")
     assert buffer.read_line() == b"one\n"
@@ -79,7 +79,7 @@ def test_line_ends_with_connection(pair, buffer):
     ],
 )
 def test_marked_body_keeps_connection(answer_of, buffer, data):
-    """A body with a mark leaves the connection to the next answer; bytes that follow it make it useless."""
+    """After a self-delimited body the connection can be reused; bytes that follow it rule that out."""
     answer = answer_of(data)
     assert body_of(answer) == b"abc"
     assert (answer.self_delimited, answer.fully_read, answer.can_reuse, buffer.buffered) == (True, True, True, b"")
@@ -88,7 +88,7 @@ def test_marked_body_keeps_connection(answer_of, buffer, data):
 
 
 def test_unmarked_body_ends_with_connection(answer_of):
-    """A body without a mark ends with the connection, which cannot serve again."""
+    """A body without a delimiter ends with the connection, which cannot be reused."""
     answer = answer_of(b"HTTP/1.1 200 OK\r\n\r\nabc", end=True)
     assert not answer.self_delimited
     assert body_of(answer) == b"abc"
@@ -106,7 +106,7 @@ def test_cut_body_reports_missing_bytes(answer_of):
 
 @pytest.mark.parametrize("rest", [b"", b"\r", b"x\r\n", b"\r\n5", b"\r\n-1\r\n", b"\r\n0x5\r\n"])
 def test_chunk_needs_its_end(answer_of, rest):
-    """A chunk without its end is no end of the body: it is cut or garbled, never complete."""
+    """A chunk without its terminator is cut or malformed, never the end of a body."""
     answer = answer_of(CHUNKED + b"2\r\nab" + rest, end=True)
     assert answer.read1() == b"ab"
     with pytest.raises((http.client.IncompleteRead, BadFraming)):
@@ -115,7 +115,7 @@ def test_chunk_needs_its_end(answer_of, rest):
 
 @pytest.mark.parametrize("size", [1, 2, 5, 100])
 def test_file_respects_requested_size(answer_of, size):
-    """A file gives no more than asked, in whichever pieces the body came."""
+    """A file returns no more than requested, in whichever pieces the body arrived."""
     file = ResponseFile(answer_of(CHUNKED + chunk(b"hello ") + chunk(b"world") + b"0\r\n\r\n"))
     pieces = list(iter(lambda: file.read1(size), b""))
     assert b"".join(pieces) == b"hello world"
@@ -126,7 +126,7 @@ def test_file_respects_requested_size(answer_of, size):
 @pytest.mark.parametrize("end", [b"\r\n", b"\n", b"Checksum: 1\r\n\r\n", b"A: b\nC: d\n\n"], ids=repr)
 @pytest.mark.parametrize("size", [b"0\r\n", b"00;last\r\n", b"0\n"], ids=repr)
 def test_chunked_end_waits_for_trailers(pair, answer_of, size, end):
-    """The end of a chunked body is ready when the fields and the empty line after the last size have come."""
+    """The end of a chunked body is ready once the trailer and its empty line have arrived."""
     answer = answer_of(CHUNKED + chunk(b"hello"))
     assert answer.read1() == b"hello"
     for byte in size + end[:-1]:
@@ -140,7 +140,7 @@ def test_chunked_end_waits_for_trailers(pair, answer_of, size, end):
 
 @pytest.mark.parametrize("sizes", [(None,), (4, 4, 4), (3, None)])
 def test_file_reads_whole_pieces(answer_of, sizes):
-    """A read of a size gives fewer bytes only at the end, one without a size the rest."""
+    """A read with a size returns fewer bytes only at the end; one without a size returns the rest."""
     file = ResponseFile(answer_of(CHUNKED + chunk(b"hello ") + chunk(b"world") + b"0\r\n\r\n"))
     pieces = [file.read(size) for size in sizes]
     assert b"".join(pieces) == b"hello world"
@@ -148,7 +148,7 @@ def test_file_reads_whole_pieces(answer_of, sizes):
 
 
 def test_forgotten_answer_closes_connection(answer_of):
-    """Nobody will read it to its end."""
+    """An unreferenced response closes its connection: no code could read it to its end."""
     answer = answer_of(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc")
     connection = answer._connection
     del answer
@@ -156,7 +156,7 @@ def test_forgotten_answer_closes_connection(answer_of):
 
 
 def test_look_keeps_error_for_reader(pair, buffer, answer_of):
-    """Looking takes in what has come and keeps an error for the reader: the system names it once only."""
+    """peek() buffers the bytes that have arrived, and keeps an error for the reader: the system reports it once."""
     answer = answer_of(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n")
     assert not answer.ready(0)
     pair[1].sendall(b"a")
@@ -164,7 +164,7 @@ def test_look_keeps_error_for_reader(pair, buffer, answer_of):
     assert answer.read1() == b"a"
 
     class Broken:
-        """Breaks when it is read."""
+        """A socket that fails when it is read."""
 
         def settimeout(self, _seconds):
             pass
@@ -182,11 +182,11 @@ def test_look_keeps_error_for_reader(pair, buffer, answer_of):
 
 
 def test_interrupted_look_never_passes_whole(pair, buffer, answer_of):
-    """What an interrupt tears out while looking would be missing in the middle, so nothing passes for whole."""
+    """An interrupt in peek() may lose bytes, so the body never passes for complete."""
     answer = answer_of(CHUNKED)
 
     class Interrupting(bytes):
-        """Arrives, and then there is Ctrl-C."""
+        """A socket that receives data and then Ctrl-C."""
 
         def __radd__(self, other):
             raise KeyboardInterrupt
@@ -209,7 +209,7 @@ def test_interrupted_look_never_passes_whole(pair, buffer, answer_of):
 
 
 def test_look_ends_despite_endless_input(pair, buffer, answer_of):
-    """Looking ends however much comes: a size line without an end is handed to the reader, who refuses it."""
+    """ready() ends however much arrives: the reader gets a size line without an end, and refuses it."""
     answer = answer_of(CHUNKED)
     pair[1].sendall(b"5;" + b"a" * 20_000)
     assert answer.ready(20)
@@ -221,10 +221,10 @@ def test_look_ends_despite_endless_input(pair, buffer, answer_of):
     ("length", "body"), [(b"3", b"abc"), (b"00000000000000000000000003", b"abc"), (b"0000000000000000000000000", b"")]
 )
 def test_leading_zeros_keep_length(answer_of, length, body):
-    """Zeros in front of a length change nothing, however many."""
+    """Any number of zeros in front of a length is allowed."""
     assert body_of(answer_of(b"HTTP/1.1 200 OK\r\nContent-Length: " + length + b"\r\n\r\n" + body)) == body
 
 
 def test_protocol_change_retires_connection(answer_of):
-    """A connection that changes its protocol unasked serves no more."""
+    """A connection that changes its protocol unrequested is not reused."""
     assert not answer_of(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n").can_reuse
