@@ -1,5 +1,6 @@
 """Read and write what goes over the wire, as pure functions: bytes, headers and numbers in, values out; no socket, thread or clock.
 
+===============  ========================================================================================================
 ``sse``          bytes of an event stream into lines, lines into events
 ``assemble``     the chunks of a stream into one answer
 ``tool_calls``   fragments of tool calls into whole calls
@@ -10,6 +11,7 @@
 ``json_pieces``  JSON texts of more than 64 KiB, a piece at a time
 ``headers``      rate-limit headers, ``retry-after``, durations
 ``failures``     an error answer into the right exception; redacts the key
+===============  ========================================================================================================
 
 To accept a new form that a server sends, change the module that reads it and add the form to this table. It lists the forms that this
 service, gateways in front of it and compatible servers have been seen to send, and how this package reads them:
