@@ -1,4 +1,4 @@
-"""What a provider is unless told otherwise. Apart, so that making one does not load the catalogue."""
+"""The default models and the types of provider; a module of its own, so that making a provider does not load the catalogue."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import enum
 
 __all__ = ["DEFAULT_MODEL", "FAST_MODEL", "ProviderType"]
 
-#: For requests that name no model.
+#: The model of requests that name none.
 DEFAULT_MODEL = "openai/gpt-oss-120b"
 
-#: For short answers as fast as possible.
+#: A model for short answers, as fast as possible.
 FAST_MODEL = "openai/gpt-oss-20b"
 
 
 class ProviderType(str, enum.Enum):
-    """Kinds of providers that exist here.
+    """The types of provider that this library knows.
 
     .. versionadded:: 0.1.0
     """

@@ -1,4 +1,4 @@
-"""Settings from files, mappings and the environment, as plain mappings. What they mean is the business of ``config``."""
+"""Read settings from files, mappings and the environment, as plain mappings; ``ProviderConfig`` interprets them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from typing import Any
 from groq_provider._validate import shown
 from groq_provider.errors import ConfigurationError
 
-__all__ = ["Environment", "UnresolvedKey", "Variable", "expand", "pick", "read_file"]
+__all__ = ["Environment", "UnresolvedKey", "Variable", "expand_variables", "pick_section", "read_file"]
 
-#: A configuration of this kind has a few hundred bytes, and every parser takes seconds for some megabyte.
-_LARGEST_FILE_BYTES = 1 << 16
-#: Dots in one line of TOML: its parsers take a time that grows with the cube of a dotted key's depth.
-_MOST_DOTS = 100
-_DEEPEST = 32
-_MOST_VALUES = 10_000
-_REFERENCE = r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}"
+#: A configuration has a few hundred bytes; a file of some megabytes would keep any parser busy for seconds.
+_MAX_FILE_BYTES = 1 << 16
+#: Dots in one line of TOML: the time of its parsers grows with the cube of the depth of a dotted key.
+_MAX_DOTS = 100
+_MAX_DEPTH = 32
+_MAX_VALUES = 10_000
+_VARIABLE_REFERENCE = r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}"
 _INTEGER = r"[+-]?[0-9]{1,18}"
 _DECIMAL = r"[+-]?[0-9]{1,18}\.[0-9]{1,18}"
 _FORMATS = {".yaml": "YAML", ".yml": "YAML", ".toml": "TOML", ".json": "JSON"}
 
-#: Settings that are numbers or truth values: variables of the environment are texts and are read as such there.
-_NOT_TEXT = frozenset(
+#: Settings that are numbers or booleans, so that the text of an environment variable must be converted.
+_TYPED_SETTINGS = frozenset(
     [
         "enabled",
         "track_latency",
@@ -70,11 +70,11 @@ class Variable(str):
     name: str
 
     def __repr__(self) -> str:
-        return f"${{{self.name}}}"  # whatever it holds may be a secret
+        return f"${{{self.name}}}"  # the value may be a secret
 
 
 class Environment:
-    """Environment variables that do not show themselves: tracebacks may print local variables."""
+    """Environment variables whose values a traceback with local variables does not show."""
 
     __slots__ = ("_variables",)
 
@@ -82,12 +82,12 @@ class Environment:
         self._variables = variables
 
     def get(self, name: str) -> str | None:
-        """Return the value of a variable, ``None`` if it is not set."""
+        """Return the value of a variable; ``None`` if it is not set."""
         return self._variables.get(name)
 
 
 class UnresolvedKey:
-    """Stands for a key whose variable is not set or blank. An error, unless another source gives a key or none is needed."""
+    """Stands for a key whose variable is unset or blank. It becomes an error unless another source has a key or none is needed."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -97,13 +97,13 @@ class UnresolvedKey:
 
 
 def read_file(path: object) -> Mapping[Any, Any]:
-    """Return the top-level mapping of a YAML, TOML or JSON file. No message holds any of its content.
+    """Return the top-level mapping of a YAML, TOML or JSON file. Error messages contain nothing of the file.
 
     Raises:
-        ConfigurationError: Not there, not readable, not of that format, or a package for it is missing.
+        ConfigurationError: The file is missing, unreadable or invalid, or the package for its format is missing.
     """
     try:
-        name = os.fspath(path)  # type: ignore[call-overload]  # whatever the caller passed: that is the check
+        name = os.fspath(path)  # type: ignore[call-overload]  # this call is the type check
     except TypeError:
         name = None
     if not isinstance(name, str):
@@ -114,8 +114,8 @@ def read_file(path: object) -> Mapping[Any, Any]:
     format = _FORMATS.get(PurePath(name).suffix.lower())
     if format is None:
         raise ConfigurationError(f"{here}: the name must end in {', '.join(_FORMATS)}")
-    # Errors are raised outside of `except`: the original ones hold the document, and with it the key.
-    data, problem = _read(name)
+    # Raise outside of ``except``: the parsers' errors hold the document, and with it the key.
+    data, problem = _read_text(name)
     if not problem:
         data, problem = _parse(data, format)
     if not problem and not isinstance(data, Mapping):
@@ -126,8 +126,8 @@ def read_file(path: object) -> Mapping[Any, Any]:
     return data  # type: ignore[no-any-return]  # a mapping
 
 
-def _read(name: str) -> tuple[Any, str]:
-    """Return the text of a file, or what is wrong with it."""
+def _read_text(name: str) -> tuple[Any, str]:
+    """Return the text of a file and ``""``, or ``None`` and the problem."""
     try:
         status = Path(name).stat()
         if stat.S_ISDIR(status.st_mode):
@@ -135,15 +135,15 @@ def _read(name: str) -> tuple[Any, str]:
         if not stat.S_ISREG(status.st_mode):
             return None, "is no regular file"
         with Path(name).open("rb") as file:
-            content = file.read(_LARGEST_FILE_BYTES + 1)
+            content = file.read(_MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         return None, "does not exist"
     except OSError as error:
         return None, f"cannot be read: {error.strerror}"
     except ValueError:  # NUL or a lone surrogate
         return None, "is no valid path"
-    if len(content) > _LARGEST_FILE_BYTES:
-        return None, f"is larger than {_LARGEST_FILE_BYTES} bytes"
+    if len(content) > _MAX_FILE_BYTES:
+        return None, f"is larger than {_MAX_FILE_BYTES} bytes"
     try:
         return content.decode("utf-8-sig"), ""
     except UnicodeDecodeError as error:
@@ -152,36 +152,36 @@ def _read(name: str) -> tuple[Any, str]:
 
 
 def _parse(text: str, format: str) -> tuple[Any, str]:
-    """Return the data of a text, or what is wrong with it: the place only."""
+    """Return the data of a text and ``""``, or ``None`` and the problem with its position."""
     loads: Any
     if format == "YAML":
-        loads = _yaml()
+        loads = _load_yaml()
     elif format == "TOML":
-        loads = _toml()
-        if any(line.count(".") > _MOST_DOTS for line in text.split("\n")):
-            return None, f"is not valid TOML here: a line holds more than {_MOST_DOTS} dots"
+        loads = _load_toml()
+        if any(line.count(".") > _MAX_DOTS for line in text.split("\n")):
+            return None, f"is not valid TOML here: a line holds more than {_MAX_DOTS} dots"
     else:
         loads = json.loads
     try:
         return loads(text), ""
     except RecursionError:
         return None, f"is not valid {format}: nested too deeply"
-    except Exception as error:  # noqa: BLE001 - three parsers with their own errors, PyYAML also lets ValueErrors through
-        return None, f"is not valid {format}{_place(error)}"
+    except Exception as error:  # noqa: BLE001 - each of the three parsers has its own errors, and PyYAML also raises ValueError
+        return None, f"is not valid {format}{_parser_position(error)}"
 
 
-def _place(error: Exception) -> str:
-    """Return where a parser stopped."""
+def _parser_position(error: Exception) -> str:
+    """Return the position of a parser's error."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if mark is not None:
         return f": line {mark.line + 1}, column {mark.column + 1}"
     if isinstance(error, json.JSONDecodeError):
         return f": line {error.lineno}, column {error.colno}"
-    found = re.search(r"\(at (line \d+, column \d+|end of document)\)$", str(error))  # tomllib
-    return f": {found[1]}" if found else ""
+    match = re.search(r"\(at (line \d+, column \d+|end of document)\)$", str(error))  # tomllib
+    return f": {match[1]}" if match else ""
 
 
-def _yaml() -> Any:
+def _load_yaml() -> Any:
     try:
         import yaml  # type: ignore[import-untyped,unused-ignore]  # its stubs are a package of their own
     except ImportError:
@@ -189,7 +189,7 @@ def _yaml() -> Any:
     return yaml.safe_load
 
 
-def _toml() -> Any:
+def _load_toml() -> Any:
     for name in ("tomllib", "tomli"):  # in the standard library from Python 3.11
         try:
             return importlib.import_module(name).loads
@@ -201,16 +201,16 @@ def _toml() -> Any:
 # --- mappings ----------------------------------------------------------------------------------------------------------
 
 
-def pick(tree: Mapping[Any, Any], section: str, known: tuple[str, ...]) -> tuple[Mapping[Any, Any], str]:
-    """Return the settings of one provider out of a leaf or a whole configuration tree, and what is wrong with the tree.
+def pick_section(tree: Mapping[Any, Any], section: str, known: tuple[str, ...]) -> tuple[Mapping[Any, Any], str]:
+    """Return the settings of one provider out of a configuration tree, and the problem with the tree (or ``""``).
 
-    It raises nothing: the tree, and the key in it, would be among the local variables of the traceback.
+    The caller must raise the error: a traceback from here would show the tree, and with it the key.
 
     Args:
         tree: The settings themselves, ``{section: …}``, ``{"providers": {section: …}}`` or
             ``{"llm": {"providers": {section: …}}}``.
-        section: Name of the provider in the tree.
-        known: Names of settings; beside ``{section: …}`` they would be lost.
+        section: The name of the provider in the tree.
+        known: The names of settings. A setting next to ``{section: …}`` is an error, because it would be ignored.
     """
     path: list[str] = []
     if "llm" in tree:
@@ -219,45 +219,45 @@ def pick(tree: Mapping[Any, Any], section: str, known: tuple[str, ...]) -> tuple
         path = ["providers", section]
     elif section in tree:
         path = [section]
-        if beside := [str(key) for key in tree if key in known]:
-            return {}, f"{', '.join(beside)} stands beside {section!r}: put it into {section!r}"
+        if misplaced := [str(key) for key in tree if key in known]:
+            return {}, f"{', '.join(misplaced)} stands beside {section!r}: put it into {section!r}"
     level: Any = tree
     for depth, key in enumerate(path):
         if key not in level:
-            found = ", ".join(shown(name) for name in list(level)[:20]) or "nothing"
-            return {}, f"no {'.'.join(path[: depth + 1])}; found {found}"
+            present = ", ".join(shown(name) for name in list(level)[:20]) or "nothing"
+            return {}, f"no {'.'.join(path[: depth + 1])}; found {present}"
         level = level[key]
         if not isinstance(level, Mapping):
             return {}, f"{'.'.join(path[: depth + 1])} must be a mapping, not {type(level).__name__}"
     return level, ""
 
 
-def expand(settings: Mapping[Any, Any], environ: Environment) -> dict[Any, Any]:
-    """Return a copy in which each whole-value ``${NAME}`` is replaced by that variable.
+def expand_variables(settings: Mapping[Any, Any], environ: Environment) -> dict[Any, Any]:
+    """Return a copy in which each text that is a reference ``${NAME}`` is replaced by the environment variable.
 
-    Neither defaults nor parts of texts nor recursion: a missing variable is an error, so that no default hides it. That of
-    ``api_key`` becomes :class:`UnresolvedKey`, as a key by keyword may win over it.
+    A missing variable is an error; defaults would hide it, so there are none, and there are no references inside a longer text. For
+    ``api_key`` a missing variable gives :class:`UnresolvedKey` instead, since a key by keyword may override it.
     """
     count = 0
 
-    def walk(item: Any, name: object, depth: int) -> Any:
+    def expand_item(item: Any, name: object, depth: int) -> Any:
         nonlocal count
         count += 1
-        # A YAML file of a kilobyte can stand for a billion values, or contain itself.
-        if depth > _DEEPEST or count > _MOST_VALUES:
+        # With YAML's aliases a kilobyte can expand to a billion values, or contain itself.
+        if depth > _MAX_DEPTH or count > _MAX_VALUES:
             raise ConfigurationError("configuration: nested too deeply or too large")
         if isinstance(item, Mapping):
-            return {key: walk(inner, key, depth + 1) for key, inner in item.items()}
+            return {key: expand_item(inner, key, depth + 1) for key, inner in item.items()}
         if type(item) in (list, tuple):
-            return [walk(inner, name, depth + 1) for inner in item]
-        return _value(item, name, environ) if isinstance(item, str) else item
+            return [expand_item(inner, name, depth + 1) for inner in item]
+        return _resolve_reference(item, name, environ) if isinstance(item, str) else item
 
-    return {key: walk(item, key, 0) for key, item in settings.items()}
+    return {key: expand_item(item, key, 0) for key, item in settings.items()}
 
 
-def _value(text: str, setting: object, environ: Environment) -> object:
-    """Return a text, or what its reference stands for."""
-    match = re.fullmatch(_REFERENCE, text.strip())
+def _resolve_reference(text: str, setting: object, environ: Environment) -> object:
+    """Return the value of a reference, or the text if it is none."""
+    match = re.fullmatch(_VARIABLE_REFERENCE, text.strip())
     if match is None:
         partial = "${" in text if setting == "api_key" else text.startswith("${") and text.endswith("}")
         if partial:
@@ -266,18 +266,18 @@ def _value(text: str, setting: object, environ: Environment) -> object:
             )
         return text
     name = match[1]
-    found = environ.get(name)
-    if setting == "api_key" and not (found or "").strip():
+    content = environ.get(name)
+    if setting == "api_key" and not (content or "").strip():
         return UnresolvedKey(name)
-    if found is None:
+    if content is None:
         raise ConfigurationError(f"{shown(setting)}: the environment variable {name} is not set")
-    variable = Variable(found)
+    variable = Variable(content)
     variable.name = name
-    return _scalar(variable) if setting in _NOT_TEXT else variable
+    return _parse_scalar(variable) if setting in _TYPED_SETTINGS else variable
 
 
-def _scalar(variable: Variable) -> object:
-    """Return the number or truth value a variable stands for, else the variable."""
+def _parse_scalar(variable: Variable) -> object:
+    """Return the number or boolean in a variable; the variable itself if it holds none."""
     text = variable.strip().lower()
     if text in {"true", "false"}:
         return text == "true"

@@ -1,4 +1,4 @@
-"""The parts of a configuration: the key, the time limits, the retries, the rate limits. Public through ``config``."""
+"""The parts of a configuration: key, time limits, retry policy, rate limits. Import them from ``groq_provider.config``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["RateLimits", "RetryPolicy", "Secret", "Timeouts"]
 
 
 class Secret:
-    """A key that shows itself only to who asks for it.
+    """An API key that never appears in a ``repr``, log or pickle; you must call :meth:`reveal` to get it.
 
-    ``repr``, ``str`` and formatting give ``****`` and at most the last four characters. Copies keep the value; pickles do not:
-    what comes out of a pickle is empty, and remembers only the name of the environment variable it came from.
+    ``repr``, ``str`` and formatting give ``****`` and at most the last four characters. Copies keep the value, pickles do not: an
+    unpickled secret has no value, only the name of the environment variable that it came from.
 
     >>> Secret("gsk_0123456789abcdefghij")
     Secret('****ghij')
@@ -34,26 +34,26 @@ class Secret:
 
     @property
     def variable(self) -> str | None:
-        """The environment variable it came from, if it did."""
+        """The environment variable that the key came from, or ``None``."""
         return self._variable
 
     @property
     def lost(self) -> bool:
-        """Whether it comes out of a pickle, without its value."""
+        """Whether the value was lost because the secret has been pickled."""
         return self._value is None
 
     def reveal(self) -> str:
-        """Return the value.
+        """Return the key.
 
         Raises:
-            ConfigurationError: It comes out of a pickle.
+            ConfigurationError: The key was lost because the secret has been pickled.
         """
         if self._value is None:
             raise ConfigurationError("the API key was left out when this was pickled: pass api_key again")
         return self._value
 
     def __str__(self) -> str:
-        # Four characters of a short one would be too much of it.
+        # A short key must not show its end: four characters would be too large a part of it.
         return "****" + (self._value[-4:] if self._value is not None and len(self._value) >= 16 else "")
 
     def __repr__(self) -> str:
@@ -87,11 +87,11 @@ class Timeouts:
     """Time limits of a call in seconds; ``None`` means no limit.
 
     Attributes:
-        wait: Longest time in the rate limiter's queue. ``None`` waits its turn.
-        connect: Making a connection, TLS handshake included.
-        first_token: From the sent request to the first piece of the answer; for a plain answer, to its last byte.
-        idle: Longest silence inside a stream.
-        total: Everything together, waiting and retries included.
+        wait: The time in the rate limiter's queue.
+        connect: The time to open a connection, TLS handshake included.
+        first_token: The time from the sent request to the first piece of a streamed answer, or to the last byte of a plain answer.
+        idle: The silence between two pieces of a stream.
+        total: The time of the whole call, waiting and retries included.
 
     Raises:
         ConfigurationError: A value is not a number above 0 and at most 1e9.
@@ -113,14 +113,14 @@ class Timeouts:
         """Return time limits from the forms callers write them in.
 
         Args:
-            value: Limits as they are; a number of seconds or a duration (``"30s"``, ``"1m30s"``, ``"500ms"``, ``"2h"``,
-                ``"30"``) for ``wait``, ``first_token`` and ``total`` alike; a mapping of fields; or ``None``.
+            value: ``Timeouts``; a number of seconds or a duration (``"30s"``, ``"1m30s"``, ``"500ms"``, ``"2h"``, ``"30"``), which sets
+                ``wait``, ``first_token`` and ``total``; a mapping of fields; or ``None``.
 
         Returns:
-            The limits, ``None`` for ``None``.
+            The limits; ``None`` for ``None``.
 
         Raises:
-            ConfigurationError: It is none of these, or a value is out of range.
+            ConfigurationError: The value has another form, or is out of range.
 
         >>> Timeouts.of("1m30s").total
         90.0
@@ -131,7 +131,7 @@ class Timeouts:
             return value
         if isinstance(value, Mapping):
             checks.names(field_names(cls), value, what="timeout")
-            return cls(**{key: checks.duration(given, what=key) for key, given in value.items()})
+            return cls(**{key: checks.duration(item, what=key) for key, item in value.items()})
         number = checks.duration(value, what="timeout")
         allowed = (
             "a number of seconds above 0 and at most 1e9, a duration such as '30s', a mapping of fields, or Timeouts"
@@ -143,16 +143,16 @@ class Timeouts:
 
 @attrs.frozen(kw_only=True)
 class RetryPolicy:
-    """How often and after which delays a failed call is tried again.
+    """How often a failed call is retried, and after which delays.
 
     Attributes:
-        max_retries: Further tries after the first; 0 switches retries off.
-        base_delay: Seconds before the first retry after a fault; it doubles with each further one.
-        throttle_delay: The same after a 429 or an overload that names no delay.
-        max_delay: Longest delay of our own choosing.
-        hint_cap: Longest delay the service may ask for; a longer one ends the call at once with ``retry_after``.
-        patience: How long delays that the service asks for after a 429 or an overload may last together without being counted
-            as retries, each for a second at least. 0 counts every one.
+        max_retries: The number of retries after the first attempt; 0 switches retries off.
+        base_delay: Seconds before the first retry after a fault; the delay doubles with each further retry.
+        throttle_delay: The same after a 429 or an overload without a delay from the service.
+        max_delay: The longest delay that the library chooses itself.
+        hint_cap: The longest delay that the service may ask for; a longer one ends the call at once, with ``retry_after`` set.
+        patience: Waits that the service asks for after a 429 or an overload do not count as retries until they add up to this many
+            seconds; each counts as one second at least. 0 counts every wait as a retry.
 
     Raises:
         ConfigurationError: A value is out of range.
@@ -168,12 +168,12 @@ class RetryPolicy:
     patience: float = attrs.field(default=0.0, validator=checks.seconds)
 
     @max_retries.validator
-    def _check_max_retries(self, _attribute: object, given: object) -> None:
-        checks.check_number("max_retries", given, 0, 100, integer=True)
+    def _check_max_retries(self, _attribute: object, value: object) -> None:
+        checks.check_number("max_retries", value, 0, 100, integer=True)
 
     @classmethod
     def web(cls) -> RetryPolicy:
-        """Return a policy for callers who wait at a screen: one quick retry, no waiting for a rate limit.
+        """Return a policy for interactive callers: one quick retry, and no wait for a rate limit.
 
         .. versionadded:: 0.1.0
         """
@@ -181,7 +181,7 @@ class RetryPolicy:
 
     @classmethod
     def batch(cls) -> RetryPolicy:
-        """Return a policy for jobs that nobody waits for: eight retries, and an hour of waits for the limit's window beside them.
+        """Return a policy for background jobs: eight retries, and up to an hour of waits for rate limits besides.
 
         .. versionadded:: 0.1.0
         """
@@ -189,10 +189,10 @@ class RetryPolicy:
 
     @classmethod
     def of(cls, value: RetryPolicy | str | Mapping[str, Any] | None) -> RetryPolicy | None:
-        """Return a policy from an instance, ``"web"``, ``"batch"`` or a mapping of fields; ``None`` stays.
+        """Return a policy from an instance, ``"web"``, ``"batch"`` or a mapping of fields; ``None`` stays ``None``.
 
         Raises:
-            ConfigurationError: It is none of these, or a value is out of range.
+            ConfigurationError: The value has another form, or is out of range.
 
         .. versionadded:: 0.1.0
         """
@@ -208,9 +208,10 @@ class RetryPolicy:
 
 @attrs.frozen(kw_only=True)
 class RateLimits:
-    """Limits of an account, applied to each model by itself. ``None``: not known, learned from the service.
+    """The limits of an account, which apply to each model separately. ``None`` means unknown: the limiter learns it from the service.
 
-    A limit given here is enforced even where the service allows more; what the service says only ever lowers it.
+    A limit that you set is enforced even if the service allows more. A lower limit from the service lowers it; a higher one does not
+    raise it.
 
     Attributes:
         rpm: Requests per minute.
@@ -219,9 +220,9 @@ class RateLimits:
         tpd: Tokens per day.
         itpm: Input tokens per minute.
         otpm: Output tokens per minute.
-        share: Part of the token limits to use, above 0 and at most 1: estimates are never exact.
-        models: Limits by model id, each a ``RateLimits`` or a mapping of fields. They stand instead of the general ones, not
-            beside them; a mapping without ``share`` takes the general share.
+        share: The part of the token limits to use, above 0 and at most 1. It should leave a margin, because estimates are not exact.
+        models: Limits by model id, each a ``RateLimits`` or a mapping of fields. They replace the general limits; a mapping without
+            ``share`` uses the general share.
 
     Raises:
         ConfigurationError: A limit is not an integer of at least 1.
@@ -245,25 +246,25 @@ class RateLimits:
     DIMENSIONS: ClassVar[tuple[str, ...]] = ("rpm", "rpd", "tpm", "tpd", "itpm", "otpm")
 
     @share.validator
-    def _check_share(self, _attribute: object, given: object) -> None:
-        checks.check_number("share", given, 0, 1, above=True)
+    def _check_share(self, _attribute: object, value: object) -> None:
+        checks.check_number("share", value, 0, 1, above=True)
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.models, Mapping):
             raise checks.refuse("models", self.models, "a mapping of model ids to RateLimits")
         built: dict[str, RateLimits] = {}
-        for model, given in self.models.items():
+        for model, value in self.models.items():
             if not isinstance(model, str) or not model:
                 raise ConfigurationError(f"rate_limits: the model id {checks.shown(model)} must be a non-empty string")
-            data = {"share": self.share, **given} if isinstance(given, Mapping) else given
+            data = {"share": self.share, **value} if isinstance(value, Mapping) else value
             limits = RateLimits.of(data)
-            if limits is None or limits.models:
+            if limits is None or limits.models:  # no nesting
                 raise ConfigurationError(f"rate_limits: models[{checks.shown(model)}] must hold limits of one model")
             built[model] = limits
-        object.__setattr__(self, "models", ReadOnly(built))  # frozen: this is the only place that sets it
+        object.__setattr__(self, "models", ReadOnly(built))  # the class is frozen; only this line sets the field
 
     def for_model(self, model_id: str) -> RateLimits:
-        """Return the limits that hold for one model.
+        """Return the limits of one model.
 
         .. versionadded:: 0.1.0
         """
@@ -274,20 +275,20 @@ class RateLimits:
 
     @classmethod
     def plan(cls, name: str) -> RateLimits:
-        """Return the published limits of a plan, by model; other models get the plan's most common ones.
+        """Return the published limits of a plan, by model; other models get the plan's most common limits.
 
         Args:
-            name: ``"free"`` or ``"developer"``. The limits of an organisation may differ: see its console page.
+            name: ``"free"`` or ``"developer"``. The limits of your organisation may differ; you can see them on its console page.
 
         Raises:
-            ConfigurationError: No such plan.
+            ConfigurationError: There is no plan of this name.
 
         >>> RateLimits.plan("free").for_model("a model of tomorrow").rpm
         30
 
         .. versionadded:: 0.1.0
         """
-        from groq_provider.catalog import default_catalogue  # costly, and most limits are numbers
+        from groq_provider.catalog import default_catalogue  # imported late: slow to load, and most limits are numbers
 
         catalogue = default_catalogue()
         if not isinstance(name, str) or name not in catalogue.plans:
@@ -297,10 +298,10 @@ class RateLimits:
 
     @classmethod
     def of(cls, value: RateLimits | str | Mapping[str, Any] | None) -> RateLimits | None:
-        """Return limits from an instance, the name of a plan, or a mapping of fields; ``None`` stays.
+        """Return limits from an instance, the name of a plan, or a mapping of fields; ``None`` stays ``None``.
 
         Raises:
-            ConfigurationError: It is none of these, or a value is out of range.
+            ConfigurationError: The value has another form, or is out of range.
 
         .. versionadded:: 0.1.0
         """
@@ -316,8 +317,8 @@ class RateLimits:
 
 def _dimensions(limits: object) -> dict[str, int]:
     """Return the known dimensions of the limits of a plan."""
-    found = {name: getattr(limits, name, None) for name in RateLimits.DIMENSIONS}
-    return {name: size for name, size in found.items() if size is not None}
+    sizes = {name: getattr(limits, name, None) for name in RateLimits.DIMENSIONS}
+    return {name: size for name, size in sizes.items() if size is not None}
 
 
 def field_names(cls: type[attrs.AttrsInstance]) -> list[str]:

@@ -23,7 +23,7 @@ def test_large_files_are_refused(tmp_path, suffix):
 )  # fmt: skip
 def test_deep_keys_are_refused(tmp_path, line, monkeypatch):
     """The parser, which would need 23 s for the first of these, is not asked."""
-    monkeypatch.setattr("groq_provider.config.files._toml", lambda: pytest.fail)
+    monkeypatch.setattr("groq_provider.config.files._load_toml", lambda: pytest.fail)
     path = tmp_path / "c.toml"
     path.write_text(f"enabled = false\n{line}\n")
     with pytest.raises(ConfigurationError, match="more than 100 dots"):
