@@ -1,6 +1,6 @@
-"""HTTP/2 as peers speak it, well or badly: heads and bodies, RST_STREAM, GOAWAY, SETTINGS, windows, PING, ends of connections.
+"""HTTP/2 frames from good and bad peers: heads and bodies, RST_STREAM, GOAWAY, SETTINGS, windows, PING, ends of connections.
 
-These are the counterparts of the cases about the framing of HTTP/1.1.
+These cases correspond to those about the framing of HTTP/1.1.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ JSON = ("content-type", "application/json")
 
 
 def raw_frame(kind, number, body=b"", flags=0):
-    """A frame that the library below would not make."""
+    """A frame that the h2 library would not make."""
     return len(body).to_bytes(3, "big") + bytes([kind, flags]) + number.to_bytes(4, "big") + body
 
 
 def victim_only(work):
-    """A script that runs *work* for the prompt "victim", holds streams called "bystander", and answers all else."""
+    """Return a script that runs *work* for the prompt "victim", holds streams called "bystander", and answers all others."""
     holding = held()
 
     async def script(request):
@@ -212,7 +212,7 @@ RIGHT = [
 
 @pytest.mark.parametrize("work", RIGHT, ids=lambda work: work.__name__)
 def test_odd_but_clear_answers_read(work):
-    """Twice, beside a stream that notices nothing, over one connection."""
+    """Unusual but valid answers are read, twice each, beside a stream that is not affected, over one connection."""
     with Http2Server(victim_only(work)) as server, provider_on(server) as provider:
         with provider.generate_stream("bystander") as bystander:
             assert next(bystander).content == "one"
@@ -228,7 +228,10 @@ def test_odd_but_clear_answers_read(work):
 @pytest.mark.parametrize("status", [204, 304])
 @pytest.mark.parametrize("how", ["in the head", "in a frame"])
 def test_bodyless_answers_end_at_once(status, how):
-    """With END_STREAM on the head, or in an empty frame after it; a content-length of a 304 says nothing."""
+    """An answer without a body ends at once: by END_STREAM on the head, or by an empty frame.
+
+    The content-length of a 304 is ignored.
+    """
 
     async def script(request):
         await request.whole()
@@ -249,7 +252,7 @@ def test_bodyless_answers_end_at_once(status, how):
 
 
 def test_requests_satisfy_strict_server():
-    """Requests are well formed: small names, no fields of connections, length and place; a strict server agrees."""
+    """Requests are well-formed: lower-case names, no connection fields, right length and path; a strict server accepts them."""
 
     async def script(request):
         await (answer(request) if request.method == "POST" else request.json())
@@ -277,7 +280,7 @@ def test_requests_satisfy_strict_server():
 
 
 def test_the_key_is_never_indexed():
-    """No table of the peer's, nor of a proxy's, holds it; every request says it anew."""
+    """The key enters no header table of the server or a proxy; every request sends it anew."""
     with Http2Server(answer) as server, provider_on(server) as provider:
         for _ in range(3):
             provider.generate("x")
@@ -290,7 +293,7 @@ def test_the_key_is_never_indexed():
 
 
 def headers_frame(request, *fields, end=False, raw=None):
-    """A HEADERS frame whose fields nobody checks."""
+    """A HEADERS frame with unchecked fields."""
     block = request.peer.h2.encoder.encode(list(fields)) if raw is None else raw
     flags = ["END_HEADERS", "END_STREAM"] if end else ["END_HEADERS"]
     request.peer.write(HeadersFrame(request.id, block, flags=flags).serialize())
@@ -400,7 +403,7 @@ async def not_json(request):
     data_frame(request, b"{broken", end=True)
 
 
-#: What is wrong with one stream only. ``None``: it may be refused, or read in spite of it.
+#: Faults of a single stream. ``None``: the stream may be refused, or read in spite of it.
 WRONG_STREAM = {
     no_status: e.ProtocolError,
     status_is_no_number: e.ProtocolError,
@@ -428,7 +431,7 @@ WRONG_STREAM = {
 @pytest.mark.sample(8)
 @pytest.mark.parametrize("work", WRONG_STREAM, ids=lambda work: work.__name__)
 def test_broken_answer_fails_its_stream(work):
-    """Soon, with its own class, and never a success; the connection and what else is on it live on."""
+    """A faulty stream fails soon with the right error, never a success; its connection and the other streams go on."""
     with Http2Server(victim_only(work)) as server, provider_on(server, timeout=Timeouts(total=PATIENCE)) as provider:
         with provider.generate_stream("bystander", timeout=PATIENCE) as bystander:
             assert next(bystander).content == "one"
@@ -565,7 +568,7 @@ async def reset_in_the_body(request):
     request.peer.reset()
 
 
-#: What is wrong with the connection.
+#: Faults of the connection.
 WRONG_CONNECTION = [
     garbage,
     oversized_frame,
@@ -595,7 +598,7 @@ WRONG_CONNECTION = [
 @pytest.mark.sample(4)
 @pytest.mark.parametrize("work", WRONG_CONNECTION, ids=lambda work: work.__name__)
 def test_broken_connection_fails_its_streams(work):
-    """A broken connection fails its streams soon and no later call, which goes over another connection."""
+    """A broken connection fails its streams soon, but no later call, which goes over another connection."""
     with Http2Server(victim_only(work)) as server, provider_on(server, timeout=Timeouts(total=PATIENCE)) as provider:
         with provider.generate_stream("bystander", timeout=PATIENCE) as bystander:
             assert next(bystander).content == "one"
@@ -612,12 +615,12 @@ def test_broken_connection_fails_its_streams(work):
         assert server.connections == 2
         assert server.wait(lambda: server.peers[0].gone)
         assert idle(provider)
-        server.complaints.clear()  # of a connection that the server itself has broken
+        server.complaints.clear()  # of a connection that the server itself broke
 
 
 @pytest.mark.parametrize("work", [garbage, cut, reset, truncated_frame], ids=lambda work: work.__name__)
 def test_policy_repeats_broken_connection(work):
-    """As over HTTP/1.1: the second try is on another connection."""
+    """As over HTTP/1.1, the retry policy sends the second attempt on another connection."""
     tries = []
 
     async def once(request):
@@ -634,11 +637,11 @@ def test_policy_repeats_broken_connection(work):
         server.complaints.clear()
 
 
-NO_UPDATE = WindowUpdateFrame(0, window_increment=1).serialize()[:-4] + b"\0\0\0\0"  # which is an error
+NO_UPDATE = WindowUpdateFrame(0, window_increment=1).serialize()[:-4] + b"\0\0\0\0"  # a protocol error
 
 
 def test_text_before_error_given_once():
-    """Text before an error is given out once: the peer errs and is gone before it can be told."""
+    """Text before an error is returned once: the peer breaks the protocol, and has closed before we could report it."""
 
     async def script(request):
         peer = request.peer
@@ -646,7 +649,7 @@ def test_text_before_error_given_once():
         await peer.server.released.wait()
         peer.write(DataFrame(request.id, event(" two")).serialize() + NO_UPDATE)
         peer.write(DataFrame(request.id, event(" three")).serialize())
-        await asyncio.sleep(0.05)  # else the reset is faster
+        await asyncio.sleep(0.05)  # otherwise the reset is faster
         peer.reset()
 
     with Http2Server(script) as server, provider_on(server) as provider:
@@ -661,7 +664,10 @@ def test_text_before_error_given_once():
 
 
 def test_error_beside_opening_window():
-    """A body waits for its window; with the update comes an error. Whoever reads gets that one, as whoever sends."""
+    """A body waits for its window; an error comes with the update.
+
+    A thread that reads gets that error, like one that sends.
+    """
 
     async def script(request):
         if request.headers["accept"] == "text/event-stream":
@@ -686,7 +692,7 @@ def test_error_beside_opening_window():
 
 
 def test_data_after_end_harms_none():
-    """Neither the stream, which is over, nor its neighbours' text; if the connection is given up for it, calls go on over another."""
+    """DATA after the end of a stream harms neither that stream nor another; if it ends the connection, calls go on over a new one."""
 
     async def work(request):
         await request.json(completion("fine"))
@@ -706,7 +712,10 @@ CODES = [code for code in ErrorCodes if code is not ErrorCodes.HTTP_1_1_REQUIRED
 
 @pytest.mark.parametrize("code", CODES, ids=lambda code: code.name)
 def test_stream_refused_before_its_head(code):
-    """REFUSED_STREAM says that nothing was done; all else may have been. The connection serves on."""
+    """REFUSED_STREAM means unprocessed; after any other code the request may have been processed.
+
+    The connection goes on.
+    """
 
     async def work(request):
         request.abort(code)
@@ -727,7 +736,7 @@ def test_stream_refused_before_its_head(code):
 
 @pytest.mark.parametrize("code", CODES, ids=lambda code: code.name)
 def test_stream_reset_in_its_body(code):
-    """Never a success, whatever the code; a plain answer is incomplete, a stream interrupted, with the text so far."""
+    """A reset is never a success, whatever its code: a plain answer is incomplete, a stream is interrupted, with the text so far."""
 
     async def work(request):
         stream = json.loads(bytes(request.body)).get("stream")
@@ -751,7 +760,7 @@ def test_stream_reset_in_its_body(code):
 
 
 def test_finished_stream_survives_reset():
-    """A stream reset after its finish reason is complete, as one that is cut there over HTTP/1.1."""
+    """A stream reset after its finish reason is complete, like one that is cut there over HTTP/1.1."""
 
     async def work(request):
         await begin(request, "all")
@@ -765,7 +774,7 @@ def test_finished_stream_survives_reset():
 
 
 def test_refused_stream_is_sent_again():
-    """It was not looked at, so the answer comes once, whatever was refused before it."""
+    """A refused stream was not processed, so it is sent again and answered once, however many refusals came before."""
     refused = []
 
     async def work(request):
@@ -784,7 +793,7 @@ def test_refused_stream_is_sent_again():
 
 
 def test_server_wanting_http1_gets_it():
-    """HTTP_1_1_REQUIRED: the call is made over a connection of HTTP/1.1."""
+    """After HTTP_1_1_REQUIRED the call is made over an HTTP/1.1 connection."""
 
     async def work(request):
         request.abort(ErrorCodes.HTTP_1_1_REQUIRED)
@@ -796,7 +805,7 @@ def test_server_wanting_http1_gets_it():
     with Both(victim_only(work)) as server, provider_on(server) as provider:
         response = provider.generate("victim")
         assert response.content == "over 1.1"
-        assert alive(provider)  # what it takes over HTTP/2 still goes there
+        assert alive(provider)  # other calls still go over HTTP/2
         assert server.connections == 1
 
 
@@ -824,7 +833,7 @@ def test_early_refusal_of_upload_read():
 
 @pytest.mark.parametrize("kind", ["plain", "stream"])
 def test_early_answer_without_reset_read(kind):
-    """The server answers and lets the rest of the request lie: the client gives its own half up."""
+    """The server answers without reading the rest of the request: the client resets its half."""
 
     async def script(request):
         if int(request.headers.get("content-length", "0")) > 100_000:
@@ -853,7 +862,7 @@ def test_early_answer_without_reset_read(kind):
 
 
 def test_graceful_goaway_lets_streams_finish():
-    """What the server has taken comes whole; a new call goes over a new connection; the old one is closed after its last."""
+    """After a graceful GOAWAY open streams are complete, a new call uses a new connection, and the old one closes after its last stream."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         streams = [provider.generate_stream(f"x{number}") for number in range(5)]
         assert [next(stream).content for stream in streams] == ["one"] * 5
@@ -895,7 +904,7 @@ def test_unprocessed_streams_are_sent_again():
 
 
 def test_a_goaway_in_two_steps():
-    """First "no more", with the highest number there is, then the last stream that counts (RFC 9113, 6.8)."""
+    """A GOAWAY in two steps: first with the highest number, then with the last stream that counts (RFC 9113, 6.8)."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         stream = provider.generate_stream("x")
         assert next(stream).content == "one"
@@ -911,7 +920,10 @@ def test_a_goaway_in_two_steps():
 @pytest.mark.parametrize("code", [ErrorCodes.PROTOCOL_ERROR, ErrorCodes.ENHANCE_YOUR_CALM, ErrorCodes.INTERNAL_ERROR])
 @pytest.mark.parametrize("closes", [True, False], ids=["and closes", "and stays"])
 def test_a_goaway_for_an_error(code, closes):
-    """The server gives up (RFC 9113, 5.4.1): what was under way is interrupted at once, whether it closes or not. New calls go elsewhere."""
+    """A GOAWAY for an error (RFC 9113, 5.4.1) interrupts open streams at once, whether the server closes or not.
+
+    New calls use a new connection.
+    """
     with Http2Server(held()) as server, provider_on(server) as provider:
         stream = provider.generate_stream("x")
         assert next(stream).content == "one"
@@ -934,7 +946,7 @@ def test_a_goaway_for_an_error(code, closes):
 
 
 def test_goaway_reaches_waiters(monkeypatch):
-    """The connection is full, and there is to be no other; those who wait for a place on it go to the one that follows it."""
+    """With the only allowed connection full, calls that wait for a place on it get one on its successor."""
     monkeypatch.setattr(http2_pool, "MAX_CONNECTIONS", 1)
     settings = {SettingCodes.MAX_CONCURRENT_STREAMS: 2}
 
@@ -960,13 +972,13 @@ def test_goaway_reaches_waiters(monkeypatch):
 
 
 def test_frequent_goaways_cost_no_call():
-    """Servers limit the requests of a connection (nginx, keepalive_requests): eight threads notice nothing of it."""
+    """Servers limit the requests per connection (nginx, keepalive_requests): eight threads see no failure."""
 
     last: dict[object, int] = {}
 
     async def script(request):
         if request.id > last.get(request.peer, 1 << 31):
-            return  # came too late; nobody has looked at it
+            return  # arrived too late, so it was not processed
         await request.whole()
         if request.id == 19:
             last[request.peer] = max(request.peer.requests)
@@ -984,7 +996,7 @@ def test_frequent_goaways_cost_no_call():
 
 
 def test_settings_changes_are_acknowledged():
-    """And the connection goes on."""
+    """Changed settings are acknowledged, and the connection goes on."""
     with Http2Server(answer) as server, provider_on(server) as provider:
         alive(provider)
         for number in range(5):
@@ -995,22 +1007,22 @@ def test_settings_changes_are_acknowledged():
 
 
 def test_lowered_stream_limit_is_respected():
-    """Those that are open go on; new ones wait, or go elsewhere."""
+    """After a lower stream limit the open streams go on; new ones wait, or use another connection."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         streams = [provider.generate_stream(f"x{number}") for number in range(6)]
         assert [next(stream).content for stream in streams] == ["one"] * 6
         server.do(lambda: server.peers[0].settings(max_concurrent_streams=2))
-        assert provider.generate("quick").content == "quick"  # with it the change is read
+        assert provider.generate("quick").content == "quick"  # the change is read with this answer
         assert provider.generate("quick").content == "quick"
         server.release()
         assert [stream.collect().content for stream in streams] == ["one two"] * 6
         answers = in_threads(20, lambda number: provider.generate(f"y{number}").content)
         assert answers == [f"y{number}" for number in range(20)]
-        assert server.refused <= 1  # what was under way when the change came
+        assert server.refused <= 1  # a stream that was on its way when the change came
 
 
 def test_raised_stream_limit_is_used():
-    """Those who wait for a place get it at once when the limit is raised."""
+    """Calls that wait for a place get it at once when the limit is raised."""
     settings = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}
     with Http2Server(held(), settings=settings) as server, provider_on(server) as provider:
         alive(provider)
@@ -1025,7 +1037,7 @@ def test_raised_stream_limit_is_used():
 
 
 def test_zero_stream_limit_is_awaited():
-    """The server takes nothing for a moment; calls wait, within their limits, or are told so, and go on when it takes some again."""
+    """While the server allows no streams, calls wait within their limits, and go on when it allows some again."""
     settings = {SettingCodes.MAX_CONCURRENT_STREAMS: 0}
 
     async def raise_later(peer):
@@ -1033,7 +1045,7 @@ def test_zero_stream_limit_is_awaited():
         peer.settings(max_concurrent_streams=10)
 
     with Http2Server(answer, connected=raise_later, settings=settings) as server, provider_on(server) as provider:
-        assert provider.warm_up(1) == 0  # the settings are known: what was sent before might be taken
+        assert provider.warm_up(1) == 0  # the settings are known; a request before them might be accepted
         started = time.monotonic()
         error = attempt(lambda: provider.generate("x", timeout=Timeouts(connect=0.4, first_token=0.4, total=0.8)))
         assert isinstance(error, e.GroqProviderError)
@@ -1049,7 +1061,7 @@ def test_zero_stream_limit_is_awaited():
 
 @pytest.mark.parametrize("size", [0, 64, 65_536])
 def test_header_table_resize_is_followed(size):
-    """The peer can decode every request after it."""
+    """After a change of the header table's size the peer can decode every request."""
     with Http2Server(answer) as server, provider_on(server) as provider:
         alive(provider)
         server.do(lambda: server.peers[0].settings(header_table_size=size))
@@ -1061,7 +1073,7 @@ def test_header_table_resize_is_followed(size):
 
 @pytest.mark.parametrize("size", [16_384, 1 << 20])
 def test_frame_size_change_is_respected(size):
-    """A strict server takes no frame that is longer."""
+    """A strict server gets no frame above its size."""
     with Http2Server(answer, settings={SettingCodes.MAX_FRAME_SIZE: size}) as server, provider_on(server) as provider:
         big = "x" * 3_000_000
         assert provider.generate(big).content == big
@@ -1084,14 +1096,14 @@ def test_large_body_through_small_window(window, size):
 
     settings = {SettingCodes.INITIAL_WINDOW_SIZE: window}
     with Http2Server(script, settings=settings, credits=False) as server, provider_on(server) as provider:
-        provider.warm_up(1)  # the server's window is known: a strict one does not take what was sent before it was
+        provider.warm_up(1)  # after this the server's window is known; a strict server refuses data sent before
         text = "".join(f"{number:08}" for number in range(size // 8))
         assert provider.generate(text).content == text
         assert server.connections == 1
 
 
 def test_parallel_uploads_through_small_windows():
-    """Twenty of them, each with its own body."""
+    """Twenty parallel uploads, each with its own body."""
 
     async def script(request):
         while not request.ended:
@@ -1101,14 +1113,14 @@ def test_parallel_uploads_through_small_windows():
 
     settings = {SettingCodes.INITIAL_WINDOW_SIZE: 2_000}
     with Http2Server(script, settings=settings, credits=False) as server, provider_on(server) as provider:
-        provider.warm_up(1)  # the server's window is known: a strict one does not take what was sent before it was
+        provider.warm_up(1)  # after this the server's window is known; a strict server refuses data sent before
         texts = [f"{number} " * 10_000 for number in range(20)]
         assert in_threads(20, lambda number: provider.generate(texts[number]).content) == texts
         assert server.connections == 1
 
 
 def test_negative_window_is_waited_out():
-    """INITIAL_WINDOW_SIZE is lowered in the middle of an upload, so that more was sent than may be; then it grows again."""
+    """INITIAL_WINDOW_SIZE drops during an upload below the bytes already sent; then it grows again."""
 
     async def script(request):
         if int(request.headers["content-length"]) < 100_000:
@@ -1135,7 +1147,7 @@ def test_negative_window_is_waited_out():
 
 
 def test_stalled_upload_stops_no_call():
-    """One stream's window is used up; others have theirs."""
+    """A stream that has used up its window stops no other."""
 
     async def script(request):
         if int(request.headers["content-length"]) < 60_000:
@@ -1144,7 +1156,7 @@ def test_stalled_upload_stops_no_call():
             await answer(request)
             return
         await request.until(lambda: len(request.body) >= 60_000)
-        # What the connection is owed, not what the stream is.
+        # Give back the connection's window, but not the stream's.
         request.peer.h2.increment_flow_control_window(1 << 20)
         request.peer.flush()
         await request.peer.server.released.wait()
@@ -1166,7 +1178,7 @@ def test_stalled_upload_stops_no_call():
 
 @pytest.mark.parametrize("how", ["limit", "cancel", "total"])
 def test_stalled_upload_can_be_abandoned(how):
-    """An upload that is stopped can be given up by time limit or cancel: RST_STREAM, and the connection lives on."""
+    """A stalled upload ends at its time limit or by a cancel: RST_STREAM, and the connection goes on."""
 
     async def script(request):
         if int(request.headers["content-length"]) < 60_000:
@@ -1181,7 +1193,7 @@ def test_stalled_upload_can_be_abandoned(how):
     with Http2Server(script, credits=False) as server, provider_on(server) as provider:
         provider.warm_up(1)
         token = CancelToken()
-        # The total begins before the upload, and is not to end before that.
+        # The total deadline starts before the upload, and must not pass before it.
         limits = {"limit": Timeouts(first_token=0.4), "total": Timeouts(total=2.5), "cancel": None}[how]
         started = time.monotonic()
         with running(
@@ -1201,7 +1213,7 @@ def test_stalled_upload_can_be_abandoned(how):
 
 
 def test_a_large_answer_comes_whole():
-    """Many windows' worth, in frames of all sizes, beside another one."""
+    """An answer of many windows, in frames of all sizes, is complete, beside another stream."""
     big = "".join(chr(97 + number % 26) for number in range(3_000_000))
 
     async def script(request):
@@ -1215,7 +1227,7 @@ def test_a_large_answer_comes_whole():
 
 
 def test_over_window_data_is_dropped():
-    """More than a stream's window is not kept: a server that sends on ends that stream with an error, soon."""
+    """Data beyond a stream's window is dropped: a server that keeps sending ends the stream with an error, soon."""
     sent = [0]
 
     async def script(request):
@@ -1236,7 +1248,7 @@ def test_over_window_data_is_dropped():
         with provider.generate_stream("flood") as stream:
             assert next(stream).content == "one"
             server.release()
-            for number in range(50):  # somebody reads the connection
+            for number in range(50):  # some thread reads the connection
                 assert provider.generate(f"x{number}").content == f"x{number}"
             with pytest.raises(e.StreamError) as caught:
                 stream.collect()
@@ -1250,7 +1262,7 @@ def test_over_window_data_is_dropped():
 
 
 def test_server_pings_are_answered():
-    """With what was in them, while somebody waits on the connection, however long nothing else comes."""
+    """Pings are answered with their content while a thread waits on the connection, however long nothing else arrives."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         with provider.generate_stream("x") as stream:
             next(stream)
@@ -1263,7 +1275,7 @@ def test_server_pings_are_answered():
 
 
 def test_idle_ping_answered_with_call():
-    """A ping between calls is answered with the next call at the latest; an idle connection has no reader."""
+    """A ping between calls is answered with the next call at the latest: an idle connection has no reader."""
     with Http2Server(answer) as server, provider_on(server) as provider:
         alive(provider)
         server.do(lambda: server.peers[0].ping(b"idlepung"))
@@ -1273,12 +1285,12 @@ def test_idle_ping_answered_with_call():
 
 
 def test_answered_ping_keeps_stream(monkeypatch):
-    """A silent peer is asked and lives if it answers: with only pings for two seconds the stream waits on."""
+    """A silent peer is pinged and stays alive if it answers: with only pings for two seconds, the stream waits on."""
     monkeypatch.setattr(http2_connection, "PING_AFTER", 0.5)
     with Http2Server(held()) as server, provider_on(server) as provider, provider.generate_stream("x") as stream:
         assert next(stream).content == "one"
         with running(stream.collect) as results:
-            assert server.wait(lambda: server.peers[0].pings >= 3)  # none before the one before it was answered
+            assert server.wait(lambda: server.peers[0].pings >= 3)  # each only after the answer to the one before
             server.release()
         assert results[0].content == "one two"
         assert server.connections == 1
@@ -1286,9 +1298,9 @@ def test_answered_ping_keeps_stream(monkeypatch):
 
 @pytest.fixture
 def dying(monkeypatch):
-    """Called when a peer falls silent: from now until a connection is found to be dead its silence is soon too long.
+    """Call it when a peer falls silent: silence is then soon too long, until a connection is found dead.
 
-    Not before, and not afterwards: a server may be slow and alive.
+    Neither before nor after that, because a server may be slow and alive.
     """
     die = Http2Connection._end_connection
 
@@ -1301,7 +1313,7 @@ def dying(monkeypatch):
         monkeypatch.setattr(http2_connection, "PING_AFTER", 0.5)
         monkeypatch.setattr(http2_connection, "PING_PATIENCE", 0.5)
         for connection in provider._transport.adapter._pool._connections:
-            connection._pipe.wake()  # whoever leads has to look at the time again
+            connection._pipe.wake()  # the reader must read the new limits
 
     usual = http2_connection.PING_AFTER, http2_connection.PING_PATIENCE
     monkeypatch.setattr(Http2Connection, "_end_connection", died)
@@ -1309,7 +1321,7 @@ def dying(monkeypatch):
 
 
 def test_dead_connection_under_fifty_streams(dying):
-    """The peer is gone without a word: all fifty end soon with their text so far, and a new call goes over a new connection."""
+    """The peer vanishes: all fifty streams end soon with their text so far, and a new call uses a new connection."""
 
     async def script(request):
         await held()(request)
@@ -1331,7 +1343,7 @@ def test_dead_connection_under_fifty_streams(dying):
 
 
 def test_fifty_calls_leave_dead_connection(dying):
-    """Before the head: the error is one that the policy repeats, and the second tries succeed elsewhere."""
+    """A peer that vanishes before the head: the retry policy repeats the error, and the second attempts succeed elsewhere."""
 
     async def script(request):
         await request.whole()
@@ -1353,7 +1365,7 @@ def test_fifty_calls_leave_dead_connection(dying):
 
 
 class SlowReader(Http2Server):
-    """Reads a megabyte and a half in a second, and has windows so large that it never needs to speak of them."""
+    """Reads a megabyte and a half per second, with windows so large that it never has to update them."""
 
     def __init__(self, script):
         super().__init__(script, connected=self.slow_down, settings={SettingCodes.INITIAL_WINDOW_SIZE: 1 << 30})
@@ -1373,7 +1385,7 @@ class SlowReader(Http2Server):
 
 @pytest.mark.parametrize("told", [True, False], ids=["the system tells", "our buffer tells"])
 def test_slow_upload_shows_life(told, monkeypatch):
-    """A slow upload is a sign of life: the ping stands behind it, and neither it nor another stream ends."""
+    """A slow upload is a sign of life: the ping is queued behind it, and neither it nor another stream ends."""
     monkeypatch.setattr(http2_connection, "PING_AFTER", 0.2)
     monkeypatch.setattr(http2_connection, "PING_PATIENCE", 2.0)
     if not told:
@@ -1398,7 +1410,7 @@ def test_slow_upload_shows_life(told, monkeypatch):
 
 
 def test_dead_peer_found_during_upload(dying):
-    """Some leaves, until all buffers are full; then nothing. The upload ends with the stream beside it, long before its own limits."""
+    """An upload that stalls once all buffers are full ends with the stream beside it, long before its own limits."""
     with SlowReader(held()) as server, provider_on(server) as provider:
         with provider.generate_stream("x") as stream:
             assert next(stream).content == "one"
@@ -1417,7 +1429,7 @@ def test_dead_peer_found_during_upload(dying):
 
 
 def test_hung_peer_found_despite_requests(dying):
-    """A peer that hangs is found out while others go on asking: its system takes their requests, no more."""
+    """A hung peer is found out although calls keep coming: its system accepts their requests, and no more happens."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         with provider.generate_stream("x") as stream:
             assert next(stream).content == "one"
@@ -1433,7 +1445,7 @@ def test_hung_peer_found_despite_requests(dying):
 
 
 def test_dead_connection_respects_stream_limits():
-    """Also without a ping: each ends at its own limit."""
+    """Even without a ping, each stream on a dead connection ends at its own limit."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         streams = [provider.generate_stream("x", timeout=Timeouts(idle=0.2 + 0.02 * number)) for number in range(20)]
         for stream in streams:
@@ -1468,7 +1480,7 @@ def test_idle_disconnect_is_replaced_silently(how):
                 peer.reset()
 
         server.do(leave)
-        # All of it has come; earlier it may be a race, which is the next test's.
+        # Wait until all of it has arrived; earlier is a race, which the next test covers.
         (connection,) = provider._transport.adapter._pool._connections
         poller = select.poll()
         poller.register(connection._sock, select.POLLIN if how == "goaway" else select.POLLRDHUP)
@@ -1482,7 +1494,7 @@ def test_idle_disconnect_is_replaced_silently(how):
 
 @pytest.mark.parametrize("how", ["close", "reset"])
 def test_connection_ends_as_request_arrives(how):
-    """The race over a kept connection: sent again once, and noted as an attempt of its own, as over HTTP/1.1."""
+    """A kept connection that ends as a request is sent: it is sent again once, counted as an attempt of its own, as over HTTP/1.1."""
 
     async def script(request):
         await request.whole()
@@ -1501,7 +1513,7 @@ def test_connection_ends_as_request_arrives(how):
 
 
 def test_idle_connection_dropped_after_ninety(monkeypatch):
-    """An idle connection is dropped after ninety seconds, as over HTTP/1.1: its other end may be gone."""
+    """An idle connection is dropped after ninety seconds, as over HTTP/1.1: the peer may have vanished."""
     from groq_provider.clock import SystemClock
 
     clock = SystemClock()
@@ -1519,7 +1531,7 @@ def test_idle_connection_dropped_after_ninety(monkeypatch):
 
 
 def test_closing_says_goodbye():
-    """GOAWAY(NO_ERROR) and the end of TLS, so that the server need not wonder."""
+    """Closing sends GOAWAY(NO_ERROR) and close_notify, so that the server knows why."""
     with Http2Server(answer) as server:
         with provider_on(server) as provider:
             alive(provider)
@@ -1528,7 +1540,7 @@ def test_closing_says_goodbye():
 
 
 def test_text_before_cut_is_given():
-    """Text that has come before a cut is given out, then the error, wherever the cut falls."""
+    """Text that arrived before a cut is returned, then the error, wherever the cut falls."""
 
     async def script(request):
         await begin(request, *(f"{number} " for number in range(10)))

@@ -1,4 +1,4 @@
-"""Under gevent, which replaces sockets, TLS, locks and waiting: calls over TLS, with either protocol."""
+"""Calls over TLS under gevent, which replaces sockets, TLS, locks and sleeps, with either protocol."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ with GroqProvider(**settings) as provider:
 
 @pytest.mark.parametrize("protocol", [pytest.param("1.1", marks=pytest.mark.full), "2"])
 def test_tls_calls_never_stop_loop(protocol):
-    """Forty at once, each with its own answer; a stream that waits lets others run, and is cancelled by one of them."""
+    """Forty calls at once, each with its own answer; a stream that waits lets others run, and is cancelled by one of them."""
     pytest.importorskip("gevent")
     with Hypercorn() as server:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Many streams over one HTTP/2 connection: nothing is held back, and none harms another."""
+"""Many streams over one HTTP/2 connection: nothing is held back, and no stream harms another."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ CANCEL = int(ErrorCodes.CANCEL)
 
 @pytest.mark.parametrize("count", [1, 50])
 def test_events_before_silence_given_out(count):
-    """Five events and then nothing, on each of the streams: all five are there."""
+    """Five events and then silence, on each stream: all five are returned."""
     words = [f"w{number} " for number in range(5)]
 
     async def script(request):
@@ -67,14 +67,14 @@ def test_events_before_silence_given_out(count):
                 return found + [chunk.content for chunk in stream]
 
         with running(*[lambda number=number: read(number) for number in range(count)]) as results:
-            ready.wait(PATIENCE)  # everybody has five, and the servers are silent
+            ready.wait(PATIENCE)  # every stream has its five, and the server is silent
             server.release()
         assert results == [[*words, ""]] * count
         assert server.connections == 1
 
 
 def test_event_precedes_next_send():
-    """Every event comes before the next is sent, whatever frames it is cut into: the server waits for the reader."""
+    """Every event is returned before the next is sent, whatever its frames: the server waits for the reader."""
     given: list[asyncio.Event] = []
 
     async def script(request):
@@ -96,7 +96,7 @@ def test_event_precedes_next_send():
 
 
 def test_event_awaits_no_other_stream():
-    """Of fifty, one is served at a time; its reader has it before the next is."""
+    """Of fifty streams one is served at a time; its reader has the event before the next is served."""
 
     async def script(request):
         await begin(request)
@@ -135,7 +135,7 @@ def test_event_awaits_no_other_stream():
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
 def test_cut_into_frames_is_irrelevant(size):
-    """A frame for each byte, or one for many events; empty and padded ones between."""
+    """A frame per byte, or one for many events, with empty and padded ones between: the events are the same."""
 
     async def script(request):
         await request.whole()
@@ -155,7 +155,7 @@ def test_cut_into_frames_is_irrelevant(size):
 
 
 def test_fifty_streams_share_one_connection():
-    """All open at once, also when they are the first calls of all."""
+    """Fifty streams are open at once on one connection, even as the first calls of all."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         streams = in_threads(50, lambda number: provider.generate_stream(f"x{number}"))
         assert [next(stream).content for stream in streams] == ["one"] * 50
@@ -167,14 +167,14 @@ def test_fifty_streams_share_one_connection():
 
 @pytest.mark.parametrize("limit", [1, 8])
 def test_excess_streams_are_all_answered(limit):
-    """They wait, or go over another connection; the limit is kept to on each."""
+    """Streams above the limit wait, or use another connection; the limit of each is respected."""
     settings = {SettingCodes.MAX_CONCURRENT_STREAMS: limit}
 
     async def script(request):
         await request.whole()
         peers = request.peer.server.peers
         while prompt_of(request) != "still there?" and max(peer.most for peer in peers) < limit:  # noqa: ASYNC110 - a few rounds
-            await asyncio.sleep(0.001)  # nobody is answered before as many were open at once as may be
+            await asyncio.sleep(0.001)  # no answer before as many are open as are allowed
         await answer(request)
 
     with Http2Server(script, settings=settings) as server, provider_on(server) as provider:
@@ -187,7 +187,7 @@ def test_excess_streams_are_all_answered(limit):
 
 
 def test_open_streams_lock_none_out():
-    """As many as the server allows are open and silent; more calls are answered."""
+    """As many streams as the server allows are open and silent; more calls are answered."""
     settings = {SettingCodes.MAX_CONCURRENT_STREAMS: 5}
     with Http2Server(held(), settings=settings) as server, provider_on(server) as provider:
         streams = [provider.generate_stream(f"x{number}") for number in range(5)]
@@ -199,7 +199,7 @@ def test_open_streams_lock_none_out():
 
 
 def test_answers_come_in_any_order():
-    """The last asked is answered first; each gets its own."""
+    """The last request is answered first; each call gets its own answer."""
     turn: dict[int, asyncio.Event] = {number: asyncio.Event() for number in range(20)}
 
     async def script(request):
@@ -222,7 +222,7 @@ def test_answers_come_in_any_order():
 
 
 def test_many_calls_keep_one_connection(full):
-    """Hundreds of streams have been on it, thousands with ``--full``; what ends is forgotten."""
+    """After hundreds of streams, thousands with ``--full``, the connection keeps nothing of those that ended."""
     with Http2Server(answer) as server, provider_on(server) as provider:
         server.remembers = False
         for number in range(3000 if full else 400):
@@ -273,7 +273,7 @@ LEAVING = {
 
 @pytest.mark.parametrize("how", LEAVING)
 def test_leaving_one_spares_others(how):
-    """The server is told with RST_STREAM at once, for that stream only, and the others come whole over the same connection."""
+    """A stream closed early is reset at once, it alone, and the others are complete over the same connection."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         tokens = [CancelToken() for _ in range(10)]
         streams = [provider.generate_stream(f"x{number}", cancel=tokens[number]) for number in range(10)]
@@ -292,11 +292,11 @@ def test_leaving_one_spares_others(how):
 
 
 def test_forgotten_stream_is_given_up():
-    """The collector finds it: a warning, RST_STREAM, and the others go on."""
+    """The finalizer of a forgotten stream warns and sends RST_STREAM, and the others go on."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         streams = [provider.generate_stream(f"x{number}") for number in range(3)]
         assert [next(stream).content for stream in streams] == ["one"] * 3
-        with pytest.warns(ResourceWarning, match="unclosed <ResponseStream"):  # noqa: PT031 - it comes of one of the two
+        with pytest.warns(ResourceWarning, match="unclosed <ResponseStream"):  # noqa: PT031 - from one of the two
             del streams[1]
             gc.collect()
         assert server.wait(lambda: [code for _, code in server.resets] == [CANCEL])
@@ -309,7 +309,7 @@ def test_forgotten_stream_is_given_up():
 
 @pytest.mark.parametrize("limit", ["idle", "first_token", "total"])
 def test_one_timeout_spares_others(limit):
-    """In time, although others wait on the same connection, and although events for those keep coming."""
+    """A stream times out on time although others wait on the same connection, and events for those keep coming."""
 
     async def script(request):
         await request.whole()
@@ -325,7 +325,7 @@ def test_one_timeout_spares_others(limit):
             await asyncio.sleep(0.005)
         await end(request, "!")
 
-    # The total begins before the request is sent, and is not to end before that.
+    # The total deadline starts before the request is sent, and must not pass before that.
     limits = {"idle": Timeouts(idle=0.3), "first_token": Timeouts(first_token=0.3), "total": Timeouts(total=2.5)}
     least = 2.5 if limit == "total" else 0.3
     expected = {"idle": e.StreamIdleTimeoutError, "first_token": e.ReadTimeoutError, "total": e.DeadlineExceededError}
@@ -349,7 +349,7 @@ def test_one_timeout_spares_others(limit):
 
 
 def test_timeout_before_head_frees_stream():
-    """A timeout before the head gives the stream up, of a plain call, too."""
+    """A timeout before the head resets the stream, of a plain call as well."""
 
     async def script(request):
         await request.whole()
@@ -370,7 +370,7 @@ def test_timeout_before_head_frees_stream():
 
 
 def test_cancels_before_head_spare_others():
-    """Half of forty plain calls that wait are cancelled; those raise soon, the others are answered."""
+    """Half of forty waiting plain calls are cancelled: they raise soon, the others are answered."""
 
     async def script(request):
         await request.whole()
@@ -399,7 +399,7 @@ def test_cancels_before_head_spare_others():
 
 
 def test_failures_spare_others():
-    """Failures of some leave the others: of fifty streams every second one is reset by the server."""
+    """The server resets every second one of fifty streams: the others are complete."""
 
     async def script(request):
         await begin(request, "one")
@@ -422,7 +422,7 @@ def test_failures_spare_others():
             else:
                 assert result == "one two"
         assert server.connections == 1
-        assert server.resets == []  # what the server has given up needs no word from the client
+        assert server.resets == []  # the client need not reset what the server has reset
         assert idle(provider)
 
 
@@ -430,7 +430,7 @@ def test_failures_spare_others():
 
 
 class Relay:
-    """Forwards connections to a port, but for the first, which gets no word."""
+    """Forwards connections to a port, except the first, which stays silent."""
 
     def __init__(self, port):
         self.target = port
@@ -470,7 +470,7 @@ class Relay:
 
 
 def test_cancelled_opener_spares_waiters():
-    """The first of ten calls makes the handshake; it is cancelled in the middle of it, and the nine are answered."""
+    """The first of ten calls makes the handshake and is cancelled in the middle; the other nine are answered."""
     token = CancelToken()
     with Http2Server(answer) as server, contextlib.closing(Relay(server.port)) as relay:
         with provider_on(f"https://localhost:{relay.port}") as provider:
@@ -487,7 +487,7 @@ def test_cancelled_opener_spares_waiters():
 
 
 def test_failed_connect_fails_all_waiters():
-    """A connection that cannot be made fails each waiter with its own error, in time; nothing was sent."""
+    """A connection that cannot be made fails each waiter with its own error, in time; not sent."""
     with full_backlog() as port, provider_on(f"https://127.0.0.1:{port}", timeout=Timeouts(connect=0.4)) as provider:
         started = time.monotonic()
         errors = in_threads(40, lambda number: attempt(lambda: provider.generate(f"x{number}")))
@@ -499,7 +499,7 @@ def test_failed_connect_fails_all_waiters():
 
 
 def test_connection_waiter_may_leave_alone():
-    """A cancel and a time limit of one who waits for the handshake that another makes end that wait only."""
+    """A cancel or time limit of a call that waits for another one's handshake ends that wait only."""
     with full_backlog() as port, provider_on(f"https://127.0.0.1:{port}") as provider:
         token, leaders = CancelToken(), CancelToken()
         pool = provider._transport.adapter.pool()
@@ -523,7 +523,7 @@ def test_connection_waiter_may_leave_alone():
 
 
 def test_slow_reader_holds_little():
-    """A slow reader holds little and stalls no other: the stream's window stops the server; later all comes."""
+    """A slow reader holds little and stalls no other: its window stops the server; later all bytes arrive."""
     sent, much = [0], []
     pieces, piece = 2000, "y" * 20_000
 
@@ -561,7 +561,7 @@ def test_slow_reader_holds_little():
 
 @pytest.mark.full
 def test_many_slow_readers_stall_nobody():
-    """Twenty streams that nobody reads: what they hold does not use up the connection's window."""
+    """Twenty unread streams: what they buffer does not use up the connection's window."""
     sent: dict[str, int] = {}
 
     async def script(request):
@@ -587,7 +587,7 @@ def test_many_slow_readers_stall_nobody():
 
 
 def test_leaving_reader_returns_its_window():
-    """What was received and not read is not lost to the connection: a hundred streams are left with much unread."""
+    """Bytes received and never read are given back to the connection's window, also after a hundred such streams."""
 
     async def script(request):
         await request.whole()
@@ -609,7 +609,7 @@ def test_leaving_reader_returns_its_window():
 
 
 def test_poll_shows_if_next_waits():
-    """A chunk, the end, an error: ready; silence: not; and data for others does not count."""
+    """poll() is true for a chunk, the end and an error, and false in silence and for data of other streams."""
     go = asyncio.Event()
 
     async def script(request):
@@ -639,7 +639,7 @@ def test_poll_shows_if_next_waits():
 
 @pytest.mark.parametrize("how", ["close", "cancel"])
 def test_fully_arrived_answer_stays_whole(how):
-    """Left after its first chunk, with the rest there: it is accounted for as what it is, and the server hears no RST_STREAM."""
+    """A stream closed after its first chunk, with the rest received: it is settled as complete, and the server gets no RST_STREAM."""
 
     async def script(request):
         await request.whole()
@@ -649,7 +649,7 @@ def test_fully_arrived_answer_stays_whole(how):
     with Http2Server(script) as server, provider_on(server) as provider:
         with provider.generate_stream("x") as stream:
             assert next(stream).content == "a"
-            assert stream._events is not None  # the rest came with it, or the test says nothing
+            assert stream._events is not None  # the rest came with it, otherwise the test proves nothing
             if how == "cancel":
                 stream.cancel()
                 assert [chunk.content for chunk in stream] == ["b", "c", ""]
@@ -662,7 +662,7 @@ def test_fully_arrived_answer_stays_whole(how):
 
 @pytest.mark.parametrize("held_lock", ["connection", "pool"])
 def test_stream_collected_inside_connection_locks(held_lock):
-    """The finalizer waits for none; the server is told by whoever lets go of it."""
+    """The finalizer waits for no lock; the holder resets the stream after releasing."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         bystander = provider.generate_stream("x")
         stream = provider.generate_stream("y")
@@ -685,7 +685,7 @@ def test_stream_collected_inside_connection_locks(held_lock):
                 assert done.wait(PATIENCE)
         finally:
             gc.enable()
-        assert alive(provider)  # whoever holds the lock next does what was left
+        assert alive(provider)  # the next holder of the lock applies the posted change
         assert server.wait(lambda: len(server.resets) == 1)
         server.release()
         assert bystander.collect().content == "one two"
@@ -696,7 +696,7 @@ def test_stream_collected_inside_connection_locks(held_lock):
 
 
 def test_complete_stream_is_not_reset():
-    """Read to its end, in every way: the server hears no RST_STREAM."""
+    """A stream read to its end, in any way, is not reset."""
     with Http2Server(answer) as server, provider_on(server) as provider:
         for _ in range(20):
             assert provider.generate_stream("x").collect().content == "x"
@@ -708,7 +708,7 @@ def test_complete_stream_is_not_reset():
 
 
 def test_open_body_delays_nothing():
-    """A body held open after the end mark delays nothing: the answer is whole, the connection serves on."""
+    """A body left open after the end mark delays nothing: the answer is complete, the connection goes on."""
 
     async def script(request):
         await begin(request, "one")
@@ -725,7 +725,7 @@ def test_open_body_delays_nothing():
 
 
 def test_missing_finish_reason_means_interrupted():
-    """END_STREAM says that the body has ended, not that the answer is whole; the connection serves on."""
+    """END_STREAM ends the body, but does not complete an answer without a finish reason; the connection goes on."""
 
     async def script(request):
         await request.whole()
@@ -745,7 +745,7 @@ def test_missing_finish_reason_means_interrupted():
 
 
 def test_first_chunk_failure_repeats_unseen():
-    """A failure before the first chunk is repeated unseen, on the same connection."""
+    """A failure before the first chunk is retried unseen, on the same connection."""
     tries = [0]
 
     async def script(request):
@@ -764,10 +764,10 @@ def test_first_chunk_failure_repeats_unseen():
 
 
 def test_head_with_end_is_seen():
-    """A head that comes with its end between two looks is seen, though another thread puts both there."""
+    """A head that another thread stores together with its end, between two checks, is not missed."""
 
     class Slipping:
-        """Has no head when it is asked for, and both a head and an end right after."""
+        """Has no head at the first check, and both a head and an end right after."""
 
         sent = sent_noted = True
         head_noted = ended = False

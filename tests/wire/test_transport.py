@@ -1,4 +1,4 @@
-"""The transport over plain sockets: kept connections, what goes out, proxies, the cap, threads, forks."""
+"""The transport over plain sockets: kept connections, requests as sent, proxies, the cap, threads, forks."""
 
 # ruff: noqa: SIM117 - server outside, client inside: a line for each reads better
 
@@ -70,7 +70,7 @@ from groq_provider.transport.session import SessionTransport
 
 
 def test_sequential_calls_share_one_connection():
-    """Twenty calls, one after the other: one connection."""
+    """Twenty sequential calls use one connection."""
     with serving(echo) as server, transport_to(server.url) as transport:
         for number in range(20):
             assert fetch(transport, b"%d" % number) == b"%d" % number
@@ -78,7 +78,7 @@ def test_sequential_calls_share_one_connection():
 
 
 def test_parallel_calls_need_few_connections():
-    """Eight threads with twenty calls each: at most eight connections, no crossed answer."""
+    """Eight threads with twenty calls each use at most eight connections; no answer is crossed."""
     with serving(echo) as server, transport_to(server.url) as transport:
 
         def work(number):
@@ -90,7 +90,7 @@ def test_parallel_calls_need_few_connections():
 
 
 def test_sixty_four_threads_stay_apart():
-    """64 threads x 50 requests: none crossed, at most 64 connections."""
+    """64 threads with 50 requests each: no answer is crossed, at most 64 connections."""
     with serving(echo) as server, transport_to(server.url) as transport:
 
         def work(number):
@@ -141,7 +141,7 @@ def test_sockets_use_nodelay_and_keepalive():
 
 
 def test_idle_closed_connection_is_replaced():
-    """The server closes between two calls: the second goes out on a new connection, without a resend."""
+    """If the server closes between two calls, the second uses a new connection, without a resend."""
     closed = threading.Event()
 
     def handler(sock, server):
@@ -161,7 +161,7 @@ def test_idle_closed_connection_is_replaced():
 
 @pytest.mark.parametrize("end", [socket.socket.close, reset], ids=["fin", "rst"])
 def test_stale_connection_resends_once(end):
-    """The server closes as the second request arrives: one resend, counted."""
+    """If the server closes as the second request arrives, it is sent again once, and counted."""
     with serving(closes_second(end)) as server, transport_to(server.url) as transport:
         fetch(transport)
         scope = new_scope()
@@ -172,7 +172,7 @@ def test_stale_connection_resends_once(end):
 
 @pytest.mark.parametrize("end", [socket.socket.close, reset], ids=["fin", "rst"])
 def test_fresh_connection_never_resends(end):
-    """A connection that breaks at its first request is the retry policy's business."""
+    """A new connection that breaks at its first request is left to the retry policy."""
     with serving(once(end=end)) as server, transport_to(server.url) as transport:
         scope = new_scope()
         with pytest.raises(APIConnectionError) as caught:
@@ -181,7 +181,7 @@ def test_fresh_connection_never_resends(end):
 
 
 def test_begun_answer_is_not_resent():
-    """A request is not sent again after a byte of the answer: what follows is an error."""
+    """A request is not sent again after a byte of the answer: a break then is an error."""
 
     def handler(sock, server):
         server.read(sock)
@@ -199,7 +199,7 @@ def test_begun_answer_is_not_resent():
 
 
 def test_request_resends_only_once():
-    """The second connection breaks too: an error, of unknown fate."""
+    """If the second connection breaks too, the error says that sending is uncertain."""
 
     def handler(sock, server):
         server.read(sock)
@@ -216,7 +216,7 @@ def test_request_resends_only_once():
 
 
 def test_failed_resend_has_unknown_fate(monkeypatch):
-    """The first copy may have been read, so that sent is unknown, not False."""
+    """The first copy may have been read, so ``sent`` is unknown, not False."""
     with serving(closes_second(socket.socket.close)) as server, transport_to(server.url) as transport:
         fetch(transport)
 
@@ -230,7 +230,7 @@ def test_failed_resend_has_unknown_fate(monkeypatch):
 
 
 def test_resend_has_own_connect_limit():
-    """The stale connection was noticed after the limit for connecting: the resend connects all the same."""
+    """A stale connection is noticed after the limit for connecting: the resend has its own limit."""
     clock = ShiftedClock()
 
     def handler(sock, server):
@@ -251,7 +251,7 @@ def test_resend_has_own_connect_limit():
 
 
 def test_foreign_process_connection_stays_unused(monkeypatch):
-    """A connection stamped with another process id is let go of without a word to the peer."""
+    """A connection of another process is dropped without sending anything to the peer."""
     with serving(echo) as server, transport_to(server.url) as transport:
         fetch(transport)
         (conn,) = [conn for conn in transport.adapter.pool().pool.queue if conn is not None]
@@ -273,7 +273,7 @@ def test_close_header_drops_connection():
 
 
 def test_warm_up_only_opens_connections():
-    """Five opened ahead, five calls at once: five connections in all."""
+    """Five connections opened ahead, five calls at once: five connections in all."""
     gate = threading.Barrier(5)
 
     def handler(sock, server):
@@ -292,7 +292,7 @@ def test_warm_up_only_opens_connections():
 
 
 def test_warm_up_counts_failed_openings():
-    """Nobody listens: none is ready, no error."""
+    """With no listener, no connection is ready, and no error is raised."""
     with refusing_port() as port, transport_to(f"http://127.0.0.1:{port}") as transport:
         assert transport.warm_up(3) == 0
 
@@ -301,7 +301,7 @@ def test_warm_up_ends_on_time():
     """A warm-up ends at its time limit whatever the number: one limit for all, not one for each batch."""
     with full_backlog() as port, transport_to(f"http://127.0.0.1:{port}") as transport:
         started = time.monotonic()
-        assert transport.warm_up(100, timeout=0.5) == 0  # one limit for each batch would be 13 of them
+        assert transport.warm_up(100, timeout=0.5) == 0  # with the limit per batch there would be 13 of them
         assert time.monotonic() - started < PATIENCE / 4
 
 
@@ -322,7 +322,7 @@ def sent_headers(headers=None, *, usual=None, **settings):
 
 
 def test_own_headers_are_sent():
-    """User-Agent names us, nothing is compressed, the body is JSON."""
+    """The request names us in User-Agent, asks for no compression, and has a JSON body."""
     request = sent_headers(api_key=KEY)
     assert request.headers["user-agent"].startswith("groq_provider/")
     assert request.headers["accept-encoding"] == "identity"
@@ -334,7 +334,7 @@ def test_own_headers_are_sent():
 
 @pytest.mark.parametrize("entry", ["machine 127.0.0.1 login a password b", "default login a password b"])
 def test_netrc_never_replaces_the_key(tmp_path, monkeypatch, entry):
-    """requests would put a netrc entry in the place of the bearer key."""
+    """requests would replace the bearer key by a netrc entry."""
     netrc = tmp_path / "netrc"
     netrc.write_text(entry + "\n")
     monkeypatch.setenv("NETRC", str(netrc))
@@ -346,7 +346,7 @@ def test_netrc_never_replaces_the_key(tmp_path, monkeypatch, entry):
 @pytest.mark.parametrize("name", ["Authorization", "authorization", "AUTHORIZATION"])
 @pytest.mark.parametrize("where", ["construction", "request"])
 def test_user_headers_cannot_replace_key(name, where):
-    """One Authorization header goes out, ours, whatever the spelling."""
+    """One Authorization header is sent, ours, whatever the spelling."""
     given = {name: "Bearer other"}
     request = sent_headers(given, api_key=KEY) if where == "request" else sent_headers(api_key=KEY, usual=given)
     assert [value for value in request.lines if value.lower().startswith("authorization")] == [
@@ -355,7 +355,7 @@ def test_user_headers_cannot_replace_key(name, where):
 
 
 def test_user_headers_replace_defaults():
-    """Given at the request beats given at construction beats ours; each goes out once."""
+    """Headers of the call beat those of the constructor, which beat ours; each is sent once."""
     with (
         serving(always(OK)) as server,
         transport_to(server.url, headers={"user-agent": "mine", "X-One": "a"}) as transport,
@@ -369,7 +369,7 @@ def test_user_headers_replace_defaults():
 
 
 def test_keyless_user_may_authorize():
-    """The user may authorize where there is no key (api_key=None): the user's own header goes out."""
+    """Without a key (api_key=None) the user's own Authorization header is sent."""
     assert sent_headers({"Authorization": "Basic x"}).headers["authorization"] == "Basic x"
 
 
@@ -383,14 +383,14 @@ def test_bodyless_request_lacks_content_headers():
 
 
 def test_paths_stand_under_base_prefix():
-    """Paths stand under the prefix of the base URL: https://host/openai/v1 + /models."""
+    """Paths are appended to the prefix of the base URL: https://host/openai/v1 + /models."""
     with serving(always(OK)) as server, transport_to(server.url + "/openai/v1/") as transport:
         fetch(transport, path="/models")
         assert server.requests[0].target == "/openai/v1/models"
 
 
 def test_cookies_are_never_sent_back():
-    """The edge sets __cf_bm on each answer."""
+    """The service's edge sets __cf_bm on each answer; we send no cookie back."""
     given = answer(b"{}", "Set-Cookie: __cf_bm=abc; path=/")
     with serving(always(given)) as server, transport_to(server.url) as transport:
         response = send(transport)
@@ -403,7 +403,7 @@ def test_cookies_are_never_sent_back():
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
 def test_redirects_are_not_followed(status):
-    """The answer is returned as it is; nobody else gets the key."""
+    """A redirect is returned unchanged; no other host gets the key."""
     with serving(always(OK)) as other:
         moved = answer(b"", f"Location: {other.url}/stolen", status=status)
         with serving(always(moved)) as server, transport_to(server.url, api_key=KEY) as transport:
@@ -416,7 +416,7 @@ def test_redirects_are_not_followed(status):
 
 @pytest.mark.parametrize("value", ["a\nb", "a\r\nX: y", "\u20ac"], ids=["lf", "crlf", "not-latin-1"])
 def test_bad_header_values_stay_unsent(value):
-    """Refused before a byte leaves, without the value in the message."""
+    """A bad value is refused before a byte is sent, and is not in the message."""
     with serving(always(OK)) as server, transport_to(server.url) as transport:
         with pytest.raises(ConfigurationError) as caught:
             send(transport, headers={"X-Bad": value})
@@ -430,7 +430,7 @@ def test_bad_header_values_stay_unsent(value):
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
 def test_environment_proxies_are_used(monkeypatch, name):
-    """A plain request goes to the proxy with its whole URL."""
+    """A plain request goes to the environment's proxy, with its whole URL."""
     with serving(echo) as server, serving(proxy_handler("me:secret")) as proxy:
         monkeypatch.setenv(name, f"http://me:secret@127.0.0.1:{proxy.port}")
         with transport_to(server.url, api_key=KEY) as transport:
@@ -442,7 +442,7 @@ def test_environment_proxies_are_used(monkeypatch, name):
 
 @pytest.mark.parametrize("value", ["127.0.0.1", "*", "127.0.0.0/8"])
 def test_no_proxy_is_respected(monkeypatch, value):
-    """The request goes straight to its host."""
+    """With NO_PROXY the request goes straight to its host."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", value)
     with serving(echo) as server, transport_to(server.url) as transport:
@@ -450,7 +450,7 @@ def test_no_proxy_is_respected(monkeypatch, value):
 
 
 def test_explicit_proxies_beat_the_environment(monkeypatch):
-    """As given to the constructor."""
+    """Proxies of the constructor beat those of the environment."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     with serving(echo) as server, serving(proxy_handler()) as proxy:
         with transport_to(server.url, proxies={"http": f"http://127.0.0.1:{proxy.port}"}) as transport:
@@ -459,7 +459,7 @@ def test_explicit_proxies_beat_the_environment(monkeypatch):
 
 
 def test_untrusting_session_ignores_environment(monkeypatch):
-    """A session without trust_env ignores the environment: session.trust_env = False is taken at its word."""
+    """A session with ``trust_env = False`` ignores the environment."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     with serving(echo) as server, requests.Session() as session:
         session.trust_env = False
@@ -473,13 +473,13 @@ def test_untrusting_session_ignores_environment(monkeypatch):
     ids=["socks", "ftp", "no-host"],
 )
 def test_unusable_proxies_refused_at_construction(url, says):
-    """Nothing is sent past a proxy that was asked for."""
+    """A proxy that cannot be used is refused; nothing is sent past it."""
     with pytest.raises(ConfigurationError, match=says):
         SessionTransport("http://127.0.0.1:1", clock=SystemClock(), proxies={"http": url})
 
 
 def test_unreachable_proxy_is_proxy_error():
-    """Not sent; worth a retry."""
+    """An unreachable proxy: not sent; retryable."""
     with refusing_port() as port:
         proxies = {"http": f"http://u:pw-canary@127.0.0.1:{port}"}
         with transport_to("http://127.0.0.1:9", proxies=proxies) as transport:
@@ -514,7 +514,7 @@ def test_session_settings_are_read_once():
 
 
 def test_callers_session_gets_no_adapter():
-    """The session is as it was while the transport lives and after; its own requests go where they are sent, by its own adapters."""
+    """The caller's session stays unchanged; its own requests are sent by its own adapters."""
     with serving(echo) as server, requests.Session() as session:
         before = dict(session.adapters)
         with transport_to(server.url, session=session) as transport:
@@ -527,7 +527,7 @@ def test_callers_session_gets_no_adapter():
 
 @pytest.mark.parametrize("base", ["http://host.test:1888", "http://host.test", "https://host.test:1888"])
 def test_longer_port_is_not_ours(base):
-    """A URL whose port, or host, only begins as ours does is another server's: no adapter of ours may be given its requests."""
+    """A URL with a port, or a host, that only begins like ours belongs to another server: our adapter must not get its requests."""
     with requests.Session() as session, transport_to(base, session=session) as transport:
         for each in (session, transport.session):
             for other in (f"{base}8/x", f"{base}.other.test/x"):
@@ -535,7 +535,7 @@ def test_longer_port_is_not_ours(base):
 
 
 def test_requests_of_others_pass_adapter():
-    """Our own session is an escape hatch: its calls work, time limits included."""
+    """Requests on our own session work, time limits included."""
     with serving(once()) as server, transport_to(server.url) as transport:
         with pytest.raises(requests.ConnectionError):
             transport.session.post(server.url + "/own", data=b"abc", timeout=PATIENCE)
@@ -549,7 +549,7 @@ def test_requests_of_others_pass_adapter():
 
 @pytest.mark.parametrize("verify", [False, 0, ""])
 def test_unverified_session_is_refused(verify):
-    """verify=False is not an option here."""
+    """``verify = False`` is refused."""
     with requests.Session() as session:
         session.verify = verify
         with pytest.raises(ConfigurationError, match="verify"):
@@ -557,7 +557,7 @@ def test_unverified_session_is_refused(verify):
 
 
 def test_non_session_is_refused():
-    """An object that is not a session is a clear error instead of an AttributeError later."""
+    """An object that is not a session raises a clear error instead of an AttributeError later."""
     with pytest.raises(ConfigurationError, match=r"requests\.Session, not dict"):
         SessionTransport("http://127.0.0.1:9", clock=SystemClock(), session={})
 
@@ -599,7 +599,7 @@ BASE = "http://mocked.test/openai/v1"
 
 @responses.activate
 def test_mocked_json_is_returned():
-    """adapter.send is not overridden, so that `responses` works, matchers and recorded calls included."""
+    """``adapter.send`` is not overridden, so the ``responses`` library works, with matchers and recorded calls."""
     responses.post(
         BASE + "/x",
         json={"a": 1},
@@ -622,7 +622,7 @@ def test_mocked_json_is_returned():
 
 @responses.activate
 def test_mocked_answer_looks_like_requests():
-    """A mocked answer serves as requests' own, with .json(), .content and .ok."""
+    """A mocked answer works like one of requests, with .json(), .content and .ok."""
     responses.post(BASE + "/x", json={"a": 1}, status=201)
     with transport_to(BASE) as transport:
         response = send(transport)
@@ -633,7 +633,7 @@ def test_mocked_answer_looks_like_requests():
 
 @responses.activate
 def test_mocked_stream_reads_by_lines():
-    """Lines, the last one without its end included."""
+    """A mocked stream is read by lines, including a last line without its end."""
     responses.post(BASE + "/x", body=b"data: 1\n\ndata: 2\r\n\r\ndata: [DONE]", content_type="text/event-stream")
     with transport_to(BASE) as transport:
         response = send(transport)
@@ -656,7 +656,7 @@ def test_mocked_stream_reads_by_lines():
 )
 @responses.activate
 def test_mocked_exceptions_are_ours(raised, wanted):
-    """Each becomes our error."""
+    """Each mocked exception becomes one of ours."""
     responses.post(BASE + "/x", body=raised)
     with transport_to(BASE) as transport, pytest.raises(wanted) as caught:
         send(transport)
@@ -665,7 +665,7 @@ def test_mocked_exceptions_are_ours(raised, wanted):
 
 @responses.activate
 def test_cap_and_mocks_go_together():
-    """The permit comes back from a mocked answer, read or dropped."""
+    """The permit is returned after a mocked answer, read or dropped."""
     responses.post(BASE + "/x", body=b"{}")
     with transport_to(BASE, max_connections=1) as transport:
         fetch(transport)
@@ -684,7 +684,7 @@ def test_cap_and_mocks_go_together():
     ids=lambda kind: kind.__name__,
 )
 def test_handled_exception_stays_apart(handled):
-    """A call made in an ``except`` block fails for its own reason, and leaves the other exception as it is."""
+    """A call made in an ``except`` block fails for its own reason, and does not touch the handled exception."""
     other = handled("before")
     with serving(once()) as server, transport_to(server.url) as transport:
         try:
@@ -722,7 +722,7 @@ def test_cap_is_held():
 
 
 def test_connection_wait_ends_at_limit():
-    """Not sent, worth a retry."""
+    """A wait that is too long: not sent, retryable."""
     with serving(always(OK)) as server, transport_to(server.url, max_connections=1) as transport:
         held = send(transport)
         with pytest.raises(PoolTimeoutError, match="max_connections") as caught:
@@ -734,7 +734,7 @@ def test_connection_wait_ends_at_limit():
 
 
 def test_connection_wait_spares_connect_limit():
-    """The limit for connecting begins when the connection is free."""
+    """The limit for connecting starts when the permit is granted."""
     clock = ShiftedClock()
     with serving(always(OK)) as server, transport_to(server.url, max_connections=1, clock=clock) as transport:
         held = send(transport)
@@ -743,14 +743,14 @@ def test_connection_wait_spares_connect_limit():
         thread = threading.Thread(target=lambda: found.put(fetch(transport, scope=scope)))
         thread.start()
         wait_for(lambda: transport._permits._waiters)
-        clock.ahead = 100  # past the idle age, too: a new connection is needed
+        clock.ahead = 100  # past the idle age, too, so that a new connection is needed
         held.read_body(LIMIT)
         thread.join(PATIENCE)
         assert found.get(timeout=PATIENCE) == b"{}"
 
 
 def test_waiters_are_served_in_order():
-    """First come, first served."""
+    """Permits are granted in the order of arrival."""
     permits, order = ConnectionLimiter(1), []
     first = permits.acquire(new_scope(), None)
 
@@ -772,7 +772,7 @@ def test_waiters_are_served_in_order():
 
 
 def test_cancel_ends_connection_wait():
-    """And the place in the queue is given up."""
+    """A cancel ends the wait and leaves the queue."""
     permits = ConnectionLimiter(1)
     held = permits.acquire(new_scope(), None)
     scope = new_scope()
@@ -794,7 +794,7 @@ def test_cancel_ends_connection_wait():
 
 
 class GrantingClock(SystemClock):
-    """A clock whose waits end with whatever is to happen at the last moment."""
+    """A clock that runs an action as the last moment of a wait, then ends it."""
 
     def __init__(self, then, result):
         self.then, self.result = then, result
@@ -807,7 +807,7 @@ class GrantingClock(SystemClock):
 
 
 def test_last_moment_permit_counts():
-    """Timed out and granted at once: we have it, and only we."""
+    """Timed out and granted at once: the permit belongs to this call alone."""
     permits = ConnectionLimiter(1)
     held = permits.acquire(new_scope(), None)
     scope = new_scope()
@@ -819,7 +819,7 @@ def test_last_moment_permit_counts():
 
 
 def test_cancelled_waiters_permit_goes_on():
-    """Cancelled and granted at once: the next in the queue gets it."""
+    """Cancelled and granted at once: the next in the queue gets the permit."""
     permits = ConnectionLimiter(1)
     held = permits.acquire(new_scope(), None)
     scope = new_scope()
@@ -831,7 +831,7 @@ def test_cancelled_waiters_permit_goes_on():
 
 @pytest.mark.parametrize("granted", [True, False])
 def test_interrupt_loses_no_permit(granted):
-    """Ctrl-C while waiting loses no permit."""
+    """Ctrl-C during the wait loses no permit."""
     permits = ConnectionLimiter(1)
     held = permits.acquire(new_scope(), None)
     scope = new_scope()
@@ -857,7 +857,7 @@ def test_permit_returned_inside_lock_survives():
 
 @pytest.mark.parametrize("ending", ["read", "close", "abandon", "drop", "drain", "cancel", "too-large"])
 def test_every_path_returns_permit_once(ending):
-    """Whatever ends the answer, the cap is whole again."""
+    """However an answer ends, its permit is returned once."""
     whole = answer(b"x" * 100_000)
     handler = hanging(whole[:-1]) if ending == "cancel" else always(whole)
     with serving(handler) as server, transport_to(server.url, max_connections=2) as transport:
@@ -889,7 +889,7 @@ def test_every_path_returns_permit_once(ending):
 
 
 def test_failed_sending_returns_permit():
-    """A permit is given back when sending fails: refused, or cancelled before."""
+    """A permit is returned if sending fails: refused, or cancelled before."""
     with transport_to("http://127.0.0.1:9", max_connections=1) as transport:
         with pytest.raises(APIConnectionError):
             send(transport)
@@ -905,7 +905,7 @@ def test_failed_sending_returns_permit():
 
 @pytest.mark.parametrize("how", ["drop", "abandon", "close"])
 def test_unread_answer_leaves_no_socket(how):
-    """The server sees the end of the connection."""
+    """An unread answer closes its connection: the server sees its end."""
 
     def handler(sock, server):
         server.read(sock)
@@ -924,7 +924,7 @@ def test_unread_answer_leaves_no_socket(how):
 
 
 def test_use_after_close_is_refused():
-    """send() and warm_up(); close() may be repeated."""
+    """send() and warm_up() raise after close(); close() may be repeated."""
     with serving(always(OK)) as server, transport_to(server.url) as transport:
         fetch(transport)
         transport.close()
@@ -986,14 +986,14 @@ def test_late_returning_connection_is_closed():
 
 
 def test_racing_put_back_is_closed():
-    """A connection put back while the pool closes is closed: the pool was emptied between the look and the put."""
+    """A connection returned while the pool closes is closed, even after the pool was emptied."""
     with serving(always(OK)) as server, transport_to(server.url) as transport:
         response = send(transport)
         conn, pool = connection_of(response), transport.adapter.pool()
 
         class Racing(queue.LifoQueue):
             def put(self, item, block=True, timeout=None):
-                pool.pool = None  # what close() does, after it has emptied the queue
+                pool.pool = None  # as close() does after it has emptied the queue
                 super().put(item, block, timeout)
 
         pool.pool = Racing()
@@ -1014,7 +1014,7 @@ def test_warm_up_during_close_refused():
 
 @needs_fork
 def test_fork_shares_no_connection():
-    """A warm pool, a fork, both send: every answer is the sender's own, and the parent's connection serves on."""
+    """With kept connections, parent and child both send after a fork: every answer is the sender's own, and the parent's connection goes on."""
     with serving(echo) as server, transport_to(server.url) as transport:
         transport.warm_up(2)
         wait_for(lambda: server.connections == 2)
@@ -1031,7 +1031,7 @@ def test_fork_shares_no_connection():
 
 @needs_fork
 def test_child_starts_with_free_cap():
-    """Slots of the parent's threads, and locks they hold, do not bind the child."""
+    """Permits and locks of the parent's threads do not bind the child."""
     with serving(echo) as server, transport_to(server.url, max_connections=1) as transport:
         held = send(transport, b"held")
         with transport._permits._lock, transport.adapter._pool_lock, transport.adapter.pool().pool.mutex:
@@ -1049,7 +1049,7 @@ def test_child_starts_with_free_cap():
 
 @needs_fork
 def test_child_avoids_connection_in_use():
-    """The child puts it back into its pool; its process id gives it away."""
+    """The child returns it to its pool; the process id shows that it is the parent's."""
     with serving(echo) as server, transport_to(server.url) as transport:
         held = send(transport, b"held")
 
@@ -1064,14 +1064,14 @@ def test_child_avoids_connection_in_use():
 
 
 def test_secrets_do_not_show():
-    """In the repr of headers."""
+    """Secrets are hidden in the repr of headers."""
     header = session_module.SecretHeader("x")
     assert repr(header) == "'****'"
     assert header == "x"
 
 
 def test_call_headers_stay_its_own():
-    """Those that cannot change are merged once, those of a caller anew each time; none is left to the next call."""
+    """Constant headers are merged once, a caller's own each time; no header leaks into the next call."""
     constant, own = MappingProxyType({"Accept": "text/event-stream", "X-Kind": "constant"}), {"X-Kind": "first"}
     with serving(always(OK)) as server, transport_to(server.url, headers={"X-Base": "b"}) as transport:
         for headers in (constant, own, constant, None):
@@ -1104,7 +1104,7 @@ def test_call_headers_stay_its_own():
     ],
 )
 def test_foreign_leftovers_reach_no_call(first):
-    """A session's own request may end on a connection that must not serve again; urllib3 gives it back without looking."""
+    """A session's own request may end on a connection that must not be reused; urllib3 returns it unchecked."""
     answers = iter([first, answer(b"ours"), answer(b"ours")])
 
     def handler(sock, server):
@@ -1118,7 +1118,7 @@ def test_foreign_leftovers_reach_no_call(first):
 
 
 def test_foreign_headers_may_be_bytes():
-    """Headers of others may be bytes: requests allows it."""
+    """Headers of foreign requests may be bytes: requests allows it."""
     with (
         serving(lambda sock, server: (server.read(sock), sock.sendall(OK))) as other,
         transport_to(other.url) as transport,

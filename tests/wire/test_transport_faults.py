@@ -1,4 +1,4 @@
-"""The transport against peers that break the rules: framing, limits, cancels, and what the errors say and hide."""
+"""The transport with peers that violate HTTP: framing, limits, cancels, and the contents of errors."""
 
 # ruff: noqa: SIM117 - server outside, client inside: a line for each reads better
 
@@ -95,7 +95,7 @@ def flood_of_continue(sock, server):
 )
 @pytest.mark.parametrize("limit", ["total", "after_send"])
 def test_slow_answers_end_at_limit(handler, limit):
-    """A slow answer ends at the limit, whatever trickles in, whichever limit it is."""
+    """A slow answer ends at the limit, however its bytes trickle in, for each limit."""
     with serving(handler) as server, transport_to(server.url) as transport:
         started = time.monotonic()
         scope = LimitFromSending(0.1) if limit == "total" else new_scope(None, after_send=0.1)
@@ -109,7 +109,7 @@ def test_slow_answers_end_at_limit(handler, limit):
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("limit", ["total", "after_send"])
 def test_unread_send_ends_at_limit(limit):
-    """A send to a peer that does not read ends at the limit: 50 MB; also without a total limit."""
+    """A send of 50 MB to a peer that does not read ends at the limit, also without a total limit."""
     with serving(lambda sock, server: server.released.wait(PATIENCE)) as server, transport_to(server.url) as transport:
         started = time.monotonic()
         scope = LimitFromSending(0.2, first=True) if limit == "total" else new_scope(None, after_send=0.2)
@@ -121,14 +121,14 @@ def test_unread_send_ends_at_limit(limit):
 
 @pytest.mark.over_http2("bridge")
 def test_large_body_arrives_whole():
-    """In pieces, as bytes and as they are."""
+    """A large body is sent in pieces; every byte arrives, unchanged."""
     body = bytes(range(256)) * 4096 + b"end"
     with serving(echo) as server, transport_to(server.url) as transport:
         assert send(transport, body).read_body(1 << 21) == body
 
 
 def test_connecting_ends_at_its_limit():
-    """A listener whose queue is full."""
+    """Connecting to a listener with a full queue ends at its limit."""
     with full_backlog() as port, transport_to(f"http://127.0.0.1:{port}") as transport:
         started = time.monotonic()
         with pytest.raises(ConnectTimeoutError) as caught:
@@ -144,7 +144,7 @@ def resolving(monkeypatch, *ports):
 
 @pytest.mark.over_http2("bridge")
 def test_dead_addresses_share_limit(monkeypatch):
-    """Fifty of them: the limit once, not fifty times."""
+    """Fifty dead addresses take the limit once, not fifty times."""
     with full_backlog() as port, transport_to("http://service.test") as transport:
         resolving(monkeypatch, *[port] * 50)
         started = time.monotonic()
@@ -154,14 +154,14 @@ def test_dead_addresses_share_limit(monkeypatch):
 
 
 def test_live_address_behind_dead_reached(monkeypatch):
-    """A live address behind a dead one is reached: the dead one takes its share of the limit only."""
+    """A live address behind a dead one is reached: the dead one gets only its share of the limit."""
     with full_backlog() as port, serving(echo) as server, transport_to("http://service.test") as transport:
         resolving(monkeypatch, port, *[9] * 40, server.port)
         assert fetch(transport, scope=new_scope(None, connect=PATIENCE / 2)) == b"{}"
 
 
 def test_refused_connection_is_not_sent():
-    """Nobody listens."""
+    """No listener: the request is not sent."""
     with refusing_port() as port, transport_to(f"http://127.0.0.1:{port}") as transport:
         with pytest.raises(APIConnectionError, match=rf"cannot reach http://127\.0\.0\.1:{port}: .*refused") as caught:
             send(transport)
@@ -170,7 +170,7 @@ def test_refused_connection_is_not_sent():
 
 @pytest.mark.over_http2("bridge")
 def test_unknown_host_is_not_sent(monkeypatch):
-    """The resolver's words."""
+    """The error has the words of the resolver."""
 
     def fail(*_args, **_kwargs):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -185,7 +185,7 @@ def test_unknown_host_is_not_sent(monkeypatch):
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("problem", [UnicodeError("label too long"), None], ids=["bad-name", "no-address"])
 def test_host_without_address_not_sent(monkeypatch, problem):
-    """Names the resolver cannot take, and empty answers."""
+    """Names that the resolver cannot take, and hosts without an address."""
 
     def found(*_args, **_kwargs):
         if problem:
@@ -202,7 +202,7 @@ def test_host_without_address_not_sent(monkeypatch, problem):
 
 
 def test_cancelled_call_is_not_sent():
-    """Cancelled before, on a fresh connection and on a kept one."""
+    """A call cancelled before is not sent, on a new connection or a kept one."""
     with serving(echo) as server, transport_to(server.url) as transport:
         for _ in range(2):
             scope = new_scope()
@@ -216,7 +216,7 @@ def test_cancelled_call_is_not_sent():
 
 
 def test_cancel_wakes_a_connect():
-    """Not sent."""
+    """A cancel wakes a connect; not sent."""
     with full_backlog() as port, transport_to(f"http://127.0.0.1:{port}") as transport:
         scope = new_scope(None)
         assert cancelled_while(transport, scope, lambda: scope._bound, lambda: send(transport, scope=scope)) is False
@@ -224,7 +224,7 @@ def test_cancel_wakes_a_connect():
 
 @pytest.mark.over_http2("bridge")
 def test_cancel_before_connect_is_noticed(monkeypatch):
-    """A cancel just before the connect is not missed, though there was nothing to shut down yet."""
+    """A cancel just before the connect is not missed, although there is nothing to shut down yet."""
     with full_backlog() as port, transport_to(f"http://127.0.0.1:{port}") as transport:
         scope = new_scope(None)
         connect = socket.socket.connect
@@ -241,7 +241,7 @@ def test_cancel_before_connect_is_noticed(monkeypatch):
 
 @pytest.mark.over_http2("bridge")
 def test_cancel_wakes_a_blocked_send():
-    """Partly sent."""
+    """A cancel wakes a blocked send; partly sent."""
     begun = threading.Event()
 
     def handler(sock, server):
@@ -281,7 +281,7 @@ def test_cancel_wakes_head_read(parts):
 )
 @pytest.mark.parametrize("reader", ["read_body", "read_lines", "drain"])
 def test_cancel_wakes_body_read(head, reader):
-    """The end that the cancel makes is not taken for the end of the answer, whatever the framing."""
+    """The end that a cancel causes is not taken for the end of the answer, whatever the framing."""
     with serving(hanging(head)) as server, transport_to(server.url) as transport:
         scope = new_scope(None)
         response = send(transport, scope=scope)
@@ -345,7 +345,7 @@ def test_cancel_spares_other_calls():
                 assert isinstance(outcome, RequestCancelledError)
                 cancelled += 1
             assert fetch(transport, b"%d" % number) == b"%d" % number
-            assert over.acquire(timeout=PATIENCE)  # a thread that is held up misses one call, not all of them
+            assert over.acquire(timeout=PATIENCE)  # a delayed thread misses one call, not all of them
         started.put(None)
         thread.join(PATIENCE)
         assert cancelled
@@ -359,7 +359,7 @@ def frame_chunked(pieces):
 
 
 def acknowledged(head, parts, end, first_lines):
-    """A handler that sends a part only once the reader has had the lines of the one before it."""
+    """Return a handler that sends each part only after the reader has the lines of the part before it."""
 
     def handler(sock, server):
         server.read(sock)
@@ -382,9 +382,9 @@ EVENTS = [b"data: %d\n\n" % number for number in range(6)]
     ("head", "parts", "end"),
     [
         (CHUNKED, [chunk(event) for event in EVENTS], b"0\r\n\r\n"),
-        # All in one chunk that comes in pieces.
+        # All in one chunk, which arrives in pieces.
         (CHUNKED, [b"%x\r\n" % len(b"".join(EVENTS)) + EVENTS[0], *EVENTS[1:]], b"\r\n0\r\n\r\n"),
-        # The end of each chunk comes with the next.
+        # The end of each chunk arrives with the next chunk.
         (CHUNKED, [chunk(EVENTS[0])[:-2], *(b"\r\n" + chunk(event)[:-2] for event in EVENTS[1:])], b"\r\n0\r\n\r\n"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(b"".join(EVENTS)), EVENTS, b""),
         (b"HTTP/1.1 200 OK\r\n\r\n", EVENTS, b""),
@@ -392,7 +392,7 @@ EVENTS = [b"data: %d\n\n" % number for number in range(6)]
     ids=["chunk-each", "one-chunk", "late-crlf", "content-length", "close-delimited"],
 )
 def test_line_never_awaits_later_byte(head, parts, end, reader, ends):
-    """The server sends the next event only when the reader has had the one before."""
+    """The server sends the next event only after the reader has the one before."""
     if ends != b"\n":
         longer = len(ends) - 1
         head = head.replace(b": 60", b": %d" % (60 + 12 * longer))
@@ -428,7 +428,7 @@ def test_line_never_awaits_later_byte(head, parts, end, reader, ends):
 
 
 def resized(part, sizes):
-    """Put the sizes of longer line ends into a chunk."""
+    """Adjust the sizes of the chunks to longer line ends."""
     for old, new in sizes.items():
         lead = b"\r\n" if part.startswith(b"\r\n" + old) else b""
         if part.startswith(lead + old):
@@ -438,7 +438,7 @@ def resized(part, sizes):
 
 @pytest.mark.over_http2("bridge")
 def test_lines_come_byte_by_byte():
-    """Each line at its last byte."""
+    """Each line is returned at its last byte."""
     had = threading.Semaphore(0)
     data = b"ab\ncd\r\n\nef\r"
 
@@ -477,7 +477,7 @@ def test_ready_waits_for_content():
         assert response.read_lines() == [b"a"]
         assert not response.ready(0.01)
         go.release()
-        assert not response.ready(0.05)  # a mere CRLF
+        assert not response.ready(0.05)  # only a CRLF
         go.release()
         assert response.ready(PATIENCE)
         assert response.read_lines() == []
@@ -496,7 +496,7 @@ def test_ready_waits_for_content():
 
 @pytest.mark.parametrize("head", [CHUNKED, b"HTTP/1.1 200 OK\r\n\r\n"], ids=["chunked", "close-delimited"])
 def test_ready_never_swallows_reset(head):
-    """The system tells of it once; whoever reads next hears of it."""
+    """The system reports a reset once; the next read raises it."""
     go = threading.Event()
 
     def handler(sock, server):
@@ -520,7 +520,7 @@ BODY = st.lists(st.sampled_from([b"a", b"data: x", b"\n", b"\r", b"\r\n", b"\n\n
 
 @pytest.mark.over_http2("bridge")
 def test_any_split_gives_same_lines():
-    """Cut into HTTP chunks anywhere, and into segments anywhere."""
+    """Cut into HTTP chunks anywhere, and into segments anywhere: the lines are the same."""
     replayed = queue.SimpleQueue()
 
     def handler(sock, server):
@@ -562,7 +562,7 @@ def reads_until_done(response):
 
 @pytest.mark.over_http2("bridge")
 def test_drained_stream_returns_connection(unhurried):
-    """The end of the body comes a moment after [DONE]."""
+    """The end of the body arrives a moment after [DONE], and the connection is returned."""
 
     def handler(sock, server):
         while server.read(sock) is not None:
@@ -582,7 +582,7 @@ def test_drained_stream_returns_connection(unhurried):
 
 @pytest.mark.over_http2("bridge")
 def test_fully_read_body_returns_connection():
-    """A body read to its end gives its connection back, chunked and by length, by lines and whole."""
+    """A body read to its end returns its connection, chunked and by length, by lines and whole."""
 
     def handler(sock, server):
         while (request := server.read(sock)) is not None:
@@ -599,7 +599,7 @@ def test_fully_read_body_returns_connection():
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("after", [b"", b": more\n" * 100_000], ids=["silence", "flood"])
 def test_drain_abandons_endless_body(after):
-    """Draining gives up when the body does not end: after 50 ms or 64 KiB the connection is dropped."""
+    """Draining stops when the body does not end: after 50 ms or 64 KiB the connection is closed."""
 
     over = threading.Event()
 
@@ -626,7 +626,7 @@ def test_drain_abandons_endless_body(after):
 
 @pytest.mark.over_http2("bridge")
 def test_unfinished_body_drops_its_connection():
-    """close() before the end."""
+    """close() before the end of the body closes the connection."""
     with serving(hanging(STREAM)) as server, transport_to(server.url) as transport:
         response = send(transport)
         response.read_lines()
@@ -638,7 +638,7 @@ def test_unfinished_body_drops_its_connection():
 @pytest.mark.parametrize("together", [True, False], ids=["same-segment", "later"])
 @pytest.mark.parametrize("whole", [OK, STREAM + b"0\r\n\r\n"], ids=["content-length", "chunked"])
 def test_surplus_bytes_drop_connection(whole, together):
-    """A second answer that nobody asked for never becomes the answer to the next request."""
+    """A second, unsolicited answer never becomes the answer to the next request."""
     smuggled = answer(b"smuggled")
     sent = threading.Event()
 
@@ -666,7 +666,7 @@ def idle_is_readable(transport):
 
 
 def test_double_framing_drops_connection():
-    """Both framings at once drop the connection: read as chunked, never used again."""
+    """Both framings at once: read as chunked, then the connection is closed."""
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n"
     whole = head + b"\r\n" + chunk(b"{}") + b"0\r\n\r\n"
     with serving(hanging(whole)) as server, transport_to(server.url) as transport:
@@ -677,7 +677,7 @@ def test_double_framing_drops_connection():
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
 def test_bodyless_answers_end_at_once(status):
-    """Answers without a body end at once, and their connection serves again."""
+    """Answers without a body end at once, and their connection is reused."""
     head = f"HTTP/1.1 {status}\r\n\r\n".encode()
 
     def handler(sock, server):
@@ -695,7 +695,7 @@ def test_bodyless_answers_end_at_once(status):
     "early", [b"103 Early Hints\r\nLink: x", b"100 Continue", b"102 Processing"], ids=lambda v: v[:3]
 )
 def test_interim_answers_are_passed_over(early):
-    """Any number of them."""
+    """Any number of interim answers is skipped."""
     with (
         serving(hanging((b"HTTP/1.1 " + early + b"\r\n\r\n") * 3 + OK)) as server,
         transport_to(server.url) as transport,
@@ -724,14 +724,14 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
     ids=["lengths", "lengths-in-one", "upper-case", "chunked-twice", "identity", "folded", "bare-lf", "http-1.0"],
 )
 def test_odd_but_clear_framing_read(whole):
-    """At once, and the connection serves again."""
+    """Unusual but valid framing is read at once, and the connection is reused."""
     with serving(hanging(whole)) as server, transport_to(server.url) as transport:
         assert fetch(transport) == b"{}"
         assert transport.adapter.pool().idle() == 1
 
 
 def test_bodyless_status_is_not_awaited():
-    """An answer without a body by its status is not waited for: 101 must not cost the time limit."""
+    """An answer without a body by its status does not wait for one: 101 must not take the time limit."""
     with serving(hanging(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")) as server:
         with transport_to(server.url) as transport:
             response = send(transport)
@@ -810,7 +810,7 @@ def test_early_refusal_of_upload_read():
     ],
 )
 def test_broken_head_is_protocol_error(head):
-    """Sent, worth a retry, the connection dropped; never a 200."""
+    """A malformed head: sent, retryable, the connection closed; never a 200."""
     with serving(once(head)) as server, transport_to(server.url) as transport:
         with pytest.raises(ProtocolError) as caught:
             send(transport)
@@ -825,7 +825,7 @@ def test_broken_head_is_protocol_error(head):
     ids=["nothing", "part", "interim-only"],
 )
 def test_connection_broken_in_head_fails(head, end):
-    """A connection broken in the head is a connection error: sent, worth a retry."""
+    """A connection broken in the head is a connection error: sent, retryable."""
     with serving(once(head, end=end)) as server, transport_to(server.url) as transport:
         with pytest.raises(APIConnectionError) as caught:
             send(transport)
@@ -876,7 +876,7 @@ def test_connection_broken_in_head_fails(head, end):
 )
 @pytest.mark.parametrize("reader", ["whole", "lines"])
 def test_broken_body_is_an_error(body, reader):
-    """Never a success; the connection is dropped."""
+    """A malformed body is never a success; the connection is closed."""
     with serving(once(body)) as server, transport_to(server.url) as transport:
         response = send(transport)
         with pytest.raises((IncompleteResponseError, ProtocolError)) as caught:
@@ -912,7 +912,7 @@ def test_body_reset_is_error(body):
 
 
 def test_wrong_length_is_not_trusted():
-    """A length that is no number: the body ends with the connection, which is never used again."""
+    """With an invalid length the body ends with the connection, which is not reused."""
     with serving(once(b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n{}")) as server:
         with transport_to(server.url) as transport:
             outcome = attempt(lambda: fetch(transport))
@@ -927,7 +927,7 @@ def test_wrong_length_is_not_trusted():
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "deflate", "br", "zstd", "identity, gzip", "gzip, gzip", "utf-8"])
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_unwanted_codings_are_named(encoding, framing):
-    """None was asked for, and a few bytes of one may become any number: never decoded, whatever the body is."""
+    """A coding was not requested, and a few bytes of one may expand to any size: it is never decoded, whatever the body."""
     body, header = gzip.compress(b"{}"), f"Content-Encoding: {encoding}"
     whole = answer(body, header) if framing == "length" else CHUNKED[:-2] + header.encode() + b"\r\n\r\n" + chunk(body)
     with serving(hanging(whole)) as server, transport_to(server.url) as transport:
@@ -942,7 +942,7 @@ def test_unwanted_codings_are_named(encoding, framing):
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("coding", ["identity", "Identity", ""])
 def test_identity_is_no_coding(coding):
-    """It is what was asked for."""
+    """The coding ``identity`` is accepted: it is the one requested."""
     with serving(hanging(answer(b"{}", f"Content-Encoding: {coding}"))) as server:
         with transport_to(server.url) as transport:
             assert fetch(transport) == b"{}"
@@ -952,7 +952,7 @@ def test_identity_is_no_coding(coding):
 @pytest.mark.parametrize("size", [101, 50_000, 200_000])
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
 def test_body_over_cap_is_refused(size, framing, wire):
-    """A body over the cap is refused, however small; the connection is dropped."""
+    """A body over the cap is refused, however small; the connection is closed."""
     body = b"x" * size
     whole = {
         "length": answer(body),
@@ -969,14 +969,14 @@ def test_body_over_cap_is_refused(size, framing, wire):
 
 @pytest.mark.over_http2("bridge")
 def test_body_at_cap_is_accepted():
-    """To the byte."""
+    """A body of exactly the cap is accepted."""
     with serving(hanging(answer(b"x" * 100_000))) as server, transport_to(server.url) as transport:
         assert len(send(transport).read_body(100_000)) == 100_000
 
 
 @pytest.mark.over_http2("bridge")
 def test_endless_line_is_refused():
-    """A line over 1 MiB, in bounded memory."""
+    """A line over 1 MiB is refused, in bounded memory."""
 
     def handler(sock, server):
         server.read(sock)
@@ -995,7 +995,7 @@ def test_endless_line_is_refused():
 
 
 def check(error, *, sent, retryable):
-    """Ours, right about what was sent, and without a link to the request."""
+    """Check that the error is ours, right about ``sent``, and without a link to the request."""
     assert (error.sent, error.retryable) == (sent, retryable)
     assert error.__context__ is None
     cause = error.__cause__
@@ -1024,7 +1024,7 @@ def check(error, *, sent, retryable):
 )
 @pytest.mark.parametrize("header", ["plain", "not-latin-1"])
 def test_key_is_in_no_error(handler, header):
-    """Not in messages, reprs, causes, nor in a traceback with the locals of every frame."""
+    """The key is not in messages, reprs, causes, nor in a traceback with the locals of every frame."""
     extra = {"X": "\u20ac"} if header == "not-latin-1" else None
     with serving(handler or echo) as server, refusing_port() as port:
         url = server.url if handler else f"http://127.0.0.1:{port}"
@@ -1058,7 +1058,7 @@ def all_errors(*modules):
 
 
 def instance(kind):
-    """An instance, whatever its constructor asks for."""
+    """Return an instance, whatever its constructor needs."""
     error = kind.__new__(kind)
     error.args = ("x",)
     if isinstance(error, http.client.IncompleteRead):
@@ -1069,7 +1069,7 @@ def instance(kind):
 
 @pytest.mark.parametrize("kind", all_errors(), ids=lambda kind: f"{kind.__module__}.{kind.__qualname__}")
 def test_every_foreign_error_is_mapped(kind):
-    """Each exception of requests, urllib3 and http.client becomes ours, before and after the request left."""
+    """Each exception of requests, urllib3 and http.client becomes one of ours, before and after the request was sent."""
     scope = CancelScope(SystemClock())
     for sent in (False, None, True):
         scope.sent = sent
@@ -1083,7 +1083,7 @@ def test_every_foreign_error_is_mapped(kind):
 
 
 def test_messages_name_the_place():
-    """Scheme, host and port; not the path."""
+    """Messages name scheme, host and port, but not the path."""
     with serving(once()) as server, transport_to(server.url + "/openai/v1") as transport:
         with pytest.raises(APIConnectionError, match=f"connection to {server.url} broke: the server closed"):
             send(transport)
@@ -1101,7 +1101,7 @@ def test_messages_name_the_place():
     ids=["LF", "mixed", "no fields", "folded", "twice"],
 )
 def test_head_ends_at_its_end(head):
-    """What of the body arrives with it, and looks like the end of a head, is body."""
+    """A part of the body that arrives with the head, and looks like the end of a head, is body."""
     body = b'{"a":\r\n\r\n "b: c"}\r\n\r\n'
     with serving(once(head + body)) as server, transport_to(server.url) as transport:
         response = send(transport)

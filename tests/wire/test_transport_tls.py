@@ -1,4 +1,4 @@
-"""The transport over TLS: who is trusted, how often one shakes hands, limits and cancels below the encryption."""
+"""The transport over TLS: trust, number of handshakes, limits and cancels below the encryption."""
 
 # ruff: noqa: SIM117 - server outside, client inside: a line for each reads better
 
@@ -61,7 +61,7 @@ trustme = pytest.importorskip("trustme", reason="makes the certificates")
 
 
 class Authority:
-    """A certificate authority with its file, and server contexts it has signed."""
+    """A certificate authority with its file, and server contexts that it has signed."""
 
     def __init__(self, folder):
         self.ca = trustme.CA()
@@ -89,7 +89,7 @@ def context(authority):
 
 @pytest.mark.over_http2("fallback")
 def test_own_ca_is_trusted(authority, context):
-    """Twenty calls, one handshake."""
+    """With our own CA, twenty calls make one handshake."""
     with serving(echo, context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
         for number in range(20):
             assert fetch(transport, b"%d" % number) == b"%d" % number
@@ -99,7 +99,7 @@ def test_own_ca_is_trusted(authority, context):
 @pytest.mark.over_http2("fallback")
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
 def test_environment_ca_is_trusted(authority, context, monkeypatch, name):
-    """The CA of the environment is trusted, read once, at construction."""
+    """The CA of the environment is trusted; it is read once, at construction."""
     monkeypatch.setenv(name, authority.file)
     with serving(echo, context) as server, transport_to(server.url) as transport:
         monkeypatch.delenv(name)
@@ -110,7 +110,7 @@ def test_environment_ca_is_trusted(authority, context, monkeypatch, name):
 @pytest.mark.parametrize("where", ["file", "folder", "folders", "both"])
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="names the files of a folder of certificates")
 def test_ca_of_openssl_is_trusted(authority, context, monkeypatch, tmp_path, where):
-    """SSL_CERT_FILE and SSL_CERT_DIR, which may list several folders; both are trusted together."""
+    """SSL_CERT_FILE and SSL_CERT_DIR, which may list several folders, are trusted together."""
     other, folder, empty = Authority(tmp_path), tmp_path / "folder", tmp_path / "empty"
     folder.mkdir()
     empty.mkdir()
@@ -127,7 +127,7 @@ def test_ca_of_openssl_is_trusted(authority, context, monkeypatch, tmp_path, whe
 @pytest.mark.over_http2("fallback")
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
 def test_ca_of_requests_beats_openssl(authority, context, monkeypatch, tmp_path, name):
-    """The names that requests knows come first."""
+    """The variables that requests reads come first."""
     monkeypatch.setenv("SSL_CERT_FILE", Authority(tmp_path).file)
     monkeypatch.setenv(name, authority.file)
     with serving(echo, context) as server, transport_to(server.url) as transport:
@@ -136,7 +136,7 @@ def test_ca_of_requests_beats_openssl(authority, context, monkeypatch, tmp_path,
 
 @pytest.mark.over_http2("fallback")
 def test_explicit_ca_beats_the_environment(authority, context, monkeypatch, tmp_path):
-    """The bundle in the environment does not know the server."""
+    """The explicit bundle wins: the environment's does not know the server."""
     other = Authority(tmp_path)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", other.file)
     with serving(echo, context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
@@ -145,7 +145,7 @@ def test_explicit_ca_beats_the_environment(authority, context, monkeypatch, tmp_
 
 @pytest.mark.over_http2("fallback")
 def test_untrusting_session_ignores_environment_ca(authority, context, monkeypatch):
-    """A session without trust_env ignores the environment's CA: certifi decides, and knows no such server."""
+    """A session without trust_env ignores the environment's CA: certifi decides, and does not know the server."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", authority.file)
     with serving(echo, context) as server, requests.Session() as session:
         session.trust_env = False
@@ -185,7 +185,7 @@ def refused(url, ca_bundle):
 
 @pytest.mark.over_http2("fallback")
 def test_unknown_ca_is_refused(context):
-    """Not sent, not retried."""
+    """An unknown CA: not sent, not retried."""
     with serving(echo, context) as server:
         assert "certificate" in refused(server.url, None)
         assert not server.requests
@@ -193,14 +193,14 @@ def test_unknown_ca_is_refused(context):
 
 @pytest.mark.over_http2("fallback")
 def test_wrong_host_is_refused(authority):
-    """The certificate is for another name."""
+    """A certificate for another name is refused."""
     with serving(echo, authority.context("example.org")) as server:
         assert "localhost" in refused(server.url, authority.file)
 
 
 @pytest.mark.over_http2("fallback")
 def test_expired_certificate_is_refused(authority):
-    """One day too late."""
+    """A certificate that expired a day ago is refused."""
     gone = dt.datetime.now(dt.timezone.utc) - dt.timedelta(days=1)
     context = authority.context(not_before=gone - dt.timedelta(days=9), not_after=gone)
     with serving(echo, context) as server:
@@ -222,7 +222,7 @@ def test_plain_http_on_tls_refused(authority):
 @pytest.mark.over_http2("fallback")
 @pytest.mark.parametrize("end", [socket.socket.close, reset], ids=["fin", "rst"])
 def test_broken_handshake_may_be_retried(authority, end):
-    """It says nothing about certificates: a connection error like others, not sent."""
+    """A broken handshake says nothing about certificates: a connection error like others, not sent."""
 
     def handler(sock, server):
         sock.recv(65_536)
@@ -270,7 +270,7 @@ def test_ca_bundle_is_loaded_once(authority, context, monkeypatch, tmp_path):
 
 @pytest.mark.over_http2("fallback")
 def test_certificate_folder_serves_as_bundle(tmp_path):
-    """A folder of certificates serves as a bundle, as for requests."""
+    """A folder of certificates works as a bundle, as in requests."""
     with transport_to("https://localhost:1", ca_bundle=str(tmp_path)) as transport:
         assert transport.adapter.pool()
 
@@ -280,7 +280,7 @@ def test_certificate_folder_serves_as_bundle(tmp_path):
 
 @pytest.mark.parametrize("proxied", [False, True], ids=["direct", "tunnel"])
 def test_warmed_connections_are_used(authority, context, proxied):
-    """Six opened ahead and six calls at once: six handshakes in all, though TLS 1.3 tickets have arrived meanwhile."""
+    """Six opened ahead and six calls at once: six handshakes in all, although TLS 1.3 tickets have arrived meanwhile."""
     gate = threading.Barrier(6)
 
     def handler(sock, server):
@@ -318,7 +318,7 @@ def test_stale_connection_resends_once(authority, context, end):
 
 
 def test_idle_closed_connection_is_replaced(authority, context):
-    """Its close_notify is noticed before the next request goes out."""
+    """The peer's close_notify is noticed before the next request is sent."""
     with serving(once(OK), context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
         fetch(transport)
         (conn,) = [conn for conn in transport.adapter.pool().pool.queue if conn is not None]
@@ -330,7 +330,7 @@ def test_idle_closed_connection_is_replaced(authority, context):
 
 
 def test_surplus_bytes_drop_connection(authority, context):
-    """Application data nobody asked for, on an idle TLS connection."""
+    """Unsolicited application data on an idle TLS connection closes it."""
 
     def handler(sock, server):
         while server.read(sock) is not None:
@@ -383,7 +383,7 @@ def test_environment_tunnels_are_used(authority, context, monkeypatch, name):
 
 @pytest.mark.over_http2("fallback")
 def test_proxy_credentials_stay_at_proxy(authority, context):
-    """Credentials for the proxy do not reach the server, nor does anything else of the proxy."""
+    """The proxy's credentials, and its other headers, do not reach the server."""
     with serving(always(OK), context) as server, serving(proxy_handler("me:s3cret")) as proxy:
         proxies = {"https": f"http://me:s3cret@127.0.0.1:{proxy.port}"}
         with transport_to(server.url, ca_bundle=authority.file, proxies=proxies) as transport:
@@ -398,7 +398,7 @@ def test_proxy_credentials_stay_at_proxy(authority, context):
     ids=["407", "502"],
 )
 def test_refused_tunnel_is_proxy_error(authority, refuse, retryable):
-    """Not sent; 407 is not retried."""
+    """A refused tunnel: not sent; 407 is not retried."""
     with serving(proxy_handler(refuse=refuse)) as proxy:
         proxies = {"https": f"http://me:pw-canary@127.0.0.1:{proxy.port}"}
         with transport_to("https://localhost:9", ca_bundle=authority.file, proxies=proxies) as transport:
@@ -410,7 +410,7 @@ def test_refused_tunnel_is_proxy_error(authority, refuse, retryable):
 
 @pytest.mark.over_http2("fallback")
 def test_silent_proxy_ends_at_limit(authority):
-    """A silent proxy ends at the limit for connecting, of which the tunnel is part."""
+    """A silent proxy ends at the limit for connecting, which includes the tunnel."""
     with serving(hanging()) as proxy:
         proxies = {"https": f"http://127.0.0.1:{proxy.port}"}
         with transport_to("https://localhost:9", ca_bundle=authority.file, proxies=proxies) as transport:
@@ -423,7 +423,7 @@ def test_silent_proxy_ends_at_limit(authority):
 
 @pytest.mark.over_http2("fallback")
 def test_fresh_broken_tunnel_never_resends(authority, context):
-    """The tunnel was not idle: its first request broke."""
+    """A new tunnel that breaks at its first request is not resent: it was never idle."""
     with serving(once(), context) as server, serving(proxy_handler()) as proxy:
         proxies = {"https": f"http://127.0.0.1:{proxy.port}"}
         with transport_to(server.url, ca_bundle=authority.file, proxies=proxies) as transport:
@@ -449,7 +449,7 @@ def test_stale_tunnel_replaced_by_tunnel(authority, context):
 @pytest.mark.over_http2("fallback")
 @pytest.mark.parametrize("secure", [False, True], ids=["to-http", "to-https"])
 def test_proxy_may_itself_speak_tls(authority, context, secure):
-    """A forwarding proxy for plain requests, TLS inside TLS for a tunnel."""
+    """A proxy reached by TLS forwards plain requests, and tunnels TLS inside TLS."""
     with serving(echo, context if secure else None) as server, serving(proxy_handler("u:p"), context) as proxy:
         proxies = {"all": f"https://u:p@localhost:{proxy.port}"}
         with transport_to(server.url, ca_bundle=authority.file, proxies=proxies) as transport:
@@ -462,7 +462,7 @@ def test_proxy_may_itself_speak_tls(authority, context, secure):
 
 @pytest.mark.over_http2("fallback")
 def test_stalled_handshake_ends_at_limit(authority):
-    """A stalled handshake ends at the limit for connecting: the peer accepts and says nothing."""
+    """A stalled handshake ends at the limit for connecting: the peer accepts and stays silent."""
     with serving(lambda sock, server: server.released.wait(PATIENCE)) as server:
         url = f"https://localhost:{server.port}"
         with transport_to(url, ca_bundle=authority.file) as transport:
@@ -485,7 +485,7 @@ def test_stalled_handshake_ends_at_limit(authority):
     ids=["silence", "half-head", "head-dripped", "body-dripped"],
 )
 def test_slow_answers_end_at_limit(authority, context, handler):
-    """A slow answer ends at the limit, whatever trickles in."""
+    """A slow answer ends at the limit, however its bytes trickle in."""
     with serving(handler, context) as server, transport_to(server.url, ca_bundle=authority.file) as transport:
         started = time.monotonic()
         with pytest.raises(ReadTimeoutError) as caught:
@@ -508,7 +508,7 @@ def test_unread_send_ends_at_limit(authority, context):
 
 @pytest.mark.over_http2("fallback")
 def test_cancel_wakes_a_handshake(authority):
-    """Not sent."""
+    """A cancel wakes a handshake; not sent."""
     with serving(lambda sock, server: (server.read(sock), server.released.wait(PATIENCE))) as server:
         with transport_to(f"https://localhost:{server.port}", ca_bundle=authority.file) as transport:
             scope = new_scope(None)
@@ -525,7 +525,7 @@ def test_cancel_wakes_a_handshake(authority):
 
 @pytest.mark.over_http2("fallback")
 def test_cancel_wakes_a_blocked_send(authority, context):
-    """Partly sent."""
+    """A cancel wakes a blocked send; partly sent."""
     begun = threading.Event()
 
     def handler(sock, server):
@@ -580,7 +580,7 @@ def test_cancel_wakes_body_read(authority, context, head):
 
 @pytest.mark.over_http2("fallback")
 def test_cut_tls_body_is_incomplete(authority, context):
-    """The connection ends without close_notify."""
+    """A connection that ends without close_notify leaves the body incomplete."""
     with serving(once(answer(b"a" * 9)[:-8], end=reset), context) as server:
         with transport_to(server.url, ca_bundle=authority.file) as transport:
             response = send(transport)
@@ -590,7 +590,7 @@ def test_cut_tls_body_is_incomplete(authority, context):
 
 @pytest.mark.over_http2("fallback")
 def test_ready_sees_decrypted_bytes(authority, context):
-    """More than one record's worth in one piece: the system does not know what TLS has taken in."""
+    """More than one record arrives at once: poll() does not see the bytes that TLS has decrypted already."""
     with serving(hanging(CHUNKED + chunk(b"a\n" * 20_000)), context) as server:
         with transport_to(server.url, ca_bundle=authority.file) as transport:
             scope = new_scope()
@@ -613,14 +613,14 @@ def test_full_backlog_hits_connect_limit(authority):
 
 
 def test_context_pins_its_protocols(authority):
-    """urllib3 would write on the shared context before every handshake."""
+    """The protocols of a context are fixed: urllib3 would set them on the shared context before every handshake."""
     context = tls_context(authority.file, None)
     assert context.set_alpn_protocols(["h2"]) is None
 
 
 @pytest.mark.over_http2("fallback")
 def test_record_leftovers_are_no_answer(authority, context):
-    """Bytes after the body in its record are never an answer: they are decrypted out of the system's sight."""
+    """Bytes after the body in its record, decrypted where poll() does not see them, are never an answer."""
 
     def handler(sock, server):
         while server.read(sock) is not None:
