@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 def measure(server: ServerProcess, *, seconds: float, chunks: int = 2000) -> dict[str, float]:
     """Return requests per second on 1 and on 32 connections, chunks per second, and the server's own CPU seconds for each."""
-    port, found = server.plain.port, {}
+    port, figures = server.plain.port, {}
     for count in (1, 32):
         before = server.stats()["cpu"]
-        done, took = _rate(port, count, seconds)
-        found[f"rate_{count}"] = done / took
-        found["cpu_request"] = (server.stats()["cpu"] - before) / done
+        answer_count, elapsed = _rate(port, count, seconds)
+        figures[f"rate_{count}"] = answer_count / elapsed
+        figures["cpu_request"] = (server.stats()["cpu"] - before) / answer_count
     for kind in ("events", "burst"):
-        found[f"chunks_{kind}"] = max(_chunks(port, kind, 1, chunks) for _ in range(3))
+        figures[f"chunks_{kind}"] = max(_chunks(port, kind, 1, chunks) for _ in range(3))
     before = server.stats()["cpu"]
-    found["chunks_64"] = _chunks(port, "packs", 64, chunks)
-    found["cpu_chunk"] = (server.stats()["cpu"] - before) / (64 * chunks)
-    return found
+    figures["chunks_64"] = _chunks(port, "packs", 64, chunks)
+    figures["cpu_chunk"] = (server.stats()["cpu"] - before) / (64 * chunks)
+    return figures
 
 
 def _request(model: str) -> bytes:
@@ -44,17 +44,17 @@ def _connect(port: int, count: int) -> list[socket.socket]:
 
 def _rate(port: int, count: int, seconds: float) -> tuple[int, float]:
     sockets, request = _connect(port, count), _request(MODEL)
-    done, began = 0, time.perf_counter()
-    while not done or time.perf_counter() - began < seconds:
+    answer_count, started_at = 0, time.perf_counter()
+    while not answer_count or time.perf_counter() - started_at < seconds:
         for sock in sockets:
             sock.sendall(request)
         for sock in sockets:
             sock.recv(65_536)
-        done += count
-    took = time.perf_counter() - began
+        answer_count += count
+    elapsed = time.perf_counter() - started_at
     for sock in sockets:
         sock.close()
-    return done, took
+    return answer_count, elapsed
 
 
 def _chunks(port: int, kind: str, count: int, chunks: int) -> float:
@@ -63,16 +63,16 @@ def _chunks(port: int, kind: str, count: int, chunks: int) -> float:
     for sock in sockets:
         selector.register(sock, selectors.EVENT_READ)
     ends = dict.fromkeys(sockets, b"")
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     for sock in sockets:
         sock.sendall(request)
-    left = count
-    while left:
+    open_streams = count
+    while open_streams:
         for key, _ in selector.select():
             sock = key.fileobj
             ends[sock] = ends[sock][-8:] + sock.recv(262_144)
-            left -= ends[sock].endswith(b"\r\n0\r\n\r\n")
-    took = time.perf_counter() - began
+            open_streams -= ends[sock].endswith(b"\r\n0\r\n\r\n")
+    elapsed = time.perf_counter() - started_at
     for sock in sockets:
         sock.close()
-    return count * chunks / took
+    return count * chunks / elapsed

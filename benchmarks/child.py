@@ -26,10 +26,10 @@ def main() -> None:
     for line in sys.stdin:
         command = json.loads(line)
         try:
-            found = MEASURES[command.pop("measure")](client, **command)
+            reply = MEASURES[command.pop("measure")](client, **command)
         except Exception as problem:
-            found = {"error": f"{type(problem).__name__}: {problem}"[:300]}
-        print(json.dumps(found), flush=True)
+            reply = {"error": f"{type(problem).__name__}: {problem}"[:300]}
+        print(json.dumps(reply), flush=True)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--imports", type=int, help="fresh interpreters per contender (9; quick 3)")
     parser.add_argument("--calls", type=int, help="calls of the search for growth (100,000; quick 1,000 a round)")
     parser.add_argument("--streams", type=int, help="open streams (500; quick 50 a round)")
-    found = parser.parse_args(argv)
+    parsed = parser.parse_args(argv)
     usual = {
         "rounds": 11,
         "requests": 40,
@@ -55,18 +55,18 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "calls": 100_000,
         "streams": 500,
     }
-    if found.quick:
-        rounds = found.rounds or 4
+    if parsed.quick:
+        rounds = parsed.rounds or 4
         usual = {"rounds": 4, "requests": 25, "chunks": 600, "seconds": 0.3, "imports": 3}
         usual |= {"calls": 1_000 * rounds, "streams": 50 * rounds}
     for name, value in usual.items():
-        if getattr(found, name) is None:
-            setattr(found, name, value)
-        elif getattr(found, name) <= 0:
+        if getattr(parsed, name) is None:
+            setattr(parsed, name, value)
+        elif getattr(parsed, name) <= 0:
             parser.error(f"--{name} must be above 0")
-    found.names = _chosen(parser, "--only", found.only, list(CONTENDERS))
-    found.measures = _chosen(parser, "--measures", found.measures, list(GROUPS))
-    return found
+    parsed.names = _chosen(parser, "--only", parsed.only, list(CONTENDERS))
+    parsed.measures = _chosen(parser, "--measures", parsed.measures, list(GROUPS))
+    return parsed
 
 
 def _chosen(parser: argparse.ArgumentParser, option: str, given: list[str] | None, known: list[str]) -> list[str]:

@@ -125,7 +125,7 @@ def ours(provider, limit, *, stream):
 
 def plain(base, limit):
     """Measure the same with plain requests; stop after ten times the limit."""
-    took = []
+    durations = []
 
     def call():
         started = time.monotonic()
@@ -136,12 +136,12 @@ def plain(base, limit):
                         return
         except requests.RequestException:
             pass
-        took.append(time.monotonic() - started - limit)
+        durations.append(time.monotonic() - started - limit)
 
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
     thread.join(11 * limit)
-    return took[0] if took else float("inf")
+    return durations[0] if durations else float("inf")
 
 
 def quantile(values, share):

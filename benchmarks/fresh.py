@@ -27,24 +27,24 @@ def imports(name, port):
     if name == "ours":
         from groq_provider import GroqProvider
 
-        made = marks.append(mark()) or GroqProvider(api_key="gsk_x")
+        kept_client = marks.append(mark()) or GroqProvider(api_key="gsk_x")
     elif name == "groq":
         from groq import Groq
 
-        made = marks.append(mark()) or Groq(api_key="gsk_x")
+        kept_client = marks.append(mark()) or Groq(api_key="gsk_x")
     elif name == "openai":
         from openai import OpenAI
 
-        made = marks.append(mark()) or OpenAI(api_key="gsk_x")
+        kept_client = marks.append(mark()) or OpenAI(api_key="gsk_x")
     elif name == "session":
         from requests import Session
 
-        made = marks.append(mark()) or Session()
+        kept_client = marks.append(mark()) or Session()
     else:
         import json  # noqa: F401
         from http.client import HTTPConnection
 
-        made = marks.append(mark()) or HTTPConnection("127.0.0.1", port)
+        kept_client = marks.append(mark()) or HTTPConnection("127.0.0.1", port)
     marks.append(mark())
     import contenders
 
@@ -52,7 +52,7 @@ def imports(name, port):
     marks.append(mark())
     client.answer()
     marks.append(mark())
-    del made
+    del kept_client  # alive until here, so that its memory counts
     return marks
 
 
@@ -79,9 +79,9 @@ def quiet():
     from groq_provider import GroqProvider
 
     provider = GroqProvider(api_key="gsk_benchmark")
-    found = {"network": network[:], "threads": threads[:], "files": files[:]}
+    results = {"network": network[:], "threads": threads[:], "files": files[:]}
     provider.close()
-    return found
+    return results
 
 
 def cold(name, port, ca, count, warm):
@@ -120,28 +120,28 @@ def cold(name, port, ca, count, warm):
     gate.wait()
     for worker in workers:
         worker.join()
-    found = {
+    results = {
         "wall": time.perf_counter() - wall,
         "cpu": time.process_time() - cpu,
         "warm_up": wall - began,
         "ready": ready,
     }
     if problems:
-        found["error"] = f"{len(problems)} failed: {type(problems[0]).__name__}: {problems[0]}"[:300]
-    return found
+        results["error"] = f"{len(problems)} failed: {type(problems[0]).__name__}: {problems[0]}"[:300]
+    return results
 
 
 def main():
     what, *rest = sys.argv[1:]
     if what == "import":
-        found = imports(rest[0], int(rest[1]))
+        results = imports(rest[0], int(rest[1]))
     elif what == "quiet":
-        found = quiet()
+        results = quiet()
     else:
-        found = cold(rest[0], int(rest[1]), rest[2], int(rest[3]), int(rest[4]))
+        results = cold(rest[0], int(rest[1]), rest[2], int(rest[3]), int(rest[4]))
     import json
 
-    print(json.dumps(found))
+    print(json.dumps(results))
 
 
 main()

@@ -84,8 +84,8 @@ CASES = {
 
 def serve(listener: socket.socket, name: str) -> None:
     """Answers each request with one case."""
-    kind, more, body = CASES[name]
-    small = more == b"small"
+    kind, more_headers, body = CASES[name]
+    small = more_headers == b"small"
     while True:
         sock, _ = listener.accept()
         with sock:
@@ -93,7 +93,7 @@ def serve(listener: socket.socket, name: str) -> None:
                 while b"\r\n\r\n" not in sock.recv(65_536):
                     pass
                 head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: " + kind + b"\r\n"
-                sock.sendall(head + (b"" if small else more) + b"\r\n")
+                sock.sendall(head + (b"" if small else more_headers) + b"\r\n")
                 for piece in body():
                     if small:
                         chunks = [
@@ -136,21 +136,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=CASES, help="one case")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.measure:
-        measure(given.measure[0], int(given.measure[1]))
+    options = parser.parse_args()
+    if options.measure:
+        measure(options.measure[0], int(options.measure[1]))
         return
     print(f"{'case':16} {'seconds':>8} {'beyond':>8} {'memory':>10} {'of cap':>7}  ended with")
-    for name in [given.only] if given.only else CASES:
+    for name in [options.only] if options.only else CASES:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             threading.Thread(target=serve, args=(listener, name), daemon=True).start()
             command = [sys.executable, __file__, "--measure", name, str(listener.getsockname()[1])]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found = json.loads(done.stdout)
+            completed = subprocess.run(command, capture_output=True, text=True, check=True)
+        outcome = json.loads(completed.stdout)
         cap = (256 if CASES[name][0] == STREAM else 64) * MIB
-        late = max(0.0, found["seconds"] - TOTAL)
+        lateness = max(0.0, outcome["seconds"] - TOTAL)
         print(
-            f"{name:16} {found['seconds']:8.2f} {late:8.2f} {found['memory'] / MIB:6.0f} MiB {found['memory'] / cap:6.1f}x  {found['ended']}"
+            f"{name:16} {outcome['seconds']:8.2f} {lateness:8.2f} {outcome['memory'] / MIB:6.0f} MiB {outcome['memory'] / cap:6.1f}x  {outcome['ended']}"
         )
 
 

@@ -225,8 +225,8 @@ def measure_requests(client: Client, count: int, threads: int) -> dict[str, floa
     each = count // threads
     cpu = time.process_time()
     seconds = _together(threads, lambda _: [client.answer() for _ in range(each)])
-    done = each * threads
-    return {"cpu_us": (time.process_time() - cpu) / done * 1e6, "per_second": done / seconds}
+    completed = each * threads
+    return {"cpu_us": (time.process_time() - cpu) / completed * 1e6, "per_second": completed / seconds}
 
 
 def measure_chunks(client: Client, count: int) -> dict[str, float]:
@@ -245,13 +245,13 @@ def measure_paced(client: Client, streams: int, count: int) -> dict[str, float]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     def read(_number: int) -> None:
-        mine = []
+        own_delays = []
         with client.stream(f"bench/paced-{count}") as stream:
             for chunk in stream:
                 now = time.monotonic()
                 with contextlib.suppress(ValueError):
-                    mine.append(now - float(chunk.content))
-        delays.extend(mine)
+                    own_delays.append(now - float(chunk.content))
+        delays.extend(own_delays)
 
     cpu = time.process_time()
     _together(streams, read)
@@ -283,7 +283,7 @@ def run_child(protocol: str, measure: str, port: int, ca: str, place: str, **arg
     words = json.dumps(
         {"protocol": protocol, "measure": measure, "port": port, "ca": ca, "place": place, "arguments": arguments}
     )
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, __file__, "--child", words],
         stdout=subprocess.PIPE,
         text=True,
@@ -291,14 +291,14 @@ def run_child(protocol: str, measure: str, port: int, ca: str, place: str, **arg
         timeout=300,
         env=environment(),
     )
-    return json.loads(done.stdout)
+    return json.loads(completed.stdout)
 
 
 def child(words: str) -> None:
     """Run one measure and return its figures."""
-    given = json.loads(words)
-    client = Client(given["protocol"], given["port"], given["ca"], given["place"])
-    print(json.dumps(MEASURES[given["measure"]](client, **given["arguments"])), flush=True)
+    command = json.loads(words)
+    client = Client(command["protocol"], command["port"], command["ca"], command["place"])
+    print(json.dumps(MEASURES[command["measure"]](client, **command["arguments"])), flush=True)
     os._exit(0)  # the process ends here; open connections need no close
 
 
@@ -316,7 +316,7 @@ def main() -> None:
         asyncio.run(_relay(args.relay, ROUND_TRIP / 2))
     rounds = args.rounds or (3 if args.quick else 5)
     scale = 4 if args.quick else 1
-    found: dict[str, dict[str, list[dict[str, float]]]] = {}
+    results: dict[str, dict[str, list[dict[str, float]]]] = {}
     with running_server() as server, nginx(server.plain.port) as (port, ca), relay(port) as far:
         plan: list[tuple[str, str, int, str, dict[str, Any]]] = [
             ("50 first calls at once", "cold", port, "", {"calls": 50, "warm": 0}),
@@ -333,11 +333,11 @@ def main() -> None:
                 order = PROTOCOLS if turn % 2 == 0 else PROTOCOLS[::-1]
                 for protocol in order:
                     figures = run_child(protocol, measure, where, ca, place, **arguments)
-                    found.setdefault(name, {}).setdefault(protocol, []).append(figures)
+                    results.setdefault(name, {}).setdefault(protocol, []).append(figures)
             print(f"round {turn + 1} of {rounds}", file=sys.stderr, flush=True)
-    print(report(found))
+    print(report(results))
     if args.json:
-        Path(args.json).write_text(json.dumps(found, indent=1))
+        Path(args.json).write_text(json.dumps(results, indent=1))
 
 
 _UNITS = {
@@ -353,10 +353,10 @@ _UNITS = {
 }
 
 
-def report(found: dict[str, dict[str, list[dict[str, float]]]]) -> str:
+def report(results: dict[str, dict[str, list[dict[str, float]]]]) -> str:
     """Write the table."""
     rows = []
-    for name, by_protocol in found.items():
+    for name, by_protocol in results.items():
         first, second = (by_protocol[protocol] for protocol in PROTOCOLS)
         for key, unit in _UNITS.items():
             if key not in first[0]:

@@ -122,9 +122,9 @@ class Run:
         while time.monotonic() < begun + 3 * self._part:
             for _ in range(100):
                 started = clock()
-                held = reserve(MODEL, prompt_tokens=400, max_output_tokens=800)
+                reservation = reserve(MODEL, prompt_tokens=400, max_output_tokens=800)
                 taken = clock()
-                held.keep()
+                reservation.keep()
                 whole.append(clock() - started)
                 alone.append(taken - started)
         gc.enable()
@@ -153,14 +153,14 @@ class Run:
             done = 0
             while not stop.is_set():
                 for _ in range(20):
-                    held = reserve(MODEL, prompt_tokens=400, max_output_tokens=800)
+                    reservation = reserve(MODEL, prompt_tokens=400, max_output_tokens=800)
                     if end:
-                        held.keep()
+                        reservation.keep()
                 done += 20
             counts[number] = done
 
-        took = together(64, work, seconds, stop.set)
-        return sum(counts) / took
+        elapsed = together(64, work, seconds, stop.set)
+        return sum(counts) / elapsed
 
     def lateness(self) -> dict[str, Found]:
         """Measure how late a lone waiter continues after its grant, at 100 grants per second."""
@@ -168,14 +168,14 @@ class Run:
         empty(limiter)
         window = limiter.get_status()[MODEL].windows["tpm"]
         ready = time.monotonic() + window.reset - 60.0
-        late = []
+        latenesses = []
         for _ in range(int(400 * self._part)):
             ready += 0.01  # a late waiter does not delay the next one
             limiter.reserve(MODEL, prompt_tokens=0, max_output_tokens=1).keep()
-            late.append(time.monotonic() - ready)
+            latenesses.append(time.monotonic() - ready)
         return {
-            "wake-up lateness p50": Found(percentile(late, 0.5) * 1000, "ms"),
-            "wake-up lateness p99": Found(percentile(late, 0.99) * 1000, "ms"),
+            "wake-up lateness p50": Found(percentile(latenesses, 0.5) * 1000, "ms"),
+            "wake-up lateness p99": Found(percentile(latenesses, 0.99) * 1000, "ms"),
         }
 
     def waiters(self) -> dict[str, Found]:
@@ -240,10 +240,10 @@ class Run:
         def work(number: int) -> None:
             try:
                 while True:
-                    held = limiter.reserve(MODEL, prompt_tokens=0, max_output_tokens=cost(number), cancel=token)
+                    reservation = limiter.reserve(MODEL, prompt_tokens=0, max_output_tokens=cost(number), cancel=token)
                     if time.monotonic() <= stop:
-                        grants.append((held.sequence, held.arrival, number))
-                    held.keep()
+                        grants.append((reservation.sequence, reservation.arrival, number))
+                    reservation.keep()
                     if pause:
                         time.sleep(pause)
             except RequestCancelledError:
@@ -269,7 +269,7 @@ def together(
     *,
     begin: Callable[[], object] = lambda: None,
 ) -> float:
-    """Run *work* in threads that start together right after *begin*, and call *end* after some seconds; return how long all took."""
+    """Run *work* in threads that start together right after *begin*, and call *end* after some seconds; return the seconds until all ended."""
     barrier = threading.Barrier(count + 1)
 
     def body(number: int) -> None:

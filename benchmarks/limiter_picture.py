@@ -62,15 +62,15 @@ class Side:
 
 def sums(events: Iterable[tuple[float, int]], seconds: list[float]) -> list[int]:
     """Return the cumulative sum at each time."""
-    found, total = [], 0
+    points, total = [], 0
     waiting = iter(sorted(events))
     event = next(waiting, None)
     for second in seconds:
         while event is not None and event[0] <= second:
             total += event[1]
             event = next(waiting, None)
-        found.append(total)
-    return found
+        points.append(total)
+    return points
 
 
 class Panel:

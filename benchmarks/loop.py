@@ -66,8 +66,8 @@ class Loop:
             request += data
             head = request.find(b"\r\n\r\n")
             if head >= 0:
-                found = _LENGTH.search(request, 0, head)
-                if len(request) >= head + 4 + (int(found[1]) if found else 0):
+                length_match = _LENGTH.search(request, 0, head)
+                if len(request) >= head + 4 + (int(length_match[1]) if length_match else 0):
                     request.clear()
                     self._last = peer
                     if self.answer:

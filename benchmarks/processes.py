@@ -54,10 +54,10 @@ class Child:
         """
         self._process.stdin.write(json.dumps({"measure": measure, **arguments}) + "\n")
         self._process.stdin.flush()
-        found = self._read()
-        if not found or "error" in found:
-            raise RuntimeError(f"{self.name}, {measure}: {found.get('error', 'the process ended')}")
-        return found
+        reply = self._read()
+        if not reply or "error" in reply:
+            raise RuntimeError(f"{self.name}, {measure}: {reply.get('error', 'the process ended')}")
+        return reply
 
     def _read(self) -> dict[str, Any]:
         line = self._process.stdout.readline()
@@ -122,7 +122,7 @@ def fresh_interpreters() -> Iterator[Any]:
         variables.pop("PYTHONDONTWRITEBYTECODE", None)
 
         def run(*arguments: object) -> Any:
-            done = subprocess.run(
+            completed = subprocess.run(
                 [sys.executable, str(HERE / "fresh.py"), *map(str, arguments)],
                 stdout=subprocess.PIPE,
                 text=True,
@@ -131,6 +131,6 @@ def fresh_interpreters() -> Iterator[Any]:
                 timeout=120,
                 cwd=HERE,
             )
-            return json.loads(done.stdout)
+            return json.loads(completed.stdout)
 
         yield run
