@@ -68,9 +68,7 @@ class ThrottleGate:
         self.scope: str | None = None
         self.limit_name: str | None = None
         self.limit: int | None = None
-        self._closed_sequence = (
-            0  # newest request in flight when the gate closed; answers up to it tell nothing about now
-        )
+        self._closed_sequence = 0  # newest request in flight when the gate closed; answers up to it tell nothing
         self._next_pause = _FIRST_PAUSE
         self._pace_interval = 0  # nanoseconds between calls at the learned pace; 0: none
         self._speedup = _FIRST_SPEEDUP

@@ -1,4 +1,4 @@
-"""The limits, the queue and the open reservations of one model, and the one lock that guards them."""
+"""Grant reservations for one model: its limits, its queue and its calls in flight, under one lock."""
 
 from __future__ import annotations
 
@@ -36,71 +36,71 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-_MOST_TOKENS = 1 << 40  # of one request: more than anything has, and NaN and infinity fail the comparison too
+_MOST_TOKENS = 1 << 40  # of one request, more than any model allows; the comparison also fails for NaN and infinity
 
 
-#: Between looks of who waits while nothing is known of the limits.
+#: How often the head looks again while no limit is known.
 _UNKNOWN_SPACING = SECOND
 
-#: Calls that may be out while nothing is known of the limits: until the first answer shows them, and so many more each second.
+#: Calls that may be in flight before the first answer of a model shows its limits; each further second allows as many more.
 _FIRST_CALLS = 4
 
 
-#: Whether one thread runs at a time, as with a global interpreter lock.
+#: Whether a global interpreter lock lets only one thread run at a time.
 _HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 class RetiredError(Exception):
-    """The limiter has forgotten this state between the look for it and its use: there is, or will be, another. Never reaches a caller."""
+    """The limiter has forgotten this model since the caller looked it up; look it up again. Never reaches a user."""
 
 
 class ModelLimiter:
-    """Everything the limiter knows of one model.
+    """Holds all that is known about the limits of one model, and decides which caller may send its request.
 
-    A signal handler may run in the main thread between any two steps of what stands under the lock, and call all of this again: the lock
-    is reentrant, and ``_in_section`` is true from the first change of such a section to its last. What the handler asks for then is answered
-    without a change: what it gives back or learned is noted in ``_deferred``, and applied by the section it struck when that ends; a place
-    is granted at once and charged then, since the queue stands still until the handler returns.
+    Every change is a section under one reentrant lock; ``_in_section`` is true from its first step to its last. A signal handler may
+    interrupt a section in the main thread and call any method. It must neither wait nor change half-changed state, so the method posts
+    its change to ``_deferred``, and the interrupted section applies it at its end. A handler that asks for a reservation gets it at
+    once, and its cost is charged at the end of the section: the queue cannot move before the handler returns.
 
     Args:
-        model: Its id.
-        limits: Sizes by name.
+        model: The id of the model.
+        limits: Configured sizes by name of the limit.
         share: Millionths of the token limits to use.
-        clock: Time, and the way to wait.
+        clock: The source of time, and the way to wait.
     """
 
     def __init__(self, model: str, limits: Mapping[str, int | None], *, share: int, clock: Clock) -> None:
         self.model = model
         self._clock = clock
         self._monotonic = clock.monotonic
-        #: Guards all below but _deferred. Held for arithmetic only, never while waiting, logging or building errors.
+        #: Guards all below but ``_deferred``. Held for arithmetic only, never while waiting, logging or building errors.
         self._lock = threading.RLock()
         self._in_section = False
-        #: What is left to whoever is under the lock, or comes there next: by signal handlers, as above, and by reservations that were
-        #: collected unsettled. A finalizer may run anywhere, even with the lock held by the same thread, so it only appends here.
+        #: Changes for the section under way, or for the next one: posted by signal handlers, and by finalizers of reservations that were
+        #: collected open. A finalizer may run while its own thread holds the lock, so it must only append here. See _sync.
         self._deferred: deque[Callable[[], object]] = deque()
         self._buckets = BucketSet(limits, share=share, now=self._now())
         self._estimator = Estimator()
         self._queue = WaitQueue()
         self._gate = ThrottleGate()
-        #: What is in flight: by sequence, so in the order it was granted. Holds no reservation, so that one may be collected.
+        #: Calls in flight by sequence, so in the order of their grants. Refers to no reservation, so that a lost one can be collected.
         self._in_flight: dict[int, Estimate] = {}
         self._in_flight_output = 0
         self._arrivals = 0
         self._sequence = 0
         self._learning = LimitLearning(self._buckets, self._gate, self._in_flight)
-        #: Whether an answer of this model was ever good; what the limiter looks at when it has too many.
+        #: Whether a call of this model ever succeeded: a limiter with too many models first forgets those without.
         self.proven = False
         self.last_use_count = 1
-        self._learned_logged = False  # whether the adoption of limits was logged
-        #: No limit is known, and no answer came that could have named one.
+        self._learned_logged = False
+        #: No limit is known yet, and no answer came that could have named one.
         self._limits_unknown = not len(self._buckets)
-        self._first_sent_at = 0  # when the oldest of the calls that are out then left
-        self._adopted_sequence = 0  # newest call that was out when a limit was adopted
-        #: Takes a cost at once or not at all: what the fast path asks.
+        self._first_sent_at = 0  # start of the oldest burst of calls in flight without known limits
+        self._adopted_sequence = 0  # newest call in flight when a limit was adopted
+        #: Takes a cost now or returns false; the fast path calls it.
         self._try_take: Callable[[Cost, int], bool] = self._buckets.try_take
 
-    # --- taking a place ----------------------------------------------------------------------------------------------
+    # --- granting a reservation --------------------------------------------------------------------------------------
 
     def _now(self) -> int:
         return int(self._monotonic() * SECOND)
@@ -117,7 +117,7 @@ class ModelLimiter:
         arrival: int | None = None,
         wait: bool = True,
     ) -> HeldReservation | None:
-        """Take a place; see :meth:`groq_provider.protocols.RateLimiter.reserve`. Without *wait*: now, or ``None``."""
+        """Wait for a reservation, see :meth:`groq_provider.protocols.RateLimiter.reserve`. Without *wait*: ``None`` if none is free."""
         if not 0 <= prompt_tokens < _MOST_TOKENS or not (max_output is None or 0 <= max_output < _MOST_TOKENS):
             raise InvalidRequestError(
                 f"prompt_tokens = {prompt_tokens!r}, max_output_tokens = {max_output!r}: must be integers of at least 0",
@@ -127,7 +127,7 @@ class ModelLimiter:
             raise self._cancelled_error()
         reservation = HeldReservation(self)
         waiter = None
-        # Outside the lock what can be: the less it is held, the less often a thread loses its turn while holding it.
+        # Computed before taking the lock, to keep the critical section short.
         estimate = None if max_output is None else self._estimator.estimate(prompt_tokens, max_output)
         try:
             if self._in_section and self._interrupts_own_section():
@@ -143,7 +143,7 @@ class ModelLimiter:
                         arrival = self._arrivals = self._arrivals + 1
                     reservation.arrival = arrival
                     now = int(self._monotonic() * SECOND)
-                    # Nobody overtakes: the fast path is closed while anybody waits or the gate is in use.
+                    # No caller overtakes: the fast path is closed while any caller waits or the gate is active.
                     if (
                         not (self._limits_unknown and self._over_first_calls(now))
                         and not self._queue
@@ -172,17 +172,17 @@ class ModelLimiter:
                 if not wait:
                     return reservation if self._try_at_once(waiter) else None
                 self._wait_for_grant(waiter, cancel)
-        except BaseException:  # an interrupt as well: the place goes to the next, what was taken goes back
+        except BaseException:  # an interrupt too: return the cost and let the next waiter go
             self._withdraw(reservation, waiter)
             raise
         return reservation
 
     def _interrupts_own_section(self) -> bool:
-        """Say whether this is a signal handler in the middle of a section of its own thread. Else let the one inside go on.
+        """Return whether this is a signal handler that interrupted a section of its own thread. If not, let the section finish first.
 
-        Waiting for the lock instead would make a convoy where one thread runs at a time: whoever gets it next has to wait for the
-        interpreter's own lock, and holds this one meanwhile, so that from then on every single acquire changes threads. That halves the
-        rate of 64 threads, or worse.
+        With a global interpreter lock, waiting for our lock at once would make a convoy: the thread that gets it must still wait for
+        the interpreter's lock, and holds ours meanwhile, so that from then on every acquire switches threads. That halves the rate of
+        64 threads, or worse. Sleeping until the section has ended avoids it.
         """
         if owns_lock(self._lock):
             return True
@@ -196,18 +196,20 @@ class ModelLimiter:
     def _grant_to_handler(
         self, reservation: HeldReservation, prompt_tokens: int, max_output: int | None
     ) -> HeldReservation:
-        """Grant a place to a signal handler that struck in the middle of a section; it is charged when that section ends."""
+        """Grant a reservation to a signal handler that interrupted a section; the section charges it at its end."""
         expected = self._estimator.expected_output() if max_output is None else max_output
         estimate = self._estimator.estimate(prompt_tokens, expected)
         self._arrivals += 1
         reservation.arrival = self._arrivals
         self._sequence += 1
-        reservation.sequence = sequence = self._sequence  # no call between the two
+        reservation.sequence = sequence = (
+            self._sequence
+        )  # no call between the two, or an interrupt could leave one unset
         self._deferred.append(lambda: self._charge_granted(sequence, estimate))
         return reservation
 
     def _charge_granted(self, sequence: int, estimate: Estimate) -> None:
-        """Charge a place that was granted before."""
+        """Charge a reservation that was granted to a signal handler."""
         now = self._now()
         self._buckets.charge(estimate.cost, now)
         self._gate.note_sent(now, self._buckets.spacing())
@@ -220,18 +222,18 @@ class ModelLimiter:
         )
 
     def _raise_refusal(self, refusal: Refusal | None) -> None:
-        if refusal is not None:  # made here, outside the lock: it asks the clock for the time of day
+        if refusal is not None:  # built outside the lock, because it asks the clock for the time of day
             raise refusal.error(self.model, self._clock)
 
     def _record_grant(self, reservation: HeldReservation, estimate: Estimate) -> None:
-        """Note a place as taken. Its cost has been charged."""
+        """Record a granted reservation as in flight. Its cost must be charged already."""
         self._sequence += 1
         self._in_flight_output += estimate.cost[OUTPUT]
-        reservation.sequence = self._sequence  # first, so that whoever is interrupted here can be cleared up after
+        reservation.sequence = self._sequence  # first: after an interrupt here, _withdraw() finds the grant by it
         self._in_flight[reservation.sequence] = estimate
 
     def _enqueue(self, waiter: Waiter, now: int, *, wait: bool) -> Refusal | None:
-        """Put a caller in the queue, unless it is clear now that it waits in vain."""
+        """Add a waiter to the queue, unless it can be refused at once."""
         refusal: Refusal | None = self._cut_to_fit(waiter)
         if refusal is None and wait and self._queue:
             refusal = self._refuse_newcomer(waiter, now)
@@ -246,12 +248,12 @@ class ModelLimiter:
             return None
         return self._refuse_head(waiter, now) if self._queue.head is waiter else None
 
-    def _try_at_once(self, waiter: Waiter) -> bool:  # noqa: ARG002 - where a store has to be asked, there is more to do
-        """Take a place without waiting, if the queue could not give one."""
+    def _try_at_once(self, waiter: Waiter) -> bool:  # noqa: ARG002 - a shared store needs the waiter
+        """Return whether a caller that must not wait gets its reservation after all. Only a shared store can still grant one."""
         return False
 
     def _wait_for_grant(self, waiter: Waiter, cancel: CancelToken | None) -> None:
-        """Wait until granted; raise when it will not come to that."""
+        """Sleep until the reservation is granted; raise the refusal if it cannot be."""
         handle = None if cancel is None else cancel.subscribe(waiter.cancel)
         try:
             while True:
@@ -274,12 +276,12 @@ class ModelLimiter:
                 cancel.unsubscribe(handle)
 
     def _sleep(self, waiter: Waiter, timeout: float | None) -> None:
-        """Do what is to be done before looking around again: sleep."""
+        """Sleep until the waiter is woken, for *timeout* seconds at most. A shared store is asked instead, if it is time."""
         self._clock.wait(waiter.wake_lock, timeout)
 
     def _check_turn(self, waiter: Waiter) -> tuple[float | None, Refusal | None]:
-        """Look around after waking: return how long to sleep on (0: it is this one's turn), or why not."""
-        # Before looking, so that a wake-up from now on ends the next sleep.
+        """Return the seconds to sleep before the next check (0: the reservation is granted), and a refusal if there is one."""
+        # First, so that a wake-up from now on ends the next sleep.
         waiter.wake_lock.acquire(blocking=False)
         now = self._now()
         if not waiter.granted:
@@ -289,19 +291,18 @@ class ModelLimiter:
         if self._queue.head is waiter:
             refusal = self._refuse_head(waiter, now)
             waiter.wakes_at = self._ready_at(waiter.estimate.cost)[0]
-            if self._limits_unknown and self._over_first_calls(
-                now
-            ):  # an answer ends that, so nobody is refused for it before his time is up
+            # An answer may reveal the limits at any time, so the head is not refused before its deadline.
+            if self._limits_unknown and self._over_first_calls(now):
                 waiter.wakes_at = min(now + _UNKNOWN_SPACING, waiter.deadline)
                 refusal = refusal or (self._refuse_expired(waiter, now) if now >= waiter.deadline else None)
         else:
             refusal = self._refuse_expired(waiter, now) if now >= waiter.deadline else None
             waiter.wakes_at = waiter.deadline
-        # At least a microsecond: a clock in floats may not see less.
+        # At least a microsecond: a clock that counts in floats may not show less.
         return None if waiter.wakes_at == NEVER else max(waiter.wakes_at - now, 1000) / SECOND, refusal
 
     def _withdraw(self, reservation: HeldReservation, waiter: Waiter | None) -> None:
-        """Undo whatever a caller had got to when it was stopped."""
+        """Undo all that a caller has got before it was stopped."""
         self._run_locked(lambda: self._withdraw_locked(reservation, waiter))
 
     def _withdraw_locked(self, reservation: HeldReservation, waiter: Waiter | None) -> None:
@@ -314,7 +315,7 @@ class ModelLimiter:
         self._grant_ready(now)
 
     def _run_locked(self, change: Callable[[], object]) -> None:
-        """Make a change under the lock; where a signal handler struck in the middle of another, when that one is done."""
+        """Run *change* in a section; in a signal handler that interrupted a section, defer it to the end of that section."""
         if self._in_section and owns_lock(self._lock):
             self._deferred.append(change)
             return
@@ -330,13 +331,13 @@ class ModelLimiter:
     # --- whose turn, and when ----------------------------------------------------------------------------------------
 
     def _grant_ready(self, now: int) -> None:
-        """Grant what can be granted now, in order, and see that the head wakes in time for the rest.
+        """Grant in order all reservations that fit now, and make the head wake in time for the next.
 
-        To be called after everything that may have changed that: time, credit, headers, somebody leaving.
+        Call this after every event that may change the answer: time, credit, headers, a waiter that gives up.
         """
         while (waiter := self._queue.head) is not None:
             if not waiter.granted:
-                # What can never fit counts as later than any deadline: its caller wakes, finds that out and leaves.
+                # A request that can never fit counts as later than any deadline, so that its caller wakes and is refused.
                 ready = NEVER + 1 if self._cut_to_fit(waiter) else self._ready_at(waiter.estimate.cost)[0]
                 if ready <= now and self._limits_unknown and self._over_first_calls(now):
                     wakes_at = min(now + _UNKNOWN_SPACING, waiter.deadline)
@@ -353,12 +354,12 @@ class ModelLimiter:
                 waiter.reservation.wait = (now - waiter.arrived_at) / SECOND
                 self._gate.note_sent(now, self._buckets.spacing())
                 self._record_grant(waiter.reservation, waiter.estimate)
-            # Out of the queue only now: should an interrupt have struck in between, the next who comes here finishes the job.
+            # Removed last: if an interrupt strikes before, the next caller of this method finds the waiter granted and removes it.
             self._queue.serve(waiter)
             waiter.wake()
 
     def _over_first_calls(self, now: int) -> bool:
-        """Say whether enough calls are out for now: without any limit known a burst would mostly be refused."""
+        """Return whether enough calls are in flight while no limit is known: the service would refuse most of a larger burst."""
         calls_out = len(self._in_flight)
         if not calls_out:
             self._first_sent_at = now
@@ -369,7 +370,7 @@ class ModelLimiter:
         return (self._gate.opens_at, None) if self._gate.opens_at > ready else (ready, cause)
 
     def _cut_to_fit(self, waiter: Waiter) -> TooLarge | None:
-        """Cut the cost to the limits as they are now; or find that it can never fit."""
+        """Cut the cost to the limits as they are now; return a refusal if even the least cost can never fit."""
         estimate = waiter.estimate
         if self._buckets.never_fits(estimate.cost) is None:
             return None
@@ -380,7 +381,7 @@ class ModelLimiter:
         return None
 
     def _refuse_head(self, waiter: Waiter, now: int) -> Refusal | None:
-        """Find out whether the head waits in vain."""
+        """Return a refusal if the head would wait in vain."""
         refusal: Refusal | None = self._cut_to_fit(waiter)
         if refusal is None and waiter.long_wait != NEVER:
             refusal = self._check_long_wait(waiter, NO_COST, now)
@@ -390,7 +391,7 @@ class ModelLimiter:
         return refusal
 
     def _refuse_newcomer(self, waiter: Waiter, now: int) -> Refusal | None:
-        """Find out whether a newcomer waits in vain behind those that are there already."""
+        """Return a refusal if a newcomer would wait in vain behind the present waiters."""
         if waiter.long_wait == NEVER and waiter.deadline == NEVER:
             return None
         cost_ahead = self._queue.certain_cost_ahead(waiter)
@@ -405,7 +406,7 @@ class ModelLimiter:
         return refusal
 
     def _refuse_expired(self, waiter: Waiter, now: int) -> TooLate:
-        """Say that a deadline passed in the queue, and how long it takes if begun now, behind those who are before this one."""
+        """Build the refusal of a waiter whose deadline has passed: how long its turn takes from now, behind those ahead of it."""
         ahead, own = self._queue.cost_ahead(waiter), waiter.estimate.cost
         ready = max(self._gate.opens_at, now)
         for bucket in self._buckets:
@@ -426,10 +427,10 @@ class ModelLimiter:
         return None
 
     def _earliest_fit(self, bucket: Bucket, waiter: Waiter, cost_ahead: Cost) -> int:
-        """Return the earliest instant at which *waiter* can fit into *bucket* after those before it.
+        """Return the earliest instant at which *waiter* can fit into *bucket* after those ahead of it.
 
-        For the head that is the plain computation. For the others what is in flight, and those before, are taken to give back
-        as much as answers have given back so far.
+        For the head the result is exact. For others it assumes that the calls in flight and those ahead return as large a part of
+        their reserved output as earlier answers did.
         """
         units = waiter.estimate.cost[bucket.kind]
         if cost_ahead == NO_COST or not units:
@@ -440,10 +441,10 @@ class ModelLimiter:
         ahead = cost_ahead[bucket.kind] - expected_return
         return bucket.tat + (ahead + min(units, bucket.capacity)) * bucket.interval - bucket.burst
 
-    # --- giving it back ----------------------------------------------------------------------------------------------
+    # --- ending a reservation ----------------------------------------------------------------------------------------
 
     def _close_reservation(self, reservation: HeldReservation) -> Estimate | None:
-        """End a reservation: the first who does gets what was reserved, everybody after ``None``."""
+        """Close a reservation; return its estimate to the first caller, and ``None`` to later ones."""
         reservation.closed = True
         return self._remove_in_flight(reservation.sequence)
 
@@ -454,7 +455,7 @@ class ModelLimiter:
         return estimate
 
     def forget_collected(self, sequence: int) -> None:
-        """Forget a reservation that was collected unsettled; for finalizers, takes no lock."""
+        """Remove a reservation that was collected open. Takes no lock, because finalizers call it."""
         self._deferred.append(partial(self._remove_in_flight, sequence))
 
     def _run_deferred(self) -> None:
@@ -462,12 +463,12 @@ class ModelLimiter:
             self._deferred.popleft()()
 
     def end_reservation(self, reservation: HeldReservation, actual: Cost | None, usage: Usage | None = None) -> None:
-        """End a reservation.
+        """End a reservation. Only the first call for it counts.
 
         Args:
-            reservation: Ended once; a second call changes nothing.
-            actual: What to count instead of what was reserved; ``None`` keeps that.
-            usage: To learn from.
+            reservation: The reservation.
+            actual: The cost to count instead of the reserved one; ``None`` keeps that.
+            usage: The service's count, to learn from.
         """
         try:
             if self._in_section and self._interrupts_own_section():
@@ -482,12 +483,12 @@ class ModelLimiter:
                     while self._deferred:
                         self._deferred.popleft()()
                     self._in_section = False
-        except BaseException:  # an interrupt: nobody may stay in flight, and nobody unwoken
+        except BaseException:  # an interrupt: the call must not stay in flight, nor a waiter asleep
             self._keep_locked(reservation)
             raise
 
     def _end_locked(self, reservation: HeldReservation, actual: Cost | None, usage: Usage | None) -> Estimate | None:
-        """End a reservation; return what was reserved, if this call replaced it by something else."""
+        """End a reservation; return its estimate if this call replaced the cost."""
         reservation.closed = True
         estimate = self._remove_in_flight(reservation.sequence)
         if estimate is None or actual is None:
@@ -506,7 +507,7 @@ class ModelLimiter:
         return estimate
 
     def _keep_locked(self, reservation: HeldReservation) -> None:
-        """End a reservation as it is, if it had not come to its settlement yet."""
+        """End a reservation with its reserved cost, unless it was settled before the interrupt."""
 
         def change() -> None:
             self._close_reservation(reservation)
@@ -515,9 +516,9 @@ class ModelLimiter:
         self._run_locked(change)
 
     def _known_reserved(self, reservation: HeldReservation, estimate: Estimate, actual: Cost) -> Cost:
-        """Return what a call has reserved, as far as a limit learned while it was out knows of it.
+        """Return the reserved cost as counted by a limit that was learned while the call was in flight.
 
-        Such a limit came with the service's own count of the prompt, and only what the answer left over is to be given back.
+        The service's figure for that limit already contained its own count of the prompt, so only the unused output must be returned.
         """
         if reservation.sequence > self._adopted_sequence or actual[REQUESTS] == 0:
             return estimate.cost
@@ -525,10 +526,10 @@ class ModelLimiter:
         prompt_tokens = min(prompt_tokens, actual[INPUT])
         return requests, prompt_tokens + output_tokens, prompt_tokens, output_tokens
 
-    # --- what the service says ---------------------------------------------------------------------------------------
+    # --- the service's figures ---------------------------------------------------------------------------------------
 
     def feedback(self, sequence: int, info: RateLimitInfo | None, refusal_error: RateLimitedError | None) -> None:
-        """Learn from an answer."""
+        """Learn from the headers of an answer, and from the refusal if it was one."""
         if self._in_section and self._interrupts_own_section():
             self._deferred.append(lambda: self._feedback_locked(sequence, info, refusal_error))
             return
@@ -540,7 +541,9 @@ class ModelLimiter:
                 while self._deferred:
                     self._deferred.popleft()()
                 self._in_section = False
-        if not self._learned_logged and self._learning.learned_limits:  # logging takes locks of its own and may do I/O
+        if (
+            not self._learned_logged and self._learning.learned_limits
+        ):  # outside the lock: logging takes other locks and may do I/O
             self._learned_logged = True
             shown = ", ".join(f"{name} {limit:,}" for name, limit in list(self._learning.learned_limits.items()))
             _log.info("limits of model %.200r learned from the service: %s", self.model, shown)
@@ -556,7 +559,7 @@ class ModelLimiter:
             self._grant_ready(now)
             head = self._queue.head
             if head is not None:
-                head.wake()  # it may have become clear that it waits in vain
+                head.wake()  # by the new figures it may wait in vain
 
     def _learn_from_answer(
         self, sequence: int, info: RateLimitInfo | None, refusal_error: RateLimitedError | None, now: int
@@ -573,7 +576,7 @@ class ModelLimiter:
             self._adopted_sequence = self._sequence
 
     def largest_output(self, prompt_tokens: int) -> int | None:
-        """Return the longest answer that fits beside such a prompt; ``None`` without limits of tokens."""
+        """Return the longest answer that fits together with such a prompt; ``None`` while no limit of tokens is known."""
 
         def read() -> list[int]:
             counted = self._estimator.estimate(prompt_tokens, 0).cost[TOKENS]
@@ -587,22 +590,25 @@ class ModelLimiter:
         return max(min(free_tokens), 0) if free_tokens else None
 
     def _read_locked(self, read: Callable[[], T]) -> T:
-        """Return what is seen under the lock; to a signal handler that struck in the middle of a section, what there is."""
+        """Return *read* under the lock; in a signal handler that interrupted a section, read the state as it is."""
         if self._in_section and owns_lock(self._lock):
             return read()
         results: list[T] = []
         self._run_locked(lambda: results.append(read()))
         return results[0]
 
-    # --- being forgotten ----------------------------------------------------------------------------------------------
+    # --- forgetting the model ----------------------------------------------------------------------------------------
 
     @property
     def use_count(self) -> int:
-        """How often somebody came."""
+        """How many reservations were asked for."""
         return self._arrivals
 
     def retire(self, *, used: bool) -> bool:
-        """Refuse further calls, unless one is in flight or waits, or, if not even *used*, what is kept here still says something."""
+        """Refuse all further calls, so that the limiter can forget this model; return whether it may.
+
+        It may not while a call is in flight or waits; nor, unless *used*, while the state still has an effect.
+        """
         self._run_locked(lambda: self._retire_now(used=used))
         return self._try_take == self._raise_retired
 
@@ -613,18 +619,18 @@ class ModelLimiter:
         now = self._now()
         if not used and (self._gate.active or any(bucket.tat > now for bucket in self._buckets)):
             return
-        # The way past these leads to the first.
+        # With both off, every call reaches the first.
         self._try_take = self._raise_retired
         self._limits_unknown = self._gate.active = False
 
     def _raise_retired(self, _cost: Cost, _now: int) -> bool:
         raise RetiredError
 
-    # --- looking in --------------------------------------------------------------------------------------------------
+    # --- status ------------------------------------------------------------------------------------------------------
 
     def status(self) -> RateLimitStatus:
         """Return a snapshot."""
-        from groq_provider.types.status import RateLimitStatus, RateLimitWindow  # for whoever looks
+        from groq_provider.types.status import RateLimitStatus, RateLimitWindow  # loaded on first use
 
         def read() -> tuple[list[tuple[str, int, int, int, str]], int, int, int, RateLimitInfo | None]:
             now = self._now()
@@ -650,10 +656,10 @@ class ModelLimiter:
         )
 
     def after_fork(self, *, careful: bool = True) -> None:
-        """Start anew in a child process: its threads, and what they held or waited for, stayed in the parent.
+        """Start again in a child process, where the parent's threads, waiters and calls in flight do not exist.
 
-        What is used stays counted. The parent goes on using the quota too, so a *careful* child takes half the share until the
-        service tells it more.
+        The use stays counted. The parent goes on using the quota too, so a *careful* child takes half the share until headers of the
+        service arrive.
         """
         self._lock = threading.RLock()
         self._in_section = False

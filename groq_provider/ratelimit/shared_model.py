@@ -1,8 +1,8 @@
-"""The limits of one model shared with other processes: the queue stays here, the buckets are in a store.
+"""Grant reservations for one model whose limits processes share: the queue is local, the buckets are in a store.
 
-Only the head of the queue asks the store, in its own thread and with no lock held; one question per process and model is under way. The
-buckets of this process are a copy, as fresh as the last answer: for refusals known at once, for what headers say, for showing, and for going
-on alone while the store is away.
+Only the head of the queue asks the store, in its own thread and without a lock; so each process has at most one question per model under
+way. The local buckets are a copy, as fresh as the last answer. They serve to refuse at once, to convert headers, to show the status, and to
+go on while the store is offline.
 """
 
 from __future__ import annotations
@@ -48,35 +48,35 @@ __all__ = ["SharedModelLimiter", "StoreLink"]
 _log = logging.getLogger(__name__)
 
 _MICROSECOND = 1_000  # nanoseconds
-#: How far ahead places are reserved. Longer than a trip to the store, so that one question does for a place; short enough that a call
-#: of the other class, or what answers give back, is not kept out by places that begin later.
+#: How far ahead to reserve. Longer than a trip to the store, so that one question suffices; short enough that reservations which start
+#: later do not keep out a call of the other class or returned tokens.
 _RESERVE_AHEAD = 100_000
-#: How long the head waits before it asks again: what other processes give back cannot wake it.
+#: How long the head waits before it asks again: other processes cannot wake it when they return tokens.
 _ASK_INTERVAL = SECOND
-#: The least time between two questions of a head that is not served.
+#: The least time between two questions of a head that was not served.
 _SHORTEST_INTERVAL = SECOND // 200
-#: Taken for the number of processes while no store has said it.
+#: The assumed number of processes until a store reports it.
 _ASSUMED_HOSTS = 4
 
 
 class StoreLink:
-    """A store as the models see it: there, or away and tried again from time to time.
+    """Passes questions to a store, and notes whether it is offline; an offline store is probed from time to time.
 
     Thread safety: any thread.
 
     Args:
-        store: What to ask.
-        clock: Time.
+        store: The store.
+        clock: The source of time.
 
     Attributes:
-        offline: Whether the last question went unanswered.
-        hosts: How many processes share the limits, as far as known.
+        offline: Whether the last question got no answer.
+        hosts: The number of processes that share the limits, as far as known.
     """
 
     def __init__(self, store: RateLimitStore, clock: Clock) -> None:
         self.store = store
         self._monotonic = clock.monotonic
-        self._lock = threading.RLock()  # reentrant: a signal handler may come here while its own thread is in here
+        self._lock = threading.RLock()  # reentrant: see _sync
         self._probe_pause = 1.0
         self._next_probe_at = 0.0
         self.offline = False
@@ -84,16 +84,16 @@ class StoreLink:
         self._closed = False
 
     def close(self) -> None:
-        """Have the store give back what it holds open, now and after whatever it is still asked for by calls under way."""
+        """Close the store, and close it again after each later question of a call that is still under way."""
         self._closed = True
         self.store.close()
 
     def seconds_to_probe(self) -> float:
-        """Return the seconds until a store that is away should be tried again; 0 for now."""
+        """Return the seconds until an offline store may be probed; 0: now."""
         return max(self._next_probe_at - self._monotonic(), 0.0)
 
     def probe(self, key: str) -> None:
-        """Try a store that is away again if it is time; the first who comes does, for all."""
+        """Probe an offline store if it is time; the first caller does it for all."""
         with self._lock:
             if not self.offline or self.seconds_to_probe():
                 return
@@ -108,7 +108,7 @@ class StoreLink:
             self._close_again()
 
     def take(self, key: str, request: AcquireRequest) -> AcquireResult | None:
-        """Ask for a place; ``None`` if the store is away."""
+        """Ask for a reservation; return ``None`` if the store is offline."""
         try:
             result = self.store.take(key, request)
         except StoreUnavailableError as error:
@@ -121,7 +121,7 @@ class StoreLink:
         return result
 
     def adjust(self, key: str, change: Adjustment) -> bool:
-        """Pass on a change; whether it arrived. Not even tried while the store is away."""
+        """Send an adjustment; return whether it arrived. An offline store is not even tried."""
         if self.offline:
             return False
         try:
@@ -145,7 +145,7 @@ class StoreLink:
             self.offline = True
         if newly_offline:
             _log.warning(
-                "the store of the rate limits is away (%.200s): going on with one part in %d of them until it is back",
+                "the store of the rate limits is offline (%.200s): this process uses one part in %d of them until it answers again",
                 error,
                 max(self.hosts, 1),
             )
@@ -154,23 +154,23 @@ class StoreLink:
         with self._lock:
             was_offline, self.offline = self.offline, False
         if was_offline:
-            _log.warning("the store of the rate limits is back")
+            _log.warning("the store of the rate limits is online again")
 
     def after_fork(self) -> None:
-        """Start anew in a child process, whose lock may have been held."""
+        """Replace the lock in a child process, where a thread of the parent may have held it."""
         self._lock = threading.RLock()
 
 
 class SharedModelLimiter(ModelLimiter):
-    """Everything the limiter knows of one model whose buckets are in a store.
+    """Like :class:`ModelLimiter`, for one model whose buckets are in a store.
 
     Args:
-        model: Its id.
-        limits: Sizes by name.
+        model: The id of the model.
+        limits: Configured sizes by name of the limit.
         share: Millionths of the token limits to use.
-        clock: Time, and the way to wait.
-        link: Where the store is.
-        key: Its name there.
+        clock: The source of time, and the way to wait.
+        link: The store.
+        key: The name of the model's state in the store.
     """
 
     def __init__(
@@ -180,29 +180,29 @@ class SharedModelLimiter(ModelLimiter):
         self._link = link
         self._store_key = key
         self._try_take = self._take_offline
-        self._limits_unknown = False  # what other processes have out is not known either
+        self._limits_unknown = False  # holding our own calls back is no use: other processes may send theirs
         self._claimant = _new_claimant()
         self._store_version = 0
-        #: The head, once it knows that it is.
+        #: The head that was woken to ask the store.
         self._known_head: Waiter | None = None
-        #: First request granted while another process had closed the gate; 0 for none.
+        #: First request granted while the gate of the store was closed; 0: none.
         self._gated_sequence = 0
-        #: What the store has to hear: put here under the lock, sent without it.
+        #: Adjustments to send to the store: posted under the lock, sent without it.
         self._outbox: deque[Adjustment] = deque()
         self._offline = False
-        #: Units used while the store was away, and refill times it was not told of when it went away.
+        #: Units used while the store was offline; and credits that failed to reach it before.
         self._offline_use = [0, 0, 0, 0]
         self._undelivered: dict[str, int] = {}
 
-    # --- with the store, or alone ------------------------------------------------------------------------------------
+    # --- online or offline -------------------------------------------------------------------------------------------
 
     def _take_offline(self, cost: Cost, now: int) -> bool:
-        """Take without asking, while there is nobody to ask."""
+        """Take a cost from the local buckets if the store is offline; online, the fast path is closed."""
         self._switch_mode(now)
         return self._offline and self._buckets.try_take(cost, now)
 
     def _switch_mode(self, now: int) -> None:
-        """Go on alone if the store went away, and together if it came back."""
+        """Follow the link: go offline with a part of the limits, or online again with the use of the meantime as a debt."""
         if self._link.offline == self._offline:
             return
         self._offline = self._link.offline
@@ -210,7 +210,7 @@ class SharedModelLimiter(ModelLimiter):
             self._offline_use = [0, 0, 0, 0]
             self._buckets.divide(max(self._link.hosts, 1), now)
             return
-        # What was used meanwhile and has not been refilled since is a debt at the store.
+        # The store must be told of all units that were used offline and are not refilled yet.
         debts = {bucket.name: min(self._offline_use[bucket.kind], bucket.used(now)) for bucket in self._buckets}
         self._buckets.unite(now)
         owed = {bucket.name: _micro(debts[bucket.name] * bucket.interval) for bucket in self._buckets}
@@ -222,7 +222,7 @@ class SharedModelLimiter(ModelLimiter):
         self._outbox.append(Adjustment(**fields))  # type: ignore[arg-type]
 
     def _send_outbox(self) -> None:
-        """Send what the store has to hear. Credit that does not arrive is given when the store is back."""
+        """Send the posted adjustments. Credits that do not arrive are kept until the store is online again."""
         while self._outbox:
             try:
                 change = self._outbox.popleft()
@@ -235,9 +235,9 @@ class SharedModelLimiter(ModelLimiter):
         for name, credit in change.credits.items():
             self._undelivered[name] = self._undelivered.get(name, 0) + credit
 
-    # --- taking a place ----------------------------------------------------------------------------------------------
+    # --- granting a reservation --------------------------------------------------------------------------------------
 
-    def acquire(self, prompt_tokens: int, max_output: int | None, **options: Any) -> HeldReservation | None:  # noqa: D102 - as there
+    def acquire(self, prompt_tokens: int, max_output: int | None, **options: Any) -> HeldReservation | None:  # noqa: D102 - inherited
         if self._link.offline:
             self._link.probe(self._store_key)
         return super().acquire(prompt_tokens, max_output, **options)
@@ -265,14 +265,14 @@ class SharedModelLimiter(ModelLimiter):
     def _leave_queue(self, waiter: Waiter) -> None:
         now = self._now()
         if waiter in self._queue:
-            if self._offline:  # since just now
+            if self._offline:  # it went offline with this question
                 self._grant_ready(now)
             if not waiter.granted:
                 self._queue.remove(waiter)
                 self._grant_ready(now)
 
     def _wait_for_grant(self, waiter: Waiter, cancel: CancelToken | None) -> None:
-        # Nobody waits, as a rule, and the store has room: then one question is all.
+        # Usually no other caller waits and the store has room: then one question suffices.
         if waiter.request is None or not self._ask_store(waiter, waiter.request):
             super()._wait_for_grant(waiter, cancel)
 
@@ -281,7 +281,7 @@ class SharedModelLimiter(ModelLimiter):
         if self._offline:
             super()._grant_ready(now)
             return
-        while (head := self._queue.head) is not None and head.granted:  # an interrupt struck in between
+        while (head := self._queue.head) is not None and head.granted:  # left there by an interrupt
             self._queue.serve(head)
             head.wake()
         if head is not self._known_head:
@@ -346,12 +346,12 @@ class SharedModelLimiter(ModelLimiter):
         )
 
     def _ask_store(self, waiter: Waiter, request: AcquireRequest) -> bool:
-        """Ask the store, and act on the answer; say whether the call may start now."""
+        """Ask the store, and act on its answer; return whether the call may start now."""
         result = self._link.take(self._store_key, request)
         refusals: list[Refusal] = []
         self._run_locked(lambda: self._apply_result(waiter, result, refusals))
         if result is None:
-            return False  # alone from now on
+            return False  # offline from now on
         if self._outbox:
             self._send_outbox()
         self._raise_refusal(refusals[0] if refusals else None)
@@ -364,7 +364,7 @@ class SharedModelLimiter(ModelLimiter):
         if result is None:
             return
         self._store_version = max(self._store_version, result.version)
-        # In the order of the wants; one that was learned meanwhile is at the end.
+        # In the order of the charges; a bucket that was learned meanwhile comes after them.
         for bucket, refill_time in zip(self._buckets, result.full, strict=False):
             bucket.tat = min(now + refill_time * _MICROSECOND, bucket.latest_tat(now))
         if result.reserved:
@@ -375,7 +375,7 @@ class SharedModelLimiter(ModelLimiter):
         )
         refusal = self._refuse_head(waiter, now)
         if refusal is None and now + result.wait * _MICROSECOND > waiter.deadline:
-            # Not for want of room: others are before this one, or closed the gate. They may be gone, or an answer open it.
+            # The limits have room, but other queues come first, or the gate is closed: either may change before the deadline.
             waiter.late_since = waiter.late_since or now
             if now - waiter.late_since >= CLAIM_LIFE * _MICROSECOND or now >= waiter.deadline:
                 refusal = TooLate(result.wait * _MICROSECOND, waiter.deadline - now)
@@ -417,9 +417,9 @@ class SharedModelLimiter(ModelLimiter):
             self._post(claimant=self._claimant)
         super()._withdraw_locked(reservation, waiter)
 
-    # --- giving it back ----------------------------------------------------------------------------------------------
+    # --- ending a reservation ----------------------------------------------------------------------------------------
 
-    def end_reservation(self, reservation: HeldReservation, actual: Cost | None, usage: Usage | None = None) -> None:  # noqa: D102 - as there
+    def end_reservation(self, reservation: HeldReservation, actual: Cost | None, usage: Usage | None = None) -> None:  # noqa: D102 - inherited
         super().end_reservation(reservation, actual, usage)
         if self._outbox:
             self._send_outbox()
@@ -436,7 +436,7 @@ class SharedModelLimiter(ModelLimiter):
         if self._offline:
             self._offline_use = [spent - units for spent, units in zip(self._offline_use, unused, strict=True)]
             return
-        # Rounded down, a debt up: no rounding ever lets more through than the limit.
+        # Credits are rounded down and debts up, so that rounding never allows more than the limit.
         credits_ = {
             bucket.name: max(unused[bucket.kind] * bucket.interval, -bucket.dimension.period) // _MICROSECOND
             for bucket in self._buckets
@@ -446,7 +446,7 @@ class SharedModelLimiter(ModelLimiter):
             self._post(credits=credits_, start=start)
 
     def _wake_head(self) -> None:
-        """Let the head ask now: something was given back."""
+        """Let the head ask the store now: it may have more room."""
         if self._queue:
             self._run_locked(self._wake_head_locked)
 
@@ -456,9 +456,9 @@ class SharedModelLimiter(ModelLimiter):
             head.wakes_at = self._now()
             head.wake()
 
-    # --- what the service says ---------------------------------------------------------------------------------------
+    # --- the service's figures ---------------------------------------------------------------------------------------
 
-    def feedback(  # noqa: D102 - as there
+    def feedback(  # noqa: D102 - inherited
         self, sequence: int, info: RateLimitInfo | None, refusal_error: RateLimitedError | None
     ) -> None:
         was_closed = self._gate.active
@@ -471,7 +471,7 @@ class SharedModelLimiter(ModelLimiter):
         self, sequence: int, info: RateLimitInfo | None, refusal_error: RateLimitedError | None
     ) -> None:
         super()._feedback_locked(sequence, info, refusal_error)
-        self._switch_mode(self._now())  # also where nobody waits
+        self._switch_mode(self._now())  # needed if no caller waits
 
     def _learn_from_answer(
         self, sequence: int, info: RateLimitInfo | None, refusal_error: RateLimitedError | None, now: int
@@ -480,7 +480,7 @@ class SharedModelLimiter(ModelLimiter):
         super()._learn_from_answer(sequence, info, refusal_error, now)
         if self._offline:
             return
-        # Only what became tighter: what others have in flight the service may not have counted yet.
+        # Send only tighter figures: the service may not have counted yet the calls that other processes have in flight.
         refill_times = {
             bucket.name: _micro(bucket.tat - now)
             for bucket in self._buckets
@@ -495,12 +495,12 @@ class SharedModelLimiter(ModelLimiter):
         if refill_times or pause or reopened:
             self._post(full=refill_times, pause=pause, opened=reopened)
 
-    def after_fork(self, *, careful: bool = True) -> None:  # noqa: ARG002, D102 - the store knows what the parent uses
+    def after_fork(self, *, careful: bool = True) -> None:  # noqa: ARG002, D102 - inherited; the store counts the parent's use
         super().after_fork(careful=False)
         self._claimant = _new_claimant()
         self._known_head = None
         self._outbox.clear()
-        # Debts and credits that were not told yet are the parent's to tell.
+        # The parent will send its own debts and credits.
         self._offline_use = [0, 0, 0, 0]
         self._undelivered = {}
 

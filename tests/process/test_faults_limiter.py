@@ -64,16 +64,16 @@ def test_81_calls_survive_absent_store(redis, fault, caplog):
         assert time.monotonic() - begun < 10  # half a second in truth; without its limit it would wait for ever
         away = [r.getMessage() for r in caplog.records if "store of the rate limits" in r.getMessage()]
         assert len(away) == 1
-        assert "is away" in away[0]
+        assert "is offline" in away[0]
         redis.resume() if fault == "stopped" else redis.restart()
         back = threading.Event()
         deadline = time.monotonic() + PATIENCE
         while not back.is_set() and time.monotonic() < deadline:
             provider.generate("Hello", max_completion_tokens=5)
-            if any("is back" in r.getMessage() for r in caplog.records):
+            if any("is online again" in r.getMessage() for r in caplog.records):
                 back.set()
         assert back.is_set()
-        assert sum("is away" in r.getMessage() for r in caplog.records) == 1
+        assert sum("is offline" in r.getMessage() for r in caplog.records) == 1
 
 
 def test_81_wrong_password_found_early():

@@ -245,7 +245,7 @@ def test_each_survives_without_store(caplog):
         store.reason = None
         clock.advance(5.1)
         take(one).keep(), take(two).keep()
-        assert [r.getMessage() for r in caplog.records[2:]] == ["the store of the rate limits is back"] * 2
+        assert [r.getMessage() for r in caplog.records[2:]] == ["the store of the rate limits is online again"] * 2
 
 
 def test_store_absent_from_start():

@@ -1,8 +1,9 @@
-"""Limits shared by the processes of one host: a small file, a lock on it, and nothing else.
+"""Share limits among the processes of one host by a small file and a lock on it.
 
-The file holds a header and a table of records of one size, one for each key. Whoever wants something takes the lock, reads one record,
-applies :class:`~groq_provider.ratelimit.store.gcra_state.GcraState` to it, writes it back and lets go: some ten microseconds. There is no server, no
-thread, nothing to clean up: a process that dies lets go of the lock by dying, and what it had reserved drains like everything else.
+The file holds a header and a table of equally long records, one for each key. To use a record, a process takes the lock, reads the
+record, applies :class:`~groq_provider.ratelimit.store.gcra_state.GcraState`, writes it back and unlocks, within some ten microseconds.
+There is no server and no thread, and nothing to clean up: the system unlocks for a process that dies, and its reservations drain like
+all others.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from groq_provider.ratelimit.store.protocol import StoreUnavailableError
 try:
     import fcntl
 except ImportError:  # pragma: no cover - Windows
-    fcntl = None  # type: ignore[assignment]  # what a system without it has
+    fcntl = None  # type: ignore[assignment]  # the constructor refuses then
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,46 +46,46 @@ R = TypeVar("R")
 
 _MAGIC, _VERSION = b"groqlim\n", 1
 
-# Magic, version, epoch, hash of the boot id, then monotonic and wall time of one moment, in microseconds; CRC of all that.
+# Magic, version, epoch, hash of the boot id, then monotonic and wall time of one moment, in microseconds; CRC of all these.
 _HEADER = struct.Struct("<8sHH4x16sqqI")
-# Hash of the key, the fields of a state, six instants, which of those are there plus the epoch, CRC of all that.
+# Hash of the key, the fields of a state, six instants; a bitmap of the instants in use, with the epoch; CRC of all these.
 _RECORD = struct.Struct("<16s13qII")
 _BODY = struct.Struct("<16s13qI")
 _CRC = struct.Struct("<I")
 
 _RECORD_SIZE, _CHECKED_SIZE, _RECORD_COUNT = _RECORD.size, _BODY.size, 256
-_TABLE_OFFSET = _RECORD_SIZE  # the header has a place of the size of a record
+_TABLE_OFFSET = _RECORD_SIZE  # the header gets as much room as a record
 _FILE_SIZE = _TABLE_OFFSET + _RECORD_COUNT * _RECORD_SIZE
 
 _LIMIT_NAMES = tuple(DIMENSIONS)
 _INDEX_OF = {name: place for place, name in enumerate(_LIMIT_NAMES)}
-# By bitmap, the names and places of the instants that are there: looked up, not computed, at each call.
+# Names and places of the instants in use for each bitmap: a table, so that no call computes them.
 _NAMES_BY_BITMAP = tuple(
     tuple((name, place) for place, name in enumerate(_LIMIT_NAMES) if bits >> place & 1)
     for bits in range(1 << len(_LIMIT_NAMES))
 )
 _BITMAP_MASK = len(_NAMES_BY_BITMAP) - 1
 
-#: Further than any instant, and not so far that adding to it leaves 64 bits.
+#: Later than any instant, and small enough that adding to it fits into 64 bits.
 _FARTHEST_INSTANT = 1 << 61
 
-#: How far the clock of a process may be behind the newest instant of a record before it is taken for another clock.
+#: A process whose clock is further than this behind the newest instant of a record has another clock.
 _CLOCK_LAG = 2_000_000
 
-#: Seconds to wait for other threads of this process: none takes a tenth of it, but on a file system that does not answer.
+#: Seconds to wait for other threads of this process. A turn takes a tenth of that at most, unless the file system does not answer.
 _LONGEST_TURN = 2.0
 
-#: Records that keys of one tenant may have (what stands before the first colon) while others need places.
+#: Records that the keys of one tenant (the part before the first colon) may use while others need room.
 _MOST_PER_TENANT = _RECORD_COUNT // 4
 
-#: Every so often the header gets the present pair of monotonic and wall time: what a reboot is bridged with.
+#: How often the header gets a new pair of monotonic and wall time, which serves to convert instants after a reboot.
 _REFRESH_INTERVAL = 60_000_000
 
-#: Where the system tells one start of itself from another.
+#: The system writes another id here at each boot.
 _BOOT_ID_PATH = "/proc/sys/kernel/random/boot_id"
 _NO_BOOT_ID = bytes(16)
 
-# Trouble that passes: no reason to refuse the setting.
+# Errors that may pass: they are no reason to refuse the setting.
 _PASSING_ERRORS = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -96,20 +97,20 @@ _PASSING_ERRORS = {
     errno.EAGAIN,
 }
 
-#: Pauses between tries for the lock, in seconds. It is held for microseconds, so the first are short.
+#: Pauses between attempts to lock, in seconds. Processes hold the lock for microseconds, so the first pauses are short.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.00002, 0.0005
 
 
 class _UnusableError(StoreUnavailableError):
-    """It is there, and it is not ours to write to."""
+    """The file exists, and this store must not write to it."""
 
 
 class _InterruptedError(Exception):
-    """A signal handler has used the file in the middle of what its thread was doing with it."""
+    """A signal handler used the file while the code that it interrupted was using it."""
 
 
 class _Descriptor(int):
-    """A number of an open file that is told from an equal one: by its owner, which is one operation."""
+    """A descriptor that can be told from another one with the same number, by one operation (``is``)."""
 
 
 _CLOSED = _Descriptor(-1)
@@ -118,19 +119,19 @@ _CLOSED = _Descriptor(-1)
 class FileStore:
     """Keeps limits in a file, for the threads and processes of one host.
 
-    Safe to use from many threads, and in forked children. A store pickles as its path.
+    You can use it from many threads and in forked children. It pickles as its path.
 
     Args:
-        path: The file. Made if it is not there, readable by this user only; its folder has to be there, and should be one that only
-            this user can write to. At best not on a network file system: it is for one host.
-        clock: Time, for tests; ``None``: the computer's own. Monotonic time is the same for all processes of a host; where it is not (a
-            container with a time of its own), a process that is behind goes on from the newest instant it finds.
-        patience: How many seconds to try for the lock.
-        shared: Whether the file may be another user's. Then it is made readable and writable for the group.
+        path: The file. If missing, it is created, readable by this user only. Its folder must exist, and only this user should be able
+            to write to it. Do not use a network file system: the file is for one host.
+        clock: The source of time, for tests; ``None``: the system's clock. Monotonic time is the same for all processes of a host.
+            Where it is not (a container with its own time), a process that is behind continues from the newest instant it finds.
+        patience: Seconds to try for the lock.
+        shared: Whether the file may belong to another user. Then the group may read and write it.
 
     Raises:
-        ConfigurationError: It cannot be used: no ``flock`` on this system, no such folder, no permission, another user's, or a file that
-            is something else, which is left as it is.
+        ConfigurationError: The file cannot be used: this system has no ``flock``, the folder is missing, permission is denied, it
+            belongs to another user, or it contains something else; such a file is not changed.
 
     Example:
         >>> import tempfile
@@ -155,23 +156,23 @@ class FileStore:
                 f"rate_limit_store = file {shown(os.fspath(path))}: this system has no flock; use 'memory' for one process, or "
                 "'redis://host:port/db'"
             )
-        self._file_path = os.path.abspath(path)  # noqa: PTH100 - a plain string, so that a change of directory changes nothing
+        self._file_path = os.path.abspath(path)  # noqa: PTH100 - a plain string; absolute, so that chdir() changes nothing
         self._clock = SystemClock() if clock is None else clock
         self._lock_patience = patience
         self._allow_other_user = shared
-        self._clock_offset = 0  # added to this process's time, in microseconds: the clock it was behind of
+        self._clock_offset = 0  # microseconds to add to this process's time, if its clock was behind the file's
         self._boot_id = _read_boot_id()
         self._file_identity = 0, 0  # device and inode of the open file
-        self._header_epoch: int | None = None  # None: the header was not looked at yet
+        self._header_epoch: int | None = None  # None: the header was not read yet
         self._header_saved_at = 0  # monotonic instant of the header's times
-        self._record_offsets: dict[str, tuple[bytes, int]] = {}  # by key its hash, and where its record was last
-        self._state = GcraState()  # filled anew at each call
-        # Guards all of the above and the descriptor: threads share that, and with it a flock, which does not keep them apart. Reentrant
-        # (_sync): a signal handler that comes here leaves another descriptor object behind, and what it struck begins anew.
+        self._record_offsets: dict[str, tuple[bytes, int]] = {}  # by key: its hash, and where its record was last
+        self._state = GcraState()  # filled from the record at each call
+        # Guards all of the above and the descriptor: threads share a descriptor, and so a flock does not keep them apart. Reentrant (see
+        # _sync): a signal handler that comes here leaves another descriptor object behind, and the code it interrupted starts again.
         self._lock = threading.RLock()
         try:
             self._open_file()
-            self._check_header(os.pread(self._fd, _HEADER.size, 0))  # without the lock: these bytes never change
+            self._check_header(os.pread(self._fd, _HEADER.size, 0))  # needs no lock: these bytes never change
         except OSError as error:
             self._close_file()
             if error.errno not in _PASSING_ERRORS:
@@ -179,7 +180,7 @@ class FileStore:
         except _UnusableError as error:
             self._close_file()
             raise ConfigurationError(f"rate_limit_store: {error}") from error
-        except ValueError as error:  # a path no system call takes
+        except ValueError as error:  # a path that system calls refuse, such as one with a null byte
             raise ConfigurationError(f"rate_limit_store = file {shown(self._file_path)}: {error}") from error
         forkable(self)
 
@@ -188,7 +189,7 @@ class FileStore:
         """Return the store at ``file:///path``; percent escapes are decoded. ``?shared=1`` allows another user's file.
 
         Raises:
-            ConfigurationError: It names no absolute path, another host, or a file that cannot be used.
+            ConfigurationError: The URL names no absolute path, another host, or a file that cannot be used.
         """
         scheme, _, rest = url.partition(":")
         host, path = "", rest
@@ -221,13 +222,13 @@ class FileStore:
         return _restore_store, (self._file_path, self._clock, self._lock_patience, self._allow_other_user)
 
     def __del__(self) -> None:
-        self._close_file()  # takes no lock: nobody else has this object any more
+        self._close_file()  # needs no lock: no other code has this object any more
 
     def take(self, key: str, request: AcquireRequest) -> AcquireResult:
         """Apply :meth:`GcraState.take` at the present time.
 
         Raises:
-            StoreUnavailableError: The lock is held for too long, or the file cannot be read or written.
+            StoreUnavailableError: The lock was not free in time, or the file cannot be read or written.
         """
         return self._update_record(key, GcraState.take, request)
 
@@ -235,7 +236,7 @@ class FileStore:
         """Apply :meth:`GcraState.adjust` at the present time.
 
         Raises:
-            StoreUnavailableError: The lock is held for too long, or the file cannot be read or written.
+            StoreUnavailableError: The lock was not free in time, or the file cannot be read or written.
         """
         self._update_record(key, GcraState.adjust, adjustment)
 
@@ -249,14 +250,14 @@ class FileStore:
                 self._lock.release()
 
     def _take_turn(self) -> Iterator[bool]:
-        """Take the lock within some time, as :func:`~groq_provider._sync.lock_attempts` does without any.
+        """Take the lock in a loop of one turn, as :func:`~groq_provider._sync.lock_attempts` does, but wait for a bounded time.
 
-        Not without a limit: who holds it may be in a system call on a file system that does not answer.
+        The bound is needed because the holder may be in a system call to a file system that does not answer.
         """
         return iter(partial(self._lock.acquire, True, _LONGEST_TURN), False)
 
     def _update_record(self, key: str, method: Callable[[GcraState, int, G], R], argument: G) -> R:
-        # These waits are not the injected clock's: who holds the lock is another process, in real time.
+        # Real time, not the injected clock: the holder of the lock is another process.
         give_up_at = time.monotonic() + self._lock_patience
         for _ in self._take_turn():
             try:
@@ -273,14 +274,14 @@ class FileStore:
             while replaced_count < 3:
                 fd = self._fd
                 if fd < 0 or not self._is_open_file(_fstat(fd)):
-                    # Not closed here: a number that others closed, as daemons do, may by now be a file of theirs.
+                    # Do not close it: if other code closed the number, as daemons do, it may be another file of theirs by now.
                     self._fd = _CLOSED
                     fd = self._open_file()
                 else:
-                    fd = self._fd = _Descriptor(fd)  # ours for this time
+                    fd = self._fd = _Descriptor(fd)  # a new object marks this turn, see _write_bytes()
                 try:
                     self._wait_for_lock(fd, give_up_at)
-                    # Deleted or replaced while we waited: what is written there now nobody would read.
+                    # If the file was deleted or replaced while we waited, no other process would read our record.
                     if self._is_open_file(_lstat(self._file_path)):
                         now = self._now()
                         offset = self._load_record(fd, key, now)
@@ -293,7 +294,7 @@ class FileStore:
                 except (_InterruptedError, KeyError, OSError, StoreUnavailableError):
                     if fd is self._fd:
                         raise
-                    continue  # a signal handler was in here, and has unlocked
+                    continue  # a signal handler was in here, and has unlocked the file
                 finally:
                     self._unlock(fd)
                 replaced_count += 1
@@ -304,19 +305,19 @@ class FileStore:
         except StoreUnavailableError:
             raise
         except BaseException:
-            self._close_file()  # an interrupt may have struck before the unlocking; this unlocks too
+            self._close_file()  # this unlocks too, if the interrupt struck before _unlock()
             raise
-        raise StoreUnavailableError(f"{self._file_path} is being replaced all the time")
+        raise StoreUnavailableError(f"{self._file_path} is replaced again and again")
 
     def _unlock(self, fd: _Descriptor) -> None:
         try:
-            fcntl.flock(fd, fcntl.LOCK_UN)  # of a lock we did not get: does nothing
+            fcntl.flock(fd, fcntl.LOCK_UN)  # without effect if we did not get the lock
         except OSError:
             if fd is self._fd:
-                raise  # else a signal handler has closed it, and so unlocked it
+                raise  # otherwise a signal handler has closed the file, and so unlocked it
 
     def _now(self) -> int:
-        """Return the time of the file, in microseconds."""
+        """Return the time of the file's clock, in microseconds."""
         return round(self._clock.monotonic() * 1_000_000) + self._clock_offset
 
     def _describe_error(self, error: OSError) -> str:
@@ -325,7 +326,7 @@ class FileStore:
     # --- the file ---
 
     def _open_file(self) -> _Descriptor:
-        # No symbolic links: in a folder that others write to, one could lead anywhere. Not blocking, in case it is a pipe.
+        # No symbolic links: in a folder that others can write to, a link could lead anywhere. Non-blocking, in case it is a pipe.
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         created = False
         try:
@@ -336,7 +337,7 @@ class FileStore:
         file_status = os.fstat(fd)
         if not stat.S_ISREG(file_status.st_mode):
             self._close_file()
-            raise _UnusableError(f"{self._file_path} is no regular file")
+            raise _UnusableError(f"{self._file_path} is not a regular file")
         if file_status.st_uid != os.geteuid() and not self._allow_other_user:
             self._close_file()
             raise _UnusableError(
@@ -355,17 +356,17 @@ class FileStore:
             try:
                 os.close(fd)
             except OSError:
-                pass  # it is closed either way
+                pass  # the descriptor is closed in any case
 
     def _is_open_file(self, file_status: os.stat_result | None) -> bool:
         return file_status is not None and (file_status.st_dev, file_status.st_ino) == self._file_identity
 
     def _after_fork_in_child(self) -> None:
-        """Leave the parent's file to it.
+        """Close the parent's file in the child.
 
-        A flock belongs to the open file, which a forked child shares: it would not keep the two apart, and unlocking here would unlock
-        the parent's. Closing does not unlock while the parent has it open; and it has to be closed, or the lock of a parent that dies
-        would live on here.
+        A flock belongs to the open file, which a forked child shares with its parent: it would not keep the two apart, and unlocking
+        would unlock the parent's. Closing does not unlock while the parent has the file open, and is needed: otherwise the lock of a
+        parent that dies would live on here.
         """
         self._lock = threading.RLock()
         self._close_file()
@@ -376,7 +377,7 @@ class FileStore:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                # Tried again rather than waited for: nothing bounds a blocking flock, and whoever holds it may be stopped.
+                # Poll instead of waiting: a blocking flock has no time limit, and the holder may be a stopped process.
                 if time.monotonic() >= give_up_at:
                     reason = f"the lock of {self._file_path} was not free for {self._lock_patience:g} s"
                     raise StoreUnavailableError(reason) from None
@@ -385,26 +386,26 @@ class FileStore:
             else:
                 return
 
-    # --- the header; all of this under the lock ---
+    # --- the header; call all of this under the lock ---
 
     def _check_header(self, header: bytes) -> None:
-        """Refuse what another program wrote."""
+        """Refuse a file that another program or another version wrote."""
         if header and not header.startswith(_MAGIC):
-            raise _UnusableError(f"{self._file_path} is not a file of limits, and is left as it is")
+            raise _UnusableError(f"{self._file_path} is not a file of limits, and was not changed")
         if len(header) == _HEADER.size and header[8:10] != _VERSION.to_bytes(2, "little"):
             raise _UnusableError(
-                f"{self._file_path} was written by another version of this library, and is left as it is; name another file"
+                f"{self._file_path} was written by another version of this library and was not changed; name another file"
             )
 
     def _read_header(self, fd: int) -> None:
-        """Read the header; make it, or take over what was there before a reboot, where need be."""
+        """Read the header; write it if the file is new, and convert the instants if the system has rebooted."""
         data = os.pread(fd, _HEADER.size, 0)
         self._check_header(data)
         monotonic, wall = self._now(), round(self._clock.now().timestamp() * 1_000_000)
         if len(data) < _HEADER.size or _HEADER.unpack(data)[-1] != crc32(data[: _HEADER.size - _CRC.size]):
-            # New, or cut, or damaged: without the header the instants of the records mean nothing. Its size comes last, so that who is
-            # killed in between leaves something that is made anew.
-            if fd is not self._fd:  # as in _write()
+            # New, cut or damaged: without a header the instants of the records mean nothing. The size is set last, so that the file of a
+            # process that is killed here is made anew.
+            if fd is not self._fd:  # see _write_bytes()
                 raise _InterruptedError
             os.ftruncate(fd, 0)
             self._write_header(fd, 0, monotonic, wall)
@@ -414,7 +415,7 @@ class FileStore:
             if boot != self._boot_id or (boot == _NO_BOOT_ID and monotonic < saved_monotonic and not already_read):
                 if already_read:
                     raise StoreUnavailableError(f"{self._file_path} is in use on another host")
-                # How long the computer was off, as far as its wall clock can tell.
+                # How long the system was off, by its wall clock.
                 clock_shift = monotonic - saved_monotonic - max(wall - saved_wall, 0)
                 next_epoch = (epoch + 1) & 0xFFFF
                 self._shift_epoch(fd, next_epoch, clock_shift, monotonic)
@@ -432,10 +433,10 @@ class FileStore:
         self._header_epoch, self._header_saved_at = epoch, monotonic
 
     def _shift_epoch(self, fd: int, epoch: int, clock_shift: int, now: int) -> None:
-        """Move all instants to the clock that started with this boot.
+        """Convert all instants to the monotonic clock of this boot.
 
-        Each record carries the epoch it was written in, and the header changes last: who is killed in between leaves it to the next
-        one, who sees which records are done.
+        Each record carries the epoch of its last write, and the header changes last: if a process is killed here, the next one sees
+        which records are done and continues.
         """
         self._header_epoch = epoch
         try:
@@ -447,7 +448,7 @@ class FileStore:
                 state.last = now
                 state.start = max(state.start + clock_shift, 0)
                 state.gate = max(state.gate + clock_shift, 1) if state.gate else 0
-                state.claimant = state.claim_start = state.claim_until = 0  # of a process that is gone
+                state.claimant = state.claim_start = state.claim_until = 0  # its process did not survive the reboot
                 for name, full in state.full_at.items():
                     state.full_at[name] = max(full + clock_shift, 0)
                 self._save_record(fd, offset, data[:16])
@@ -455,10 +456,10 @@ class FileStore:
             self._header_epoch = None
             raise
 
-    # --- the records; all of this under the lock ---
+    # --- the records; call all of this under the lock ---
 
     def _load_record(self, fd: int, key: str, now: int) -> int:
-        """Fill the state from the record of *key*; return where it is."""
+        """Fill the state from the record of *key*; return its offset."""
         if self._header_epoch is not None and abs(now - self._header_saved_at) <= _REFRESH_INTERVAL:
             place = self._record_offsets.get(key)
             if place is not None:
@@ -469,9 +470,9 @@ class FileStore:
         return self._find_record(fd, key, now)
 
     def _find_record(self, fd: int, key: str, now: int) -> int:
-        """Look through the table, as this process sees *key* for the first time, or it is no longer where it was.
+        """Search the table, because this process has not seen *key* yet, or its record has moved.
 
-        All of the table, not until the first gap: so that gaps, which a damaged record leaves as well, mean nothing.
+        The search covers the whole table and does not stop at a gap, because a damaged record leaves a gap too.
         """
         self._read_header(fd)
         digest = b"".join(
@@ -488,15 +489,15 @@ class FileStore:
             place = self._choose_place(table, digest, now)
             self._state = GcraState()
         if len(self._record_offsets) >= 4 * _RECORD_COUNT:
-            self._record_offsets.clear()  # more than the table holds: most of it is out of date
+            self._record_offsets.clear()  # more than the table holds, so most are out of date
         self._record_offsets[key] = digest, _TABLE_OFFSET + place
         return _TABLE_OFFSET + place
 
     def _choose_place(self, table: bytes, digest: bytes, now: int) -> int:
-        """Return a place for a new record: a free one, else the one that has been idle for longest.
+        """Return a place for a new record: a free one, otherwise the one that has been idle for longest.
 
-        A tenant who has his share of the table already takes the one of his own that was not used for longest: however many names of
-        models he uses, others keep theirs.
+        A tenant that uses its share of the table already replaces its own least recently used record: however many model names it
+        invents, the records of others stay.
         """
         first_place = int.from_bytes(digest[8:12], "little") % _RECORD_COUNT
         oldest_idle, idle_place, free_place = now, -1, -1
@@ -521,7 +522,7 @@ class FileStore:
         return idle_place
 
     def _decode_record(self, data: bytes) -> int:
-        """Fill the state from a record; return the epoch it was written in."""
+        """Fill the state from a record; return the epoch of its last write."""
         state = self._state
         (
             _,
@@ -559,19 +560,19 @@ class FileStore:
         ]
         try:
             data = _BODY.pack(digest, *values, bitmap_and_epoch)
-        except struct.error:  # figures nobody can mean: a wait for ever it is, in any case
+        except struct.error:  # absurd values; cut to the range they still wait for ever
             data = _BODY.pack(
                 digest, *(max(-_FARTHEST_INSTANT, min(value, _FARTHEST_INSTANT)) for value in values), bitmap_and_epoch
             )
         self._write_bytes(fd, data + _CRC.pack(crc32(data)), offset)
 
     def _write_bytes(self, fd: int, data: bytes, offset: int) -> None:
-        # One call, within one page of the file: a process that is killed has written all of it or nothing, as the kernel does not
-        # stop halfway through a page. What a crash of the computer leaves is for the CRC to find.
-        if fd is not self._fd:  # no call between this and the next
+        # One write within one page: a killed process has written all of it or nothing, because the kernel does not stop inside a page.
+        # After a crash of the system the CRC finds a torn record.
+        if fd is not self._fd:  # a signal handler was in here; make no call between this check and the write
             raise _InterruptedError
         if os.pwrite(fd, data, offset) != len(data):
-            raise StoreUnavailableError(f"{self._file_path}: cut short")
+            raise StoreUnavailableError(f"{self._file_path}: the write was cut short")
 
 
 def _restore_store(path: str, clock: Clock, patience: float, shared: bool) -> FileStore:
@@ -579,9 +580,9 @@ def _restore_store(path: str, clock: Clock, patience: float, shared: bool) -> Fi
 
 
 def _read_boot_id() -> bytes:
-    """Return what tells this start of the system from others; where nothing does, monotonic time that went back has to."""
+    """Return a hash of the boot id. Without one, monotonic time that went back shows a reboot."""
     try:
-        with open(_BOOT_ID_PATH, "rb") as file:  # noqa: PTH123 - cheaper, and no less plain
+        with open(_BOOT_ID_PATH, "rb") as file:  # noqa: PTH123 - pathlib would cost more
             return blake2b(file.read(64).strip(), digest_size=16).digest()
     except OSError:
         return _NO_BOOT_ID

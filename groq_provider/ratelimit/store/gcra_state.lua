@@ -1,18 +1,18 @@
--- The twin of the class ``GcraState`` (gcra_state.py) for Redis, step by step in the same order; a test compares the two command by command.
+-- Apply the class ``GcraState`` (gcra_state.py) in Redis, step by step in the same order; a test compares the two command by command.
 --
--- KEYS  1: the state of one model, a hash. 2: who uses it, a sorted set of random names with the instant each was seen.
+-- KEYS  1: the state of one model, a hash. 2: its users, a sorted set of random names with the instant each was last seen.
 -- ARGV  1: "take", "adjust" or "look".
---       2: the caller's time in microseconds; empty: the server's.
---       3: how far the caller's time may move on at once; empty: any, for tests with a clock of their own. Says nothing about the
---          server's.
---       take:    4 who, 5 horizon, 6 latest, 7 spacing, 8 seen, 9 claimant, then name, cost, burst, known of each bucket.
---                Answers {reserved, wait, start, gated, version, hosts, how long until each bucket is full ...}.
+--       2: the caller's time in microseconds; empty: use the server's.
+--       3: how far the caller's time may move forward at once; empty: any, for tests with their own clock. Does not bound the
+--          server's time.
+--       take:    4 name of the user, 5 horizon, 6 latest, 7 spacing, 8 seen, 9 claimant, then name, cost, burst, known of each bucket.
+--                Answers {reserved, wait, start, gated, version, hosts, time until each bucket is full ...}.
 --       adjust:  4 start, 5 pause, 6 opened, 7 claimant, 8 number of credits, then name and value of each credit and of each
 --                bucket to fill. Answers 1.
---       look:    changes nothing and answers the time, to see whether scripts are allowed here.
+--       look:    changes nothing and answers the time, to check that scripts are allowed here.
 --
--- Every number is a whole one below 2^53, which a double holds exactly and "%.0f" writes exactly; the default of Lua would cut it to
--- 14 digits. Field "fill" is the longest burst seen, for the time to live.
+-- All numbers are integers below 2^53, which a double holds exactly and "%.0f" writes exactly; Lua's default format would cut them to
+-- 14 digits. Field "fill" is the longest burst seen; it sets the time to live.
 
 local function text(number)
   return string.format('%.0f', number)
@@ -33,7 +33,7 @@ local state = {}
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
   local number = tonumber(fields[i + 1])
-  -- Nothing else was written by this script. NaN fails the comparison, too.
+  -- This script writes no other values. NaN fails the comparison too.
   if number and math.abs(number) < 9007199254740992 then
     state[fields[i]] = number
   end
@@ -50,7 +50,7 @@ end
 local own_time = ARGV[2] ~= '' and ARGV[3] == ''
 local last = state.last
 if last and ARGV[2] == '' and now < last - 5000000 then
-  -- The server's clock went back, or another server has taken over: what was to come comes as late as before.
+  -- The server's clock went back, or another server has taken over: keep the time that is left until each instant.
   for name, instant in pairs(state) do
     if name ~= 'version' and name ~= 'claimant' and name ~= 'fill' and instant > 0 then
       set(name, math.max(instant + now - last, 1))
@@ -66,7 +66,7 @@ if last then
 end
 set('last', now)
 
--- A clock of a test does not move with the server's, by which keys expire.
+-- Keys expire by the server's clock, which a test's own clock does not move.
 local shortest = own_time and 3600000 or 1000
 
 local function keep()
@@ -130,7 +130,7 @@ local version = state.version or 0
 local state_lost = version < seen
 version = math.max(version, seen) + 1
 set('version', version)
--- Nobody means more than that: 10 s, 60 s and one spacing, 2 s.
+-- No caller means more than this: 10 s; 60 s and one spacing; 2 s.
 local newest = math.min(state.start or 0, now + 10000000)
 local gate = math.min(state.gate or 0, now + 60000000 + spacing)
 local claimed = math.min(state.claim_until or 0, now + 2000000)

@@ -1,17 +1,18 @@
-"""What processes share of one model's limits: instants, in whole microseconds of one clock.
+"""Define the shared state of one model's limits, as instants in whole microseconds of the store's clock.
 
-A store (:mod:`groq_provider.ratelimit.store.file`, :mod:`groq_provider.ratelimit.store.redis`) keeps a :class:`GcraState` for every model and applies
-:meth:`GcraState.take` and :meth:`GcraState.adjust` to it, one at a time. This class is what they have to agree with: the file store runs it, the
-script of the Redis store is its twin, and a test compares them command by command.
+A store (:mod:`groq_provider.ratelimit.store.file`, :mod:`groq_provider.ratelimit.store.redis`) keeps a :class:`GcraState` for each
+model, and applies :meth:`GcraState.take` and :meth:`GcraState.adjust` to it, one command at a time. The file store runs this class; the
+script of the Redis store, ``gcra_state.lua``, does the same in the same order, and a test compares the two command by command. Change
+both together.
 
-It knows time only: sizes, shares and units are the caller's, who says how long a bucket needs to refill what he wants. So processes that know
-different limits get along, and a limit that changes needs no word here.
+The state contains instants only. The caller knows sizes, shares and units, and converts a cost to the time that the bucket needs to
+refill it. So processes that know different limits can share a state, and a changed limit needs no update here.
 
-No state can hold a model up for good, whoever wrote it: each :meth:`GcraState.take` first cuts what it finds to what can be meant. A bucket is empty
-and owes one more burst at most, the newest place is :data:`FARTHEST_PLACE` ahead, the gate stays closed for :data:`LONGEST_PAUSE` and one spacing,
-a claim lasts for :data:`CLAIM_LIFE`.
+A state cannot block a model for good, even if it is corrupt: :meth:`GcraState.take` first cuts each instant to its farthest sensible
+value. A bucket owes at most one more burst, the newest start is :data:`FARTHEST_PLACE` ahead, the gate stays closed for
+:data:`LONGEST_PAUSE` and one spacing, a claim lasts for :data:`CLAIM_LIFE`.
 
-Pure: no clock, no lock, no I/O. The caller passes *now*.
+This module is pure: no clock, no lock, no I/O. The caller passes *now*.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ __all__ = [
     "GcraState",
 ]
 
-#: How long a place at the front is kept for a process that does not come back to it.
+#: How long a claim to the front lasts if its process does not ask again.
 CLAIM_LIFE = 2_000_000
 
-#: How far ahead a place may be: more than any caller reserves.
+#: How far ahead a reservation may start: further than any caller reserves.
 FARTHEST_PLACE = 10_000_000
 
-#: How long one process can close the gate for the others; after that they try for themselves.
+#: How long one process can close the gate for the others; after that, they send a probe themselves.
 LONGEST_PAUSE = 60_000_000
 
 #: A ``latest`` that never refuses.
@@ -47,80 +48,80 @@ NO_LIMIT = 1 << 50
 
 
 class BucketCharge(NamedTuple):
-    """What a call takes of one bucket, as the time the bucket needs to refill it."""
+    """The cost of a call in one bucket, as the time that the bucket needs to refill it."""
 
     name: str
-    """One of the six names of limits."""
+    """The name of the limit: one of the keys of ``DIMENSIONS``."""
     cost: int
-    """Rounded up."""
+    """Refill time of the units, rounded up."""
     burst: int
-    """What the bucket holds when it is full. A cost of that much and more waits for a full bucket, and leaves a debt."""
+    """Refill time of a full bucket. A call that costs this much or more waits for a full bucket, and leaves a debt."""
     known: int
-    """Until full, as far as the caller knows: where a store that lost its state starts again."""
+    """Time until full by the caller's own copy: a store that lost its state starts from there."""
 
 
 class AcquireRequest(NamedTuple):
-    """A call that wants to start."""
+    """Asks a store for a reservation."""
 
     charges: tuple[BucketCharge, ...]
     horizon: int
-    """How far ahead a place may be reserved, at most :data:`FARTHEST_PLACE`."""
+    """How far ahead the reservation may start, at most :data:`FARTHEST_PLACE`."""
     latest: int
-    """How far ahead the caller could use one; :data:`NO_LIMIT` for any. A place later than that is not reserved."""
+    """How far ahead the caller can use a start; :data:`NO_LIMIT` for any. A later one is not reserved."""
     spacing: int
-    """Between two calls while the gate is in use."""
+    """Time between two calls while the gate is in use."""
     seen: int
-    """Newest version the caller knows: a store that shows an older one has lost something."""
+    """The newest version that the caller knows: a store with an older one has lost its state."""
     claimant: int
-    """Who asks: a number of at least 1, below 2**48, of one queue of one process."""
+    """The asking queue of one process: a random number of at least 1, below 2**48."""
 
 
 class AcquireResult(NamedTuple):
     """The answer to an :class:`AcquireRequest`."""
 
     reserved: bool
-    """Whether the place was taken."""
+    """Whether the call has its reservation."""
     wait: int
-    """Until the call may start; if nothing was reserved, until it could at the earliest."""
+    """Time until the call may start; if nothing was reserved, until it could start at the earliest."""
     start: int
     """The same as an instant of the store's clock, for :attr:`Adjustment.start`."""
     gated: bool
-    """Whether the gate was in use: an answer of the service to this call opens it."""
+    """Whether the gate was in use: the service's answer to this call opens it."""
     version: int
     full: tuple[int, ...]
-    """For each want, how long until its bucket is full, the place counted."""
+    """For each charge, the time until its bucket is full, with this reservation counted."""
     hosts: int
-    """How many processes were seen lately, this one included; 0: not known."""
+    """Number of processes seen lately, this one included; 0: unknown."""
 
 
 class Adjustment(NamedTuple):
-    """What somebody learned after a call."""
+    """Reports to a store how a call ended, and the service's figures."""
 
     credits: Mapping[str, int] = {}
-    """Refill times to give back by name; negative ones are taken in addition."""
+    """Refill times to return, by name; negative ones are charged."""
     full: Mapping[str, int] = {}
-    """How long until the service's own bucket is full, by name. Only ever tightens."""
+    """Time until the service's own bucket is full, by name. Can only tighten a limit."""
     start: int = 0
-    """Start of a place that is given back unused."""
+    """Start of a reservation that is returned unused."""
     pause: int = 0
-    """Close the gate for that long, at most :data:`LONGEST_PAUSE` and one spacing of the next to ask."""
+    """Close the gate for this long, at most :data:`LONGEST_PAUSE` and one spacing of the next request."""
     opened: bool = False
     """Open the gate."""
     claimant: int = 0
-    """Whose claim to the front is given up."""
+    """Give up this queue's claim to the front."""
 
 
 class GcraState:
     """The state of one model.
 
     Attributes:
-        last: Newest instant seen; a clock that steps back is taken for that.
-        start: Instant of the newest start: nobody overtakes.
-        gate: Before that nobody starts; 0 for a gate not in use.
+        last: Newest instant seen; if the clock steps back, this is the time.
+        start: Newest start reserved: no later reservation starts before it.
+        gate: No call starts before this instant; 0 while the gate is not in use.
         version: Rises with every call of :meth:`take`.
-        claimant: Who is at the front and could not be served yet, 0 for nobody.
-        claim_start: When that one could start.
-        claim_until: How long that place is kept.
+        claimant: The queue that has the front because it could not be served yet; 0 for none.
+        claim_start: When the claimant's call could start.
+        claim_until: When the claim ends unless the claimant asks again.
         full_at: By name of a limit, the instant at which its bucket is full.
 
     .. versionadded:: 0.1.0
@@ -139,10 +140,10 @@ class GcraState:
         self.full_at: dict[str, int] = {}
 
     def take(self, now: int, request: AcquireRequest, *, hosts: int = 0) -> AcquireResult:
-        """Take a place if it starts soon enough, else say when.
+        """Reserve a start if it is soon enough; otherwise say when it would be.
 
-        Who could not be served within the horizon has the front until then: nobody else is served before, so that a large call is
-        not starved by small ones of other processes.
+        A request that does not fit within the horizon claims the front of the queue until it does: no other queue is served before it,
+        so that small calls of other processes cannot starve a large one.
         """
         now = self.last = max(now, self.last)
         full_at = self.full_at
@@ -185,7 +186,7 @@ class GcraState:
         return AcquireResult(reserved, wait, start, gated, self.version, refill_times, hosts)
 
     def adjust(self, now: int, adjustment: Adjustment) -> None:
-        """Apply what was learned. Of a bucket nobody took from yet, credit is ignored."""
+        """Apply an adjustment. A credit to a bucket that was never charged is ignored."""
         now = self.last = max(now, self.last)
         full_at = self.full_at
         for name, credit in adjustment.credits.items():
@@ -208,5 +209,5 @@ class GcraState:
             self.claimant = self.claim_start = self.claim_until = 0
 
     def idle_at(self) -> int:
-        """Return the instant from which on this state says no more than none does."""
+        """Return the instant from which this state has no more effect than a new one."""
         return max(self.start, self.gate, self.claim_until, *self.full_at.values(), 0)

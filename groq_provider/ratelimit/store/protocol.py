@@ -1,4 +1,4 @@
-"""Where the limits of a key are kept: what a store is, and how one is found by its URL."""
+"""Define a store of shared limits, and open the store that a URL names."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["RateLimitStore", "StoreUnavailableError", "open_store"]
 
 
 class StoreUnavailableError(Exception):
-    """A store cannot answer now: the limiter goes on with a local share. Never reaches a caller.
+    """The store cannot answer now; the limiter goes on offline with its part of the limits. Never reaches a caller.
 
-    The message says why, without passwords and without the text of anything but the store's own answer, cut short.
+    The message says why. It must not contain a password, nor any text but the store's own answer, cut short.
     """
 
 
@@ -25,11 +25,11 @@ class StoreUnavailableError(Exception):
 class RateLimitStore(Protocol):
     """Keeps one :class:`~groq_provider.ratelimit.store.gcra_state.GcraState` for each key, shared by processes.
 
-    Both methods decide within about 0.1 s, are atomic, are never repeated by themselves, and may be called from any thread and from a
-    forked child.
+    Implement :meth:`take` and :meth:`adjust` so that each is atomic, decides within about 0.1 s, never repeats a command by itself,
+    and can be called from any thread and in a forked child.
 
     Raises:
-        StoreUnavailableError: By both methods: no answer, or one that cannot be used. Whether the command took effect is unknown.
+        StoreUnavailableError: By both methods: no answer, or an unusable one. The command may have taken effect.
 
     .. versionadded:: 0.1.0
     """
@@ -43,7 +43,7 @@ class RateLimitStore(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back what it holds open; idempotent. A later call opens it again."""
+        """Close files and connections; idempotent. A later call opens them again."""
         ...
 
 
@@ -51,15 +51,16 @@ def open_store(url: str, *, clock: Clock | None = None) -> RateLimitStore | None
     """Return the store that *url* names; ``None`` for ``"memory"``.
 
     Args:
-        url: ``"memory"``; ``"file:///path"``, with ``?shared=1`` also another user's; ``"redis://…"`` or ``"rediss://…"``.
-        clock: Time, for tests.
+        url: ``"memory"``; ``"file:///path"``, with ``?shared=1`` also another user's file; ``"redis://…"`` or ``"rediss://…"``.
+        clock: The source of time, for tests.
 
     Raises:
-        ConfigurationError: Not such a URL; no ``flock`` on this system; the extra ``redis`` is not installed; a wrong password.
+        ConfigurationError: The URL has another form, this system has no ``flock``, the extra ``redis`` is not installed, or the server
+            refused the password.
     """
     if url == "memory":
         return None
-    url = Hidden(url)  # it may hold a password
+    url = Hidden(url)  # it may contain a password
     if url.startswith("file:"):
         from groq_provider.ratelimit.store.file import FileStore
 

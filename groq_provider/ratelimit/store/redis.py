@@ -1,4 +1,4 @@
-"""The limits of a key shared by all hosts that reach one Redis: one script, one round trip, the server's clock."""
+"""Share limits among all hosts that reach one Redis server: one script, one round trip, the server's clock."""
 
 from __future__ import annotations
 
@@ -27,43 +27,42 @@ __all__ = ["RedisStore"]
 
 _log = logging.getLogger(__name__)
 
-#: Keys known to be elsewhere, at most.
+#: The most keys to remember whose place is occupied by something else.
 _MOST_MOVED_KEYS = 256
-#: Connections kept open while nobody uses them.
+#: The most unused connections to keep open.
 _MOST_IDLE_LINKS = 32
 
-#: Numbers before the buckets in an answer to "take".
+#: Numbers that come before the buckets in an answer to "take".
 _HEAD_LENGTH = 6
 
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=timezone.utc), timedelta(microseconds=1)
 
 
 class RedisStore:
-    """Keeps the states in Redis, version 5 or later.
+    """Keeps limits in Redis, version 5 or later, for the threads and processes of any hosts.
 
-    Needs the extra ``redis``. Every question is one run of one script, which is atomic there and uses the server's clock, so the
-    clocks of the hosts do not matter. A model needs less than 512 bytes and 40 more for each further process, under two keys
-    ``<prefix>:{<key>}:v1`` and ``…:hosts`` (in one slot of a cluster; this client talks to the one node it is given), which expire
-    when they say nothing any more.
+    You need the extra ``redis``. Each command is one run of one script, which is atomic and uses the server's clock, so the clocks of
+    the hosts do not matter. A model needs less than 512 bytes, and 40 more for each further process, under two keys
+    ``<prefix>:{<key>}:v1`` and ``…:hosts``, which expire when they have no effect any more. In a cluster both are in one slot; this
+    client talks to the one node that you name.
 
-    What the server has to permit: the commands ``evalsha eval time hgetall hset pexpire zscore zadd zremrangebyscore zcount`` on
-    keys ``<prefix>:*``.
+    The server must permit the commands ``evalsha eval time hgetall hset pexpire zscore zadd zremrangebyscore zcount`` on keys
+    ``<prefix>:*``.
 
-    Thread safety: any thread; a forked child opens connections of its own.
+    Thread safety: any thread; a forked child opens its own connections.
 
     Args:
-        url: ``redis://[user:password@]host[:port][/db]``, or ``rediss://`` for TLS, which is always verified: by the computer's
+        url: ``redis://[user:password@]host[:port][/db]``, or ``rediss://`` for TLS, which is always verified: by the system's
             authorities, or by ``?ssl_ca_certs=/path/to/ca.pem``. ``?socket_timeout=0.3`` sets *timeout*.
-        timeout: Seconds for a decision as a whole, connecting included. Only looking up the host's name is not bounded by it.
-        time_source: ``"client"`` where the server forbids scripts to ask for the time: then the wall clocks of the hosts must
-            agree, and one that is ahead is followed by 5 s for each question at most. ``"clock"``, for tests: the monotonic time
-            of *clock* as it is.
-        clock: For the two latter; ``None``: the computer's own.
-        prefix: Of the keys.
+        timeout: Seconds for each command, connecting included. It does not bound looking up the host's name.
+        time_source: ``"client"`` if the server forbids scripts to read the time: then the wall clocks of the hosts must agree, and each
+            command moves the time forward by 5 s at most. ``"clock"``, for tests: the monotonic time of *clock*.
+        clock: The source of time for these two; ``None``: the system's clock.
+        prefix: The first part of all keys.
 
     Raises:
         ConfigurationError: The URL is wrong, the extra is not installed, or the server was reached and refused: wrong password,
-            missing permission, untrusted certificate. A server that cannot be reached is no error: it may come.
+            missing permission, untrusted certificate. An unreachable server is no error, because it may come up later.
 
     .. versionadded:: 0.1.0
     """
@@ -88,7 +87,7 @@ class RedisStore:
         if time_source not in {"server", "client", "clock"}:
             raise ConfigurationError(f"time_source = {time_source!r}: must be 'server', 'client' or 'clock'")
         self._link_module = redis_link
-        url = Hidden(url)  # from here on no frame shows it
+        url = Hidden(url)  # tracebacks with variables show it as asterisks from here on
         self._address = redis_link.Address(url)
         self._timeout = timeout if self._address.timeout is None else self._address.timeout
         if not 0 < self._timeout <= 60:
@@ -98,32 +97,34 @@ class RedisStore:
         self._prefix = prefix
         self._script = files("groq_provider.ratelimit.store").joinpath("gcra_state.lua").read_bytes()
         self._digest = hashlib.sha1(self._script, usedforsecurity=False).hexdigest()  # the name Redis gives a script
-        self._lock = threading.RLock()  # guards the two below; reentrant: _sync
+        self._lock = threading.RLock()  # guards the next two; reentrant: see _sync
         self._idle_links: list[Link] = []
-        self._generation = 0  # of the links to keep: rises with close() and with every failure
+        self._generation = 0  # rises with close() and with every failure; links of an older one are dropped
         self._member_name = secrets.token_urlsafe(6)
-        self._moved_keys: set[str] = set()  # keys whose first place holds something else
+        self._moved_keys: set[str] = set()  # keys whose first place is occupied by something else
         self._check_server()
         forkable(self)
 
     @classmethod
     def from_url(cls, url: str) -> RedisStore:
-        """Return the store a URL names, with all other settings as they are."""
+        """Return the store that a URL names, with defaults for all other arguments."""
         return cls(Hidden(url))
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_idle_links"):  # for tools that show the variables of a construction that failed
+        if not hasattr(self, "_idle_links"):  # a debugger may show the variables of a failed construction
             return f"<{type(self).__name__} unfinished>"
         return f"<{type(self).__name__} {self._address.where}, {len(self._idle_links)} idle connections>"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a RedisStore does not pickle: it knows a password. Make one from its URL where it is needed")
+        raise TypeError(
+            "a RedisStore cannot be pickled because it knows a password; make one from its URL where you need it"
+        )
 
     def take(self, key: str, request: AcquireRequest) -> AcquireResult:
-        """Apply :meth:`GcraState.take` at the server's present time, once.
+        """Apply :meth:`GcraState.take` once, at the server's present time.
 
         Raises:
-            StoreUnavailableError: No answer within the time limit, or one that cannot be used. Whether it took effect is unknown.
+            StoreUnavailableError: No answer within the time limit, or an unusable one. The command may have taken effect.
         """
         words: list[str | int] = [
             self._member_name,
@@ -141,15 +142,15 @@ class RedisStore:
             or len(answer) != _HEAD_LENGTH + len(request.charges)
             or any(type(number) is not int for number in answer)
         ):
-            raise self._unavailable("an answer that is not one of the script's")
+            raise self._unavailable("the answer does not come from the script")
         reserved, wait, start, gated, version, hosts = answer[:_HEAD_LENGTH]
         return AcquireResult(reserved == 1, wait, start, gated == 1, version, tuple(answer[_HEAD_LENGTH:]), hosts)
 
     def adjust(self, key: str, adjustment: Adjustment) -> None:
-        """Apply :meth:`GcraState.adjust` at the server's present time, once.
+        """Apply :meth:`GcraState.adjust` once, at the server's present time.
 
         Raises:
-            StoreUnavailableError: No answer within the time limit, or one that cannot be used. Whether it took effect is unknown.
+            StoreUnavailableError: No answer within the time limit, or an unusable one. The command may have taken effect.
         """
         words: list[str | int] = [
             adjustment.start,
@@ -162,7 +163,7 @@ class RedisStore:
             for name, value in mapping.items():
                 words += (name, value)
         if self._run_script("adjust", key, words) != 1:
-            raise self._unavailable("an answer that is not one of the script's")
+            raise self._unavailable("the answer does not come from the script")
 
     def close(self) -> None:
         """Close all connections; idempotent. A later call opens one again."""
@@ -170,7 +171,7 @@ class RedisStore:
             link.drop()
 
     def _check_server(self) -> None:
-        """Sign in and see whether scripts are allowed, so that what can never work is known at once."""
+        """Sign in and check that scripts are allowed, so that a setting that can never work is refused at once."""
         try:
             self._run_script("look", "-", [])
         except StoreUnavailableError as error:
@@ -190,7 +191,7 @@ class RedisStore:
             now, step = (self._clock.now() - _EPOCH) // _MICROSECOND, 5_000_000
         elif self._time_source == "clock":
             now = round(self._clock.monotonic() * 1_000_000)
-        # What stands in braces chooses the slot of a cluster, for both keys the same: no brace in it, and not nothing.
+        # Redis Cluster derives the slot from the part in braces: both keys need the same, not empty and without a closing brace.
         tagged = key.replace("%", "%25").replace("}", "%7D") or "%"
         tag = f"{self._prefix}:{{{tagged}}}".encode("utf-8", "surrogatepass")
         if key in self._moved_keys:
@@ -201,7 +202,7 @@ class RedisStore:
             cause = error.__cause__
             if not isinstance(cause, self._link_module.LinkError) or not cause.occupied or key in self._moved_keys:
                 raise
-        # Something else is there, and stays: every process finds that, and goes to the same other place.
+        # Another program uses this key. We leave it alone; every process finds the same and moves to the same other key.
         if len(self._moved_keys) < _MOST_MOVED_KEYS:
             self._moved_keys.add(key)
             _log.warning(
@@ -216,10 +217,10 @@ class RedisStore:
         try:
             try:
                 answer = link.run_command("EVALSHA", self._digest, *arguments)
-            except self._link_module.NoScriptError:  # the server was restarted or told to forget: nothing ran
+            except self._link_module.NoScriptError:  # the server has restarted or flushed its scripts; nothing ran
                 answer = link.run_command("EVAL", self._script, *arguments)
         except self._link_module.LinkError as error:
-            for other in self._forget_idle_links():  # most likely as broken
+            for other in self._forget_idle_links():  # they are most likely broken too
                 other.drop()
             raise StoreUnavailableError(f"{self._address.where}: {error}") from error
         except BaseException:
@@ -257,10 +258,10 @@ class RedisStore:
             return idle
 
     def _after_fork_in_child(self) -> None:
-        """Leave the parent's connections to it, and count as a process of one's own."""
+        """Drop the parent's connections, and count as another process from now on."""
         self._lock = threading.RLock()
         self._generation += 1
         abandoned, self._idle_links = self._idle_links, []
         for link in abandoned:
-            link.drop()  # closes the child's copies only: redis-py shuts down nothing it did not open
+            link.drop()  # closes only the child's copies: redis-py does not shut down a connection that another process opened
         self._member_name = secrets.token_urlsafe(6)

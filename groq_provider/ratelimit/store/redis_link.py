@@ -1,7 +1,7 @@
-"""Connections to Redis whose every step draws on one time limit; imported only where the extra ``redis`` is used.
+"""Connect to Redis under one time limit for all steps of a command; imported only if the extra ``redis`` is used.
 
-The protocol is redis-py's, over its public connection class. What is added: the limit covers connecting, TLS, signing in and the
-command together, also against a server that sends one byte at a time; TLS is always verified, with a context read once.
+redis-py speaks the protocol, through its public connection class. This module adds two things: one time limit over connecting, TLS,
+signing in and the command, even if the server sends one byte at a time; and TLS that is always verified, with a context read once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Address", "Link", "LinkError", "NoScriptError"]
 
-#: What the query of a URL may say. Nothing else is passed on: redis-py would take an option that switches verification off.
+#: The options allowed in the query of a URL. No other option is passed on, because redis-py has some that switch verification off.
 _URL_OPTIONS = {
     "db",
     "socket_timeout",
@@ -49,8 +49,8 @@ class LinkError(Exception):
     """A command got no usable answer, or could not be sent.
 
     Attributes:
-        refused: Whether repeating is useless: the password is wrong, something is not permitted, nobody vouches for the server.
-        occupied: Whether a key holds something of another type.
+        refused: Whether repeating is useless: wrong password, missing permission, or an untrusted certificate.
+        occupied: Whether the key holds a value of another type.
     """
 
     def __init__(self, message: str, *, refused: bool = False, occupied: bool = False) -> None:
@@ -60,22 +60,22 @@ class LinkError(Exception):
 
 
 class _UntrustedError(RedisError):
-    """The certificate of the server is not one to trust."""
+    """The server's certificate is not trusted."""
 
 
 class Address:
-    """Where a server is and how to sign in there: what a URL says.
+    """The server of a URL, and how to sign in there.
 
     Args:
         url: ``redis://`` or ``rediss://``. Its query may have ``db``, ``socket_timeout`` in seconds and, for TLS,
             ``ssl_ca_certs``, ``ssl_ca_path``, ``ssl_certfile`` and ``ssl_keyfile``.
 
     Raises:
-        ConfigurationError: It is not such a URL. The message does not repeat it: a password may be in it.
+        ConfigurationError: The URL has another form. The message does not repeat it, because it may contain a password.
     """
 
     def __init__(self, url: str) -> None:
-        self.where = "unfinished"  # for tools that show the variables of a construction that failed
+        self.where = "unfinished"  # a debugger may show the variables of a failed construction
         try:
             self._read_url(Hidden(url))
         except ConfigurationError as error:
@@ -83,7 +83,7 @@ class Address:
         else:
             return
         del url
-        raise without_frames(problem)  # the frames below show what the URL consists of
+        raise without_frames(problem)  # the frames below would show the parts of the URL
 
     def _read_url(self, url: str) -> None:
         expected_form = (
@@ -141,7 +141,7 @@ def _tls_context(options: dict[str, str]) -> ssl.SSLContext:
 
 
 class _DeadlineSocket:
-    """A socket whose reads and writes end at the instant of its link, whatever the peer does."""
+    """A socket whose reads and writes end at the deadline of its link, even if the peer sends one byte at a time."""
 
     def __init__(self, sock: socket.socket, link: Link) -> None:
         self._sock = sock
@@ -160,7 +160,7 @@ class _DeadlineSocket:
         self._sock.sendall(data)
 
     def settimeout(self, seconds: float | None) -> None:
-        """Do nothing: the link's limit holds."""
+        """Do nothing: the link's deadline holds."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
@@ -170,8 +170,8 @@ class Link(Connection):
     """One connection, for one command at a time.
 
     Attributes:
-        until: Monotonic instant at which whatever it does ends.
-        generation: For its owner.
+        deadline: Monotonic instant at which the running command gives up.
+        generation: For the owner's use.
     """
 
     def __init__(self, address: Address, generation: int) -> None:
@@ -180,20 +180,20 @@ class Link(Connection):
         self._address = address
         self._connected_socket: socket.socket | None = None
         super().__init__(
-            protocol=2,  # no HELLO: one round trip less, and no pushed messages between answers
+            protocol=2,  # without HELLO: one round trip less, and no pushed messages between answers
             retry=None,
             health_check_interval=0,
             socket_keepalive=True,
             **address.settings,
         )
-        # Two round trips to tell the server which library this is; the arguments for that differ between versions of redis-py.
+        # Do not tell the server which library this is: two round trips, and the arguments differ between versions of redis-py.
         self.lib_name = self.lib_version = self.driver_info = None
 
     def remaining_time(self) -> float:
-        """Return the seconds left.
+        """Return the seconds until the deadline.
 
         Raises:
-            TimeoutError: None.
+            TimeoutError: The deadline has passed.
         """
         remaining_time = self.deadline - time.monotonic()
         if remaining_time <= 0:
@@ -202,7 +202,7 @@ class Link(Connection):
 
     @property
     def socket_timeout(self) -> float:
-        """What is left of the limit: redis-py asks when it has connected."""
+        """The remaining time; redis-py reads it after connecting."""
         return self.remaining_time()
 
     @socket_timeout.setter
@@ -211,7 +211,7 @@ class Link(Connection):
 
     @property
     def socket_connect_timeout(self) -> float:
-        """What is left of the limit: redis-py asks for each address of the host."""
+        """The remaining time; redis-py reads it for each address of the host."""
         return self.remaining_time()
 
     @socket_connect_timeout.setter
@@ -224,7 +224,7 @@ class Link(Connection):
         if context is not None:
             plain = sock
             try:
-                plain.settimeout(self.remaining_time())  # for the handshake as a whole
+                plain.settimeout(self.remaining_time())  # bounds the handshake as a whole
                 sock = context.wrap_socket(plain, server_hostname=self._address.host)
             except ssl.SSLCertVerificationError as error:
                 plain.close()
@@ -236,16 +236,16 @@ class Link(Connection):
         return _DeadlineSocket(sock, self)
 
     def is_usable(self) -> bool:
-        """Return whether nothing happened since its last command: no end of the connection, no stray answer."""
+        """Return whether the connection is idle and open: the server has neither closed it nor sent anything unasked."""
         if self._connected_socket is None or self._connected_socket.fileno() < 0:
             return False
         return not wait_for_read(self._connected_socket, timeout=0)
 
     def run_command(self, *words: bytes | str | int) -> Any:
-        """Send a command and return the answer, connecting first where needed.
+        """Send a command and return the answer; connect first if needed.
 
         Raises:
-            NoScriptError: To EVALSHA: the server does not know the script; the connection is fine.
+            NoScriptError: To EVALSHA: the server does not know the script; the connection stays usable.
             LinkError: No usable answer; the connection is closed.
         """
         signed_in = self._connected_socket is not None
@@ -256,7 +256,7 @@ class Link(Connection):
             self.send_packed_command(self.pack_command(*words), check_health=False)
             return self.read_response()
         except (RedisError, OSError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
-            # The later ones are what the parser makes of an answer that is not Redis.
+            # The built-in ones: redis-py's parser raises them for an answer that is not Redis.
             if isinstance(error, NoScriptError) and words[0] == "EVALSHA":
                 raise
             self.drop()
@@ -264,17 +264,17 @@ class Link(Connection):
         except BaseException:
             self.drop()
             raise
-        raise link_error  # here, where no context with the words sent hangs on it
+        raise link_error  # outside the handler, so that no context refers to the words sent
 
     def _translate_error(self, error: Exception, *, signed_in: bool) -> LinkError:
         if isinstance(error, _UntrustedError):
             return LinkError(str(error), refused=True)
         answer_text = str(error)
         if isinstance(error, AskError) or answer_text.startswith(("MOVED ", "ASK ")):  # the latter before redis-py 6
-            return LinkError("a cluster that keeps this key on another node")
+            return LinkError("the server is part of a cluster that keeps this key on another node")
         refused = isinstance(error, (AuthenticationError, NoPermissionError))
         if not signed_in and isinstance(error, ResponseError):
-            # A server that does not know AUTH quotes what it was sent.
+            # A server that does not know AUTH quotes its arguments: keep the first word only.
             refused = refused or answer_text.startswith(("DB index", "SELECT is not"))
             answer_text = (
                 answer_text if refused and not isinstance(error, AuthenticationError) else answer_text.partition(" ")[0]
@@ -286,6 +286,6 @@ class Link(Connection):
         return LinkError(f"{error_kind}: {answer_text[:160]}", refused=refused, occupied="WRONGTYPE" in answer_text)
 
     def drop(self) -> None:
-        """Close the connection; a late answer is never read. In a child process the parent's goes on."""
+        """Close the connection; a late answer is never read. In a child process, the parent's connection stays open."""
         self._connected_socket = None
         self.disconnect()
