@@ -234,7 +234,9 @@ def test_json_chat_prints_one_line(service, typed, capsys):
     [
         pytest.param(Fault(status=401), "Check GROQ_API_KEY", id="key"),
         pytest.param(Fault(status=404), "Check GROQ_BASE_URL", id="path"),
-        pytest.param(Reply("Half an answer", fault=Fault(cut_after_events=3)), "The part that arrived is above", id="cut"),
+        pytest.param(
+            Reply("Half an answer", fault=Fault(cut_after_events=3)), "The part that arrived is above", id="cut"
+        ),
         pytest.param(Fault(status=400), "Change the request", id="request"),
     ],
 )
