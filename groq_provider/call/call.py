@@ -450,7 +450,7 @@ class Call:
             found = reported_error(data)
             if found is not None:
                 raise self.reported(found, made=False)
-        fields = codec.response_fields(data, self.scope.look)
+        fields = codec.response_fields(data, self.scope.checkpoint)
         if fields["finish_reason"] == "error":
             error = self.ended_badly(data["choices"][0])
             error.partial = self.partial(fields, output_size=len(fields["content"]))
@@ -525,7 +525,7 @@ class Call:
         if not body:
             raise self.empty_answer()
         try:
-            return json_text.loads(body, checkpoint=self.scope.look)
+            return json_text.loads(body, checkpoint=self.scope.checkpoint)
         except e.ResponseDecodeError:
             if is_stream(body):  # whatever it is labelled as
                 raise self._unasked_stream() from None

@@ -92,7 +92,7 @@ class ResponseStream:
         #: Events whose bytes were not UTF-8; the broken parts read U+FFFD.
         self.decode_errors = 0
         self._decoder = EventDecoder()
-        self._assembler = Assembler(self._call.scope.look)
+        self._assembler = Assembler(self._call.scope.checkpoint)
         #: Of the lines of the last read, those for further batches.
         self._lines: Iterator[bytes] | None = None
         #: What is left of the events that the last read completed. Each is looked at when its chunk is asked for: none has to wait for those
@@ -267,9 +267,9 @@ class ResponseStream:
         scope = self._scope
         now = self._came = scope.clock.monotonic()
         if self._first_token_at is not None:
-            scope.deadline = scope.earlier(self._idle, now)
+            scope.deadline = scope.deadline_after(self._idle, now)
         elif scope.deadline is not None and scope.deadline - now < _GRACE:
-            scope.deadline = scope.earlier(_GRACE, now)  # enough to take in what has arrived meanwhile
+            scope.deadline = scope.deadline_after(_GRACE, now)  # enough to take in what has arrived meanwhile
 
     def _pump(self, event: Event | None = None, *, polling: bool = False) -> None:
         """Take in what came up to the next chunk; read once if nothing is left. Leaves a chunk, the end or an error behind, or nothing yet.
@@ -301,7 +301,7 @@ class ResponseStream:
             if self._alive and not self._away and self._first_token_at is not None:
                 # Only chunks keep a stream alive: comments and pings reset nothing. Until the first token its own limit runs.
                 scope = self._scope
-                scope.deadline = scope.earlier(self._idle)
+                scope.deadline = scope.deadline_after(self._idle)
         except e.GroqProviderError as error:
             if polling and not self._begun:
                 self._problem = error
@@ -319,7 +319,7 @@ class ResponseStream:
     def _read(self) -> Iterator[Event] | None:
         """Read once; return the events that completes, ``None`` if there is nothing more to take in."""
         if self._lines is not None:
-            self._call.scope.look()
+            self._call.scope.checkpoint()
             return self._decoder.events(self._batch())
         if self._size > MAX_STREAM:
             raise e.ResponseTooLargeError(f"the stream is larger than {MAX_STREAM:,} bytes", sent=True)
@@ -332,7 +332,7 @@ class ResponseStream:
             self._came = scope.clock.monotonic()
             late = scope.deadline is not None and scope.deadline <= self._came
             if late and self._wire.ready(0):  # it came in time, for all that is known; it was the reader who did not
-                scope.deadline = scope.earlier(_GRACE)
+                scope.deadline = scope.deadline_after(_GRACE)
         if self._plain is False:
             lines = self._wire.read_lines()
         elif (lines := self._first_lines()) is None:
@@ -414,8 +414,8 @@ class ResponseStream:
             if len(data) <= _LARGE:
                 decoded = json_text.loads_text(text, "an event of the stream")
             else:
-                self._scope.look()
-                decoded = json_text.loads(data, "an event of the stream", checkpoint=self._scope.look)
+                self._scope.checkpoint()
+                decoded = json_text.loads(data, "an event of the stream", checkpoint=self._scope.checkpoint)
         except e.ResponseDecodeError:
             if name != "error":
                 if not data.strip():
@@ -499,7 +499,7 @@ class ResponseStream:
         body = self._whole_body()
         if not body.strip():
             raise self._call.empty_answer()
-        data = json_text.loads(body, checkpoint=self._call.scope.look)
+        data = json_text.loads(body, checkpoint=self._call.scope.checkpoint)
         fields = self._call.answer(data)
         fields["raw"] = data
         calls = tuple(
@@ -521,7 +521,7 @@ class ResponseStream:
             return self._wire.read_body(MAX_BODY)
         whole = bytearray(b"\n".join(lead))  # not the lines: an object for each would be larger than they are
         while (lines := self._wire.read_lines()) is not None:
-            self._scope.look()
+            self._scope.checkpoint()
             if lines:
                 whole += b"\n"
                 whole += b"\n".join(lines)

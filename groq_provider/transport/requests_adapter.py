@@ -457,7 +457,7 @@ class Response(requests.Response):
         """Read the rest of the body, for a short time, so that the connection can be used again; otherwise close it."""
         if self._finished:
             return
-        scope.deadline = scope.earlier(_DRAIN_SECONDS)
+        scope.deadline = scope.deadline_after(_DRAIN_SECONDS)
         remaining = _DRAIN_BYTES
         try:
             while remaining > 0 and (data := self.read1()):

@@ -93,14 +93,14 @@ class CancelScope(CancelToken):
         """Start an attempt: reset the limits that count per attempt. The total deadline stays."""
         self.deadline = self.total_deadline
         self.connect = connect
-        self.connect_deadline = self.earlier(connect)
+        self.connect_deadline = self.deadline_after(connect)
         self.resends = 0
         self.sent: bool | None = False
         self.received = False
         self.adopted = False
         self.sent_at: float | None = None
 
-    def earlier(self, seconds: float | None, now: float | None = None) -> float | None:
+    def deadline_after(self, seconds: float | None, now: float | None = None) -> float | None:
         """Return the instant *seconds* from now, no later than the total deadline.
 
         Pass *now* if you have just read the clock.
@@ -127,7 +127,7 @@ class CancelScope(CancelToken):
         """Record that the request was sent, and start the limit for the response."""
         self.sent = True
         self.sent_at = self.clock.monotonic()
-        self.deadline = self.earlier(self.after_send)
+        self.deadline = self.deadline_after(self.after_send)
 
     def seconds_left(self, deadline: float | None) -> float | None:
         """Return the seconds until *deadline*.
@@ -142,7 +142,7 @@ class CancelScope(CancelToken):
             raise TimeoutError("timed out")
         return seconds
 
-    def look(self) -> None:
+    def checkpoint(self) -> None:
         """Check for a cancel and for the total deadline, during work that does not wait, such as decoding a body.
 
         Raises:

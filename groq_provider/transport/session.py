@@ -148,9 +148,9 @@ class SessionTransport:
         request.scope = scope  # type: ignore[attr-defined]  # read by build_response
         if self._permits is None:
             return self._send_request(request, scope)
-        permit = self._permits.acquire(scope, scope.earlier(scope.after_send))
+        permit = self._permits.acquire(scope, scope.deadline_after(scope.after_send))
         # Time spent waiting for the permit is not time to connect.
-        scope.connect_deadline = scope.earlier(scope.connect)
+        scope.connect_deadline = scope.deadline_after(scope.connect)
         try:
             response = self._send_request(request, scope)
         except BaseException:

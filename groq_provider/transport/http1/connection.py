@@ -254,7 +254,7 @@ class _ScopedConnection(HTTPConnection):
             )
         except OSError:
             self._response_options = options
-            scope.deadline = scope.earlier(scope.after_send)  # urllib3 may still read a response that came early
+            scope.deadline = scope.deadline_after(scope.after_send)  # urllib3 may still read a response that came early
             raise
         scope.request_sent()
 
@@ -281,7 +281,9 @@ class _ScopedConnection(HTTPConnection):
                 if body:
                     self.send(body)
         except OSError:
-            scope.deadline = scope.earlier(scope.after_send)  # the pool may still read a response that came early
+            scope.deadline = scope.deadline_after(
+                scope.after_send
+            )  # the pool may still read a response that came early
             raise
         scope.request_sent()
 

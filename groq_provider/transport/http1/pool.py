@@ -204,7 +204,7 @@ class _Pool(HTTPConnectionPool):
             conn.close()
             scope.resends += 1
             scope.sent = None  # the peer may have read the first copy, whatever happens to the second
-            scope.connect_deadline = scope.earlier(scope.connect)
+            scope.connect_deadline = scope.deadline_after(scope.connect)
             _log.debug("the kept connection was stale: sending again on a new one")
             if self.tunnelled:
                 self._prepare_proxy(conn)

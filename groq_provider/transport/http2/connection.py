@@ -302,7 +302,7 @@ class Http2Connection:
             if stream.sent:
                 scope.request_sent()
             else:  # the response came early; its limit runs although a part of the request is unsent
-                scope.deadline = scope.earlier(scope.after_send)
+                scope.deadline = scope.deadline_after(scope.after_send)
         return stream.head
 
     def _send_progress(self, stream: Stream) -> float:

@@ -28,7 +28,7 @@ import h2.exceptions
 from h2.settings import SettingCodes, Settings
 
 from groq_provider.transport.http2.headers import MAX_HEAD, check_head, content_length
-from groq_provider.transport.http2.hpack import Unpacker
+from groq_provider.transport.http2.hpack import HeaderDecoder
 from groq_provider.transport.http2.stream import (
     STREAM_WINDOW,
     FrameError,
@@ -114,7 +114,7 @@ class Frames:
                 SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEAD,
             },
         )
-        self._unpacker = Unpacker(MAX_HEAD)
+        self._header_decoder = HeaderDecoder(MAX_HEAD)
         self._head_pieces: list[
             bytes
         ] = []  # the pieces of an incomplete head, its stream, and the flags of its first piece
@@ -380,7 +380,7 @@ class Frames:
         self._head_stream_id, self._head_flags = number, flags
         self._head_pieces = [frame[start:end]]
         if flags & _END_HEADERS:
-            self._unpack_head()
+            self._decode_head()
         return True
 
     def _on_continuation_frame(self, _number: int, frame: bytes) -> bool:
@@ -388,17 +388,17 @@ class Frames:
             raise FrameError("unexpected CONTINUATION frame")
         self._head_pieces.append(frame[9:])
         if frame[4] & _END_HEADERS:
-            self._unpack_head()
+            self._decode_head()
         return True
 
-    def _unpack_head(self) -> None:
+    def _decode_head(self) -> None:
         """Decode a complete header block.
 
         Do so for every block, even of an unknown stream: each changes the header table.
         """
         block, self._head_pieces = b"".join(self._head_pieces), []
         try:
-            head = self._unpacker.unpack(block)
+            head = self._header_decoder.decode(block)
         except ValueError:
             head = None
         if head is None:

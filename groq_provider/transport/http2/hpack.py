@@ -11,7 +11,7 @@ from hpack import HPACKError
 from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
-__all__ = ["Unpacker"]
+__all__ = ["HeaderDecoder"]
 
 #: Most decoded strings to remember, and the longest of them.
 _MAX_KNOWN, _MAX_KNOWN_LENGTH = 512, 256
@@ -19,7 +19,7 @@ _MAX_KNOWN, _MAX_KNOWN_LENGTH = 512, 256
 _FIELD_OVERHEAD = 32
 
 
-class Unpacker:
+class HeaderDecoder:
     """The decoder of one connection. Pass every header block to it, in order.
 
     Args:
@@ -32,18 +32,18 @@ class Unpacker:
         self._max_table_size = self._table.maxsize  # the default, which our settings do not change
         self._known_texts: dict[bytes, bytes] = {}
 
-    def unpack(self, header_block: bytes) -> list[tuple[bytes, bytes]]:
+    def decode(self, header_block: bytes) -> list[tuple[bytes, bytes]]:
         """Return the fields of a head.
 
         Raises:
             ValueError: The block is invalid or too large. No later block can be decoded.
         """
         try:
-            return self._unpack_fields(header_block)
+            return self._decode_fields(header_block)
         except (HPACKError, IndexError, OverflowError) as error:
             raise ValueError(type(error).__name__) from None
 
-    def _unpack_fields(self, header_block: bytes) -> list[tuple[bytes, bytes]]:
+    def _decode_fields(self, header_block: bytes) -> list[tuple[bytes, bytes]]:
         table = self._table
         fields: list[tuple[bytes, bytes]] = []
         position, end, head_size = 0, len(header_block), 0

@@ -148,7 +148,7 @@ class Http2Pool:
             except Http11RequiredError:
                 scope.sent = sent_before
                 scope.deadline = scope.total_deadline
-                scope.connect_deadline = scope.earlier(scope.connect)
+                scope.connect_deadline = scope.deadline_after(scope.connect)
                 break
             except UnprocessedError as error:
                 scope.sent = sent_before  # this copy was not processed
@@ -178,7 +178,7 @@ class Http2Pool:
                 return response
             _log.debug("sending again on another connection: %s", reason)
             scope.deadline = scope.total_deadline
-            scope.connect_deadline = scope.earlier(scope.connect)
+            scope.connect_deadline = scope.deadline_after(scope.connect)
         return self.http1.urlopen(method, url, body, headers, retries, **options)
 
     def _send_request(
@@ -311,7 +311,7 @@ class Http2Pool:
                 # While the connection is being made, the limit for connecting counts. Once it is known that all places
                 # are taken, the limit for a permit does, from that moment.
                 if not places_taken and any(each.usable and each.settings_received for each in self._connections):
-                    places_taken, limit = True, scope.earlier(scope.after_send)
+                    places_taken, limit = True, scope.deadline_after(scope.after_send)
                 remaining = None if limit is None else limit - self.clock.monotonic()
                 if remaining is not None and remaining <= 0:
                     break
@@ -328,7 +328,7 @@ class Http2Pool:
             raise TimeoutError("timed out")
         if places_taken:
             # Time spent waiting for a place is not time to connect.
-            scope.connect_deadline = scope.earlier(scope.connect)
+            scope.connect_deadline = scope.deadline_after(scope.connect)
 
     def _wait_on(self, waiter: _Waiter, scope: CancelScope, timeout: float | None) -> None:
         """Wait once, on a connection if there is one: maybe no other thread reads the message that frees a place."""

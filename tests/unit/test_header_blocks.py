@@ -7,7 +7,7 @@ import random
 import hpack
 import pytest
 
-from groq_provider.transport.http2.hpack import Unpacker
+from groq_provider.transport.http2.hpack import HeaderDecoder
 
 RNG = random.Random(7)
 NAMES = [b":status", b"content-type", b"date", b"x-a", b"server", *(b"x-%d" % number for number in range(20))]
@@ -22,25 +22,29 @@ def theirs(decoder, block):
         return None
 
 
-def ours(unpacker, block):
+def ours(header_decoder, block):
     try:
-        return unpacker.unpack(block)
+        return header_decoder.decode(block)
     except ValueError:
         return None
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_heads_are_unpacked_alike(seed):
+def test_heads_are_decoded_alike(seed):
     """Thirty heads in a row: indexed, plain, never indexed, Huffman or not, now and then with a new table size."""
     rng = random.Random(seed)
-    encoder, unpacker, decoder = hpack.Encoder(), Unpacker(1 << 20), hpack.Decoder(max_header_list_size=1 << 20)
+    encoder, header_decoder, decoder = (
+        hpack.Encoder(),
+        HeaderDecoder(1 << 20),
+        hpack.Decoder(max_header_list_size=1 << 20),
+    )
     for _ in range(30):
         if rng.random() < 0.1:
             encoder.header_table_size = rng.choice([0, 100, 1_000, 4_096])
         kinds = [hpack.HeaderTuple, hpack.NeverIndexedHeaderTuple]
         fields = [rng.choice(kinds)(rng.choice(NAMES), rng.choice(VALUES)) for _ in range(rng.randrange(1, 20))]
         block = encoder.encode(fields, huffman=rng.random() < 0.7)
-        assert ours(unpacker, block) == theirs(decoder, block) == [tuple(field) for field in fields]
+        assert ours(header_decoder, block) == theirs(decoder, block) == [tuple(field) for field in fields]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -54,7 +58,7 @@ def test_broken_heads_are_judged_alike(seed):
         if rng.random() < 0.3:
             del block[rng.randrange(len(block)) :]
         found = bytes(block)
-        assert ours(Unpacker(1 << 20), found) == theirs(hpack.Decoder(max_header_list_size=1 << 20), found)
+        assert ours(HeaderDecoder(1 << 20), found) == theirs(hpack.Decoder(max_header_list_size=1 << 20), found)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,7 @@ def test_broken_heads_are_judged_alike(seed):
 def test_non_head_is_refused(block):
     """An invalid block raises ValueError, whatever the fault."""
     with pytest.raises(ValueError):
-        Unpacker(1 << 20).unpack(block)
+        HeaderDecoder(1 << 20).decode(block)
 
 
 def test_oversized_head_refused_early():
@@ -91,12 +95,12 @@ def test_oversized_head_refused_early():
     block = hpack.Encoder().encode([(b"x", b"y" * 4_000)]) + b"\xbe" * 1_000
     assert len(block) < 6_000
     with pytest.raises(ValueError, match="too large"):
-        Unpacker(1 << 20).unpack(block)
+        HeaderDecoder(1 << 20).decode(block)
 
 
 def test_few_texts_are_remembered():
     """A server that never repeats a string uses no memory."""
-    unpacker = Unpacker(1 << 20)
+    header_decoder = HeaderDecoder(1 << 20)
     for number in range(5_000):
-        unpacker.unpack(hpack.Encoder().encode([(b"x-number", b"a%d" % number)]))
-    assert len(unpacker._known_texts) <= 512
+        header_decoder.decode(hpack.Encoder().encode([(b"x-number", b"a%d" % number)]))
+    assert len(header_decoder._known_texts) <= 512
