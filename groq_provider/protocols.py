@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from groq_provider.wire.upload import Upload
+
+    RequestBody = bytes | Upload
+
     from typing_extensions import Unpack
 
     from groq_provider.cancel import CancelToken
@@ -108,6 +112,10 @@ class WireResponse(Protocol):
         """
         ...
 
+    def read1(self) -> bytes:
+        """Return what has arrived of the body, waiting for the first byte; nothing at its end."""
+        ...
+
     def read_lines(self) -> list[bytes] | None:
         """Read once and return the lines that are complete now, without their line ends; ``None`` at the end of the body."""
         ...
@@ -141,7 +149,7 @@ class Transport(Protocol):
         path: str,
         *,
         headers: Mapping[str, str],
-        body: bytes | None,
+        body: RequestBody | None,
         scope: CancelScope,
         query: str = "",
     ) -> WireResponse:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
 import attrs
@@ -42,15 +42,17 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from groq_provider.call.breaker import CircuitBreaker
+    from groq_provider.call.raw import RawResponse
     from groq_provider.call.stream import ResponseStream
     from groq_provider.cancel import CancelToken
     from groq_provider.config import ProviderSettings
-    from groq_provider.protocols import LatencyRecorder, RateLimiter
+    from groq_provider.protocols import LatencyRecorder, RateLimiter, RequestBody
     from groq_provider.types.allowed import Allowed
     from groq_provider.types.messages import Message
     from groq_provider.types.model_info import ModelCapability, ModelInfo
     from groq_provider.types.response import LLMResponse
     from groq_provider.types.status import LatencyMetrics, MeasuredProfile, ProviderHealth, RateLimitStatus
+    from groq_provider.wire.upload import File
 
     Prompt = str | Message | Sequence[Message | Mapping[str, Any]] | LLMRequest
     Timeout = float | str | Timeouts | None
@@ -290,7 +292,59 @@ class GroqProvider(Completions["ResponseStream"]):
         """
         body = self._check_plain(method, path, json)
         options = self._options(timeout, cancel, extra_headers, None, extra_query)
-        return self._runtime.plain_request(method.upper(), path, body, options)
+        from groq_provider.call.call import json_endpoint  # loaded by the first call
+
+        return self._runtime.ask(json_endpoint(method.upper(), path), body, options)
+
+    @public
+    def raw(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        data: Any = None,
+        files: Mapping[str, File] | None = None,
+        as_: Literal["json", "bytes", "file", "iterator", "events"] = "json",
+        timeout: Timeout = None,
+        cancel: CancelToken | None = None,
+        extra_headers: Mapping[str, str] | None = None,
+        extra_query: Mapping[str, Any] | None = None,
+    ) -> RawResponse:
+        """Reach any endpoint with any kind of body; return status, headers, request id and body of its answer.
+
+        Where *json* or *data* has a field ``model``, the call holds a place in that model's request limits; tokens are not counted.
+        Retries, time limits and errors are those of :meth:`generate`; no latency is recorded.
+
+        Args:
+            method: As for :meth:`request`.
+            path: As for :meth:`request`.
+            json: A body of JSON.
+            data: A body of another kind: ``bytes``, the ``pathlib.Path`` of a file or an open binary file are sent as they are; a mapping
+                is a form.
+            files: Files of a form, by name of the field: ``bytes``, a ``pathlib.Path``, an open binary file that can seek,
+                ``(name, content)`` or ``(name, content, content type)``. They are sent in pieces (over HTTP/2 from memory), and opened
+                anew for a retry. An open file is sent from its present position, and stays yours.
+            as_: What ``body`` is: decoded ``"json"``; ``"bytes"``, 64 MiB at most; a ``"file"``, open and temporary; an ``"iterator"`` of
+                bytes as they arrive; ``"events"``, an iterator of the decoded data of an event stream.
+            timeout: As for :meth:`generate`.
+            cancel: As for :meth:`generate`.
+            extra_headers: As for :meth:`generate`; a ``Content-Type`` here replaces that of the body.
+            extra_query: As for :meth:`generate`.
+
+        Raises:
+            InvalidRequestError: An argument is wrong, or a file cannot be read.
+            GroqProviderError: As for :meth:`generate`.
+        """
+        self._check_plain(method, path, None)
+        body, model = _body_of(json, data, files)
+        options = self._options(timeout, cancel, extra_headers, None, extra_query)
+        from groq_provider.call.endpoint import Cost
+        from groq_provider.call.raw import raw_endpoint
+
+        cost = None if model is None else Cost(model)
+        response: RawResponse = self._runtime.ask(raw_endpoint(method.upper(), path, as_), body, options, cost)
+        return response
 
     # --- what there is -----------------------------------------------------------------------------------------------------
 
@@ -521,7 +575,33 @@ class GroqProvider(Completions["ResponseStream"]):
     def _probe(self, method: str, path: str, body: bytes | None, timeout: float) -> Any:
         """Ask once: a check that tries again hides what it is to find."""
         options = attrs.evolve(self._options(timeout, None, None, None, None), retry=False)
-        return self._runtime.plain_request(method, path, body, options)
+        from groq_provider.call.call import json_endpoint  # loaded by the first call
+
+        return self._runtime.ask(json_endpoint(method, path), body, options)
+
+
+def _body_of(json: Any, data: Any, files: Mapping[str, File] | None) -> tuple[RequestBody | None, str | None]:
+    """Return the body of a raw request, and the model it names."""
+    if json is not None:
+        if data is not None or files is not None:
+            raise InvalidRequestError("json, and data or files: give one body", param="json")
+        from groq_provider.wire import json_text
+
+        return json_text.dumps(json), _model_of(json)
+    if data is None and files is None:
+        return None, None
+    from groq_provider.wire import upload
+
+    if files is not None:
+        return upload.multipart(data, files), _model_of(data)
+    if isinstance(data, Mapping):
+        return upload.form(data), _model_of(data)
+    return upload.file_upload(data), None
+
+
+def _model_of(fields: Any) -> str | None:
+    model = fields.get("model") if isinstance(fields, Mapping) else None
+    return model if isinstance(model, str) and model else None
 
 
 def _read_chat(answer: Any) -> None:

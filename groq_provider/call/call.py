@@ -9,11 +9,11 @@ import re
 import threading
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 from groq_provider import errors as e
+from groq_provider.call.endpoint import Cost, Endpoint
 from groq_provider.call.retry import retry_delay, throttling, timed
 from groq_provider.config.urls import CHAT_PATH
 from groq_provider.ratelimit.estimate import estimate_prompt_tokens, estimate_text_tokens
@@ -28,21 +28,14 @@ from groq_provider.wire.headers import request_id as header_request_id
 from groq_provider.wire.sse import is_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from groq_provider.call.breaker import Admission
     from groq_provider.call.runtime import CallOptions, Runtime
-    from groq_provider.protocols import Reservation, WireResponse
+    from groq_provider.protocols import RequestBody, Reservation, WireResponse
     from groq_provider.types.request import LLMRequest
     from groq_provider.types.response import RateLimitInfo
 
 __all__ = ["MAX_BODY", "MAX_STREAM", "Arrival", "Call"]
 
-T = TypeVar("T")
-
-#: Constants, which the transport may remember in the form it sends.
-_STREAM_HEADERS: Mapping[str, str] = MappingProxyType({"Accept": "text/event-stream", "Cache-Control": "no-cache"})
-_PLAIN_HEADERS: Mapping[str, str] = MappingProxyType({})
 #: A larger body is a fault or an attack.
 MAX_BODY = 64 << 20
 #: The same for a stream, where around every token stand some 250 bytes of envelope: 64 MiB is less than the longest answers.
@@ -96,12 +89,10 @@ class Call:
     Args:
         runtime: Whose call it is.
         options: What the call may set.
-        method: HTTP method.
-        path: Under the base URL.
-        body: JSON text, or nothing.
-        stream: Whether the answer is read as it is made.
-        request: The completion asked for; ``None`` for other endpoints, which hold no place in the limits and leave no record.
-        model: The model it is asked of.
+        endpoint: What is asked, and how its answer is read.
+        body: What is sent, or nothing.
+        cost: What is reserved in the limits; ``None``: nothing is.
+        request: The completion asked for; ``None`` for other endpoints.
         started: Monotonic instant the call began; ``None``: now.
     """
 
@@ -110,39 +101,37 @@ class Call:
     _last_cost = 0.0
     _handle = 0
     _permit: Admission | None = None
+    #: Status and header fields of the answer that came last.
+    http: tuple[int, Mapping[str, str]] | None = None
     _counted = False  # whether the circuit breaker has been told of a success
 
     def __init__(
         self,
         runtime: Runtime,
         options: CallOptions,
+        endpoint: Endpoint,
+        body: RequestBody | None,
         *,
-        method: str,
-        path: str,
-        body: bytes | None,
-        stream: bool = False,
+        cost: Cost | None = None,
         request: LLMRequest | None = None,
-        model: str | None = None,
         started: float | None = None,
     ) -> None:
         self.runtime = runtime
         self.options = options
+        self.endpoint = endpoint
         self.request = request
-        self.model = model
-        self.stream = stream
-        self.prompt_tokens = 0 if request is None else estimate_prompt_tokens(request, runtime.tokenizer)
-        self._method = method
-        self._path = path
+        self.cost = cost
+        self.model = None if cost is None else cost.model
         self._body = body
         try:
-            mark = "&" if "?" in path else "?"
+            mark = "&" if "?" in endpoint.path else "?"
             query = urlencode(_parameters(options.query), doseq=True) if options.query else ""
         except (UnicodeError, TypeError) as error:
             raise e.InvalidRequestError(
                 f"extra_query cannot be written as a URL: {type(error).__name__}", param="extra_query"
             ) from None
         self._query = f"{mark}{query}" if query else ""
-        headers = _STREAM_HEADERS if stream else _PLAIN_HEADERS
+        headers = endpoint.headers
         self._headers = {**headers, **options.headers} if options.headers else headers
         limits = options.timeouts
         clock = runtime.clock
@@ -158,7 +147,9 @@ class Call:
         self.request_id: str | None = None
         self.waited = 0.0
         self._patience = runtime.policy.patience
-        self._asked_usage = stream and runtime.ask_usage and request is not None and request.stream_options is None
+        self._asked_usage = (
+            endpoint.stream and runtime.ask_usage and request is not None and request.stream_options is None
+        )
         self._wait = 0.0  # before the attempt under way
         self._attempt_at = self.started
         self._attempt_wall: datetime | None = None
@@ -180,17 +171,9 @@ class Call:
             raise e.InvalidRequestError("no model: name one in the request, or set default_model")
         request = runtime.check(request, model)
         body = cls._body_of(runtime, request, options, model=model, stream=stream, ask_usage=runtime.ask_usage)
-        return cls(
-            runtime,
-            options,
-            method="POST",
-            path=CHAT_PATH,
-            body=body,
-            stream=stream,
-            request=request,
-            model=model,
-            started=started,
-        )
+        cost = Cost(model, estimate_prompt_tokens(request, runtime.tokenizer), request.max_output_tokens)
+        endpoint = CHAT_STREAM if stream else CHAT
+        return cls(runtime, options, endpoint, body, cost=cost, request=request, started=started)
 
     @staticmethod
     def _body_of(
@@ -207,8 +190,8 @@ class Call:
 
     # --- the loop ----------------------------------------------------------------------------------------------------------
 
-    def run(self, once: Callable[[], T]) -> T:
-        """Run attempts until one succeeds or no further one is worth it.
+    def result(self) -> Any:
+        """Run attempts until one succeeds or no further one is worth it; return what the endpoint makes of the answer.
 
         Raises:
             GroqProviderError: What the last one ended with, with every attempt on it.
@@ -219,7 +202,7 @@ class Call:
             while True:
                 self._reserve()
                 try:
-                    return once()
+                    return self.endpoint.decode(self, self._open())
                 except e.GroqProviderError as error:
                     self.recover(error)
         except e.GroqProviderError:
@@ -255,18 +238,19 @@ class Call:
         if scope.cancelled:
             raise e.RequestCancelledError("the call was cancelled before it was sent", sent=False)
         breaker = self.runtime.breaker
-        if breaker is not None and self._permit is None and self.request is not None:
+        if breaker is not None and self._permit is None and self.endpoint.recorded:
             self._permit = breaker.acquire()
         scope.begin(self.options.timeouts.connect)
         self._status = self.request_id = None  # of the attempt before
         self._rejected = False
-        if self.request is None or self.model is None:
+        cost = self.cost
+        if cost is None:
             self._attempt_at, self._attempt_wall = self.runtime.clock.monotonic(), self.runtime.clock.now()
             return
         reservation = self.runtime.limiter.reserve(
-            self.model,
-            prompt_tokens=self.prompt_tokens,
-            max_output_tokens=self.request.max_output_tokens,
+            cost.model,
+            prompt_tokens=cost.prompt_tokens,
+            max_output_tokens=cost.max_output_tokens,
             deadline=self._wait_deadline,
             long_wait=self.runtime.policy.hint_cap if self.options.timeouts.wait is None else None,
             cancel=scope,
@@ -355,17 +339,19 @@ class Call:
 
     # --- one attempt -------------------------------------------------------------------------------------------------------
 
-    def open(self) -> WireResponse:
+    def _open(self) -> WireResponse:
         """Send once; return the answer if its status is good.
 
         Raises:
             GroqProviderError: The status, or no answer.
         """
         runtime = self.runtime
+        endpoint = self.endpoint
         response = runtime.transport.send(
-            self._method, self._path, headers=self._headers, body=self._body, scope=self.scope, query=self._query
+            endpoint.method, endpoint.path, headers=self._headers, body=self._body, scope=self.scope, query=self._query
         )
         headers = response.headers
+        self.http = (response.status_code, headers)
         self._status = response.status_code
         self.request_id = header_request_id(headers)
         self.rate_limit = parse_rate_limit(headers)
@@ -431,13 +417,6 @@ class Call:
         if self.reservation is not None:
             self.reservation.feedback(self.rate_limit if self.runtime.learn else None, limited)
 
-    def fetch(self) -> LLMResponse:
-        """Send once and return the whole answer."""
-        data = self._read_json()
-        fields = self.answer(data)
-        fields["raw"] = data
-        return self.succeeded(fields)
-
     def answer(self, data: Any) -> dict[str, Any]:
         """Return the fields of a whole answer.
 
@@ -494,9 +473,13 @@ class Call:
             return self.reported(found, made=True)
         return e.IncompleteResponseError("the server ended the answer with finish_reason 'error'", sent=True)
 
-    def fetch_json(self) -> Any:
-        """Send once and return the decoded body, whatever it is."""
-        data = self._read_json()
+    def read_json(self, response: WireResponse) -> Any:
+        """Return the decoded body of an answer, whatever it is; an error object under a good status is raised.
+
+        Raises:
+            GroqProviderError: It cannot be read, or is an error.
+        """
+        data = self.read_any_json(response)
         if (
             type(data) is dict
             and ("error" in data or data.get("object") == "error")
@@ -506,22 +489,15 @@ class Call:
             found = reported_error(data)
             if found is not None:
                 raise self.reported(found, made=False)
-        self._leave()
-        self._over = True
-        self.runtime.budget.succeeded(self._last_cost)
         return data
 
-    def _read_json(self) -> Any:
-        response = self.open()
+    def read_any_json(self, response: WireResponse) -> Any:
+        """Return the decoded body of an answer."""
         content_type = response.headers.get("content-type") or ""
         if content_type.startswith("text/event-stream"):
             response.drain(self.scope)
             raise self._unasked_stream()
-        try:
-            body = response.read_body(MAX_BODY)
-        except BaseException:  # KeyboardInterrupt and the like, too
-            response.close()
-            raise
+        body = self.read_bytes(response)
         if not body:
             raise self.empty_answer()
         try:
@@ -529,6 +505,15 @@ class Call:
         except e.ResponseDecodeError:
             if is_stream(body):  # whatever it is labelled as
                 raise self._unasked_stream() from None
+            raise
+
+    @staticmethod
+    def read_bytes(response: WireResponse, limit: int = MAX_BODY) -> bytes:
+        """Return the body of an answer as it is."""
+        try:
+            return response.read_body(limit)
+        except BaseException:  # KeyboardInterrupt and the like, too
+            response.close()
             raise
 
     def _unasked_stream(self) -> e.ResponseDecodeError:
@@ -540,6 +525,16 @@ class Call:
         return e.ResponseDecodeError(f"the answer is empty (status {self._status})", status_code=self._status)
 
     # --- ends: exactly one of them counts ----------------------------------------------------------------------------------
+
+    def finished(self) -> None:
+        """End a call that succeeded and has no usage to settle and no figures to record."""
+        if self._over:
+            return
+        self._leave()
+        self._over = True
+        if self.reservation is not None:
+            self.reservation.keep()
+        self.runtime.budget.succeeded(self._last_cost)
 
     def succeeded(
         self, fields: dict[str, Any], *, arrival: Arrival | None = None, output_size: int | None = None
@@ -642,7 +637,7 @@ class Call:
         return all(attempt.sent is False for attempt in self.attempts)
 
     def _record(self, **figures: Any) -> None:
-        if self.request is not None and self.model is not None:
+        if self.endpoint.recorded and self.model is not None:
             self.runtime.tracker.record(self.model, **figures)
 
     def committed(self) -> None:
@@ -757,10 +752,11 @@ class Call:
     def estimated_usage(self, output_size: int) -> Usage:
         """Return the usage of an answer whose own report is missing."""
         completion = estimate_text_tokens(output_size) if output_size else 0
+        prompt = 0 if self.cost is None else self.cost.prompt_tokens
         return Usage(
-            prompt_tokens=self.prompt_tokens,
+            prompt_tokens=prompt,
             completion_tokens=completion,
-            total_tokens=self.prompt_tokens + completion,
+            total_tokens=prompt + completion,
             source="estimated",
         )
 
@@ -812,8 +808,36 @@ class Call:
             timing=timing,
             attempts=tuple(self.attempts),
             rate_limit=self.rate_limit,
+            http=self.http,
             **fields,
         )
+
+
+def _completion(call: Call, response: WireResponse) -> LLMResponse:
+    data = call.read_any_json(response)
+    fields = call.answer(data)
+    fields["raw"] = data
+    return call.succeeded(fields)
+
+
+def _json(call: Call, response: WireResponse) -> Any:
+    data = call.read_json(response)
+    call.finished()
+    return data
+
+
+def opened(_call: Call, response: WireResponse) -> WireResponse:
+    """Return an answer of which only the head has been read."""
+    return response
+
+
+CHAT = Endpoint(method="POST", path=CHAT_PATH, decode=_completion, recorded=True)
+CHAT_STREAM = Endpoint(method="POST", path=CHAT_PATH, decode=opened, stream=True, recorded=True)
+
+
+def json_endpoint(method: str, path: str) -> Endpoint:
+    """Return an endpoint whose answer is any JSON."""
+    return Endpoint(method=method, path=path, decode=_json)
 
 
 def _parameters(query: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,11 +19,12 @@ from groq_provider.call.retry import RetryBudget
 if TYPE_CHECKING:
     from groq_provider.call.breaker import CircuitBreaker
     from groq_provider.call.call import Call
+    from groq_provider.call.endpoint import Cost, Endpoint
     from groq_provider.call.stream import ResponseStream
     from groq_provider.cancel import CancelToken
     from groq_provider.clock import Clock
     from groq_provider.config import RetryPolicy, Timeouts
-    from groq_provider.protocols import LatencyRecorder, RateLimiter, Transport, WireResponse
+    from groq_provider.protocols import LatencyRecorder, RateLimiter, RequestBody, Transport, WireResponse
     from groq_provider.transport.scope import CancelScope
     from groq_provider.types.allowed import Allowed
     from groq_provider.types.request import LLMRequest
@@ -141,13 +142,13 @@ class Runtime:
 
     def generate(self, request: LLMRequest, options: CallOptions) -> LLMResponse:
         """Return a whole answer."""
-        call = self._exchanges().completion(self, request, options, stream=False)
-        return call.run(call.fetch)
+        response: LLMResponse = self._calls().completion(self, request, options, stream=False).result()
+        return response
 
     def open_stream(self, request: LLMRequest, options: CallOptions) -> tuple[Call, WireResponse]:
         """Send a streamed request; return when the head of its answer is there and good."""
-        call = self._exchanges().completion(self, request, options, stream=True)
-        return call, call.run(call.open)
+        call = self._calls().completion(self, request, options, stream=True)
+        return call, call.result()
 
     def stream(self, request: LLMRequest, options: CallOptions) -> ResponseStream:
         """Return an answer as it is made; the request has been sent."""
@@ -158,18 +159,17 @@ class Runtime:
             self._reader = ResponseStream
         return self._reader(*self.open_stream(request, options))
 
-    def plain_request(self, method: str, path: str, body: bytes | None, options: CallOptions) -> Any:
-        """Return the decoded JSON answer of any other endpoint."""
-        call = self._exchanges()(self, options, method=method, path=path, body=body)
-        return call.run(call.fetch_json)
+    def ask(self, endpoint: Endpoint, body: RequestBody | None, options: CallOptions, cost: Cost | None = None) -> Any:
+        """Return what an endpoint makes of its answer."""
+        return self._calls()(self, options, endpoint, body, cost=cost).result()
 
     def load(self) -> None:
         """Load ahead what the first call would have to wait for."""
-        self._exchanges()
+        self._calls()
         from groq_provider import catalog  # noqa: F401 - for its effect
         from groq_provider.call import stream  # noqa: F401 - for its effect
 
-    def _exchanges(self) -> type[Call]:
+    def _calls(self) -> type[Call]:
         """Return the class of calls. Loaded with the first: it brings all that an answer is made of."""
         if self._call is None:
             from groq_provider.call.call import Call

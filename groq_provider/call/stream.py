@@ -564,7 +564,7 @@ class ResponseStream:
 
     def _try_again(self) -> None:
         try:
-            self._start(self._call.run(self._call.open))
+            self._start(self._call.result())
         except e.GroqProviderError as error:
             self._fail(error)
 

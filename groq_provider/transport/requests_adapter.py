@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from groq_provider.clock import Clock
+    from groq_provider.protocols import RequestBody
     from groq_provider.transport.http2.pool import Http2Pool
     from groq_provider.transport.permits import Permit
 
@@ -74,12 +75,12 @@ class Request(PreparedRequest):
     """A prepared request built without the checks of requests: they were made once, when the transport was constructed."""
 
     def __init__(
-        self, method: str, origin: str, path_and_query: str, headers: RequestHeaders, body: bytes | None
+        self, method: str, origin: str, path_and_query: str, headers: RequestHeaders, body: RequestBody | None
     ) -> None:
         self.method = method
         self.url = origin + path_and_query
         self.headers = headers  # type: ignore[assignment]  # not a CaseInsensitiveDict, but finds any spelling
-        self.body = body
+        self.body = body  # type: ignore[assignment]  # an upload is sent by our own connections
         self.hooks = {"response": []}
         self._cookies = None
         self._body_position = None

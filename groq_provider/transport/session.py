@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from groq_provider.clock import Clock
+    from groq_provider.protocols import RequestBody
     from groq_provider.transport.tls import CABundle
 
 __all__ = ["SecretHeader", "SessionTransport"]
@@ -131,7 +132,7 @@ class SessionTransport:
         path: str,
         *,
         headers: Mapping[str, str] | None,
-        body: bytes | None,
+        body: RequestBody | None,
         scope: CancelScope,
         query: str = "",
     ) -> Response:
@@ -160,12 +161,15 @@ class SessionTransport:
         return response
 
     def _build_request(
-        self, method: str, path: str, call_headers: Mapping[str, str] | None, body: bytes | None, query: str
+        self, method: str, path: str, call_headers: Mapping[str, str] | None, body: RequestBody | None, query: str
     ) -> Request:
         if body is None:
             headers = self._merge_headers(call_headers, {})
         else:
-            headers = RequestHeaders(self._shared_headers(call_headers))
+            if isinstance(body, bytes):
+                headers = RequestHeaders(self._shared_headers(call_headers))
+            else:
+                headers = self._merge_headers(call_headers, {"Content-Type": body.content_type})
             headers["Content-Length"] = str(len(body))
         if self._authorization is not None:
             headers["Authorization"] = self._authorization

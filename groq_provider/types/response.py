@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 
@@ -17,9 +17,11 @@ if TYPE_CHECKING:  # loaded late, by ``load_annotations``
 
 __all__ = [
     "Attempt",
+    "HTTPInfo",
     "LLMResponse",
     "RateLimitInfo",
     "ResponseChunk",
+    "ResponseHeaders",
     "Timing",
     "ToolCallDelta",
     "Usage",
@@ -182,6 +184,38 @@ class RateLimitInfo:
     retry_after: float | None = None
 
 
+class HTTPInfo(NamedTuple):
+    """What HTTP said of an answer.
+
+    .. versionadded:: 0.1.0
+    """
+
+    status_code: int
+    headers: Mapping[str, str]
+    """Header fields by name, in any case; read-only. Several fields of one name are joined by commas."""
+
+
+class ResponseHeaders(Mapping[str, str]):
+    """Header fields of an answer, by name in any case; read-only."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: Mapping[str, str]) -> None:
+        self._fields = {name.lower(): fields[name] for name in fields}
+
+    def __getitem__(self, name: str) -> str:
+        return self._fields[name.lower()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._fields!r})"
+
+
 @attrs.frozen(kw_only=True)
 class LLMResponse:
     """A whole answer.
@@ -211,6 +245,7 @@ class LLMResponse:
         x_groq: The service's own part.
         mcp_list_tools: Tools of remote MCP servers.
         provider_metadata: ``first_token_latency_ms``, ``total_latency_ms``, ``tokens_per_second``.
+        http: Status code and header fields of the answer; ``None`` for one that did not come over HTTP.
         raw: The decoded JSON body of a plain answer, read-only; ``None`` for a stream.
         extra: Fields of the answer that this version does not know.
 
@@ -241,8 +276,18 @@ class LLMResponse:
     x_groq: XGroq | None = None
     mcp_list_tools: tuple[MCPToolList, ...] | None = None
     provider_metadata: Mapping[str, Any] = attrs.field(default=EMPTY, converter=keep_read_only)
+    _http: tuple[int, Mapping[str, str]] | None = attrs.field(default=None, repr=False, eq=False)
     _raw: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
     extra: Mapping[str, Any] = _extra
+
+    @property
+    def http(self) -> HTTPInfo | None:
+        """See the class."""
+        found = self._http
+        if found is not None and type(found) is not HTTPInfo:  # made when it is first asked for: few callers do
+            found = HTTPInfo(found[0], ResponseHeaders(found[1]))
+            object.__setattr__(self, "_http", found)
+        return found
 
     @property
     def raw(self) -> Mapping[str, Any] | None:

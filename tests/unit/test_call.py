@@ -12,6 +12,7 @@ from support.fakes import FakeWire
 
 from groq_provider import CancelToken, RetryPolicy, Timeouts
 from groq_provider import errors as e
+from groq_provider.call.call import json_endpoint
 from groq_provider.call.runtime import CallOptions
 from groq_provider.wire.assemble import Assembler
 
@@ -595,7 +596,9 @@ def test_interrupted_exit_leaves_no_call(how):
     if stream is not None:
         next(stream)
     act = {
-        "other": lambda: bench.runtime.plain_request("GET", "/m", None, CallOptions(timeouts=FOREVER, cancel=token)),
+        "other": lambda: bench.runtime.ask(
+            json_endpoint("GET", "/m"), None, CallOptions(timeouts=FOREVER, cancel=token)
+        ),
         "streamed": lambda: next(stream),
         "left": getattr(stream, "close", None),
     }.get(how, lambda: bench.generate(cancel=token))
@@ -687,7 +690,7 @@ def test_finalizer_leftovers_are_done_later():
 def test_other_endpoints_leave_no_record():
     """Other endpoints hold no place and leave no record, but retry and have time limits."""
     bench = Bench(refusal(500), FakeWire(body=b'{"data": []}'))
-    data = bench.runtime.plain_request("GET", "/models", None, CallOptions(timeouts=FOREVER))
+    data = bench.runtime.ask(json_endpoint("GET", "/models"), None, CallOptions(timeouts=FOREVER))
     assert data == {"data": []}
     assert (bench.limiter.asked, bench.tracker.records) == ([], [])
     assert len(bench.transport.sent) == 2

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from support.fakes import FakeClock, FakeLimiter, FakeTracker, FakeTransport, FakeWire
 
 from groq_provider import errors as e
+from groq_provider.call.call import json_endpoint
 from groq_provider.call.runtime import CallOptions, Runtime
 from groq_provider.config import RetryPolicy, Timeouts
 from groq_provider.types.request import LLMRequest
@@ -38,7 +39,7 @@ class Bench:
         return self.runtime.stream(REQUEST, OPTIONS).collect()
 
     def list_models(self):
-        return self.runtime.plain_request("GET", "/models", None, OPTIONS)
+        return self.runtime.ask(json_endpoint("GET", "/models"), None, OPTIONS)
 
 
 def plain(body):

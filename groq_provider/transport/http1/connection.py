@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from groq_provider.protocols import RequestBody
+
 __all__ = ["PlainConnection", "TLSConnection", "TLSSocket", "socket_options"]
 
 #: Bytes to send between two checks of the deadline.
@@ -237,7 +239,12 @@ class _ScopedConnection(HTTPConnection):
             method, url, preload_content, decode_content, enforce_content_length
         )
         is_plain = headers is not None and "Host" in headers and all(isinstance(text, str) for text in headers.values())
-        if headers is not None and is_plain and not chunked and (body is None or isinstance(body, bytes)):
+        if (
+            headers is not None
+            and is_plain
+            and not chunked
+            and (body is None or isinstance(body, bytes) or hasattr(body, "content_type"))
+        ):
             self.send_request(method, url, body, headers)
             return
         scope = current()
@@ -258,7 +265,7 @@ class _ScopedConnection(HTTPConnection):
             raise
         scope.request_sent()
 
-    def send_request(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> None:
+    def send_request(self, method: str, url: str, body: RequestBody | None, headers: Mapping[str, str]) -> None:
         """Send a request, and record that it was sent. Head and body go out together if they are small.
 
         Half the time of http.client, which makes a call per field.
@@ -274,12 +281,17 @@ class _ScopedConnection(HTTPConnection):
         data = head.encode("latin-1")
         scope = current()
         try:
-            if body and len(data) + len(body) <= _SEND_PIECE:
-                self.send(data + body)
+            if body is None or isinstance(body, bytes):
+                if body and len(data) + len(body) <= _SEND_PIECE:
+                    self.send(data + body)
+                else:
+                    self.send(data)
+                    if body:
+                        self.send(body)
             else:
                 self.send(data)
-                if body:
-                    self.send(body)
+                for piece in body:
+                    self.send(piece)
         except OSError:
             scope.deadline = scope.deadline_after(
                 scope.after_send

@@ -133,6 +133,8 @@ class Http2Pool:
     ) -> Any:
         """Send one request; return the response once its head has arrived."""
         scope = current()
+        if hasattr(body, "content_type") and not self._only_http1:
+            body = b"".join(body)  # an upload: its frames are made as the peer's windows allow, from memory
         if self._only_http1 or scope.adopted or not (body is None or isinstance(body, bytes)):
             return self.http1.urlopen(method, url, body, headers, retries, **options)
         fields = fields_of(method, "https", self._authority, url, headers or {})
