@@ -530,6 +530,7 @@ RESPONSES = build(
     x_groq=maybe(X_GROQ),
     mcp_list_tools=maybe(several(MCP)),
     provider_metadata=OBJECT,
+    http=st.none(),
     raw=maybe(OBJECT),
     extra=OBJECT | st.just({"provider": "x", "content": 5, "extra": {}}),
 )

@@ -40,7 +40,7 @@ def ask():
         yield make
 
 
-def test_json_comes_decoded(ask):
+def test_json_bodies_come_decoded(ask):
     """With the status, the header fields and the request id."""
     provider, server = ask(answer(b'{"ok": true}', *HEAD, status="201 Created"))
     response = provider.raw("post", "/x", json={"a": 1})
@@ -59,7 +59,7 @@ def test_bytes_come_as_sent(ask):
     assert provider.raw("GET", "/x", as_="bytes").body == b""
 
 
-def test_a_file_is_at_its_beginning(ask):
+def test_files_begin_at_zero(ask):
     """An open temporary file with the whole body."""
     data = bytes(range(256)) * 8192
     provider, _ = ask(answer(data))
@@ -67,7 +67,7 @@ def test_a_file_is_at_its_beginning(ask):
         assert file.read() == data
 
 
-def test_an_iterator_yields_the_pieces(ask):
+def test_iterators_yield_the_pieces(ask):
     """As they arrive; afterwards the connection serves the next call."""
     provider, server = ask(answer(b"abc" * 100_000))
     for _ in range(2):
@@ -102,7 +102,7 @@ def test_leaving_early_frees_the_connection(ask):
     assert list(body) == []
 
 
-def test_a_cut_body_is_an_error(ask):
+def test_cut_bodies_are_errors(ask):
     """What had come was given out; the end is no end."""
     provider, _ = ask(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 10\r\n\r\nabc")
     body = provider.raw("GET", "/x", as_="iterator", timeout=Timeouts(total=PATIENCE, idle=0.2)).body
@@ -114,7 +114,7 @@ def test_a_cut_body_is_an_error(ask):
     assert list(body) == []
 
 
-def test_an_unclosed_body_is_told(ask):
+def test_unclosed_bodies_are_told(ask):
     """The collector closes it, and the next call settles its books."""
     provider, _ = ask(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nabc", answer(b"{}"))
     with pytest.warns(ResourceWarning, match="unclosed body"):
@@ -173,7 +173,7 @@ def test_a_model_holds_a_place(ask):
 
 
 @pytest.mark.parametrize("as_", ["json", "bytes", "file", "iterator", "events"])
-def test_a_bad_status_is_its_error(ask, as_):
+def test_bad_statuses_are_errors(ask, as_):
     """Whatever was asked for."""
     provider, _ = ask(answer(b'{"error": {"message": "no", "code": "x"}}', *HEAD, status="404 Not Found"))
     with pytest.raises(e.NotFoundError) as caught:
