@@ -1,4 +1,4 @@
-"""Decide when a request may be sent, so that the service refuses as few as possible.
+"""Decide when a request may be sent, so that the service refuses as few requests as possible.
 
 ``limiter``      ``TokenBucketRateLimiter``: the public class; finds or adds the limiter of a model.
 ``model``        ``ModelLimiter``: the queue, the calls in flight and the lock of one model; grants reservations.
@@ -14,5 +14,5 @@
 ``store``        Where processes keep shared limits: a file or Redis.
 
 The state of a model changes only under its lock, which is held for arithmetic and never while waiting, logging or asking a store.
-Modules from ``queue`` to ``cost`` are guarded by that lock and take none themselves.
+It guards the objects of ``queue``, ``bucket``, ``gate``, ``learning`` and ``cost``, which take no lock themselves.
 """

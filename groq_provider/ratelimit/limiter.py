@@ -11,7 +11,8 @@ from groq_provider.clock import SystemClock
 from groq_provider.errors import ConfigurationError
 from groq_provider.ratelimit.bucket import DIMENSIONS, FULL_SHARE
 from groq_provider.ratelimit.model import ModelLimiter, RetiredError
-from groq_provider.ratelimit.store.protocol import RateLimitStore, open_store
+from groq_provider.ratelimit.store import open_store
+from groq_provider.ratelimit.store.protocol import RateLimitStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,13 +9,27 @@ from groq_provider.ratelimit.cost import actual_cost
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Protocol
 
     from typing_extensions import Self
 
     from groq_provider.errors import RateLimitedError
     from groq_provider.ratelimit.bucket import Cost
-    from groq_provider.ratelimit.model import ModelLimiter
     from groq_provider.types.response import RateLimitInfo, Usage
+
+    class _Owner(Protocol):
+        """The limiter of a model, as far as its reservations need it; named here, so that no import leads back to it."""
+
+        model: str
+
+        def end_reservation(
+            self, reservation: HeldReservation, actual: Cost | None, usage: Usage | None = None
+        ) -> None: ...
+        def feedback(
+            self, sequence: int, info: RateLimitInfo | None, refusal_error: RateLimitedError | None
+        ) -> None: ...
+        def forget_collected(self, sequence: int) -> None: ...
+
 
 __all__ = ["HeldReservation"]
 
@@ -42,7 +56,7 @@ class HeldReservation:
 
     __slots__ = ("__weakref__", "_limiter", "arrival", "closed", "sequence", "wait")
 
-    def __init__(self, limiter: ModelLimiter) -> None:
+    def __init__(self, limiter: _Owner) -> None:
         self._limiter = limiter
         self.wait = 0.0
         self.arrival = 0

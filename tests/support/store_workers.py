@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from support.fakes import PATIENCE
 from support.store_kinds import StoreClock
 
 from groq_provider import GroqProvider, RateLimits, TokenBucketRateLimiter
+from groq_provider.ratelimit.store import open_store
 from groq_provider.ratelimit.store.file import FileStore
 from groq_provider.ratelimit.store.gcra_state import NO_LIMIT, AcquireRequest, Adjustment, BucketCharge
-from groq_provider.ratelimit.store.protocol import RateLimitStore, open_store
+
+if TYPE_CHECKING:
+    from groq_provider.ratelimit.store.protocol import RateLimitStore
 
 #: A debt that never drains while a test runs.
 DEBT = 10**12

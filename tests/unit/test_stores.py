@@ -13,6 +13,7 @@ from support.store_kinds import KINDS, MemoryStore, StoreClock
 
 from groq_provider.errors import ConfigurationError
 from groq_provider.ratelimit.bucket import DIMENSIONS
+from groq_provider.ratelimit.store import open_store
 from groq_provider.ratelimit.store.gcra_state import (
     CLAIM_LIFE,
     NO_LIMIT,
@@ -21,7 +22,7 @@ from groq_provider.ratelimit.store.gcra_state import (
     BucketCharge,
     GcraState,
 )
-from groq_provider.ratelimit.store.protocol import RateLimitStore, open_store
+from groq_provider.ratelimit.store.protocol import RateLimitStore
 
 SECOND = 1_000_000
 KEY = "key"

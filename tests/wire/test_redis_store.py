@@ -27,8 +27,9 @@ from support.sockets import open_sockets
 from support.transports import fork, join, needs_fork
 
 from groq_provider.errors import ConfigurationError
+from groq_provider.ratelimit.store import open_store
 from groq_provider.ratelimit.store.gcra_state import CLAIM_LIFE, NO_LIMIT, AcquireRequest, Adjustment, BucketCharge
-from groq_provider.ratelimit.store.protocol import RateLimitStore, StoreUnavailableError, open_store
+from groq_provider.ratelimit.store.protocol import RateLimitStore, StoreUnavailableError
 
 pytest.importorskip("redis", reason="needs the extra redis")
 
@@ -693,7 +694,7 @@ def test_missing_package_names_extra():
         import sys
         sys.modules["redis"] = None
         from groq_provider import ConfigurationError
-        from groq_provider.ratelimit.store.protocol import open_store
+        from groq_provider.ratelimit.store import open_store
         try:
             open_store("redis://:secret@127.0.0.1:1")
         except ConfigurationError as error:

@@ -1,17 +1,13 @@
-"""Define a store of shared limits, and open the store that a URL names."""
+"""Define the methods of a store of shared limits."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from groq_provider._validate import Hidden
-from groq_provider.errors import ConfigurationError
-
 if TYPE_CHECKING:
-    from groq_provider.clock import Clock
     from groq_provider.ratelimit.store.gcra_state import AcquireRequest, AcquireResult, Adjustment
 
-__all__ = ["RateLimitStore", "StoreUnavailableError", "open_store"]
+__all__ = ["RateLimitStore", "StoreUnavailableError"]
 
 
 class StoreUnavailableError(Exception):
@@ -45,31 +41,3 @@ class RateLimitStore(Protocol):
     def close(self) -> None:
         """Close files and connections; idempotent. A later call opens them again."""
         ...
-
-
-def open_store(url: str, *, clock: Clock | None = None) -> RateLimitStore | None:
-    """Return the store that *url* names; ``None`` for ``"memory"``.
-
-    Args:
-        url: ``"memory"``; ``"file:///path"``, with ``?shared=1`` also another user's file; ``"redis://…"`` or ``"rediss://…"``.
-        clock: The source of time, for tests.
-
-    Raises:
-        ConfigurationError: The URL has another form, this system has no ``flock``, the extra ``redis`` is not installed, or the server
-            refused the password.
-    """
-    if url == "memory":
-        return None
-    url = Hidden(url)  # it may contain a password
-    if url.startswith("file:"):
-        from groq_provider.ratelimit.store.file import FileStore
-
-        return FileStore.from_url(url, clock=clock)
-    if url.startswith(("redis://", "rediss://")):
-        from groq_provider.ratelimit.store.redis import RedisStore
-
-        return RedisStore.from_url(url)
-    kind = url.partition(":")[0][:40]
-    raise ConfigurationError(
-        f"rate_limit_store = {kind!r}…: must be 'memory', 'file:///path', 'redis://host:port/db' or 'rediss://…'"
-    )
