@@ -283,13 +283,13 @@ def check_given(instance: object) -> None:
             attribute.metadata[_DEFERRED_CHECK](instance, attribute, value)
 
 
-# --- validators: one message shape, "field = value: what is allowed" ---------------------------------------------------
+# --- validators of values; those of settings are in ``_validate``, with another error and other ranges -----------------
 
 Validator = Any  # attrs' own validator type is invariant in the field's type
 
 
-def _refuse(attribute: attrs.Attribute[Any], shown: object, allowed: str, error: type[Exception]) -> None:
-    raise error(f"{attribute.name} = {shorten(shown)}: must be {allowed}")
+def _refuse(attribute: attrs.Attribute[Any], shown: object, allowed: str) -> None:
+    raise InvalidRequestError(f"{attribute.name} = {shorten(shown)}: must be {allowed}")
 
 
 def number(
@@ -298,8 +298,6 @@ def number(
     *,
     integer: bool = False,
     optional: bool = True,
-    above: float | None = None,
-    error: type[Exception] = InvalidRequestError,
 ) -> Validator:
     """Check a number and its range. Booleans, NaN and infinities are refused."""
     kinds: tuple[type, ...] = (int,) if integer else (int, float)
@@ -308,8 +306,6 @@ def number(
         allowed = f"{noun} from {low} to {high}"
     elif low is not None:
         allowed = f"{noun} of at least {low}"
-    elif above is not None:
-        allowed = f"{noun} above {above}"
     else:
         allowed = noun
     if optional:
@@ -319,11 +315,9 @@ def number(
         if value is None and optional:
             return
         if isinstance(value, bool) or not isinstance(value, kinds) or value != value or value in _INFINITIES:  # noqa: PLR0124 - NaN
-            _refuse(attribute, value, allowed, error)
+            _refuse(attribute, value, allowed)
         if (low is not None and value < low) or (high is not None and value > high):
-            _refuse(attribute, value, allowed, error)
-        if above is not None and value <= above:
-            _refuse(attribute, value, allowed, error)
+            _refuse(attribute, value, allowed)
 
     return check
 
@@ -343,18 +337,18 @@ def text(*, optional: bool = True, empty: bool = True, secret: bool = False) -> 
         if not isinstance(value, str):
             raise InvalidRequestError(f"{attribute.name} must be {allowed}, not {type(value).__name__}")
         if not empty and not value:
-            _refuse(attribute, mask(value) if secret else value, allowed, InvalidRequestError)
+            _refuse(attribute, mask(value) if secret else value, allowed)
 
     return check
 
 
-def boolean(*, optional: bool = True, error: type[Exception] = InvalidRequestError) -> Validator:
+def boolean(*, optional: bool = True) -> Validator:
     """Check a boolean."""
     allowed = "True or False" + (", or None" if optional else "")
 
     def check(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if not (isinstance(value, bool) or (optional and value is None)):
-            _refuse(attribute, value, allowed, error)
+            _refuse(attribute, value, allowed)
 
     return check
 
@@ -365,7 +359,7 @@ def one_of(*allowed: str) -> Validator:
 
     def check(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if value is not None and value not in allowed:
-            _refuse(attribute, value, shown, InvalidRequestError)
+            _refuse(attribute, value, shown)
 
     return check
 

@@ -31,7 +31,7 @@ def events(text):
 
 
 def run(*chunks):
-    """The assembler after these chunks, what it handed to the reader, and the answer."""
+    """Return the assembler after these chunks, the chunks that it returned, and the response."""
     assembler = Assembler()
     given_out = [out for chunk in chunks if (out := assembler.feed(chunk)) is not None]
     return assembler, given_out, LLMResponse(**assembler.response_fields())
@@ -56,7 +56,7 @@ def chunk(delta=None, *, finish=None, index=0, **more):
 
 
 def call(arguments=None, *, index=None, id=None, name=None):
-    """A fragment of a tool call; what is not given is not there."""
+    """A fragment of a tool call with only the given parts."""
     function = {key: item for key, item in {"name": name, "arguments": arguments}.items() if item is not None}
     found = {"index": index, "id": id, "type": "function" if id else None, "function": function}
     return {key: item for key, item in found.items() if item is not None}
@@ -181,7 +181,7 @@ def test_example_b_reasoning_and_tools():
 
 
 def test_example_c_failure_keeps_partial():
-    """The error is an event of its own name; what had arrived is a partial answer without finish_reason."""
+    """The error has its own event name; the partial answer has no finish reason."""
     first, error = events(EXAMPLE_C)
     assert (first.name, error.name) == ("", "error")
     assert json.loads(error.data)["error"]["status_code"] == 400
@@ -251,7 +251,7 @@ def test_null_usage_is_no_report():
 
 
 def test_cache_figures_are_not_usage():
-    """``x_groq.usage`` of a plain answer's kind stays what it is."""
+    """``x_groq.usage`` in the form of a plain answer is not taken for the usage."""
     assembler, _, response = run(chunk(x_groq={"usage": {"sram_cached_tokens": 5}}))
     assert assembler.usage is None
     assert response.x_groq == XGroq(usage=XGroqUsage(sram_cached_tokens=5))
@@ -456,7 +456,7 @@ def test_several_answers_in_one_chunk():
 
 
 def test_several_pieces_in_one_chunk():
-    """Several pieces of one answer in one chunk: the joined chunks have what the response has."""
+    """A chunk with several pieces of one choice: the chunks joined equal the response."""
     twice = chunk()
     twice["choices"] = [
         {"index": 0, "delta": {"content": "a", "reasoning": "r"}},
@@ -559,7 +559,7 @@ WRONG = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_types_leave_partial_answer(case):
-    """The message says where; what had arrived before is still there, and can be put together."""
+    """The message names the place, and the part received before can still be assembled."""
     data, message = WRONG[case]
     assembler = Assembler()
     assembler.feed({"choices": [{"delta": {"content": "before"}}]})
@@ -677,7 +677,7 @@ def test_new_chunk_form_is_decoded(data):
     ids=["twice", "twice, spaced", "twice, escaped"],
 )
 def test_duplicate_key_teaches_no_pattern(delta):
-    """The last one counts: what stands around the first must not be taken for the pattern."""
+    """The last occurrence counts: the bytes around the first must not become the template."""
     source = encoded("Hello").replace(b'"content":"Hello"', delta.encode())
     assembler = Assembler()
     assembler.feed(FIRST)

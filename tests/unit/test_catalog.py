@@ -254,7 +254,7 @@ def test_replacement_cycle_ends():
 
 
 def test_unknown_successor_is_not_recommended():
-    """A successor nobody knows is not recommended."""
+    """A successor that is not in the catalogue is not recommended."""
     assert Catalogue([ModelInfo(id="a", deprecated=True, replacement="b")]).replacement_for("a") is None
 
 
@@ -274,7 +274,7 @@ def test_select_keeps_order_and_unknown(catalogue):
 
 
 def test_catalogue_is_immutable(catalogue):
-    """What is handed out cannot corrupt it."""
+    """Changing a returned value does not change the catalogue."""
     assert isinstance(catalogue.models, tuple)
     with pytest.raises(AttributeError):
         catalogue.other = 1

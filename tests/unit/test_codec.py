@@ -143,7 +143,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("case", GOLDEN)
 def test_golden_request_bodies(case):
-    """Byte for byte: model and messages first, then what was set in the order of the fields, ``stream`` last; nothing of ours."""
+    """Byte for byte: model and messages first, then the set fields in their order, ``stream`` last; no fields of this library."""
     request, expected = GOLDEN[case]
     assert codec.request_body(request, model="M", stream=False).decode("ascii") == expected
     streamed = codec.request_body(request, model="M", stream=True).decode("ascii")
@@ -206,7 +206,7 @@ def test_unencodable_value_is_refused(extra):
     ids=["object", "BOM", "double key", "lone surrogate", "invalid UTF-8", "large", "float", "tiny", "blanks"],
 )
 def test_json_is_read(body, expected):
-    """What is JSON, or nearly so without doubt about its meaning."""
+    """JSON, and text so close to it that its meaning is certain."""
     assert json_text.loads(body) == expected
 
 
@@ -289,7 +289,7 @@ def extra_of(cls):
     """Unknown fields; the service's own names of a flat class do not come among them."""
     known = {a.name for a in attrs.fields(cls)} - {"extra"}
     names = TEXT.filter(lambda name: name not in known)
-    # What is asked is built from mappings of the caller's, too, where "extra" is the field itself.
+    # A request is also built from mappings of the caller, where "extra" is the field itself.
     if cls.__module__ in _ASKED:
         given = st.dictionaries(names.map("x_".__add__), ANY, max_size=2)
         if cls is Message:  # where None says nothing
@@ -558,7 +558,7 @@ VALUES = {
 @given(data=st.data())
 @settings(max_examples=20)
 def test_values_survive_json(kind, data):
-    """What is written reads as the same value, through real JSON text, unknown fields of every level included."""
+    """A written value reads back as the same value, through real JSON text, with unknown fields at every level."""
     value = data.draw(VALUES[kind])
     text = json_text.dumps(converter.encode(value))
     assert converter.decode(type(value), json_text.loads(text)) == value
@@ -819,7 +819,7 @@ WRONG = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_types_name_their_place(case):
-    """The message says what was expected, what came, and where."""
+    """The message names the expected type, the actual type, and the place."""
     data, message = WRONG[case]
     with pytest.raises(ResponseDecodeError) as caught:
         codec.response_fields(data)
@@ -849,7 +849,7 @@ OBJECT_LIKE = st.dictionaries(st.sampled_from(KEYS), JSON_LIKE, max_size=6)
 
 
 def shaped(key):
-    """Answers or chunks that are nearly right, so that what is deep inside is reached."""
+    """Answers or chunks that are almost valid, so that the tests reach their inner parts."""
     choices = st.lists(
         st.fixed_dictionaries(
             {key: OBJECT_LIKE | JSON_LIKE}, optional={"index": JSON_LIKE, "finish_reason": JSON_LIKE}
@@ -881,7 +881,7 @@ def test_any_value_gives_valid_usage(data):
 
 @given(st.lists(JSON_LIKE | shaped("delta"), max_size=4))
 def test_any_values_as_chunks(values):
-    """A stream of anything gives chunks or ResponseDecodeError, and what had arrived can always be put together."""
+    """A stream of anything gives chunks or ResponseDecodeError, and the part received before can always be assembled."""
     assembler = Assembler()
     for data in values:
         with suppress(ResponseDecodeError):

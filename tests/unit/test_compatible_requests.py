@@ -227,7 +227,7 @@ def provider_of(kind):
 
 
 def test_each_provider_has_its_list():
-    """And a bulk run of this service's refuses at once what is wrong for every item."""
+    """A request to this service is checked before it is sent, bulk runs included; another server's is not."""
     with provider_of("groq") as groq, provider_of("openai_compatible") as other:
         assert (groq._runtime.allowed, other._runtime.allowed) == (None, ANYTHING)
         for call in (groq.generate, groq.generate_stream, groq.generate_many):

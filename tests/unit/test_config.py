@@ -1,4 +1,4 @@
-"""Settings: where they come from, what is refused and how, and that the key shows nowhere."""
+"""Settings: their sources, refusals and messages; the key never shows."""
 
 import contextlib
 import copy
@@ -211,7 +211,7 @@ def test_rate_limits_by_model():
     [1, [], {1: {}}, {"": {}}, {"a": None}, {"a": 5}, {"a": {"x": 1}}, {"a": {"models": {"b": {}}}}, {"a": {"rpm": 0}}],
 )
 def test_rate_limits_by_model_refuses(models):
-    """What is no limits of one model."""
+    """Values that are not the limits of one model."""
     with pytest.raises(ConfigurationError):
         RateLimits(models=models)
 
@@ -359,7 +359,7 @@ def test_base_url_must_be_string():
 
 
 def test_insecure_base_url_when_allowed():
-    """Somebody may know what they do."""
+    """With ``allow_insecure`` the caller accepts an unencrypted connection."""
     assert load(base_url="http://h.example", allow_insecure=True).base_url == "http://h.example/openai/v1"
 
 
@@ -785,7 +785,7 @@ def test_stores_and_breakers_pass_through():
     ids=str,
 )
 def test_bad_settings_are_named(settings, words):
-    """One error naming key, value and what is allowed."""
+    """One error names key, value and allowed values."""
     with pytest.raises(ConfigurationError, match=words) as caught:
         load(settings)
     assert "hunter2" not in str(caught.value)
@@ -802,7 +802,7 @@ def test_unknown_keys_listed_at_once():
 
 
 def test_later_layers_win():
-    """Keywords replace what the mapping says, the shorthands in the object of the layer below."""
+    """Keywords override the mapping, and shorthands override fields of the object in the layer below."""
     config = load({"retry": "batch", "rate_limits": {"rpm": 1, "tpm": 2}}, max_retries=0, rate_limit_rpm=5)
     assert config.retry == attrs.evolve(RetryPolicy.batch(), max_retries=0)
     assert config.rate_limits == RateLimits(rpm=5, tpm=2)
@@ -896,7 +896,7 @@ def test_check_headers_for_requests():
     ids=["leaf", "named", "providers", "old tree", "whole tree"],
 )
 def test_settings_trees_take_leaf(tree):
-    """The leaf alone or inside a tree; what stands beside it is not ours."""
+    """The settings alone or inside a tree; other branches of the tree are ignored."""
     assert load(tree).prewarm == 3
 
 

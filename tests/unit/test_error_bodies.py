@@ -28,7 +28,7 @@ def fail(body, status=400, **headers):
 
 
 def refused(text, **more):
-    """What the service says of output that it refused."""
+    """Return the body with which the service refuses the output of the model."""
     return {"error": {"message": "Failed to call a function.", "type": "invalid_request_error", "code": "tool_use_failed",
                       "failed_generation": text, **more}}  # fmt: skip
 
@@ -139,7 +139,7 @@ def test_entities_of_xml_are_resolved():
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "BR"])
 def test_a_packed_body_is_named(coding):
-    """One in a coding that nobody asked for."""
+    """A body in a coding that was not requested."""
     error = fail(b"\x1b\x2f\x00\xf8\x25\x00\xc2\x98", 502, content_encoding=coding)
     assert type(error) is e.ProviderUnavailableError
     assert f"a body in {coding.lower()}, which was not asked for" in str(error)
@@ -168,7 +168,7 @@ def test_coding_only_claimed_is_named():
     ids=ascii,
 )
 def test_control_characters_are_escaped(text, shown):
-    """In the words of a status, of an event and of a text without form; what the model wrote is left as it is."""
+    """They are escaped for a status, an event and a plain text; ``failed_generation`` is kept unchanged."""
     error = fail(refused(text, message=text))
     assert str(error) == f"invalid request: {shown}"
     assert error.failed_generation == text

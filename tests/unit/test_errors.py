@@ -143,7 +143,7 @@ def test_errors_travel_whole(travel):
 
 @pytest.mark.parametrize("cls", CLASSES, ids=NAMES)
 def test_every_field_is_an_attribute(cls):
-    """What is given by keyword is read back under the same name; the message is the only positional value."""
+    """Each keyword argument is readable under its name; the message is the only positional value."""
     error = full(cls)
     given = {**FIELDS, **OWN_FIELDS.get(cls, {})}
     assert {name: getattr(error, name) for name in given} == given

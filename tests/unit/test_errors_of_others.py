@@ -101,7 +101,7 @@ def test_any_detail_gives_an_error(detail):
 
 @pytest.mark.parametrize("field", ["code", "type"])
 def test_used_up_quota_is_final(field):
-    """It is not asked again, and holds nobody back: waiting does not help."""
+    """It is not retried, and the limiter does not pause other calls: waiting does not help."""
     bench = Bench(refusal(429, "You exceeded your current quota", **{field: "insufficient_quota"}))
     error = bench.fails(e.RateLimitedError)
     assert (error.retryable, len(error.attempts)) == (False, 1)
@@ -153,7 +153,7 @@ def test_socks_proxies_are_refused_alike(scheme, source, monkeypatch):
 
 
 def test_model_count_is_the_list():
-    """Of another server: what it lists, also when a later check asks for something else."""
+    """For another server it is the length of its list; for this service that of the catalogue."""
     listed = {"object": "list", "data": [{"id": "a"}, {"id": "b"}, {"id": "c"}]}
     with GroqProvider(type="openai_compatible", base_url="http://127.0.0.1:9", default_model="m") as provider:
         counts = [provider._models.count()]

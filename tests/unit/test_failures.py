@@ -242,7 +242,7 @@ def test_old_wording_is_read():
 
 
 def test_header_wins_over_text():
-    """``retry-after`` is the text's delay rounded up; what is said outright is not guessed again."""
+    """``retry-after`` is the text's delay rounded up; an explicit header wins over the text."""
     error = fail(429, {"error": {"message": LIMITS["OTPM"][0]}}, {"Retry-After": "12"})
     assert (error.retry_after, error.retry_at) == (12.0, NOW + timedelta(seconds=12))
 
@@ -273,7 +273,7 @@ def test_hopeless_limit_is_too_large():
     ids=["tokens", "requests", "day", "no type", "empty"],
 )
 def test_reworded_limit_stays_limit(body, scope):
-    """Any 429 is one; what is not said stays empty."""
+    """Any 429 is a rate limit; figures that the text does not give stay empty."""
     error = fail(429, body)
     assert type(error) is e.RateLimitedError
     assert (error.scope, error.limit_name, error.limit, error.used, error.requested) == (scope, None, None, None, None)
@@ -395,12 +395,12 @@ def test_any_body_gives_its_words(case):
     ids=repr,
 )
 def test_codes_of_any_type(code, expected):
-    """Some servers give a number; what is neither text nor number is no code."""
+    """Some servers send a number; anything that is neither text nor number is ignored."""
     assert fail(400, {"error": {"message": "a", "code": code}}).code == expected
 
 
 def test_gateway_pages_named_by_title():
-    """Not the page itself but what it says, and Cloudflare's id for its support."""
+    """The message has the words of the page, not the page, and Cloudflare's id for its support."""
     page = (
         b"<!DOCTYPE html>\n<html><head><title class='a'>api.groq.com | 502: Bad gateway</title></head>"
         + b"<p>x</p>" * 9000
@@ -463,7 +463,7 @@ def test_long_messages_are_cut():
     ],
 )
 def test_server_may_decide_retry(status, value, retryable):
-    """``x-should-retry`` wins over what the class would say; nonsense does not."""
+    """``x-should-retry`` overrides the default of the class; nonsense does not."""
     error = fail(status, b"", {} if value is None else {"X-Should-Retry": value})
     assert error.retryable is retryable
 

@@ -199,7 +199,7 @@ def test_no_header_breaks_anything(headers):
 
 @given(st.integers(0, 10**9), st.integers(0, 59), st.integers(0, 999))
 def test_go_durations_round_trip(hours, minutes, milliseconds):
-    """What Go prints is what is read."""
+    """A duration as Go prints it reads back as the same value."""
     assert parse_duration(f"{hours}h{minutes}m0.{milliseconds:03d}s") == pytest.approx(
         hours * 3600 + minutes * 60 + milliseconds / 1000
     )

@@ -13,7 +13,7 @@ GOOD = {"data": []}
 
 
 class Checked:
-    """A monitor whose probe does what it is told."""
+    """A monitor with a scripted probe."""
 
     def __init__(self, took=1.0):
         self.clock = FakeClock()
@@ -97,7 +97,7 @@ def test_engine_notes_its_answers():
 @pytest.mark.parametrize("slow", [e.ReadTimeoutError("no"), GOOD], ids=["failure", "success"])
 @pytest.mark.parametrize("quick", [e.ReadTimeoutError("no"), GOOD], ids=["failure", "success"])
 def test_older_check_overwrites_nothing(slow, quick):
-    """One that began earlier and ended later is returned to its caller; what is remembered is the newer one."""
+    """A check that began earlier and ended later is returned to its caller; the newer one is remembered."""
     checked = Checked(took=0.0)
     newer = []
 

@@ -113,7 +113,7 @@ def test_the_null_tracker_gives_zeros():
 
 
 def test_both_fit_the_protocol():
-    """What the engine calls is there."""
+    """Both trackers have every method that a call uses."""
     for recorder in (LatencyTracker(), NullLatencyTracker()):
         recorder.record("m", total=0.5, first_token=None, tokens_per_second=None, ok=True)
         assert isinstance(recorder.get_metrics(model="m"), LatencyMetrics)

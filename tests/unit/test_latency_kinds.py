@@ -1,4 +1,4 @@
-"""What the latency figures are of: the service's time and the wait apart, failures of the service and ends of our own apart."""
+"""Latency figures: the service's time without the wait; failures of the service apart from failures without it."""
 
 from __future__ import annotations
 

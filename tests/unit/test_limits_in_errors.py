@@ -1,4 +1,4 @@
-"""An error says which limit struck and how large it is, what the service counted, and what support asks for."""
+"""An error names the limit that was reached, its size, the service's count, and the details for its support."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ import pytest
 from groq_provider import ConfigurationError, GroqProvider, ProviderConfig
 from groq_provider.config import ProviderSettings
 
-#: The key of somebody else, as it lies in the environment of a machine that serves several.
+#: The key of another tenant, in the environment of a machine that serves several.
 OTHERS = {"GROQ_API_KEY": "gsk_the_key_of_another_tenant"}
 SETTINGS = sorted(set(ProviderSettings.__annotations__) - {"parameters"})
 

@@ -10,7 +10,7 @@ from groq_provider.resources.models import Models
 
 
 def test_a_slow_answer_delays_nobody():
-    """While one thread waits for the network another gets its answer, and a third what is known since."""
+    """While one thread waits for the network, another thread gets its own answer."""
     asked, release = threading.Event(), threading.Event()
 
     def slow():

@@ -83,7 +83,7 @@ def test_messages_have_a_place(number, case):
 @pytest.mark.parametrize(("fields", "place"), IN_REQUEST, ids=[place for _, place in IN_REQUEST])
 @pytest.mark.parametrize("how", ["of", "constructor", "over a request"])
 def test_fields_have_a_place(fields, place, how):
-    """From the name of the field down to what is wrong in it."""
+    """The path goes from the name of the field down to the faulty part."""
     error = refusal(
         {
             "of": lambda: send(LLMRequest.of("x", **fields)),
@@ -96,7 +96,7 @@ def test_fields_have_a_place(fields, place, how):
 
 
 def test_parts_alone_have_a_place():
-    """What is built by itself begins where it begins."""
+    """The path of a part that is built on its own begins at that part."""
     assert refusal(lambda: Message(role="user", content=["x", 5])).param == "content[1]"
 
 

@@ -114,7 +114,7 @@ def test_raw_is_the_body():
     "made", [LLMResponse(), ResponseChunk(), Usage(), ToolCallDelta(index=0)], ids=lambda made: type(made).__name__
 )
 def test_empty_mappings_are_read_only(made):
-    """What nobody filled cannot be filled either."""
+    """A caller cannot fill an empty default either."""
     found = [getattr(made, name) for name in ("extra", "provider_metadata") if hasattr(made, name)]
     assert found
     for mapping in found:
@@ -139,7 +139,7 @@ def test_given_mappings_are_copied():
     )
 )
 def test_any_json_is_copied(found):
-    """It stays equal, serialises alike, and shares no container with what it was made from."""
+    """The copy is equal, serialises alike, and shares no container with the original."""
     copy = freeze_json(found)
     assert copy == found
     assert json.dumps(copy) == json.dumps(found)

@@ -1,4 +1,4 @@
-"""Mappings inside what is asked are read-only throughout, and apart from what the caller holds."""
+"""Mappings inside requests are deeply read-only, and copies of the caller's."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_request_mappings_cannot_change(cls, name):
 
 @pytest.mark.parametrize(("cls", "name"), [p for p in PLACES if p[0] is not options.Document], ids=str)
 def test_default_mappings_cannot_change(cls, name):
-    """What was not given is no dict that all values share and one can fill."""
+    """The default of a mapping field is not a dict that all values share and a caller can fill."""
     assert_unchangeable(
         made(cls, name, NEEDED[cls.__name__][name]) if name == "data" else cls(**NEEDED.get(cls.__name__, {}))
     )
@@ -146,7 +146,7 @@ def test_default_mappings_cannot_change(cls, name):
 
 @pytest.mark.parametrize(("cls", "name"), PLACES, ids=IDS)
 def test_given_mapping_stays_apart(cls, name):
-    """What the caller holds stays as it is and stays his: changing it afterwards does not change the request."""
+    """The caller's mapping is unchanged and independent: changing it later does not change the request."""
     mine = values(name)
     value = made(cls, name, mine)
     assert mine == values(name)

@@ -1,4 +1,4 @@
-"""The catalogue cannot be changed through what it hands out."""
+"""Callers cannot change the catalogue through the values that it returns."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_what_was_given_stays_apart():
 
 
 def test_plan_follows_nobody():
-    """The limits of a plan are the catalogue's, whatever somebody tries with a model of it."""
+    """The limits of a plan belong to the catalogue: changing a model's copy does not change them."""
     before = RateLimits.of("free")
     with pytest.raises(TypeError):
         default_catalogue().get("openai/gpt-oss-20b").limits["free"] = ModelLimits(rpm=10**6)

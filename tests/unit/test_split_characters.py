@@ -39,7 +39,7 @@ def chunk(place, text):
 
 
 def read(place, texts):
-    """What the chunks say together, and what the answer says."""
+    """Return the joined texts of the chunks, and the text of the response."""
     assembler = Assembler()
     assembler.feed(chunk(place, "")) if place != "arguments" else None
     said = ""

@@ -61,7 +61,7 @@ def test_logprobs_of_chunks_are_joined(pieces, closing):
     ids=["completions form", "null first", "list first", "text last", "none"],
 )  # fmt: skip
 def test_other_forms_of_logprobs(parts, whole):
-    """Lists are appended under their names; what is no object is kept as it came."""
+    """Lists are appended under their names; a value that is not an object is kept unchanged."""
     assembler = Assembler()
     for part in parts:
         assembler.feed(chunk(choice("x", logprobs=part)))

@@ -14,7 +14,7 @@ from groq_provider.wire.tool_calls import ToolCalls
 
 
 def fragment(arguments=None, *, index=None, id=None, name=None):
-    """A fragment of a tool call; what is not given is not there."""
+    """A fragment of a tool call with only the given parts."""
     function = {key: item for key, item in {"name": name, "arguments": arguments}.items() if item is not None}
     found = {"index": index, "id": id, "function": function}
     return {key: item for key, item in found.items() if item is not None}
@@ -153,5 +153,5 @@ def test_many_fragments_take_linear_work(monkeypatch):
 
 
 def test_json_of_arguments_stays_text():
-    """What the model wrote is not touched."""
+    """The model's own text is not changed."""
     assert json.loads(assembled([[WHOLE_A]])[0][2]) == {"x": 1}

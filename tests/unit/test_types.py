@@ -1,4 +1,4 @@
-"""The values: what they accept, what they say when they refuse, what they show, and that they travel."""
+"""The value classes: accepted arguments, error messages, reprs, pickling."""
 
 import copy
 import inspect
@@ -185,7 +185,7 @@ WORDS = {
 
 
 def refusal(**fields):
-    """The message with which a request, or this service's list of what it allows, refuses fields."""
+    """Return the message with which a request, or this service's rules, refuse the fields."""
     with pytest.raises(InvalidRequestError) as caught:
         GROQ.check_fields(LLMRequest(**{"messages": "hi", **fields}))
     assert caught.value.status_code is None
@@ -194,7 +194,7 @@ def refusal(**fields):
 
 @pytest.mark.parametrize("field", NUMBERS)
 def test_numbers_keep_their_range(field):
-    """The bounds are taken, what is beyond is refused with field, value and range; so is what is no number."""
+    """The bounds themselves are accepted; values beyond them, and values that are not numbers, are refused with field, value and range."""
     low, high, integer = NUMBERS[field]
     for bound in (low, high):
         if bound is not None:
@@ -321,7 +321,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_wrong_fields_get_helpful_message(case):
-    """The message names the field, what was given and what is allowed."""
+    """The message names the field, the value and the allowed values."""
     fields, message = REFUSED[case]
     assert refusal(**fields) == message
 
@@ -480,7 +480,7 @@ PROMPTS = {
 
 @pytest.mark.parametrize("case", PROMPTS)
 def test_prompts_become_messages(case):
-    """Text, messages, mappings and answers of OpenAI's library all become messages; what they do not know is in ``extra``."""
+    """Text, messages, mappings and answers of OpenAI's library all become messages; unknown keys go to ``extra``."""
     given_, expected = PROMPTS[case]
     assert LLMRequest.of(given_).messages == LLMRequest(messages=given_).messages == expected
 
@@ -543,7 +543,7 @@ BAD_PROMPTS = {
 
 @pytest.mark.parametrize("case", BAD_PROMPTS)
 def test_wrong_prompts_get_helpful_message(case):
-    """The message says what is wrong and, where one is close, what was meant."""
+    """The message names the mistake and, if a known name is close, suggests it."""
     given_, message = BAD_PROMPTS[case]
     with pytest.raises(InvalidRequestError) as caught:
         codec.request_body(LLMRequest.of(given_), model="m", stream=False)
@@ -551,7 +551,7 @@ def test_wrong_prompts_get_helpful_message(case):
 
 
 def test_message_helpers_make_four_roles():
-    """Short forms for what everybody writes."""
+    """Short forms of the most common messages."""
     assert [
         m.role for m in (Message.system("a"), Message.user("a"), Message.assistant("a"), Message.tool("i", "a"))
     ] == [
@@ -751,7 +751,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize("case", ANSWERS)
 def test_answer_becomes_history_message(case):
-    """``response.message`` goes back into the next request as it is, without what the service would refuse."""
+    """``response.message`` fits into the next request unchanged, without the fields that the service would refuse."""
     answer, expected = ANSWERS[case]
     assert answer.message == expected
     assert LLMRequest(messages=[Message.user("a"), answer.message]).messages[1] == expected
@@ -834,7 +834,7 @@ def test_every_service_field_has_home(cls):
 
 
 def test_keyword_types_match_request_fields():
-    """What type checkers know of ``generate(**fields)`` is what it takes."""
+    """Type checkers know the same keyword arguments for ``generate(**fields)`` as the function accepts."""
     hints = get_type_hints(RequestFields)
     assert list(hints) == [a.name for a in attrs.fields(LLMRequest)]
 

@@ -83,7 +83,7 @@ def streamed(*reports):
 @pytest.mark.parametrize("case", NOTHING)
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 def test_what_says_nothing_is_estimated(case, stream):
-    """The figures are estimates and say so, and the limits keep what was reserved."""
+    """The figures are marked as estimates, and the limits keep the reservation."""
     scene = Scene(streamed(NOTHING[case]) if stream else plain(NOTHING[case]))
     usage = scene.usage(stream=stream)
     assert usage.source == "estimated"
@@ -140,7 +140,7 @@ FIGURES = st.one_of(
     )
 )
 def test_any_report_is_possible(data):
-    """Figures are those of an answer that somebody can have had, and never cost less than nothing or more than all."""
+    """The figures lie within the bounds, and so does the cost that the limiter computes from them."""
     usage = codec.usage(data)
     if usage is None:
         return

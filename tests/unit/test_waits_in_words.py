@@ -55,7 +55,7 @@ def test_limit_with_a_wait():
     ],
 )  # fmt: skip
 def test_other_waits_are_not_read(text):
-    """A number whose unit nobody knows is no number of seconds."""
+    """A number with an unknown unit is not a number of seconds."""
     assert parse_wait(text) is None
     assert hint(f"Please try again in {text}") is None
 

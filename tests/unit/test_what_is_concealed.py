@@ -42,7 +42,7 @@ def test_short_keys_conceal_nothing(secret):
     ],
 )
 def test_classes_come_before_concealing(secret, status, code, cls):
-    """A key that happens to be what the class is told by changes neither the class nor the figures."""
+    """A key that contains a phrase by which the class is chosen changes neither the class nor the figures."""
     error = refused(status, {"message": WORDS, "code": code}, secret)
     plain = refused(status, {"message": WORDS, "code": code}, None)
     assert type(error) is type(plain) is cls

@@ -63,7 +63,7 @@ LONG = {
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("name", LONG)
 def test_decoding_checks_often(name):
-    """Once in 32 KiB of text, or it has ended: what has to be done for so much takes some milliseconds."""
+    """A checkpoint comes after every 32 KiB of text at most, which are a few milliseconds of work."""
     calls = 0
 
     def checkpoint():
@@ -144,7 +144,7 @@ def test_plain_answer_checks_often():
     ids=["x_groq", "envelope", "delta", "choice", "function", "executed", "logprobs"],
 )
 def test_what_is_kept_is_bounded(chunk, monkeypatch):
-    """In all chunks together, and each costs what it brings: nothing kept before is copied."""
+    """The bound covers all chunks together, and each chunk costs its own size only: kept values are not copied."""
     monkeypatch.setattr("groq_provider.wire.assemble._MAX_KEPT_VALUES", 300)
     assembler = Assembler()
     text = json.dumps(chunk)
