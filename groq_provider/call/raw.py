@@ -77,7 +77,7 @@ class BodyIterator(Generic[T]):
             raise StopIteration
         call = self._call
         try:
-            call.scope.deadline = call.scope.earlier(call.options.timeouts.idle)
+            call.scope.deadline = call.scope.deadline_after(call.options.timeouts.idle)
             return next(self._pieces)
         except StopIteration:
             self._over = True
@@ -149,7 +149,7 @@ def _file(call: Call, response: WireResponse) -> IO[bytes]:
     file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - the caller closes it
     try:
         for piece in _pieces(response):
-            call.scope.deadline = call.scope.earlier(call.options.timeouts.idle)
+            call.scope.deadline = call.scope.deadline_after(call.options.timeouts.idle)
             file.write(piece)
     except BaseException:
         response.close()
