@@ -116,7 +116,7 @@ class BulkRun:
     """The results of many requests. Iterate it; use it as a context manager, so that leaving early ends the unfinished items.
 
     The iterating thread reads the input, at most two items per worker (see :attr:`workers`) ahead of the results, so an input of any
-    length takes little memory. If the system refuses to start more threads, the run goes on with the threads it has; without any, the
+    length takes little memory. If the system refuses to start more threads, the run continues with the threads it has; without any, the
     iterating thread works on the items itself.
 
     A run never ends early without an error. If the provider is closed, or the run is cancelled, while there are unread items, iterating

@@ -1,7 +1,8 @@
 """The command ``groq-provider``: parses the arguments and runs one subcommand.
 
-Each subcommand's module loads when you run it, so ``--help`` and ``--version`` answer at once. To add one, add its arguments in
-``_parser()`` and a function that imports its module and returns the exit code.
+Each subcommand's module loads when you run it, so ``--help`` and ``--version`` answer at once. To add one,
+write two functions: ``_add_NAME()`` with its arguments, which ``_parser()`` calls, and ``_NAME()``, which imports its module and returns
+the exit code.
 
 - ``demo``: ``groq-provider demo``, a stream, a batch and the figures on one page
 - ``chat``: ``groq-provider chat``, one question or a conversation
@@ -33,9 +34,12 @@ from groq_provider.cli.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import TypeAlias
 
     from groq_provider import GroqProvider, ProviderConfig
     from groq_provider.testing import RecordedRequest
+
+    _Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - the class has no public name
 
 __all__ = ["main"]
 
@@ -129,7 +133,7 @@ def _number(
     return convert
 
 
-def _add_service(parser: argparse.ArgumentParser, *, timeout: str = "as configured") -> None:
+def _add_service_options(parser: argparse.ArgumentParser, *, timeout: str = "as configured") -> None:
     """Add the arguments of every command that calls the service."""
     group = parser.add_argument_group("service")
     group.add_argument("--base-url", metavar="URL", help="root of the API (default: GROQ_BASE_URL, else Groq's)")
@@ -142,8 +146,10 @@ def _add_service(parser: argparse.ArgumentParser, *, timeout: str = "as configur
     )
 
 
+_COUNT = _number(int, 1, 1_000_000, description="a number of at least 1")
+
+
 def _parser() -> argparse.ArgumentParser:
-    count = _number(int, 1, 1_000_000, description="a number of at least 1")
     parser = argparse.ArgumentParser(
         prog="groq-provider",
         description="A client for Groq Cloud. The key is read from GROQ_API_KEY.",
@@ -152,68 +158,85 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"groq-provider {__version__}")
     parser.set_defaults(command=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _add_demo(commands)
+    _add_chat(commands)
+    _add_models(commands)
+    _add_health(commands)
+    _add_emulator(commands)
+    return parser
 
-    demo = commands.add_parser(
+
+def _add_demo(commands: _Commands) -> None:
+    parser = commands.add_parser(
         "demo", help="stream an answer, run a small batch, show the figures; without a key on the bundled emulator"
     )
-    demo.add_argument("--model", metavar="ID", help="model to ask (default: the provider's)")
-    demo.add_argument("--prompt", metavar="TEXT", help="prompt of the streamed answer")
-    demo.add_argument("--items", type=count, default=20, metavar="N", help="requests of the batch (default: 20)")
-    demo.add_argument(
+    parser.add_argument("--model", metavar="ID", help="model to ask (default: the provider's)")
+    parser.add_argument("--prompt", metavar="TEXT", help="prompt of the streamed answer")
+    parser.add_argument("--items", type=_COUNT, default=20, metavar="N", help="requests of the batch (default: 20)")
+    parser.add_argument(
         "--workers",
         type=_number(int, 1, 1000, description="a number from 1 to 1000"),
         default=8,
         metavar="N",
         help="threads of the batch (default: 8)",
     )
-    demo.add_argument("--no-color", action="store_true", help="no colours; NO_COLOR in the environment does the same")
-    _add_service(demo)
-    demo.set_defaults(command=_demo)
+    parser.add_argument("--no-color", action="store_true", help="no colours; NO_COLOR in the environment does the same")
+    _add_service_options(parser)
+    parser.set_defaults(command=_demo)
 
-    chat = commands.add_parser("chat", help="ask a question; without a text, hold a conversation line by line")
-    chat.add_argument("text", nargs="?", help="the question; - reads it from standard input")
-    chat.add_argument("--model", metavar="ID", help="model to ask (default: the provider's)")
-    chat.add_argument("--system", metavar="TEXT", help="instruction to the model")
-    chat.add_argument(
+
+def _add_chat(commands: _Commands) -> None:
+    parser = commands.add_parser("chat", help="ask a question; without a text, hold a conversation line by line")
+    parser.add_argument("text", nargs="?", help="the question; - reads it from standard input")
+    parser.add_argument("--model", metavar="ID", help="model to ask (default: the provider's)")
+    parser.add_argument("--system", metavar="TEXT", help="instruction to the model")
+    parser.add_argument(
         "--temperature", type=_number(float, 0, 2, description="a number from 0 to 2"), metavar="T", help="0 to 2"
     )
-    chat.add_argument("--max-tokens", type=count, metavar="N", help="longest answer in tokens, reasoning included")
-    chat.add_argument("--json", action="store_true", help="print each answer as one line of JSON, when it is complete")
-    _add_service(chat)
-    chat.set_defaults(command=_chat)
+    parser.add_argument("--max-tokens", type=_COUNT, metavar="N", help="longest answer in tokens, reasoning included")
+    parser.add_argument(
+        "--json", action="store_true", help="print each answer as one line of JSON, when it is complete"
+    )
+    _add_service_options(parser)
+    parser.set_defaults(command=_chat)
 
-    models = commands.add_parser("models", help="list the models of the catalogue, or of the service")
-    models.add_argument("--refresh", action="store_true", help="ask the service; needs a key")
-    models.add_argument("--all", action="store_true", help="also models that were shut down or will be")
-    models.add_argument("--json", action="store_true", help="print all that is known of each model as JSON")
-    _add_service(models)
-    models.set_defaults(command=_models)
 
-    health = commands.add_parser("health", help="check the service; exit code 0 when it is healthy, else 1")
-    health.add_argument("--probe", choices=("models", "chat"), default="models", help="chat costs a few tokens")
-    health.add_argument("--json", action="store_true", help="print the outcome as JSON")
-    _add_service(health, timeout="10")
-    health.set_defaults(command=_health)
+def _add_models(commands: _Commands) -> None:
+    parser = commands.add_parser("models", help="list the models of the catalogue, or of the service")
+    parser.add_argument("--refresh", action="store_true", help="ask the service; needs a key")
+    parser.add_argument("--all", action="store_true", help="also models that were shut down or will be")
+    parser.add_argument("--json", action="store_true", help="print all that is known of each model as JSON")
+    _add_service_options(parser)
+    parser.set_defaults(command=_models)
 
-    emulator = commands.add_parser("emulator", help="run a local Groq for tests until Ctrl-C or SIGTERM")
-    emulator.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    emulator.add_argument(
+
+def _add_health(commands: _Commands) -> None:
+    parser = commands.add_parser("health", help="check the service; exit code 0 when it is healthy, else 1")
+    parser.add_argument("--probe", choices=("models", "chat"), default="models", help="chat costs a few tokens")
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+    _add_service_options(parser, timeout="10")
+    parser.set_defaults(command=_health)
+
+
+def _add_emulator(commands: _Commands) -> None:
+    parser = commands.add_parser("emulator", help="run a local Groq for tests until Ctrl-C or SIGTERM")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument(
         "--port",
         type=_number(int, 0, 65_535, description="a port"),
         default=0,
         metavar="N",
         help="port to listen on; 0 picks a free one (default: 0)",
     )
-    emulator.add_argument("--plan", choices=("free", "developer"), help="enforce the limits of this plan")
-    emulator.add_argument(
+    parser.add_argument("--plan", choices=("free", "developer"), help="enforce the limits of this plan")
+    parser.add_argument(
         "--speed",
         type=_number(float, 0, description="a number of at least 0"),
         default=1.0,
         metavar="X",
         help="factor on the models' nominal speed; 0 is as fast as possible (default: 1)",
     )
-    emulator.set_defaults(command=_emulator)
-    return parser
+    parser.set_defaults(command=_emulator)
 
 
 # --- commands: each imports its module when it runs ------------------------------------------------------------------------

@@ -14,7 +14,7 @@ A request passes through these:
 
 - ``_server``, ``_http``, ``_proxies``: accept connections, read requests, write responses with their faults
 - ``_service``, ``_script``, ``routes/``: find the scripted reply and the route; one module and one table row per endpoint
-- ``_state``, ``_limits``, ``_models``: what the routes share: models, rate limits, prompt cache
+- ``_state``, ``_limits``, ``_models``: the state that the routes share: models, rate limits, prompt cache
 - ``_chat_checks``, ``_errors``: the checks of a chat request, and the service's literal errors
 - ``_completions``, ``_prompt``, ``_schema``, ``_stock``: make the content of a completion
 - ``_wire``, ``_response``: encode it as JSON or events; hold it until it is written

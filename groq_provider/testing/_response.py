@@ -59,6 +59,6 @@ def json_response(value: Any) -> Response:
 
 
 def refusal_response(error: RefusedError) -> Response:
-    """Return the response that *error* stands for."""
+    """Return *error* as a response."""
     headers = [("content-type", "application/json"), *error.headers]
     return Response(status=error.status, headers=headers, parts=[Part(dumps(error.body).encode(), 0)])

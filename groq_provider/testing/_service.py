@@ -25,7 +25,7 @@ _HTML = (
 
 
 class Service:
-    """Finds the route of a request, and adds to its response what all responses share; safe to use from many threads."""
+    """Finds the route of a request, and adds the headers that all responses share; safe to use from many threads."""
 
     def __init__(self, state: ServiceState) -> None:
         self._state = state

@@ -240,7 +240,7 @@ class Emulator:
         return reply
 
     def enqueue(self, *items: Reply | Fault | str) -> None:
-        """Script the next answers, first in first out; text is content, a :class:`Fault` stands alone."""
+        """Script the next answers, first in first out; text is content, a :class:`Fault` is a reply of its own."""
         for item in items:
             reply = as_reply(item)
             if isinstance(reply.gate, Gate):

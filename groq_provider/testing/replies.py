@@ -141,7 +141,7 @@ class Fault:
     released: threading.Event = attrs.field(factory=threading.Event, init=False, repr=False)
 
     def release(self) -> None:
-        """End the stall that goes on now, or the one to come."""
+        """End the current stall, or the next one as soon as it begins."""
         self.released.set()
 
 
@@ -262,7 +262,7 @@ class Reply:
 
 
 def as_reply(item: Reply | Fault | str) -> Reply:
-    """Return *item* as a reply: text is content, a fault stands alone."""
+    """Return *item* as a reply: text is content, a fault is a reply of its own."""
     if isinstance(item, str):
         return Reply(item)
     if isinstance(item, Fault):

@@ -1,4 +1,4 @@
-"""The benchmark runs, measures what it says, and leaves out what is not installed. Nothing here asserts a time."""
+"""The benchmark runs, takes its measures, and skips packages that are not installed. Nothing here asserts a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every example runs as it stands, and prints what its reader wants to see."""
+"""Every example runs unchanged and prints its result."""
 
 from __future__ import annotations
 

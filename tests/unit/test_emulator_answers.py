@@ -402,7 +402,7 @@ def _is_person(value):
 )
 @pytest.mark.parametrize("role", ["system", "user"])
 def test_prompts_with_schema_get_json(role, template, indent):
-    """JSON that fits the schema which the prompt is about, in whatever message it stands; `json_object` likewise."""
+    """JSON that fits the schema which the prompt is about, in whatever message it stands; ``json_object`` likewise."""
     told = {"role": role, "content": template % json.dumps(_PERSON, indent=indent)}
     body = {"model": OSS, "messages": [told, {"role": "user", "content": "Ada, a friend of Rex."}]}
     assert _is_person(json.loads(content(body)))

@@ -1,4 +1,4 @@
-"""The command `groq-provider`, in this process and as a process of its own."""
+"""The command ``groq-provider``, in this process and as a process of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from groq_provider.cli.advice import format_error
 from groq_provider.cli.screen import Progress
 from groq_provider.testing import Emulator, Fault, Gate, Reply
 
-# Children import the package that is under test here, the checkout or an installed wheel: `-m` looks into the current folder first.
+# Children import the package that is under test here, the checkout or an installed wheel: ``-m`` looks into the current folder first.
 FOLDER = Path(g.__file__).parents[1]
 PROGRAM = [sys.executable, "-W", "error", "-X", "utf8", "-m", "groq_provider.cli"]
 
@@ -42,7 +42,7 @@ def start(*arguments: str, service: Emulator | None = None, **more: object) -> s
 
 @pytest.fixture
 def service(groq_emulator):
-    """An emulator that `main` in this process finds by the environment."""
+    """An emulator that ``main`` in this process finds by the environment."""
     return groq_emulator
 
 
@@ -404,7 +404,7 @@ def test_terminal_demo_shows_progress(flags):
 
 
 def in_terminal(*arguments: str) -> str:
-    """Run the program in a pseudo terminal; what it wrote."""
+    """Run the program in a pseudo terminal; return its output."""
     import pty
 
     ours, theirs = pty.openpty()
@@ -509,7 +509,7 @@ def test_ctrl_c_exits_with_130(service, capsys, monkeypatch):
     "arguments", [["models", "--json", "--all"], ["demo", "--items", "2"], ["chat", "hi"]], ids=lambda a: a[0]
 )
 def test_broken_pipe_shows_no_traceback(arguments):
-    """A reader that goes away, as `| head -1` does, causes no traceback."""
+    """A reader that goes away, as ``| head -1`` does, causes no traceback."""
     read, write = os.pipe()
     os.close(read)
     with Emulator(speed=0) as service:

@@ -70,7 +70,7 @@ def content(emulator, body):
 
 
 def events(data):
-    """The `data:` values of an event stream, parsed but for `[DONE]`."""
+    """The ``data:`` values of an event stream, parsed but for ``[DONE]``."""
     found = [block.removeprefix(b"data: ") for block in data.split(b"\n\n") if block.startswith(b"data: ")]
     return [value if value == b"[DONE]" else json.loads(value) for value in found]
 
@@ -145,7 +145,7 @@ def test_plain_answer_has_service_shape(emulator):
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 def test_answer_cut_at_maximum(emulator, name):
-    """A small budget, reasoning included, ends with `length`."""
+    """A small budget, reasoning included, ends with ``length``."""
     data = call(emulator, chat(**{name: 12}))[2]
     assert data["choices"][0]["finish_reason"] == "length"
     assert data["usage"]["completion_tokens"] == 12
@@ -176,14 +176,14 @@ def test_repeated_prompt_reports_cached_tokens(emulator):
     ids=["oss", "oss-excluded", "oss-hidden", "qwen-parsed", "qwen-raw", "qwen-none"],
 )
 def test_reasoning_is_shown_as_asked(emulator, fields, visible):
-    """`reasoning` is there or not, as the model and the request say."""
+    """``reasoning`` is there or not, as the model and the request say."""
     message = call(emulator, {**chat(), **fields})[2]["choices"][0]["message"]
     assert ("reasoning" in message) == visible
     assert message["content"].startswith("<think>") == (fields == {"model": QWEN})
 
 
 def test_json_is_escaped_like_gos(emulator):
-    """`<` and `>` go out as unicode escapes, in both kinds of answer."""
+    """``<`` and ``>`` go out as unicode escapes, in both kinds of answer."""
     for flag in (False, True):
         received, _ = raw(emulator, chat("<b>", stream=flag), size=400)
         assert b"<" not in received
@@ -248,7 +248,7 @@ def test_tools_are_called_when_wanted(emulator, text, choice):
 
 @pytest.mark.parametrize(("text", "choice"), [("hi", "auto"), ("call get_weather", "none")], ids=["auto", "none"])
 def test_tools_are_not_called_otherwise(emulator, text, choice):
-    """No mention or `none`: an answer in words."""
+    """No mention or ``none``: an answer in words."""
     assert text in content(emulator, chat(text, tools=[TOOL], tool_choice=choice))
 
 
@@ -265,12 +265,12 @@ def test_tool_result_answered_in_words(emulator):
 
 
 def test_json_mode_gives_json(emulator):
-    """`json_object` content parses."""
+    """``json_object`` content parses."""
     assert json.loads(content(emulator, chat("as json", response_format={"type": "json_object"})))["ok"] is True
 
 
 def test_json_schema_gives_fitting_json(emulator):
-    """`json_schema` content fits the schema."""
+    """``json_schema`` content fits the schema."""
     schema = {
         "type": "object",
         "properties": {"kind": {"enum": ["b", "c"]}, "next": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}},
@@ -322,7 +322,7 @@ def test_example_fits_its_schema(schema, value):
 
 
 def test_stream_has_service_order(emulator):
-    """Role chunk with seed, reasoning, content, finish with usage twice, `[DONE]`."""
+    """Role chunk with seed, reasoning, content, finish with usage twice, ``[DONE]``."""
     found = stream(emulator)
     assert found[-1] == b"[DONE]"
     assert found[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
@@ -344,7 +344,7 @@ def test_stream_equals_plain_answer(emulator):
 
 
 def test_include_usage_adds_empty_chunk(emulator):
-    """`stream_options.include_usage` adds a chunk without choices, so that the usage comes once more."""
+    """``stream_options.include_usage`` adds a chunk without choices, so that the usage comes once more."""
     found = stream(emulator, stream_options={"include_usage": True})
     assert found[-2]["choices"] == []
     assert found[-2]["usage"] == found[-3]["usage"]
@@ -384,7 +384,7 @@ def test_answers_take_their_time(flag):
 
 
 def test_speed_scales_the_reported_times(emulator):
-    """`usage.completion_time` is tokens by speed."""
+    """``usage.completion_time`` is tokens by speed."""
     with Emulator(speed=4.0, latency=0) as fast:
         quick = call(fast, chat())[2]["usage"]
     slow = call(emulator, chat())[2]["usage"]
@@ -452,7 +452,7 @@ def test_one_model_is_found(emulator, id):
 
 
 def test_models_added_and_revived():
-    """`models=` adds ids, changes fields and revives retired models."""
+    """``models=`` adds ids, changes fields and revives retired models."""
     models = {"my/model": {"tokens_per_second": 10.0}, "llama-3.3-70b-versatile": {}}
     with Emulator(speed=0, models=models) as emulator:
         for id in models:
@@ -639,7 +639,7 @@ def test_bad_json_is_refused(emulator, body):
 
 
 def test_checks_can_be_switched_off():
-    """`validate=False` lets unknown properties pass."""
+    """``validate=False`` lets unknown properties pass."""
     with Emulator(speed=0, validate=False) as emulator:
         assert content(emulator, chat("hi", foo=1)).startswith("hi: ")
 
@@ -676,7 +676,7 @@ def test_http_1_0_without_chunks(emulator):
 
 
 def test_expect_continue_is_answered(emulator):
-    """A client that waits for `100 Continue` gets it before its body."""
+    """A client that waits for ``100 Continue`` gets it before its body."""
     host, port = emulator.base_url.rpartition("/")[2].rsplit(":", 1)
     data = json.dumps(chat()).encode()
     with socket.create_connection((host, int(port)), timeout=10) as sock:
@@ -735,7 +735,7 @@ def test_request_limit_has_literal_text(clock):
 
 
 def test_token_limit_names_its_wait(clock):
-    """The token limit says when to come back: text and `retry-after` agree, and after that time there is room."""
+    """The token limit says when to come back: text and ``retry-after`` agree, and after that time there is room."""
     with Emulator(speed=0, limits={"tpm": 6000}, clock=clock) as emulator:
         emulator.reply("x", usage={"prompt_tokens": 34, "completion_tokens": 5000})
         assert call(emulator, chat("x", max_completion_tokens=5000))[0] == 200
@@ -759,7 +759,7 @@ def test_day_limits_may_take_long(clock):
 
 
 def test_oversized_request_is_413(emulator):
-    """What can never fit is refused with 413 and no `retry-after`."""
+    """What can never fit is refused with 413 and no ``retry-after``."""
     with Emulator(speed=0, plan="free") as limited:
         status, headers, data = call(limited, chat(max_completion_tokens=32_974))
     assert status == 413
@@ -772,7 +772,7 @@ def test_oversized_request_is_413(emulator):
 
 
 def test_output_over_limit_is_429():
-    """Output above its limit (OTPM) is refused for ever, with 429 and without `retry-after`."""
+    """Output above its limit (OTPM) is refused for ever, with 429 and without ``retry-after``."""
     with Emulator(speed=0, limits={QWEN: {"otpm": 1000}}) as emulator:
         status, headers, data = call(emulator, {**chat(max_completion_tokens=1080), "model": QWEN})
         assert call(emulator, chat(max_completion_tokens=1080))[0] == 200
@@ -843,7 +843,7 @@ def test_completion_waits_for_passing_request(emulator):
 
 
 def test_match_and_times_choose_request(emulator):
-    """A reply answers only what it matches, as often as it says."""
+    """A reply answers only requests that it matches, ``times`` of them."""
     emulator.reply("b", match=lambda request: request.json["messages"][0]["content"] == "B", times=2)
     emulator.reply("rest", times=None)
     assert [content(emulator, chat(text)) for text in "ABBBA"] == ["rest", "b", "b", "rest", "rest"]
@@ -1066,7 +1066,7 @@ def test_stall_lasts_for_its_seconds(emulator):
 
 
 def test_done_before_body_ends(emulator):
-    """`[DONE]` may come without the end: the body is held open after it."""
+    """``[DONE]`` may come without the end: the body is held open after it."""
     fault = Fault(hold_open=True)
     emulator.enqueue(fault)
     with connect(emulator) as connection:
@@ -1101,7 +1101,7 @@ def test_chunk_bytes_splits_events(emulator, size):
 
 
 def test_error_event_ends_the_stream(emulator):
-    """The recorded mid-stream failure: event, then EOF without `[DONE]`."""
+    """The recorded mid-stream failure: event, then EOF without ``[DONE]``."""
     emulator.enqueue(Fault(error_event=True, after_events=3))
     data = call(emulator, chat(stream=True))[2]
     assert data.count(b"data: ") == 4
@@ -1115,7 +1115,7 @@ def test_error_event_ends_the_stream(emulator):
 
 
 def test_x_groq_error_chunk(emulator):
-    """The other route of an error, followed by `[DONE]`."""
+    """The other route of an error, followed by ``[DONE]``."""
     emulator.enqueue(Fault(x_groq_error="over capacity"))
     found = stream(emulator)
     assert len(found) == 3
@@ -1230,7 +1230,7 @@ def test_fault_status_and_body(emulator):
 
 
 def test_usage_can_be_scripted_away(emulator):
-    """`usage=False` leaves it out; limits are settled all the same."""
+    """``usage=False`` leaves it out; limits are settled all the same."""
     emulator.reply("x", usage=False)
     assert "usage" not in call(emulator, chat())[2]
     emulator.reply("x", usage=False)
@@ -1469,7 +1469,7 @@ def test_sdk_raises_its_own_errors(emulator, sdk, name, status):
 
 
 def test_groq_sdk_reports_stream_error(emulator, groq_client):
-    """The recorded error event is an `APIError` with the inner body."""
+    """The recorded error event is an ``APIError`` with the inner body."""
     groq = sys.modules["groq"]
     emulator.enqueue(Fault(error_event=True))
     with (

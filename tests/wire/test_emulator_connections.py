@@ -1,4 +1,4 @@
-"""The emulator's connections: what it cannot answer, how it is reached, who is told of its answers."""
+"""The emulator's connections: requests it cannot answer, its addresses, the calls of ``on_answer``."""
 
 import http.client
 import json

@@ -2,7 +2,8 @@
 
 To add an endpoint, write ``routes/<name>.py`` with a function that takes a :class:`RouteCall` and returns a :class:`Response`,
 then add its row to :data:`ROUTES`. The service has checked the key before it calls the function, and adds the request id, the
-date and the usual headers afterwards. Raise what ``_errors`` makes for an error of the service.
+date and the usual headers afterwards. For an error of the service raise a :class:`RefusedError`, made
+by a function of ``_errors``.
 
 - ``_route``: :class:`Route`, a row of the table, and :class:`RouteCall`, one request to it
 - ``chat_completions``: ``POST /openai/v1/chat/completions``, plain and streamed
@@ -19,7 +20,7 @@ from groq_provider.testing.routes._route import Route, RouteCall
 
 __all__ = ["ROUTES", "Route", "RouteCall", "find_route"]
 
-#: The first row that matches is taken: put a longer path before a shorter one that ends in a ``{name}``.
+#: The first matching row is used: put a longer path before a shorter one that ends in a ``{name}``.
 ROUTES: tuple[Route, ...] = (
     Route("POST", "/openai/v1/chat/completions", chat_completions.respond, takes_completions=True),
     Route("GET", "/openai/v1/models", models.list_models),
