@@ -72,8 +72,8 @@ class Catalogue:
         self._by_id = by_id
         for id, model in by_id.items():
             # A replacement may have been shut down as well: follow the chain to a live model.
-            if model.replacement is not None and (following := by_id.get(model.replacement)) and following.deprecated:
-                by_id[id] = attrs.evolve(model, replacement=self.replacement_for(following.id))
+            if model.replacement is not None and (successor := by_id.get(model.replacement)) and successor.deprecated:
+                by_id[id] = attrs.evolve(model, replacement=self.replacement_for(successor.id))
         self._plans = dict(plans or {})
 
     @property
@@ -146,13 +146,13 @@ class Catalogue:
         .. versionadded:: 0.1.0
         """
         model = self._by_id.get(id)
-        seen = {id}
+        visited = {id}
         while model is not None and model.deprecated:
-            following = model.replacement
-            if following is None or following in seen:
+            successor = model.replacement
+            if successor is None or successor in visited:
                 return None
-            seen.add(following)
-            model = self._by_id.get(following)
+            visited.add(successor)
+            model = self._by_id.get(successor)
         return model.id if model is not None and model.id != id else None
 
     def merged(self, live: Iterable[Mapping[str, Any]]) -> Catalogue:
@@ -211,9 +211,9 @@ def _merge(known: ModelInfo | None, entry: Mapping[str, Any]) -> ModelInfo:
         ("context_window", "context_size", int),
         ("max_completion_tokens", "max_tokens", int),
     ):
-        given = entry.get(key)
-        if type(given) is kind and not (isinstance(given, int) and given < 0):  # ``type``, because True is an int
-            changes[field] = given
+        value = entry.get(key)
+        if type(value) is kind and not (isinstance(value, int) and value < 0):  # ``type``, because True is an int
+            changes[field] = value
     for key in ("input_modalities", "output_modalities"):
         if modalities := _text_items(entry.get(key)):
             changes[key] = modalities
@@ -225,7 +225,7 @@ def _merge(known: ModelInfo | None, entry: Mapping[str, Any]) -> ModelInfo:
         changes["pricing"] = _pricing(base.pricing or ModelPricing(), entry["pricing"])
     if base.stage == "enterprise" and changes.get("active") is True:
         changes["deprecated"] = False
-    changes["extra"] = {str(key): given for key, given in entry.items() if key not in _LIVE_FIELDS}
+    changes["extra"] = {str(key): value for key, value in entry.items() if key not in _LIVE_FIELDS}
     model = attrs.evolve(base, **changes)
     return attrs.evolve(model, capabilities=_live_capabilities(model, generic=known is None))
 
@@ -246,26 +246,26 @@ def _features_from(base: ModelInfo, features: tuple[str, ...]) -> dict[str, Any]
 
 
 def _live_capabilities(model: ModelInfo, *, generic: bool) -> tuple[ModelCapability, ...]:
-    found = set(model.capabilities)
+    capabilities_found = set(model.capabilities)
     if generic:
         text = "text" in model.output_modalities
-        found = set(_ALL if model.supports_tools else _TEXT) if text else set()
-    for capability, has in ((_C.VISION, model.supports_vision), (_C.REASONING, model.supports_reasoning)):
-        (found.add if has else found.discard)(capability)
-    return tuple(capability for capability in ModelCapability if capability in found)
+        capabilities_found = set(_ALL if model.supports_tools else _TEXT) if text else set()
+    for capability, present in ((_C.VISION, model.supports_vision), (_C.REASONING, model.supports_reasoning)):
+        (capabilities_found.add if present else capabilities_found.discard)(capability)
+    return tuple(capability for capability in ModelCapability if capability in capabilities_found)
 
 
-def _text_items(given: object) -> tuple[str, ...]:
-    return tuple(item for item in given if isinstance(item, str)) if isinstance(given, (list, tuple)) else ()
+def _text_items(value: object) -> tuple[str, ...]:
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, (list, tuple)) else ()
 
 
-def _pricing(base: ModelPricing, given: Mapping[str, Any]) -> ModelPricing:
+def _pricing(base: ModelPricing, prices: Mapping[str, Any]) -> ModelPricing:
     """Return prices per million tokens from decimal texts per token."""
     changes: dict[str, float] = {}
     for key, field in (("prompt", "input"), ("completion", "output"), ("input_cache_read", "cached_input")):
         try:
             # Decimal: 0.00000015 times a million is 0.15, not 0.15000000000000002.
-            price = Decimal(given[key]) * 1_000_000 if isinstance(given.get(key), str) else None
+            price = Decimal(prices[key]) * 1_000_000 if isinstance(prices.get(key), str) else None
         except InvalidOperation:
             continue
         if price is not None and price.is_finite() and 0 <= price < 10**12:
@@ -314,7 +314,7 @@ def _read_model(data: Mapping[str, Any]) -> ModelInfo:
     reasoning = bool(efforts) or data.get("reasoning", False)
     inputs = tuple(data.get("input_modalities", ("text",)))
     vision = "image" in inputs
-    more = ((_C.VISION,) if vision else ()) + ((_C.REASONING,) if reasoning else ())
+    added_capabilities = ((_C.VISION,) if vision else ()) + ((_C.REASONING,) if reasoning else ())
     first_token, speed = data.get("first_token_ms"), data.get("tokens_per_second")
     shutdown = data.get("shutdown_date")
     profile = PerformanceProfile(
@@ -325,7 +325,7 @@ def _read_model(data: Mapping[str, Any]) -> ModelInfo:
         name=data.get("name", data["id"]),
         context_size=data["context_size"],
         max_tokens=data["max_tokens"],
-        capabilities=_CAPABILITIES[data["capabilities"]] + more,
+        capabilities=_CAPABILITIES[data["capabilities"]] + added_capabilities,
         supports_tools=data.get("tools", False),
         supports_parallel_tools=data.get("parallel_tools"),
         supports_vision=vision,

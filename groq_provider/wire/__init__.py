@@ -9,6 +9,7 @@
 ``json_fields``  fields of decoded JSON, strictly or leniently
 ``json_text``    JSON text, read and written, with bounds on size and depth
 ``json_pieces``  JSON texts of more than 64 KiB, a piece at a time
+``upload``       files and multipart forms as bodies, opened anew for each attempt
 ``headers``      rate-limit headers, ``retry-after``, durations
 ``failures``     an error answer into the right exception; redacts the key
 ===============  ========================================================================================================

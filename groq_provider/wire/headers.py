@@ -93,18 +93,18 @@ def parse_wait(text: str) -> float | None:
         (179.56, 120.0, 5400.0, None)
     """
     units = tuple(_WORDS.values())
-    total, end, at = 0.0, 0, 0
+    total, end, position = 0.0, 0, 0
     text = text[:200]
-    while found := re.compile(_WORDED_WAIT, re.IGNORECASE).match(text, at):
-        total += float(found["number"]) * next(
-            unit for unit, word in zip(units, found.groups()[1:], strict=True) if word
+    while match := re.compile(_WORDED_WAIT, re.IGNORECASE).match(text, position):
+        total += float(match["number"]) * next(
+            unit for unit, word in zip(units, match.groups()[1:], strict=True) if word
         )
-        end = found.end()
-        at = end + len(re.match(_BETWEEN, text[end:], re.IGNORECASE)[0])  # type: ignore[index]  # it matches the empty text, too
+        end = match.end()
+        position = end + len(re.match(_BETWEEN, text[end:], re.IGNORECASE)[0])  # type: ignore[index]  # it matches the empty text, too
     if end:
-        return total if text[at : at + 1].isdigit() is False and re.match(_AFTER, text[end:]) else None
-    bare = re.match(_BARE, text)
-    return float(bare["number"]) if bare else None
+        return total if text[position : position + 1].isdigit() is False and re.match(_AFTER, text[end:]) else None
+    bare_number = re.match(_BARE, text)
+    return float(bare_number["number"]) if bare_number else None
 
 
 def _parse_count(text: str | None) -> int | None:

@@ -103,24 +103,24 @@ class PieceDecoder:
         position = 1 if self._buffer[:1] == "\ufeff" else 0
         stack: list[tuple[Any, str]] = []  # open containers, each with the name of the field to come
         while True:
-            found, position, opened = self._read_value(position)
+            decoded, position, opened = self._read_value(position)
             if opened:
                 if len(stack) >= _MAX_DEPTH:
                     raise RecursionError
                 position = self._skip_space(position)
-                closed = self._buffer[position : position + 1] == ("]" if type(found) is list else "}")
+                closed = self._buffer[position : position + 1] == ("]" if type(decoded) is list else "}")
                 if not closed:
-                    name, position = ("", position) if type(found) is list else self._read_name(position)
-                    stack.append((found, name))
+                    name, position = ("", position) if type(decoded) is list else self._read_name(position)
+                    stack.append((decoded, name))
                     continue
                 position += 1
             # Add the finished value to its container, which may be finished by that as well.
             while stack:
                 container, name = stack[-1]
                 if type(container) is list:
-                    container.append(found)
+                    container.append(decoded)
                 else:
-                    container[name] = found
+                    container[name] = decoded
                 position = self._skip_space(position)
                 mark = self._buffer[position : position + 1]
                 position += 1
@@ -131,11 +131,11 @@ class PieceDecoder:
                     break
                 if mark != ("]" if type(container) is list else "}"):
                     raise ValueError("Expecting ',' delimiter")
-                found = stack.pop()[0]
+                decoded = stack.pop()[0]
             else:
                 if self._skip_space(position) < len(self._buffer):
                     raise ValueError("Extra data")
-                return found
+                return decoded
 
     def _read_value(self, position: int) -> tuple[Any, int, bool]:
         """Return the value at *position*, its end, and whether it is a container of which only the bracket was read."""
@@ -146,7 +146,7 @@ class PieceDecoder:
             return *self._read_string(position + 1), False
         container = first in ("[", "{")
         try:
-            found, end = scan_json(self._buffer, position)
+            decoded, end = scan_json(self._buffer, position)
         except StopIteration:
             if self._at_end or not container:
                 raise ValueError("Expecting value") from None
@@ -157,10 +157,10 @@ class PieceDecoder:
             if not container and end == len(self._buffer) and not self._at_end:
                 raise ValueError("a number is too long")
             if container:
-                self._add_container(found, self._buffer, position, end)
+                self._add_container(decoded, self._buffer, position, end)
             else:
                 self._add_values(1)
-            return found, end, False
+            return decoded, end, False
         self._checkpoint()  # the scanner has read a whole piece for nothing
         self._add_values(1)
         return [] if first == "[" else {}, position + 1, True
