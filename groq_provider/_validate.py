@@ -177,7 +177,7 @@ def check_headers(
     checked: dict[str, str] = {}
     for name, text in headers.items():
         if not isinstance(name, str) or not re.fullmatch(_HEADER_NAME, name):
-            raise error(f"{what}: {shown(name)} is no header name; use letters, digits and hyphens")
+            raise error(f"{what}: {shown(name)} is not a header name; use letters, digits and hyphens")
         if name.lower() in _RESERVED_HEADERS:
             raise error(f"{what}: {name!r} may not be set here; {_RESERVED_HEADERS[name.lower()]}")
         if not isinstance(text, str):

@@ -133,7 +133,7 @@ def _read_text(name: str) -> tuple[Any, str]:
         if stat.S_ISDIR(status.st_mode):
             return None, "is a directory"
         if not stat.S_ISREG(status.st_mode):
-            return None, "is no regular file"
+            return None, "is not a regular file"
         with Path(name).open("rb") as file:
             content = file.read(_MAX_FILE_BYTES + 1)
     except FileNotFoundError:
@@ -141,7 +141,7 @@ def _read_text(name: str) -> tuple[Any, str]:
     except OSError as error:
         return None, f"cannot be read: {error.strerror}"
     except ValueError:  # NUL or a lone surrogate
-        return None, "is no valid path"
+        return None, "is not a valid path"
     if len(content) > _MAX_FILE_BYTES:
         return None, f"is larger than {_MAX_FILE_BYTES} bytes"
     try:
@@ -220,7 +220,7 @@ def pick_section(tree: Mapping[Any, Any], section: str, known: tuple[str, ...]) 
     elif section in tree:
         path = [section]
         if misplaced := [str(key) for key in tree if key in known]:
-            return {}, f"{', '.join(misplaced)} stands beside {section!r}: put it into {section!r}"
+            return {}, f"{', '.join(misplaced)} is next to {section!r}: move it into {section!r}"
     level: Any = tree
     for depth, key in enumerate(path):
         if key not in level:

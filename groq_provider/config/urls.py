@@ -91,7 +91,7 @@ def check_proxy(text: object) -> tuple[str, str]:
     try:
         unquote(credentials).encode("latin-1")
     except UnicodeEncodeError:
-        return "", "user name or password holds characters beyond Latin-1, which proxies do not know"
+        return "", "user name or password holds characters beyond Latin-1, which proxies do not accept"
     try:
         host, _ = _split_port(re.split(r"[/?#]", place, maxsplit=1)[0], "")
         if not re.fullmatch(r"\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~%-]+)?\]", host):  # a link-local address has a zone
@@ -197,12 +197,12 @@ def _check_host(host: str, here: str) -> tuple[str, bool]:
         name = _to_ascii_host(name)
     labels = name.split(".")
     if len(name) > 253 or not all(re.fullmatch(_HOST_LABEL, label) for label in labels):
-        raise ConfigurationError(f"{here}: {shorten(host, 80)} is no host name")
+        raise ConfigurationError(f"{here}: {shorten(host, 80)} is not a valid host name")
     if labels[-1].isdigit() or (labels[-1].startswith("0x") and re.fullmatch(r"0x[0-9a-f]*", labels[-1])):
         try:
             return str(ipaddress.IPv4Address(name)), ipaddress.IPv4Address(name).is_loopback
         except ValueError:
-            raise ConfigurationError(f"{here}: {shorten(host, 80)} is no IPv4 address") from None
+            raise ConfigurationError(f"{here}: {shorten(host, 80)} is not an IPv4 address") from None
     # Only this very name: a name such as "x.localhost" is looked up in DNS and may lead to any machine.
     return name, name == "localhost"
 

@@ -81,7 +81,7 @@ def _uuid(given: object) -> uuid.UUID:
         return uuid.UUID(str(given))
     except ValueError:
         raise InvalidRequestError(
-            f"id = {shorten(given)}: must be a UUID; a key of your own goes into custom_id"
+            f"id = {shorten(given)}: must be a UUID; put a key of your own into custom_id"
         ) from None
 
 
@@ -279,7 +279,9 @@ class LLMRequest:
 def whole(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     """Refuse ``stream=True`` in a call of ``generate``, and return the fields otherwise: other clients switch streaming on like this."""
     if fields.get("stream"):
-        raise InvalidRequestError("stream = True: call generate_stream, which gives the answer as it is made")
+        raise InvalidRequestError(
+            "stream = True: call generate_stream, which gives the answer while the model writes it"
+        )
     return fields
 
 
@@ -303,7 +305,7 @@ def _check_names(fields: Mapping[str, Any]) -> None:
         unknown = [name for name in fields if name not in REQUEST_FIELDS]
         hints = ", ".join(f"{name!r}{nearest(name, REQUEST_FIELDS)}" for name in unknown)
         raise InvalidRequestError(
-            f"no request field {hints}; what the service knows and this version does not goes into extra_body"
+            f"no request field {hints}; put a field that this version does not know into extra_body"
         )
 
 

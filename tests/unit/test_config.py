@@ -320,15 +320,15 @@ def test_base_url_of_other_servers(text, root):
         ("user:hunter2@api.groq.com", "leave out user name"),
         ("https://api.groq.com?api_key=hunter2", "query"),
         ("https://api.groq.com/#hunter2", "fragment"),
-        ("https://a..b", "no host name"),
-        ("https://-a.example", "no host name"),
-        ("https://a%41.example", "no host name"),
-        ("https://" + "a" * 64 + ".example", "no host name"),
-        ("https://xn--\uff41\uff41", "no host name"),
-        ("https://\u2488com", "no host name"),
-        ("https://" + "ü" * 300, "no host name"),
-        ("https://999.1.1.1", "no IPv4"),
-        ("https://1.2.3", "no IPv4"),
+        ("https://a..b", "not a valid host name"),
+        ("https://-a.example", "not a valid host name"),
+        ("https://a%41.example", "not a valid host name"),
+        ("https://" + "a" * 64 + ".example", "not a valid host name"),
+        ("https://xn--\uff41\uff41", "not a valid host name"),
+        ("https://\u2488com", "not a valid host name"),
+        ("https://" + "ü" * 300, "not a valid host name"),
+        ("https://999.1.1.1", "not an IPv4"),
+        ("https://1.2.3", "not an IPv4"),
         ("https://[::1", "IPv6"),
         ("https://[fe80::1%25eth0]", "IPv6"),
         ("https://[::1]x", "only a port"),
@@ -908,7 +908,7 @@ def test_settings_trees_take_leaf(tree):
         ({"llm": {"providers": {"openai": {}}}}, "no llm.providers.groq; found 'openai'"),
         ({"providers": {"groq": None}}, "providers.groq must be a mapping, not NoneType"),
         ({"groq": []}, "groq must be a mapping"),
-        ({"groq": {}, "timeout": 5}, "timeout stands beside 'groq'"),
+        ({"groq": {}, "timeout": 5}, "timeout is next to 'groq'"),
     ],
 )
 def test_bad_trees_name_place(tree, words):
@@ -1040,8 +1040,8 @@ def test_bad_files_name_their_place(tmp_path, name, content, words):
     [
         ("/no/such/config.yaml", "configuration file '/no/such/config.yaml': does not exist"),
         ("/dev/null/config.json", "cannot be read"),
-        ("a\x00.json", "is no valid path|does not exist"),
-        ("\ud800.json", "is no valid path|does not exist"),
+        ("a\x00.json", "is not a valid path|does not exist"),
+        ("\ud800.json", "is not a valid path|does not exist"),
         ("x" * 5000 + ".json", "cannot be read"),
         ("", "must end in"),
     ],
@@ -1061,7 +1061,7 @@ def test_directory_and_device_refused(tmp_path):
         load(directory)
     device = tmp_path / "d.json"
     device.symlink_to("/dev/zero")
-    with pytest.raises(ConfigurationError, match="is no regular file"):
+    with pytest.raises(ConfigurationError, match="is not a regular file"):
         load(device)
 
 

@@ -314,7 +314,7 @@ REFUSED = {
     "metadata value": ({"metadata": {"a": 5}}, "metadata['a'] must be str, not int"),
     "functions": ({"functions": "f"}, "functions must be a sequence of mappings, not str"),
     "provider_metadata": ({"provider_metadata": None}, "provider_metadata must be a mapping, not NoneType"),
-    "id": ({"id": "job-1"}, "id = 'job-1': must be a UUID; a key of your own goes into custom_id"),
+    "id": ({"id": "job-1"}, "id = 'job-1': must be a UUID; put a key of your own into custom_id"),
     "huge number": ({"max_tokens": -(10**5000)}, "max_tokens = <int>: must be an integer of at least 1, or None"),
 }  # fmt: skip
 
@@ -606,7 +606,7 @@ def test_unknown_fields_suggest_nearest(prompt):
         LLMRequest.of(prompt, temprature=1, zzz=2)
     assert str(caught.value) == (
         "no request field 'temprature' (did you mean 'temperature'?), 'zzz'; "
-        "what the service knows and this version does not goes into extra_body"
+        "put a field that this version does not know into extra_body"
     )
 
 
