@@ -100,7 +100,7 @@ def started(program, *args, prepare="", **options):
 
 
 def finish(process, send=""):
-    """Let a program go on to its end; return what it printed."""
+    """Let a program go on to its end; return its output."""
     out, err = process.communicate(send, timeout=60)
     assert process.returncode == 0, err[-3000:]
     return out
@@ -194,7 +194,7 @@ def test_system_clock_is_shared(path):
 
 
 def test_killed_process_frees_lock(path, store):
-    """At once, and what it was about to write is not written."""
+    """At once, and the unfinished write does not happen."""
     store.take(KEY, ask())
     holder = started("hold(); store.take('shared', ask(500))", path)
     expect(holder, "held")
@@ -218,7 +218,7 @@ def test_random_kills_leave_whole_records(path, full):
             while left(store)[1] <= version + 5:  # until it is at work
                 assert time.monotonic() < began + 30
                 version += 1
-            time.sleep(draw.uniform(0, 0.004))  # the moment of the kill is what is drawn
+            time.sleep(draw.uniform(0, 0.004))  # the moment of the kill is drawn at random
         finally:
             worker.kill()
             worker.join(30)
@@ -255,7 +255,7 @@ def test_a_stopped_process_stops_nobody(path, store):
         for thread in threads:
             thread.join()
         assert len(away) == 8
-        assert max(away) < 1.0 + 5  # all of them, not one after the other
+        assert max(away) < 1.0 + 5  # all of them together, not one after the other
         holder.send_signal(signal.SIGCONT)
         assert "done" in finish(holder, "\n")
     finally:
@@ -276,7 +276,7 @@ def test_store_made_while_lock_held(path):
 
 
 def test_fork_while_lock_is_held(path):
-    """The child has its own lock and file; what it does and that it ends leaves the parent's lock alone."""
+    """The child has its own lock and file; neither its actions nor its end touch the parent's lock."""
     program = """
         other = FileStore(sys.argv[1], clock=StoreClock())
         def refused(store):
@@ -370,7 +370,7 @@ def test_interrupt_leaves_no_lock(path, store, clock):
         nonlocal count
         if frame.f_code.co_filename != file_store.__file__:
             return None
-        # Not where the lock is taken or given back: the interpreter looks for interrupts at calls and jumps, hence never there; only a tracer could.
+        # Not where the lock is acquired or released: the interpreter handles interrupts at calls and jumps, hence never there; only a tracer could.
         line = linecache.getline(file_store.__file__, frame.f_lineno).strip()
         if event == "line" and not line.startswith(("for _ in self._take_turn()", "try:", "self._lock.release()")):
             count -= 1
@@ -431,7 +431,7 @@ def reboot(boot, clock, *, off, uptime=5 * SECOND):
 )
 @pytest.mark.parametrize("uptime", [5 * SECOND, 10**10], ids=["soon", "late"])
 def test_a_reboot_shifts_all_instants(path, boot, clock, off, expected, uptime):  # noqa: PLR0917 - a table
-    """By what the wall clock says has passed."""
+    """The wall clock tells how much time has passed."""
     store = FileStore(path, clock=clock)
     store.adjust(KEY, Adjustment(credits={"rpm": -100 * SECOND}, pause=50 * SECOND))
     store.take(
@@ -536,7 +536,7 @@ def record_of(path):
 
 
 def test_damaged_record_counts_as_missing(path, store):
-    """At each byte: what the caller knows counts then."""
+    """At each byte: then the caller's own copy counts."""
     store.take(KEY, ask(500))
     offset = record_of(path)
     good = path.read_bytes()
@@ -567,7 +567,7 @@ def test_a_cut_file_is_mended(path, store, clock, size, running):
 
 @pytest.mark.parametrize("running", [True, False], ids=["running", "opened"])
 def test_damaged_header_voids_records(path, store, clock, running):
-    """Nobody knows what their instants mean; who runs and who comes agree afterwards."""
+    """Without a header their instants mean nothing; running processes and new ones agree afterwards."""
     store.take(KEY, ask(500))
     if running:
         store.take("another", ask(500))
@@ -596,7 +596,7 @@ def test_unknown_bucket_name_is_mistake(store):
         store.take(KEY, AcquireRequest((BucketCharge("rps", 1, 1, 0),), 0, NO_LIMIT, 0, 0, 1))
 
 
-# --- what is at the path ---
+# --- other files at the path -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -676,7 +676,7 @@ def test_file_is_for_owner_only(path, store):
 
 
 def test_full_disk_means_store_away(path):
-    """A full disk is a store that is away, and works again when there is room."""
+    """A full disk makes the store unavailable until there is room again."""
     program = """
         import resource
         store.take("shared", ask())
@@ -750,7 +750,7 @@ def test_replaced_file_is_noticed(tmp_path, path, clock, how):
 
 
 def test_file_deleted_while_locking_noticed(path, store):
-    """What would be written there nobody would read."""
+    """No process would read a record written there."""
     store._lock_patience = 60
     store.take(KEY, ask())
     holder = started("hold(); store.take('shared', ask())", path)
@@ -823,7 +823,7 @@ def test_full_table_reuses_idlest_place(store, clock):
     assert store.take("one more", ask(50_000)).version == 1
     assert left(store, "model 255")[0] == 355 - 101
     with pytest.raises(StoreUnavailableError, match="full"):
-        store.take("model 0", ask())  # its place is taken
+        store.take("model 0", ask())  # its record has a place
     clock.micros += 10_000
     assert left(store, "model 0", seen=3) == (0, 4)
     assert left(store, "one more") == (50_000 - 10_000, 2)

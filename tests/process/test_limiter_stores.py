@@ -1,4 +1,4 @@
-"""Limits in a file or in Redis: processes together get what the limits allow, never more, and each its part."""
+"""Limits in a file or in Redis: processes together get as much as the limits allow, never more, and each its part."""
 
 import time
 from contextlib import ExitStack
@@ -115,7 +115,7 @@ def test_four_processes_with_large_costs(kind, used, cleanup):
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
 def test_thinking_callers_get_their_wish(kind, cleanup):
-    """Where there is room for all, nobody waits for others' places."""
+    """While there is room for all, no process waits for the reservations of others."""
     fleet = Fleet(kind, RateLimits(rpm=6000), cleanup)
     fleet.run(30, draw=lambda random, number: 0, think=2.0)
     assert min(fleet.grants) >= 15
@@ -128,12 +128,12 @@ def url(request, tmp_path):
         return f"file://{tmp_path}/limits"
     need_redis()
     pytest.importorskip("redis", reason="needs the extra redis")
-    return shared().url + "?socket_timeout=20"  # it is not away because this machine stops for a moment
+    return shared().url + "?socket_timeout=20"  # a pause of this machine must not make it unavailable
 
 
 @pytest.mark.sample(1)
 def test_real_processes_share_a_limit(url):
-    """Four processes with sixteen threads each, in real time: what flows in, no more, and everybody gets a part."""
+    """Four processes with sixteen threads each, in real time: they use all that refills and no more, and each gets a part."""
     context = get_context("spawn")
     barrier, results = context.Barrier(PROCESSES + 1), context.Queue()
     count, enough = context.Value("i", 0), context.Value("i", 0)
@@ -149,7 +149,7 @@ def test_real_processes_share_a_limit(url):
         if (held := limiter.try_reserve("m", prompt_tokens=0, max_output_tokens=0)) is None:
             break
         held.keep()  # the burst
-    enough.value = int((time.monotonic() - drained) * 100) + 300  # what has flowed in, and more that will
+    enough.value = int((time.monotonic() - drained) * 100) + 300  # the units refilled so far, and some more
     barrier.wait(60)
     found = [results.get(timeout=60) for _ in workers]
     for worker in workers:
@@ -160,7 +160,7 @@ def test_real_processes_share_a_limit(url):
     assert not any(away for _, away in found)
     # What had flowed in meanwhile is there at once; a place may begin a bit before it is noted, and so never after.
     assert len(grants) <= (grants[-1] - drained) * 100 + 1
-    # Nothing is left unused, as the last of them show at their best: a pause of the machine costs nothing, for those who go on after it.
+    # Nothing is left unused, as the last grants show at their best: a pause of the machine costs the later ones nothing.
     at_their_best = max(number / (grants[number - 1] - drained) for number in range(enough.value - 100, enough.value))
     assert at_their_best >= 0.8 * 100
     assert all(len(granted) >= 10 for granted, _ in found)
@@ -189,7 +189,7 @@ def test_processes_share_one_count(url):
 
 
 def test_limits_belong_to_a_key(url):
-    """Providers with the same key count together, others apart; and the key itself is not in the store."""
+    """Providers with the same key count together, others do not; and the key itself is not in the store."""
     left = []
     with Emulator() as emulator:
         for key in ("gsk_first_organisation", "gsk_first_organisation", "gsk_second_organisation"):

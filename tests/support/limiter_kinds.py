@@ -45,7 +45,7 @@ SHARED_KINDS: dict[str, Callable[[RateLimits | None, Clock, ExitStack], TokenBuc
 }
 
 
-#: How far ahead of its start a place may be given away: nobody who comes later, of whatever class, gets in before it.
+#: How far ahead of its start a reservation may be granted: no later caller, of whatever class, gets in before it.
 _AHEAD = {"memory": 0.0}
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the file store have other processes do. Here, since a worker imports the module by its name."""
+"""The programs of other processes in the tests of stores. Here, since a worker imports the module by its name."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def hammer(store: FileStore) -> None:
 
 
 def patient(url: str) -> RateLimitStore:
-    """The store at a URL. It is not away because this machine stops for a moment."""
+    """Open the store at a URL, with so much patience that a pause of this machine does not make it unavailable."""
     store = open_store(url)
     if isinstance(store, FileStore):
         store._lock_patience = PATIENCE

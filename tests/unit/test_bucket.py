@@ -76,7 +76,7 @@ def test_only_over_limit_never_fits():
     assert buckets.never_fits(cost(1000)) is None
     assert buckets.never_fits(cost(1001)) is buckets.get("tpm")
     assert buckets.cut_to_limits(cost(prompt=1001), cost(prompt=900))[TOKENS] == 1000
-    assert buckets.cut_to_limits(cost(prompt=1100), cost(prompt=1001))[TOKENS] == 1001  # what is needed is never cut
+    assert buckets.cut_to_limits(cost(prompt=1100), cost(prompt=1001))[TOKENS] == 1001  # the need is never cut
 
 
 def test_zero_cost_is_always_free():
@@ -89,7 +89,7 @@ def test_zero_cost_is_always_free():
 
 
 def test_no_limits_no_wait():
-    """Unknown limits, zero included, hold nobody up."""
+    """Unknown limits, zero included, hold no call up."""
     buckets = BucketSet({"rpm": None, "tpm": 0})
     assert len(buckets) == 0
     assert buckets.try_take(cost(10**9), 0)
@@ -169,7 +169,7 @@ def test_unexplained_share_keeps_usage():
 
 
 def test_repr_shows_the_state():
-    """A bucket says what it is."""
+    """The repr shows the level of a bucket."""
     assert repr(Bucket(DIMENSIONS["rpm"], 30)) == "<Bucket rpm 30 of 30, full at 0 ns>"
 
 

@@ -13,7 +13,7 @@ from groq_provider.ratelimit.bucket import DIMENSIONS, SECOND
 from groq_provider.types.response import RateLimitInfo, Usage
 
 LIMIT = 20
-#: What the service allows, in requests or tokens: more than any test uses.
+#: The service's limits, in requests or tokens: more than any test uses.
 SERVICE = 14_400
 
 

@@ -81,7 +81,7 @@ def test_whole_engine_for_two_days(make_limiter):
     run = WorkDay(make_limiter(RateLimits(**FREE), simulation), simulation, FREE, minutes=DAYS * 24 * 60, workers=4)
     assert run.service.refused == [], run.summary
     assert 0.94 <= sum(each.units for each in run.service.used) / (200_000 * (DAYS + 1)) <= 0.971
-    # Nobody slept for a limit per day: who would wait longer than a minute was told so at once.
+    # No caller slept for a limit per day: those that would have waited for more than a minute were refused at once.
     assert {(error.scope, error.limit_name, error.sent) for error in run.failed} == {("day", "TPD", False)}
     assert all(error.retry_after > 60 for error in run.failed)
     assert max(run.took) < 4 * 60 + 10  # one after the other, each in its turn
@@ -99,7 +99,7 @@ def test_service_knows_earlier_day(make_limiter):
 
 
 def test_day_wait_told_not_slept(make_limiter):
-    """Who would not wait that long is refused at once, with the instant to come back at; who would gets in just then."""
+    """A caller that would not wait that long is refused at once, with the instant to come back at; it gets in just then."""
     simulation = Simulation(3)
     limiter = make_limiter(RateLimits(rpd=10), simulation)
     for _ in range(10):

@@ -1,4 +1,4 @@
-"""Who gets how much: shares, order, and nobody left out."""
+"""Shares and order of the callers: none is left out."""
 
 from collections import Counter, defaultdict
 from itertools import pairwise
@@ -65,7 +65,7 @@ class Crowd:
         status = self.limiter.get_status()[MODEL]
         assert (status.in_flight, status.waiting) == (0, 0)
         for batch in (False, True):
-            # No order inversion: everybody was served in the order of asking.
+            # No order inversion: the callers were served in the order of asking.
             assert self.got[batch] == self.asked[batch]
         return self
 
@@ -78,7 +78,7 @@ class Crowd:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("think", [0.0, 0.05, 2.0], ids=["no-think-time", "50ms", "2s"])
 def test_equal_callers_get_equal_shares(make_limiter, think, seed):
-    """Jain's index of 64 callers is at least 0.99, in order of arrival, and nobody waits longer than a round."""
+    """Jain's index of 64 callers is at least 0.99, in order of arrival, and no caller waits longer than a round."""
     crowd = Crowd(make_limiter, HUNDRED, seed=seed)
     for number in range(CALLERS):
         crowd.add(number, seconds=30, think=think)
@@ -90,7 +90,7 @@ def test_equal_callers_get_equal_shares(make_limiter, think, seed):
 
 
 def test_callers_of_different_haste(make_limiter):
-    """Who thinks longer gets fewer, and nobody loses a turn by it: the hasty ones share the rest equally."""
+    """Callers that think longer get fewer calls and lose no turn; the hasty ones share the rest equally."""
     crowd = Crowd(make_limiter, HUNDRED, seed=1)
     for number in range(CALLERS):
         crowd.add(number, seconds=60, think=0.0 if number % 2 else 3.0)
@@ -140,7 +140,7 @@ def test_classes_share_four_to_one(make_limiter, bulk, think):
     crowd.run()
     batch, interactive = crowd.shares[:bulk], crowd.shares[bulk:]
     assert sum(crowd.shares) in {6399, 6400}
-    # Where places are given away ahead, a class of a few callers is not always there when the next one is.
+    # With reservations ahead of time, a class of a few callers is not always there when its turn comes.
     if not make_limiter.ahead or 8 <= bulk <= CALLERS - 8:
         assert sum(interactive) / 6400 == pytest.approx(0.8, abs=0.005)
     for shares in (batch, interactive):

@@ -37,7 +37,7 @@ USABLE = {"tpm": 9700, "tpd": 58_200}
 
 
 class Flow:
-    """A limit in units times nanoseconds, kept as the text of the design says: what is used flows off at limit / period."""
+    """A limit in units times nanoseconds, as the design states it: the use drains at limit / period."""
 
     def __init__(self, limit: int, now: int) -> None:
         self.limit, self.used, self.at, self.share = limit, 0, now, 10**6
@@ -131,7 +131,7 @@ class LimiterMachine(RuleBasedStateMachine):
 
     @rule(cost=st.integers(0, 9700), batch=st.booleans())
     def ask_without_waiting(self, cost, batch):
-        """A place is there if nobody waits, nobody is held back, and it fits; else nothing changes."""
+        """``try_reserve`` grants if no caller waits, the gate is open and it fits; otherwise nothing changes."""
         now = self.simulation.nanoseconds
         before = self.limiter.get_status()[MODEL]
         line, gate = len(self.state._queue), self.state._gate
@@ -171,7 +171,7 @@ class LimiterMachine(RuleBasedStateMachine):
 
     @rule(place=consumes(places))
     def keep(self, place):
-        """Nobody knows."""
+        """A call that ends without a known usage keeps its reservation."""
         self.end(place, lambda held, _: held.keep(), 1.0, 0)
 
     @rule(place=places, limit=st.sampled_from([10_000, 10_000, 10_000, 20_000, 9000]), left=st.floats(0, 1))
@@ -209,7 +209,7 @@ class LimiterMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(not caller.over for caller in self.callers))
     @rule(which=st.integers(0, 100))
     def cancel(self, which):
-        """Somebody who waits gives up, at once."""
+        """A waiter gives up at once when it is cancelled."""
         waiting = [caller for caller in self.callers if not caller.over]
         caller = waiting[which % len(waiting)]
         caller.cancel.cancel()
@@ -220,12 +220,12 @@ class LimiterMachine(RuleBasedStateMachine):
     # --- what happens ----------------------------------------------------------------------------------------------------
 
     def settle_down(self):
-        """Let everybody act who can without time passing."""
+        """Let all threads act that can act without time passing."""
         self.simulation.run(0)
         self.look()
 
     def look(self):
-        """Note who got what, in the order of the grants."""
+        """Note the grants in their order."""
         fresh = [
             caller for caller in self.callers if caller.over and caller.held is not None and caller.held.sequence > 0
         ]
@@ -273,7 +273,7 @@ class LimiterMachine(RuleBasedStateMachine):
 
     @invariant()
     def everybody_is_counted(self):
-        """Reserved is settled, refunded, or open; and whoever has not left waits."""
+        """Each reservation is settled, refunded or open; and each caller that has not left waits."""
         shown = self.limiter.get_status()[MODEL]
         assert shown.in_flight == len(self.open)
         assert shown.waiting == sum(not caller.over for caller in self.callers)
@@ -320,7 +320,7 @@ class LimiterMachine(RuleBasedStateMachine):
 
     @invariant()
     def deadlines_are_kept(self):
-        """Nobody waits beyond a deadline or is let in after it, and who gives up for it had one."""
+        """No caller waits beyond its deadline or gets in after it; one that gives up for it had a deadline."""
         for caller in self.callers:
             if caller.deadline is not None:
                 at = caller.over_at / SECOND if caller.over else self.simulation.monotonic()
@@ -329,7 +329,7 @@ class LimiterMachine(RuleBasedStateMachine):
                 raise AssertionError("no deadline, no timeout")
 
     def teardown(self):
-        """In the end everybody gets in or is told why not."""
+        """In the end every caller gets in or is told why not."""
         if not hasattr(self, "simulation"):
             return
         for place in list(self.open):

@@ -27,7 +27,7 @@ def test_full_quota_without_refusals(make_limiter, figures, seed):
     assert run.used >= (0.94 if figures == "end" and make_limiter.ahead else 0.95), run.summary
     assert 1000 * len(run.service.refused) <= run.service.admitted, run.summary
     assert run.failed == []
-    # Our count of what the service charges was never above share x limit, so the margin is still there.
+    # Our count of the service's charges was never above share x limit, so the margin is still there.
     assert run.used <= 0.97, run.summary
 
 
@@ -55,7 +55,7 @@ def test_headers_alone_teach_enough(make_limiter, figures):
 
 
 def test_foreign_quota_user_is_seen(make_limiter):
-    """Somebody else takes a third of the quota: headers show it, so that refusals stay rare and all of the quota is used."""
+    """Another client takes a third of the quota: headers show it, so that refusals stay rare and all of the quota is used."""
     simulation = Simulation(3)
     limiter = make_limiter(RateLimits(tpm=TPM), simulation)
     run = WorkDay(limiter, simulation, {"tpm": TPM}, minutes=30, other=TPM // 3)

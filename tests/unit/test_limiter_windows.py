@@ -30,7 +30,7 @@ def admissions(make_limiter, limits, *, seed, draw, minutes=PERIODS, think=None,
         while simulation.nanoseconds < until:
             cost = draw(simulation.random)
             held = limiter.reserve(MODEL, prompt_tokens=0, max_output_tokens=cost)
-            # Nobody's time passes between the charge and here.
+            # No thread moves the clock between the charge and here.
             at = simulation.nanoseconds
             requests.append(Admission(at, 1, number))
             tokens.append(Admission(at, cost, number))
@@ -80,7 +80,7 @@ def test_tokens_of_any_size(make_limiter, limits, burst, amount, seed):
 
 @pytest.mark.parametrize("seed", range(2))
 def test_a_waiting_queue_wastes_nothing(make_limiter, seed):
-    """While somebody waits the last grant leaves the bucket at exactly nothing, to a microsecond's worth."""
+    """While any caller waits, the last grant leaves the bucket empty, to a microsecond's worth."""
     _, _, _, tokens = admissions(
         make_limiter, RateLimits(tpm=60_000), seed=seed, minutes=30, draw=lambda random: random.randint(1, 58_200)
     )
@@ -130,7 +130,7 @@ def test_pauses_save_one_bucket(make_limiter, seed):
 
 @pytest.mark.parametrize("seed", range(2))
 def test_returned_tokens_are_reused_once(make_limiter, seed):
-    """What is given back is used again and no more: charges less returns stay inside, and all of it is used."""
+    """Returned units are used again and no more: charges less returns stay inside, and all is used."""
 
     def end(held, cost, random):
         kind = random.randrange(3)
@@ -154,12 +154,12 @@ def test_returned_tokens_are_reused_once(make_limiter, seed):
     )
     # To a microsecond: between two of those instants a store may give back.
     assert worst_window(tokens, burst=60_000, amount=60_000, period=MINUTE) <= 0.001
-    # At the end some are still out, with what they will give back: 64 of 2,000 on average.
+    # At the end some calls are in flight, with unused units: 64 of 2,000 on average.
     assert_all_is_used(tokens, begun, until, burst=60_000, amount=60_000)
 
 
 def test_service_agrees_above_share(make_limiter):
-    """Costs up to the limit itself exceed our share, but never what the service allows."""
+    """Costs up to the whole limit exceed our share, but never the service's limit."""
     _, _, _, tokens = admissions(
         make_limiter, RateLimits(tpm=60_000), seed=5, draw=lambda random: random.choice((60_000, 59_000, 100, 7000))
     )

@@ -1,4 +1,4 @@
-"""The rate limiter: who may go out, when, and what is given back."""
+"""The rate limiter: which call may be sent, when, and which units return."""
 
 import gc
 import itertools
@@ -51,7 +51,7 @@ MEMORY_ONLY = {
     "test_leaving_threads_leave_clean_queue",
 }
 
-#: A store counts microseconds, rounded up: what is left may show one less.
+#: A store counts microseconds, rounded up, so a bucket may show one unit less.
 ROUNDED = 1
 
 _now = SimpleNamespace(kind="memory", cleanup=ExitStack())
@@ -201,7 +201,7 @@ def test_no_limits_hold_nothing_up():
 
 
 def test_few_go_first_when_unknown():
-    """Until the first answer says what the limits are, four calls are out, and four more each second; any answer lets all go."""
+    """Before the first answer shows the limits, four calls are in flight, and four more each second; any answer lets all go."""
     limiter, clock = make(manual=True)
     held = [take(limiter, 10, 10) for _ in range(4)]
     assert limiter.try_reserve(M, prompt_tokens=10) is None
@@ -234,13 +234,13 @@ def test_unknown_limit_wait_is_timely():
 
 
 def test_learned_limit_gives_back_rest():
-    """What was out when a limit was adopted is in the service's own count already, prompt and all: only the rest of the answer comes back."""
+    """The service's own count covers the calls in flight when a limit is adopted, prompt and all: only the unused output returns."""
     limiter, _ = make()
     first, second = take(limiter, 1000, 500), take(limiter, 1000, 500)
     first.feedback(RateLimitInfo(limit_tokens=10_000, remaining_tokens=7600, reset_tokens=14.4))
     before = window(limiter, "tpm").remaining
     second.settle(usage(700, 100))
-    third = take(limiter, 0, 1)  # where there is a store, it says now what it knows
+    third = take(limiter, 0, 1)  # with a store, this tells the limiter what the store knows
     assert window(limiter, "tpm").remaining == pytest.approx(before + 400 - 1, abs=ROUNDED)
     third.refund()
 
@@ -303,7 +303,7 @@ def test_forgotten_reservation_not_in_flight():
     ids=["prompt", "output", "nan", "inf"],
 )
 def test_numbers_are_checked(prompt, output):
-    """Negative and not finite costs are refused before anything is taken."""
+    """Negative and infinite costs are refused before anything is charged."""
     limiter, _ = make(tpm=1000)
     with pytest.raises(InvalidRequestError, match="must be integers of at least 0"):
         take(limiter, prompt, output)
@@ -340,7 +340,7 @@ def test_prompt_estimates_are_corrected():
 
 
 def test_estimated_usage_teaches_nothing():
-    """Only what the service reported corrects the estimates."""
+    """Only usage that the service reported corrects the estimates."""
     limiter, _ = make(itpm=100_000, share=1.0)
     take(limiter, 1000, 0).settle(usage(9000, 5, source="estimated"))
     before = window(limiter, "itpm").remaining
@@ -396,7 +396,7 @@ def test_no_deadline_is_too_far():
 
 
 def test_long_day_wait_is_refused():
-    """Nobody sleeps for hours; the error names the limit."""
+    """No caller sleeps for hours; the error names the limit."""
     limiter, clock = make(rpd=10, rpm=30)
     for _ in range(10):
         take(limiter)
@@ -434,7 +434,7 @@ def test_try_reserve_never_waits():
 
 
 def test_try_reserve_does_not_overtake():
-    """While anybody waits there is nothing for who will not."""
+    """While any caller waits, ``try_reserve`` grants nothing."""
     limiter, clock = make(manual=True, tpm=1000, share=1.0)
     first = take(limiter, 0, 900)
     with Callers(limiter, clock) as callers:
@@ -457,7 +457,7 @@ def test_an_cancelled_token_takes_nothing():
 
 
 def test_first_come_first_served():
-    """Nobody overtakes: a small request waits behind a large one."""
+    """No call overtakes: a small request waits behind a large one."""
     limiter, clock = make(manual=True, tpm=1000, share=1.0)
     take(limiter, 0, 1000)
     with Callers(limiter, clock) as callers:
@@ -499,7 +499,7 @@ def test_credit_wakes_the_queue(give_back):
 
 
 def test_headers_wake_the_queue():
-    """What the service says is left of its own limit, when nothing else is in flight, is there for those who wait."""
+    """If no call is in flight, waiters may use all that the service says is left of its limit."""
     limiter, clock = make(manual=True, share=1.0)
     take(limiter).feedback(RateLimitInfo(limit_tokens=1000, remaining_tokens=1000, reset_tokens=0.0))
     first = take(limiter, 0, 1000)
@@ -567,7 +567,7 @@ def test_bulk_gets_one_in_five():
 
 
 def test_cancelled_waiter_wakes_next():
-    """The next in line does not wait for anything of the one who left."""
+    """The next in the queue does not wait for units of the caller that gave up."""
     limiter, clock = make(manual=True, tpm=1000, share=1.0)
     take(limiter, 0, 900)
     token = CancelToken()
@@ -597,7 +597,7 @@ def test_one_token_cancels_all_waiters():
 
 
 def test_queued_deadline_is_kept():
-    """Who is not head wakes at its deadline and leaves; who becomes head too late gives up at once."""
+    """A waiter that is not the head wakes at its deadline and gives up; one that becomes the head too late gives up at once."""
     limiter, clock = make(manual=True, tpm=1000, share=1.0)
     take(limiter, 0, 1000)
     with Callers(limiter, clock) as callers:
@@ -620,7 +620,7 @@ def test_queued_deadline_is_kept():
 
 
 def test_refused_waiter_hears_of_queue():
-    """A waiter who gives up is told of those ahead: the least wait, not the wait with an empty queue."""
+    """A waiter that gives up is told the least wait behind those ahead of it, not the wait in an empty queue."""
     limiter, clock = make(manual=True, tpm=600, share=1.0)
     take(limiter, 0, 600).keep()
     with Callers(limiter, clock) as callers:
@@ -677,7 +677,7 @@ def test_long_wait_includes_queue():
 
 
 def test_shrunk_limit_ejects_waiter():
-    """A learned limit that shrinks below a waiter's cost sends it away from the queue as well."""
+    """A learned limit that shrinks below a waiter's cost refuses it in the queue as well."""
     limiter, clock = make(manual=True, share=1.0)
     take(limiter).feedback(RateLimitInfo(limit_tokens=1000, remaining_tokens=1000, reset_tokens=0.0))
     first = take(limiter, 0, 1000)
@@ -720,7 +720,7 @@ def test_interrupted_wait_gives_back(granted_first):
 
 
 def test_interrupted_head_wakes_next():
-    """Nobody is left asleep behind somebody who is gone."""
+    """No waiter sleeps on behind one that is gone."""
     limiter, clock = make(manual=True, tpm=1000, share=1.0)
     first = take(limiter, 0, 900)
     real_wait = clock.wait
@@ -806,7 +806,7 @@ def test_interrupted_limiter_leaves_nothing():
 
 
 def test_interrupted_grant_is_finished_later():
-    """If a thread that lets others out is interrupted, the next one who comes finishes the grant."""
+    """If a thread is interrupted while it grants a reservation, the next caller finishes the grant."""
     limiter, clock = make(manual=True, tpm=1000, share=1.0)
     first, second = take(limiter, 0, 500), take(limiter, 0, 500)
     with Callers(limiter, clock) as callers:
@@ -827,7 +827,7 @@ def test_interrupted_grant_is_finished_later():
     assert (status(limiter).waiting, status(limiter).in_flight) == (0, 2)
 
 
-# --- what the service says -----------------------------------------------------------------------------------------------
+# --- the service's figures -------------------------------------------------------------------------------------------------
 
 
 def info(  # noqa: PLR0917 - the headers, in their usual order
@@ -882,7 +882,7 @@ def test_headers_lower_but_never_raise(said, limit):
 
 
 def test_headers_tighten_fast_loosen_slowly():
-    """With others in flight only a tenth of the gap is given back per answer."""
+    """With other calls in flight, each answer closes a tenth of the gap only."""
     limiter, _ = make(tpm=1000, share=1.0)
     held, other = take(limiter), take(limiter)
     held.feedback(info(1000, 0, 60.0))
@@ -895,7 +895,7 @@ def test_headers_tighten_fast_loosen_slowly():
 
 
 def test_headers_miss_later_requests():
-    """What was sent after the answered request, and is open, is added."""
+    """Calls sent after the answered request, and still in flight, are added to its figures."""
     limiter, _ = make(tpm=1000, share=1.0)
     first, second = take(limiter, 0, 100), take(limiter, 0, 300)
     third = take(limiter, 0, 50)
@@ -928,7 +928,7 @@ def limited(retry_after=2.0, name="TPM", limit=1000, used=1000, scope="minute"):
 
 
 def test_429_holds_all_but_one():
-    """A 429 holds everybody: after its time one probe leaves first, and the rest when that is answered."""
+    """A 429 holds all callers back: then one goes first as a probe, and the rest when that is answered."""
     limiter, clock = make(manual=True, rpm=60)
     first = take(limiter)
     first.feedback(None, limited(2.0, "RPM", 60, 3))
@@ -1021,7 +1021,7 @@ def test_nameless_429_empties_minute():
 
 
 def test_a_429_teaches_its_limit():
-    """Limits that no header tells are learned from the text: name, size and what is used."""
+    """Limits that no header reports are learned from the text: name, size and use."""
     limiter, _ = make()
     held = take(limiter, 0, 200)
     held.feedback(None, limited(11.34, "OTPM", 1000, 997))
@@ -1035,7 +1035,7 @@ def test_a_429_teaches_its_limit():
 
 
 def test_day_429_refuses_all():
-    """Nobody waits a quarter of an hour behind the gate who would not wait that long."""
+    """No caller waits a quarter of an hour at the gate that would not wait that long."""
     limiter, clock = make(manual=True)
     with Callers(limiter, clock) as callers:
         take(limiter).feedback(None, limited(30.0, "TPD", 100_000, 99_000, "day"))
@@ -1120,7 +1120,7 @@ def test_a_fork_starts_anew():
     held.settle(usage(0, 0))
     assert window(limiter, "tpm").remaining == 400
     take(limiter).feedback(info(1000, 1000, 0.0))
-    assert window(limiter, "tpm").remaining == 900  # what is used stays counted
+    assert window(limiter, "tpm").remaining == 900  # the use stays counted
 
 
 # --- invariants ----------------------------------------------------------------------------------------------------------
@@ -1164,7 +1164,7 @@ def test_reserved_costs_are_conserved(steps):
         assert (shown.in_flight, shown.waiting) == (len(held), 0)
         day = shown.windows["tpd"]
         used = day.limit - day.remaining
-        # The day's bucket refills meanwhile, so what is used lies at or below the sum of what was taken.
+        # The day's bucket refills meanwhile, so its use is at most the sum of all charges.
         assert used <= kept + sum(tokens for _, tokens in held)
         assert shown.windows["tpm"].remaining <= 1000
 
@@ -1191,13 +1191,13 @@ def test_windows_never_exceed_limits(calls):
 
 
 def test_threads_get_exact_ordered_totals():
-    """24 threads at a barrier: nothing lost, nothing over, nobody starved, served in order of arrival."""
+    """24 threads at a barrier: nothing lost, nothing over the limit, no thread starved, served in order of arrival."""
     limiter = TokenBucketRateLimiter(RateLimits(rpm=60_000, tpm=10_000_000))
     threads_count, each = 24, 50
     begun = time.monotonic()
     limiter._models[M] = state = limiter._create_model(M)
     for bucket in state._buckets:
-        bucket.charge(bucket.capacity, state._now())  # begin with nothing, so that everybody queues
+        bucket.charge(bucket.capacity, state._now())  # begin empty, so that all callers queue
     barrier = threading.Barrier(threads_count + 1)
     done, failed = [], []
 
@@ -1230,7 +1230,7 @@ def test_threads_get_exact_ordered_totals():
 
 
 def test_leaving_threads_leave_clean_queue():
-    """Deadlines, cancels and refunds from many threads at once: nobody hangs, nothing is left over."""
+    """Deadlines, cancels and refunds from many threads at once: no thread hangs, and nothing stays in flight."""
     limiter = TokenBucketRateLimiter(RateLimits(rpm=30_000, tpm=3_000_000))
     token = CancelToken()
     barrier = threading.Barrier(17)

@@ -70,7 +70,7 @@ def test_models_and_scopes_have_limits():
 
 
 def test_returned_share_reaches_others():
-    """What one process gives back the other gets."""
+    """Units that one process returns are free for the other."""
     (one, two), _, _ = processes(tpm=1000, share=1.0)
     held = take(one, output=1000)
     assert two.try_reserve(M, prompt_tokens=0, max_output_tokens=400) is None
@@ -108,7 +108,7 @@ def test_joint_window_holds_no_more():
 
 
 def test_small_wait_is_reserved_ahead():
-    """A place that begins soon is taken at once, so that one question does, and places between processes keep their order."""
+    """A reservation that starts soon is granted at once, so that one question suffices, and starts between processes keep their order."""
     (one, two), store, clock = processes(rpm=1200)
     assert at_once(one) == 1200
     asked = len(store.asked)
@@ -223,7 +223,7 @@ def test_forgetful_store_starts_from_known():
     assert at_once(one) + at_once(two) == 3
 
 
-# --- away ------------------------------------------------------------------------------------------------------------------
+# --- offline ---------------------------------------------------------------------------------------------------------------
 
 
 def test_each_survives_without_store(caplog):
@@ -249,14 +249,14 @@ def test_each_survives_without_store(caplog):
 
 
 def test_store_absent_from_start():
-    """Nothing is known of the number of processes: four are taken."""
+    """While the number of processes is unknown, four are assumed."""
     (one,), store, _ = processes(1, rpm=60)
     store.reason = "connection refused"
     assert 7 <= at_once(one) <= 8
 
 
 def test_absent_store_is_tried_occasionally():
-    """A store that is away is tried once in a while, and not at each call."""
+    """An offline store is probed once in a while, and not at each call."""
     (one,), store, clock = processes(1, rpm=60_000)
     store.reason = "timed out"
     at_once(one)
@@ -269,7 +269,7 @@ def test_absent_store_is_tried_occasionally():
 
 
 def test_use_meanwhile_becomes_debt():
-    """What was used while the store was away is a debt when it is back."""
+    """Units used while the store was offline are a debt when it is online again."""
     (one, two), store, clock = processes(hosts=1, tpm=6000, share=1.0)
     take(one, output=1).keep(), take(two, output=1).keep()
     store.reason = "timed out"
@@ -282,7 +282,7 @@ def test_use_meanwhile_becomes_debt():
 
 
 def test_waiters_outlive_store():
-    """Waiters go on when the store goes away: this process serves them from its part, in order."""
+    """Waiters go on when the store goes offline: this process serves them from its part, in order."""
     (one,), store, clock = processes(1, hosts=1, rpm=60)
     assert at_once(one) == 60
     store.reason = "timed out"
@@ -293,7 +293,7 @@ def test_waiters_outlive_store():
 
 
 def test_settlement_without_store_survives():
-    """A settlement made while the store is away is not lost."""
+    """A settlement made while the store is offline is not lost."""
     (one, two), store, clock = processes(hosts=1, tpm=6000, share=1.0)
     held = take(one, output=6000)
     store.reason = "timed out"
@@ -330,7 +330,7 @@ def test_foreign_claim_is_no_refusal():
     assert clock.monotonic() - before <= 3
     state.claimant, state.claim_start, state.claim_until = 5, state.last + 50_000_000, state.last + 50_000_000
     before = clock.monotonic()
-    take(one, deadline=before + 20).keep()  # nobody can claim that much: it is cut to two seconds
+    take(one, deadline=before + 20).keep()  # no queue can claim that much: the claim is cut to two seconds
     assert clock.monotonic() - before <= 3
     as_it_is = store.take
 

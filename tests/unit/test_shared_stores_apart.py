@@ -62,7 +62,7 @@ def test_clocks_may_disagree(tmp_path_factory, offsets, turns):
 
 
 def test_anothers_file_is_refused(tmp_path, monkeypatch):
-    """Whoever owns it could lift the limits or stop the program; with ``?shared=1`` that is wanted."""
+    """The owner of the file could lift the limits or stop the program; ``?shared=1`` accepts that."""
     FileStore(tmp_path / "limits").close()
     monkeypatch.setattr(file_store.os, "geteuid", lambda: 12_345)
     with pytest.raises(ConfigurationError, match=r"belongs to another user .*\?shared=1"):
@@ -81,13 +81,13 @@ def test_shared_file_belongs_to_group(tmp_path):
 
 @pytest.mark.parametrize("query", ["?shared=0", "?shared", "?other=1", "?shared=1&x=1", "#shared=1"])
 def test_other_queries_are_refused(tmp_path, query):
-    """Nothing that looks like a setting is taken for a part of the name."""
+    """No part of the query is read as a part of the name."""
     with pytest.raises(ConfigurationError, match="query"):
         FileStore.from_url(f"file://{tmp_path}/limits{query}")
 
 
 def test_names_push_nobody_out(tmp_path):
-    """Three hundred names of models of one tenant leave the others what they have used, and the tenant his newest."""
+    """Three hundred model names of one tenant leave the use of all others counted, and that of the tenant's newest models."""
     clock = StoreClock()
     with_file = FileStore(tmp_path / "limits", clock=clock)
     others = [f"other{number}:m" for number in range(100)]

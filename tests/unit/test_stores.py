@@ -1,4 +1,4 @@
-"""What every store does, and that all of them do exactly what the model does."""
+"""What stores promise, and that each of them does exactly what the model does."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_burst_passes_then_rate(store, clock):
 
 
 def test_all_or_nothing(store):
-    """What one bucket refuses is taken from none."""
+    """A request that one bucket refuses is charged to none."""
     both = ask(want(name="rpm"), want(3 * SECOND, name="tpm"))
     assert store.take(KEY, both).full == (SECOND, 3 * SECOND)
     refused = store.take(KEY, both)
@@ -130,7 +130,7 @@ def test_no_call_overtakes(store):
 
 
 def test_returned_place_frees_order(store):
-    """A place given back frees the start and its cost; only the newest start can be given back."""
+    """A returned reservation frees its start and its cost; only the newest start can return."""
     drain(store)
     first = store.take(KEY, ask(horizon=9 * SECOND))
     second = store.take(KEY, ask(horizon=9 * SECOND))
@@ -142,7 +142,7 @@ def test_returned_place_frees_order(store):
 
 
 def test_front_kept_for_large_call(store, clock):
-    """Small calls of others do not use up what it waits for."""
+    """Small calls of other queues do not use up the units that the claimant waits for."""
     drain(store)
     large = ask(want(4 * SECOND), claimant=7)
     assert store.take(KEY, large).wait == 4 * SECOND
@@ -156,7 +156,7 @@ def test_front_kept_for_large_call(store, clock):
 
 
 def test_a_claim_expires(store, clock):
-    """Who does not come back, a killed process for example, holds nobody up for longer than that."""
+    """A claimant that does not come back, such as a killed process, holds the others up no longer than that."""
     drain(store)
     store.take(KEY, ask(want(5 * SECOND), claimant=7))
     clock.micros += CLAIM_LIFE - 1
@@ -201,7 +201,7 @@ def test_gate_closes_probes_then_opens(store, clock):
     assert waits == [0, 2 * SECOND, 4 * SECOND]
     store.adjust(KEY, Adjustment(opened=True))
     taken = store.take(KEY, ask(horizon=9 * SECOND))
-    assert (taken.gated, taken.wait) == (False, 4 * SECOND)  # after those who have a place
+    assert (taken.gated, taken.wait) == (False, 4 * SECOND)  # after those that have a reservation
 
 
 def test_pause_beats_simultaneous_opening(store):
@@ -232,7 +232,7 @@ def test_a_debt_counts_from_now(store, clock):
     clock.micros += 60 * SECOND
     store.adjust(KEY, Adjustment(credits={"rpm": -SECOND, "tpd": -2 * SECOND, "tpm": SECOND}))
     found = store.take(KEY, ask(want(0), want(0, name="tpd"), want(0, name="tpm", known=7)))
-    assert found.full == (SECOND, 2 * SECOND, 7)  # of a bucket nobody took from, credit means nothing
+    assert found.full == (SECOND, 2 * SECOND, 7)  # a bucket that was never charged ignores credit
 
 
 def test_service_figures_only_tighten(store):
@@ -259,7 +259,7 @@ def test_lost_state_starts_as_told(store):
 
 
 def test_a_lost_state_never_loosens(store):
-    """What others have taken since counts."""
+    """Charges of other processes since then count."""
     drain(store)
     assert store.take(KEY, ask(want(0, known=SECOND), seen=41)).full == (5 * SECOND,)
 
@@ -312,7 +312,7 @@ def test_closing_loses_nothing(store):
 _NAMES = sorted(DIMENSIONS)
 # From buckets that refill in a millisecond to those of a day.
 _SPANS = st.sampled_from([1, 7, 999, 400_000, SECOND, 30 * SECOND, 86_400 * SECOND]) | st.integers(0, 2 * SECOND)
-#: And what nobody can mean.
+#: And instants that no caller can mean.
 _FIGURES = _SPANS | st.just(10**14)
 _KEYS = st.sampled_from(["a", "b", "c"])
 _STEPS = st.sampled_from([0, 1, -1, SECOND, -SECOND, 90 * SECOND, -90 * SECOND]) | st.integers(-SECOND, 3 * SECOND)
@@ -342,7 +342,7 @@ _CHANGES = st.builds(
 )
 _COMMANDS = st.lists(st.tuples(_STEPS, _KEYS, _ASKS | _ASKS | _CHANGES), max_size=40)
 
-#: Shows all of a state: every bucket, the start and the gate in the wait, who has a claim by asking as somebody else.
+#: Shows the whole state: every bucket, the start and the gate in the wait, and the claim by asking as another claimant.
 _LOOK = AcquireRequest(tuple(BucketCharge(name, 0, 1, 0) for name in _NAMES), -1, NO_LIMIT, 0, 0, 99)
 
 
@@ -413,7 +413,7 @@ _BURST = 1000
     )
 )
 def test_windows_stay_within_burst_rate(steps):
-    """Several claimants, places ahead, credits, places given back, a clock that steps back: B + r·w at the instants of the starts."""
+    """Several claimants, reservations ahead, credits, returned reservations, a clock that steps back: B + r·w at the instants of the starts."""
     state, now, admitted = GcraState(), 10_000, []
     for step, cost, claimant, horizon, kind, part in steps:
         now += step
@@ -429,7 +429,7 @@ def test_windows_stay_within_burst_rate(steps):
         if kind == "settle":
             credit = min(part, cost - 1)
             state.adjust(now, Adjustment(credits={"rpm": credit}))
-            cost -= credit  # noqa: PLW2901 - what it cost in the end
+            cost -= credit  # noqa: PLW2901 - the final cost
         admitted.append((taken.start, cost))
     admitted.sort()
     for i, (start, _) in enumerate(admitted):
@@ -441,7 +441,7 @@ def test_windows_stay_within_burst_rate(steps):
 
 @given(steps=st.lists(st.tuples(st.integers(0, 500), st.integers(1, 2 * _BURST), st.integers(1, 3)), max_size=40))
 def test_starts_keep_their_order(steps):
-    """Who has a place starts before all who come later."""
+    """A granted call starts before all later ones."""
     state, now, newest = GcraState(), 10_000, 0
     for step, cost, claimant in steps:
         now += step
@@ -477,7 +477,7 @@ def test_idle_state_says_nothing(now, asks):
 )
 @pytest.mark.parametrize("horizon", [0, 50_000, SECOND])
 def test_processes_take_turns(interval, burst, costs, horizon):
-    """Each comes back when it was told to: nobody starves, the large call least of all, and nothing is left unused."""
+    """Each claimant comes back when it was told to: none starves, least of all the large call, and nothing is left unused."""
     draw, state, end = random.Random(1), GcraState(), max(120 * SECOND, 300 * interval)
     grants = [0] * len(costs)
     due = [(draw.randrange(1000), number) for number in range(len(costs))]

@@ -32,7 +32,7 @@ MINUTE = 60 * SECOND
 M = "openai/gpt-oss-20b"
 KEY = "key"
 
-#: From now on: nothing, the past, what there may be, what there may not be.
+#: From now on: nothing, the past, possible instants, impossible ones.
 INSTANTS = st.sampled_from([-(10**14), -1, 0, SECOND, MINUTE, 3 * MINUTE, 86_400 * SECOND, 10**14]) | st.integers(
     -MINUTE, 9 * MINUTE
 )
@@ -163,7 +163,7 @@ def test_another_process_goes_out(limits, answers, fields):
 
 
 def test_limits_shown_stay_plausible():
-    """A bucket that a call does not need is only read; what is shown of it is no more than can be."""
+    """A bucket that a call does not need is only read, and its level is cut to a possible one when shown."""
     clock = FakeClock()
     store = MemoryStore(clock, hosts=1)
     limiter = TokenBucketRateLimiter(RateLimits(otpm=600), clock=clock, store=store)

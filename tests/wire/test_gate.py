@@ -46,7 +46,7 @@ class Crowd:
 
 
 def test_sixteen_threads_keep_the_pause():
-    """Nobody sends before the two seconds are over, and no further 429 is seen."""
+    """No caller sends before the two seconds are over, and no further 429 is seen."""
     clock = FakeClock(manual=True)
     first_refusal = []
 
@@ -166,7 +166,7 @@ def test_one_probe_leaves_first(stream, further):
                     clock.until_parked(16)
                     assert (
                         len(handler.statuses) == handler.BURST + probe
-                    )  # each refusal holds everybody for its whole pause
+                    )  # each refusal holds all callers back for its whole pause
                     clock.advance(0.02)
                     handler.until(handler.BURST + probe + 1)
                 clock.until_parked(15)

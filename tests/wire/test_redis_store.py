@@ -70,7 +70,7 @@ def stored(url, **more):
 
 @contextlib.contextmanager
 def hurried(store, timeout=SHORT):
-    """For the length of a block a store has little time for an answer; what has to succeed is done outside of it."""
+    """Give a store little time for an answer within the block; commands that must succeed run outside of it."""
     kept, store._timeout = store._timeout, timeout
     try:
         yield
@@ -85,7 +85,7 @@ def store(redis_server):
 
 
 def fails(call, *args):
-    """Run a call that finds the store away; return what it said and how long it took."""
+    """Run a call that finds the store unavailable; return the message and the time it took."""
     begun = time.monotonic()
     with pytest.raises(StoreUnavailableError) as caught:
         call(*args)
@@ -136,7 +136,7 @@ def test_script_flush_is_not_noticed(redis_server, store):
 
 @pytest.mark.parametrize("how", ["restart", "FLUSHALL", "eviction"])
 def test_lost_state_starts_from_known(how):
-    """Nobody sees an error; the bucket begins where the caller knows it to be, not full."""
+    """No caller sees an error; the bucket begins at the caller's own level, not full."""
     with running() as server, stored(server.url) as store:
         for _ in range(3):
             newest = store.take(KEY, ask())
@@ -203,7 +203,7 @@ def test_backward_server_clock_stands_still(redis_server, store):
 
 
 def test_clock_going_back_changes_nothing(redis_server, store):
-    """After a long step back what was to come comes as late as before: nobody waits for the old time, and nothing is refilled."""
+    """After a long step back each instant stays as far away as before: no call waits for the old time, and nothing is refilled."""
     store.take(KEY, ask(want(cost=HOUR)))
     with redis_server.client() as client:
         for name in ("last", "start", "tpm"):
@@ -239,7 +239,7 @@ def test_client_time_replaces_forbidden_time(redis_server):
 
 
 def test_injected_time_is_taken(redis_server):
-    """The time of a test is taken as it is: the hook of the common suite."""
+    """The time of a test is used as it is: the hook of the common suite."""
     clock = FakeClock()
     with stored(redis_server.url, time_source="clock", clock=clock) as store:
         assert store.take(KEY, ask(want(cost=HOUR))).start == 1000 * SECOND
@@ -251,7 +251,7 @@ def test_injected_time_is_taken(redis_server):
 
 
 def test_a_stopped_server(redis_server):
-    """Decided in time, connected or not; afterwards no late answer is taken for the next one's."""
+    """Decided in time, connected or not; a late answer is never read as the next one."""
     with stored(redis_server.url) as store:
         store.take("a", ask())
         redis_server.pause()
@@ -264,13 +264,13 @@ def test_a_stopped_server(redis_server):
                 assert fails(store.adjust, "a", Adjustment())[1] < DECIDED
         finally:
             redis_server.resume()
-        taken = store.take("b", ask(want(), want("rpm")))  # after it has worked off what it was sent
+        taken = store.take("b", ask(want(), want("rpm")))  # after the server has worked off its input
         assert len(taken.full) == 2
         assert taken.version == 1
 
 
 def test_many_threads_notice_at_once(redis_server):
-    """Nobody waits for somebody else's time limit."""
+    """No thread waits for the time limit of another."""
     with stored(redis_server.url, timeout=1.0) as store:
         redis_server.pause()
         try:
@@ -355,7 +355,7 @@ def test_a_slow_server(redis_server):
 
 @pytest.mark.parametrize("keep", [0, 1, 4, 9, 20])
 def test_lost_answer_is_not_repeated(redis_server, keep):
-    """An answer lost after the script ran is not repeated: it is taken once, and refilling heals the leak."""
+    """A command with a lost answer is not repeated: the charge counts once, and refilling heals the leak."""
     between = Between(redis_server.port)
     with serving(between) as proxy, stored(f"redis://127.0.0.1:{proxy.port}") as store:
         between.keep = keep
@@ -426,7 +426,7 @@ UNEXPECTED = {
 
 @pytest.mark.parametrize("said", [*ERRORS.values(), *UNEXPECTED.values()], ids=[*ERRORS, *UNEXPECTED])
 def test_odd_server_replies_mean_away(said):
-    """Any other reply is a store that is away: one kind of error, a fresh connection, and it goes on later."""
+    """Any other reply makes the store unavailable: one kind of error, a fresh connection, and it goes on later."""
     with (
         serving(speaking(LOOK, said, said, TAKEN)) as server,
         stored(f"redis://127.0.0.1:{server.port}") as store,
@@ -442,7 +442,7 @@ def test_odd_server_replies_mean_away(said):
 
 @pytest.mark.parametrize("said", [b"+OK\r\n", b":0\r\n", b"*1\r\n:1\r\n"])
 def test_unconfirmed_adjustment_means_away(said):
-    """An adjustment that the server does not confirm is a store that is away."""
+    """An adjustment that the server does not confirm makes the store unavailable."""
     with (
         serving(speaking(LOOK, said)) as server,
         stored(f"redis://127.0.0.1:{server.port}") as store,
@@ -467,7 +467,7 @@ def test_slow_bytes_end_at_limit():
 
 
 def test_a_busy_server():
-    """A script of somebody else's that does not end: first silence, then BUSY."""
+    """Another program's script that does not end: first silence, then BUSY."""
     with running(lua_time_limit=20) as server, stored(server.url) as store:
         store.take(KEY, ask())
         free = ask(want(cost=0))
@@ -530,7 +530,7 @@ def test_foreign_key_moves_the_state(redis_server, store, caplog):
     ] * 2
 
 
-# --- who may ------------------------------------------------------------------------------------------------------
+# --- permissions -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -579,7 +579,7 @@ def test_absent_database_is_refused(redis_server):
 
 
 def test_a_password_changed_while_running():
-    """Away, until somebody configures the new one; the server's word, not the password."""
+    """Unavailable until the new password is configured; the error shows the server's word, not the password."""
     with running(requirepass=CANARY) as server, stored(server.url) as store:
         store.take(KEY, ask())
         server.do("CONFIG", "SET", "requirepass", "new")
@@ -596,7 +596,7 @@ RIGHTS = "+evalsha +eval +time +hgetall +hset +pexpire +zscore +zadd +zremrangeb
 
 
 def test_documented_rights_are_enough(redis_server):
-    """A user who may do just that; one who may not run scripts or see these keys is told at once."""
+    """A user with exactly these rights can use the store; one that may not run scripts or see these keys is refused at once."""
     documented = " ".join((RedisStore.__doc__ or "").split())
     assert RIGHTS.replace("+", "") in documented
     redis_server.do("ACL", "SETUSER", "limits", "reset", "on", ">pw", "~grl:*", *RIGHTS.split())
@@ -752,7 +752,7 @@ def test_tls_nobody_vouches_for(tls, tmp_path):
 
 
 def test_tls_and_plain_never_meet(tls, redis_server, authority):
-    """Neither hangs; away, not misconfigured: a proxy may be starting."""
+    """Neither hangs; the store is unavailable, not misconfigured: a proxy may be starting."""
     for url in (
         f"redis://127.0.0.1:{tls.port}",
         f"rediss://localhost:{redis_server.port}?ssl_ca_certs={authority.file}",
@@ -857,7 +857,7 @@ def test_prefixes_stay_apart(redis_server):
 
 
 def test_idle_cluster_is_unavailable(tmp_path):
-    """A cluster that serves no slot is a store that is away."""
+    """A cluster that serves no slot makes the store unavailable."""
     with running(cluster_enabled="yes", dir=tmp_path) as server, stored(server.url) as store:
         assert "not served" in fails(store.take, KEY, ask())[0]
 
@@ -891,7 +891,7 @@ def test_processes_are_counted(redis_server, store):
 
 
 def test_threads_share_a_few_connections(redis_server, store):
-    """All get their own answers; what is kept open is bounded, and closed in the end."""
+    """All get their own answers; the number of open connections is bounded, and all are closed in the end."""
 
     def work(number):
         return [store.take(f"key {number}", ask(*[want()] * 1)).version for _ in range(30)]
@@ -920,7 +920,7 @@ WORK = """
 
 
 def test_processes_take_exactly_enough(redis_server):
-    """Four processes of sixteen threads ask 1,280 times for 100 places: 100 are taken, each ask counts once."""
+    """Four processes of sixteen threads ask 1,280 times for 100 reservations: 100 are granted, each question counts once."""
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(WORK), redis_server.url, KEY]
     workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     try:
@@ -1005,7 +1005,7 @@ def test_claims_expire_like_model(redis_server, store):
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
 def test_failures_leave_no_socket_behind():
-    """A store that is away for long costs nothing."""
+    """A store that is unavailable for long costs nothing."""
     before = open_sockets()
     with serving(speaking(b"-LOADING x\r\n")) as server, stored(f"redis://127.0.0.1:{server.port}") as store:
         for _ in range(20):
