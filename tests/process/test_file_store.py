@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 import pytest
 from support.store_kinds import StoreClock
-from support.store_workers import DEBT, ask, hammer, race, work, work_on
+from support.store_workers import DEBT, hammer, make_request, race, work, work_on
 
 from groq_provider._sync import owns_lock
 from groq_provider.clock import SystemClock
@@ -62,8 +62,8 @@ def store(path, clock):
 
 def left(store, key=KEY, known=0, seen=0):
     """Read a state: how long until full, and the version."""
-    taken = store.take(key, ask(0, known=known, seen=seen))
-    return taken.full[0], taken.version
+    result = store.take(key, make_request(0, known=known, seen=seen))
+    return result.full[0], result.version
 
 
 def started(program, *args, prepare="", **options):
@@ -72,7 +72,7 @@ def started(program, *args, prepare="", **options):
         import os, sys, threading
         sys.path.insert(0, {str(TESTS)!r})
         from support.store_kinds import StoreClock
-        from support.store_workers import ask
+        from support.store_workers import make_request
         from groq_provider.ratelimit.store.gcra_state import Adjustment
         from groq_provider.ratelimit.store.protocol import StoreUnavailableError
         from groq_provider.ratelimit.store.file import FileStore
@@ -195,11 +195,11 @@ def test_system_clock_is_shared(path):
 
 def test_killed_process_frees_lock(path, store):
     """At once, and the unfinished write does not happen."""
-    store.take(KEY, ask())
-    holder = started("hold(); store.take('shared', ask(500))", path)
+    store.take(KEY, make_request())
+    holder = started("hold(); store.take('shared', make_request(500))", path)
     expect(holder, "held")
     with pytest.raises(StoreUnavailableError, match=r"was not free for 0\.1 s"):
-        store.take(KEY, ask())
+        store.take(KEY, make_request())
     end(holder)
     assert left(store) == (1, 2)
 
@@ -235,10 +235,10 @@ def test_random_kills_leave_whole_records(path, full):
     store.close()
 
 
-def test_a_stopped_process_stops_nobody(path, store):
+def test_stopped_process_blocks_no_other(path, store):
     """Stopped with the lock held: the others are told in time, and go on when it does."""
     store._lock_patience = 1.0
-    holder = started("hold(); store.take('shared', ask()); print('done', flush=True)", path)
+    holder = started("hold(); store.take('shared', make_request()); print('done', flush=True)", path)
     try:
         expect(holder, "held")
         holder.send_signal(signal.SIGSTOP)
@@ -246,7 +246,7 @@ def test_a_stopped_process_stops_nobody(path, store):
 
         def refused():
             with pytest.raises(StoreUnavailableError):
-                store.take(KEY, ask())
+                store.take(KEY, make_request())
             away.append(time.monotonic() - began)
 
         threads = [threading.Thread(target=refused) for _ in range(8)]
@@ -265,11 +265,11 @@ def test_a_stopped_process_stops_nobody(path, store):
 
 def test_store_made_while_lock_held(path):
     """A program starts beside a stopped one."""
-    holder = started("hold(); store.take('shared', ask())", path)
+    holder = started("hold(); store.take('shared', make_request())", path)
     expect(holder, "held")
     store = FileStore(path, clock=StoreClock())
     with pytest.raises(StoreUnavailableError):
-        store.take(KEY, ask())
+        store.take(KEY, make_request())
     finish(holder, "\n")
     assert left(store) == (1, 2)
     store.close()
@@ -281,11 +281,11 @@ def test_fork_while_lock_is_held(path):
         other = FileStore(sys.argv[1], clock=StoreClock())
         def refused(store):
             try:
-                store.take("shared", ask())
+                store.take("shared", make_request())
             except StoreUnavailableError:
                 return True
         hold()
-        thread = threading.Thread(target=store.take, args=("shared", ask()))
+        thread = threading.Thread(target=store.take, args=("shared", make_request()))
         thread.start()
         held.wait()
         ready, go = os.pipe(), os.pipe()
@@ -296,7 +296,7 @@ def test_fork_while_lock_is_held(path):
                 assert refused(store)
                 os.write(ready[1], b"x")
                 os.read(go[0], 1)
-                store.take("shared", ask())
+                store.take("shared", make_request())
                 code = 0
             finally:
                 os._exit(code)
@@ -306,7 +306,7 @@ def test_fork_while_lock_is_held(path):
         thread.join()
         os.write(go[1], b"x")
         assert os.waitpid(child, 0)[1] == 0
-        print(store.take("shared", ask()).version)
+        print(store.take("shared", make_request()).version)
     """
     process = started(program, path)
     expect(process, "held")
@@ -318,7 +318,7 @@ def test_child_drops_dead_parents_lock(path, store):
     """A child does not keep the lock of a parent that dies: it has closed the file it shared."""
     program = """
         hold()
-        threading.Thread(target=store.take, args=("shared", ask()), daemon=True).start()
+        threading.Thread(target=store.take, args=("shared", make_request()), daemon=True).start()
         held.wait()
         read, write = os.pipe()
         child = os.fork()
@@ -346,7 +346,7 @@ def test_child_drops_dead_parents_lock(path, store):
 @pytest.mark.parametrize("again", ["fork", "pickle"])
 def test_store_travels_to_other_processes(store, again):
     """A fork and a pickle use the same file; neither takes over a descriptor."""
-    store.take(KEY, ask())
+    store.take(KEY, make_request())
     if again == "pickle":
         copy = pickle.loads(pickle.dumps(store))
         copy._clock = store._clock
@@ -385,14 +385,14 @@ def test_interrupt_leaves_no_lock(path, store, clock):
             count = line
             try:
                 sys.settrace(tracer)
-                store.take(KEY, ask())
+                store.take(KEY, make_request())
             except KeyboardInterrupt:
                 struck += 1
             finally:
                 sys.settrace(before)
             assert not owns_lock(store._lock), line
-            other.take(KEY, ask())
-            store.take(KEY, ask())
+            other.take(KEY, make_request())
+            store.take(KEY, make_request())
             if count > 0:
                 break
     finally:
@@ -441,9 +441,9 @@ def test_a_reboot_shifts_all_instants(path, boot, clock, off, expected, uptime):
     reboot(boot, clock, off=off, uptime=uptime)
     for _ in range(2):  # the second finds it done
         store = FileStore(path, clock=clock)
-        taken = store.take(KEY, ask(0))
-        assert (taken.full, taken.gated) == ((expected,), True)
-        assert taken.wait == max(expected - 50 * SECOND, 0)  # the gate; the claim is gone
+        result = store.take(KEY, make_request(0))
+        assert (result.full, result.gated) == ((expected,), True)
+        assert result.wait == max(expected - 50 * SECOND, 0)  # the gate; the claim is gone
         store.close()
 
 
@@ -505,15 +505,15 @@ def test_header_times_are_renewed(path, boot, clock):
     store.close()
 
 
-def test_foreign_hosts_file_is_left(path, boot, clock):
+def test_foreign_hosts_file_stays_unchanged(path, boot, clock):
     """A file used by another host is left to it: two monotonic clocks in one file would be worse than none."""
     store, elsewhere = FileStore(path, clock=clock), StoreClock(77 * SECOND)
-    store.take(KEY, ask())
+    store.take(KEY, make_request())
     boot.write_text("another host\n")
     other = FileStore(path, clock=elsewhere)
-    other.take(KEY, ask())
+    other.take(KEY, make_request())
     with pytest.raises(StoreUnavailableError, match="in use on another host"):
-        store.take(KEY, ask())
+        store.take(KEY, make_request())
     assert left(other)[1] == 3
     store.close()
     other.close()
@@ -537,7 +537,7 @@ def record_of(path):
 
 def test_damaged_record_counts_as_missing(path, store):
     """At each byte: then the caller's own copy counts."""
-    store.take(KEY, ask(500))
+    store.take(KEY, make_request(500))
     offset = record_of(path)
     good = path.read_bytes()
     for place in range(offset, offset + SIZE):
@@ -554,7 +554,7 @@ def test_damaged_record_counts_as_missing(path, store):
 @pytest.mark.parametrize("running", [True, False], ids=["running", "opened"])
 def test_a_cut_file_is_mended(path, store, clock, size, running):
     """Whatever is left of it."""
-    store.take(KEY, ask(500))
+    store.take(KEY, make_request(500))
     os.truncate(path, size)
     other = FileStore(path, clock=clock)
     first, second = (store, other) if running else (other, store)
@@ -568,9 +568,9 @@ def test_a_cut_file_is_mended(path, store, clock, size, running):
 @pytest.mark.parametrize("running", [True, False], ids=["running", "opened"])
 def test_damaged_header_voids_records(path, store, clock, running):
     """Without a header their instants mean nothing; running processes and new ones agree afterwards."""
-    store.take(KEY, ask(500))
+    store.take(KEY, make_request(500))
     if running:
-        store.take("another", ask(500))
+        store.take("another", make_request(500))
     damage(path, 20, b"\xff\xff")
     other = FileStore(path, clock=clock)
     assert left(other, known=77, seen=9) == (77, 10)
@@ -582,12 +582,12 @@ def test_damaged_header_voids_records(path, store, clock, running):
 def test_absurd_figures_last_one_window(store, clock):
     """Figures beyond sense neither break the file nor hold anyone for longer than the longest pause."""
     store.adjust(KEY, Adjustment(credits={"rpm": -(10**30)}, full={"tpm": 10**40}, pause=10**50))
-    taken = store.take(KEY, ask(10**60, known=10**60))
-    assert not taken.reserved
-    assert taken.wait == LONGEST_PAUSE
-    clock.micros += taken.wait
-    assert store.take(KEY, ask()).reserved
-    assert store.take("other", ask()).reserved
+    result = store.take(KEY, make_request(10**60, known=10**60))
+    assert not result.reserved
+    assert result.wait == LONGEST_PAUSE
+    clock.micros += result.wait
+    assert store.take(KEY, make_request()).reserved
+    assert store.take("other", make_request()).reserved
 
 
 def test_unknown_bucket_name_is_mistake(store):
@@ -612,12 +612,12 @@ def test_foreign_file_stays_unchanged(path, content):
 
 def test_later_foreign_file_stays_unchanged(path, store):
     """A foreign file that comes later stays as it is; it is trouble of the store by then."""
-    store.take(KEY, ask())
+    store.take(KEY, make_request())
     path.unlink()
     path.write_bytes(b"precious" * 9)
     for _ in range(2):
         with pytest.raises(StoreUnavailableError, match="was not changed"):
-            store.take(KEY, ask())
+            store.take(KEY, make_request())
     assert path.read_bytes() == b"precious" * 9
     path.unlink()
     assert left(store, seen=5) == (0, 6)
@@ -671,44 +671,44 @@ def test_file_is_for_owner_only(path, store):
     """Only its owner may read or write the file."""
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert path.stat().st_size == 0  # nothing is written before it is used
-    store.take(KEY, ask())
+    store.take(KEY, make_request())
     assert path.stat().st_size == WHOLE
 
 
-def test_full_disk_means_store_away(path):
+def test_full_disk_means_unavailable(path):
     """A full disk makes the store unavailable until there is room again."""
     program = """
         import resource
-        store.take("shared", ask())
+        store.take("shared", make_request())
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
         for limit in (0, 64, 1000):
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
             new = FileStore(sys.argv[1] + str(limit), clock=StoreClock())
             for each in (store, new):
                 try:
-                    each.take("shared", ask())
+                    each.take("shared", make_request())
                 except StoreUnavailableError as error:
                     pass
                 else:
                     raise AssertionError(limit)
             resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-            assert new.take("shared", ask()).version == 1
-        print(store.take("shared", ask()).version)
+            assert new.take("shared", make_request()).version == 1
+        print(store.take("shared", make_request()).version)
     """
     assert finish(started(program, path)).strip() == "2"
 
 
-def test_full_device_means_store_away(store, monkeypatch):
+def test_full_device_means_unavailable(store, monkeypatch):
     """The error of the system itself, at the write."""
-    store.take(KEY, ask())
+    store.take(KEY, make_request())
     pwrite = os.pwrite
     with Path("/dev/full").open("r+b", buffering=0) as device, monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", lambda _fd, data, offset: pwrite(device.fileno(), data, offset))
         with pytest.raises(StoreUnavailableError, match="No space left"):
-            store.take(KEY, ask())
+            store.take(KEY, make_request())
         patch.setattr(os, "pwrite", lambda _fd, data, _offset: len(data) // 2)
         with pytest.raises(StoreUnavailableError, match="cut short"):
-            store.take(KEY, ask())
+            store.take(KEY, make_request())
     assert left(store) == (1, 2)
 
 
@@ -720,7 +720,7 @@ def test_passing_trouble_spares_settings(path, clock, monkeypatch):
         try:
             store = FileStore(path, clock=clock)
             with pytest.raises(StoreUnavailableError, match="Too many open files"):
-                store.take(KEY, ask())
+                store.take(KEY, make_request())
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limit)
         patch.undo()
@@ -733,7 +733,7 @@ def test_replaced_file_is_noticed(tmp_path, path, clock, how):
     """Another file at the path is noticed: all go on with the file that is there now."""
     stores = [FileStore(path, clock=clock) for _ in range(2)]
     for store in stores:
-        store.take(KEY, ask())
+        store.take(KEY, make_request())
     if how == "deleted":
         path.unlink()
     elif how == "moved":
@@ -752,8 +752,8 @@ def test_replaced_file_is_noticed(tmp_path, path, clock, how):
 def test_file_deleted_while_locking_noticed(path, store):
     """No process would read a record written there."""
     store._lock_patience = 60
-    store.take(KEY, ask())
-    holder = started("hold(); store.take('shared', ask())", path)
+    store.take(KEY, make_request())
+    holder = started("hold(); store.take('shared', make_request())", path)
     expect(holder, "held")
     found = []
     thread = threading.Thread(target=lambda: found.append(left(store, seen=8)))
@@ -769,7 +769,7 @@ def test_constantly_replaced_file_given_up(store, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(file_store, "_lstat", lambda _path: None)
         with pytest.raises(StoreUnavailableError, match="replaced again"):
-            store.take(KEY, ask())
+            store.take(KEY, make_request())
     assert left(store) == (0, 1)
 
 
@@ -782,7 +782,7 @@ def test_closing_what_others_closed(store):
 
 def test_foreign_descriptor_is_never_written(tmp_path, store):
     """A descriptor closed by others is never written to: a daemon closes all, and the number is another file's."""
-    store.take(KEY, ask())
+    store.take(KEY, make_request())
     os.close(store._fd)
     assert left(store) == (1, 2)
     innocent = store._fd
@@ -798,7 +798,7 @@ def test_directory_change_changes_nothing(tmp_path, clock, monkeypatch):
     """A change of directory changes nothing: a relative path is resolved when it is given."""
     monkeypatch.chdir(tmp_path)
     store = FileStore("limits", clock=clock)
-    store.take(KEY, ask())
+    store.take(KEY, make_request())
     store.close()
     monkeypatch.chdir("/")
     assert left(store) == (1, 2)
@@ -810,7 +810,7 @@ def test_directory_change_changes_nothing(tmp_path, clock, monkeypatch):
 
 def fill(store):
     for number in range(256):
-        assert store.take(f"model {number}", ask(100 + number)).reserved
+        assert store.take(f"model {number}", make_request(100 + number)).reserved
 
 
 def test_full_table_reuses_idlest_place(store, clock):
@@ -818,12 +818,12 @@ def test_full_table_reuses_idlest_place(store, clock):
     fill(store)
     clock.micros += 100
     with pytest.raises(StoreUnavailableError, match="full: 256 keys"):
-        store.take("one more", ask())
+        store.take("one more", make_request())
     clock.micros += 1
-    assert store.take("one more", ask(50_000)).version == 1
+    assert store.take("one more", make_request(50_000)).version == 1
     assert left(store, "model 255")[0] == 355 - 101
     with pytest.raises(StoreUnavailableError, match="full"):
-        store.take("model 0", ask())  # its record has a place
+        store.take("model 0", make_request())  # its record has a place
     clock.micros += 10_000
     assert left(store, "model 0", seen=3) == (0, 4)
     assert left(store, "one more") == (50_000 - 10_000, 2)
@@ -833,7 +833,7 @@ def test_many_keys_cost_no_memory(store, clock):
     """Any number of keys costs no memory: idle ones are forgotten here as in memory."""
     for number in range(1500):
         clock.micros += 10
-        assert store.take(f"model {number}", ask()).version == 1
+        assert store.take(f"model {number}", make_request()).version == 1
     assert len(store._record_offsets) <= 1024
 
 
@@ -890,7 +890,7 @@ def test_system_clock_is_default(path):
     """The store reads the system clock where no other is given."""
     store = FileStore(path)
     assert isinstance(store._clock, SystemClock)
-    assert store.take(KEY, ask()).reserved
+    assert store.take(KEY, make_request()).reserved
     store.close()
 
 

@@ -328,7 +328,7 @@ class FakeTransport:
 
 
 class MemoryStore:
-    """A store in this process: the pure model behind a lock. ``reason`` set: it is away; ``hosts``: what it says of their number."""
+    """A store in this process: ``GcraState`` behind a lock. With ``reason`` set it is offline; ``hosts`` is the number it reports."""
 
     def __init__(self, clock, hosts=0) -> None:
         self.clock, self.hosts = clock, hosts
@@ -337,21 +337,21 @@ class MemoryStore:
         self.states: dict[str, GcraState] = {}
         self._lock = threading.Lock()
 
-    def _memory(self, key, what):
-        self.asked.append(what)
+    def _find_state(self, key, command):
+        self.asked.append(command)
         if self.reason is not None:
             raise StoreUnavailableError(self.reason)
         return self.states.setdefault(key, GcraState()), round(self.clock.monotonic() * 1e6)
 
-    def take(self, key, ask):
+    def take(self, key, request):
         with self._lock:
-            state, now = self._memory(key, ask)
-            return state.take(now, ask, hosts=self.hosts)
+            state, now = self._find_state(key, request)
+            return state.take(now, request, hosts=self.hosts)
 
-    def adjust(self, key, change):
+    def adjust(self, key, adjustment):
         with self._lock:
-            state, now = self._memory(key, change)
-            state.adjust(now, change)
+            state, now = self._find_state(key, adjustment)
+            state.adjust(now, adjustment)
 
     def close(self):
         pass

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 DEBT = 10**12
 
 
-def ask(cost: int = 1, *, burst: int = 1000, known: int = 0, seen: int = 0, horizon: int = 0) -> AcquireRequest:
-    """An ask of one bucket."""
+def make_request(
+    cost: int = 1, *, burst: int = 1000, known: int = 0, seen: int = 0, horizon: int = 0
+) -> AcquireRequest:
+    """Make a request that charges one bucket."""
     return AcquireRequest((BucketCharge("rpm", cost, burst, known),), horizon, NO_LIMIT, 0, seen, 1)
 
 
@@ -33,9 +35,9 @@ def work(store: FileStore, threads: int, rounds: int) -> None:
     def run(number: int) -> None:
         try:
             for _ in range(rounds):
-                store.take("shared", ask(0))
+                store.take("shared", make_request(0))
                 store.adjust("shared", Adjustment(credits={"rpm": -3}))
-                store.take(f"own of thread {number}", ask(0))
+                store.take(f"own of thread {number}", make_request(0))
         except BaseException as error:
             failed.append(error)
 
@@ -58,13 +60,13 @@ def race(path: str, barrier, count: int) -> None:
     barrier.wait(60)
     store = FileStore(path, clock=StoreClock(), patience=60)
     for _ in range(count):
-        store.take("shared", ask(0))
+        store.take("shared", make_request(0))
 
 
 def hammer(store: FileStore) -> None:
     """Go on until killed."""
     while True:
-        store.take("shared", ask(0))
+        store.take("shared", make_request(0))
         store.adjust("shared", Adjustment(credits={"rpm": -3}))
 
 

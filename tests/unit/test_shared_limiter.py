@@ -158,7 +158,7 @@ def test_dead_process_claim_expires():
 
 
 @pytest.mark.parametrize("way", ["cancel", "interrupt"])
-def test_place_ahead_is_given_back(way):
+def test_reservation_ahead_is_returned(way):
     """Cancelled between the reservation and its start: nothing is used, and the next one starts then."""
     (one, two), _, clock = processes(rpm=1200)
     assert at_once(one) == 1200

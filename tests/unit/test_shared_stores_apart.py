@@ -25,7 +25,7 @@ SECOND = 1_000_000
 BURST = 5
 
 
-def ask(cost=SECOND, latest=0):
+def make_request(cost=SECOND, latest=0):
     return AcquireRequest(
         (BucketCharge("rpm", cost, BURST * SECOND, 0),), horizon=0, latest=latest, spacing=0, seen=0, claimant=1
     )
@@ -47,15 +47,17 @@ def test_clocks_may_disagree(tmp_path_factory, offsets, turns):
             for clock in clocks:
                 clock.micros += step
             passed += step
-            admitted += stores[who % len(stores)].take("k", ask()).reserved
+            admitted += stores[who % len(stores)].take("k", make_request()).reserved
         assert admitted <= BURST * len(stores) + passed // SECOND + 1
         for store in stores:
             for clock in clocks:
                 clock.micros += BURST * SECOND
-            if not store.take("k", ask()).reserved:  # it finds just now that it is behind; its time goes on from here
+            if not store.take(
+                "k", make_request()
+            ).reserved:  # it finds just now that it is behind; its time goes on from here
                 for clock in clocks:
                     clock.micros += BURST * SECOND
-                assert store.take("k", ask()).reserved
+                assert store.take("k", make_request()).reserved
     finally:
         for store in stores:
             store.close()
@@ -68,7 +70,7 @@ def test_anothers_file_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ConfigurationError, match=r"belongs to another user .*\?shared=1"):
         FileStore.from_url(f"file://{tmp_path}/limits")
     store = FileStore.from_url(f"file://{tmp_path}/limits?shared=1")
-    assert store.take("k", ask()).reserved
+    assert store.take("k", make_request()).reserved
     store.close()
 
 
@@ -86,18 +88,18 @@ def test_other_queries_are_refused(tmp_path, query):
         FileStore.from_url(f"file://{tmp_path}/limits{query}")
 
 
-def test_names_push_nobody_out(tmp_path):
+def test_names_push_no_tenant_out(tmp_path):
     """Three hundred model names of one tenant leave the use of all others counted, and that of the tenant's newest models."""
     clock = StoreClock()
     with_file = FileStore(tmp_path / "limits", clock=clock)
     others = [f"other{number}:m" for number in range(100)]
     for key in others:
-        assert with_file.take(key, ask(BURST * SECOND)).reserved
+        assert with_file.take(key, make_request(BURST * SECOND)).reserved
     for number in range(300):
         clock.micros += 10
-        assert with_file.take(f"one:model {number}", ask(BURST * SECOND)).reserved
-    assert not any(with_file.take(key, ask()).reserved for key in others)
-    assert not any(with_file.take(f"one:model {number}", ask()).reserved for number in range(240, 300))
+        assert with_file.take(f"one:model {number}", make_request(BURST * SECOND)).reserved
+    assert not any(with_file.take(key, make_request()).reserved for key in others)
+    assert not any(with_file.take(f"one:model {number}", make_request()).reserved for number in range(240, 300))
     with_file.close()
 
 
@@ -134,7 +136,7 @@ def test_hung_file_blocks_no_call(tmp_path, monkeypatch):
 
     def ask_in_vain():
         with pytest.raises(StoreUnavailableError, match="released"):
-            store.take("k", ask())
+            store.take("k", make_request())
 
     monkeypatch.setattr(store, "_load_record", hang)
     thread = threading.Thread(target=ask_in_vain)
@@ -142,7 +144,7 @@ def test_hung_file_blocks_no_call(tmp_path, monkeypatch):
     try:
         assert hung.wait(20)
         with pytest.raises(StoreUnavailableError, match="another thread is busy"):
-            store.take("k", ask(latest=NO_LIMIT))
+            store.take("k", make_request(latest=NO_LIMIT))
         store.close()
     finally:
         release.set()

@@ -28,12 +28,12 @@ SECOND = 1_000_000
 KEY = "key"
 
 
-def want(cost=SECOND, *, burst=5 * SECOND, known=0, name="rpm"):
+def make_charge(cost=SECOND, *, burst=5 * SECOND, known=0, name="rpm"):
     return BucketCharge(name, cost, burst, known)
 
 
-def ask(*wants, horizon=0, latest=NO_LIMIT, spacing=SECOND, seen=0, claimant=1):
-    return AcquireRequest(wants or (want(),), horizon, latest, spacing, seen, claimant)
+def make_request(*charges, horizon=0, latest=NO_LIMIT, spacing=SECOND, seen=0, claimant=1):
+    return AcquireRequest(charges or (make_charge(),), horizon, latest, spacing, seen, claimant)
 
 
 @pytest.fixture
@@ -49,9 +49,9 @@ def store(request, clock):
 
 def drain(store, *, key=KEY, burst=5 * SECOND, name="rpm"):
     """Take all a bucket holds."""
-    taken = store.take(key, ask(want(burst, burst=burst, name=name)))
-    assert taken.reserved
-    return taken
+    result = store.take(key, make_request(make_charge(burst, burst=burst, name=name)))
+    assert result.reserved
+    return result
 
 
 def test_kind_is_a_store(store):
@@ -61,18 +61,18 @@ def test_kind_is_a_store(store):
 
 def test_burst_passes_then_rate(store, clock):
     """Five at once, the sixth when a fifth of the bucket is back, not a microsecond earlier."""
-    assert [store.take(KEY, ask()).reserved for _ in range(6)] == [True] * 5 + [False]
-    assert store.take(KEY, ask()).wait == SECOND
+    assert [store.take(KEY, make_request()).reserved for _ in range(6)] == [True] * 5 + [False]
+    assert store.take(KEY, make_request()).wait == SECOND
     clock.micros += SECOND - 1
-    assert store.take(KEY, ask()).wait == 1
+    assert store.take(KEY, make_request()).wait == 1
     clock.micros += 1
-    taken = store.take(KEY, ask())
-    assert (taken.reserved, taken.wait, taken.start, taken.full) == (True, 0, clock.micros, (5 * SECOND,))
+    result = store.take(KEY, make_request())
+    assert (result.reserved, result.wait, result.start, result.full) == (True, 0, clock.micros, (5 * SECOND,))
 
 
 def test_all_or_nothing(store):
     """A request that one bucket refuses is charged to none."""
-    both = ask(want(name="rpm"), want(3 * SECOND, name="tpm"))
+    both = make_request(make_charge(name="rpm"), make_charge(3 * SECOND, name="tpm"))
     assert store.take(KEY, both).full == (SECOND, 3 * SECOND)
     refused = store.take(KEY, both)
     assert (refused.reserved, refused.wait, refused.full) == (False, SECOND, (SECOND, 3 * SECOND))
@@ -82,26 +82,28 @@ def test_the_slowest_bucket_decides(store):
     """The wait is the longest of all."""
     drain(store, name="tpm")
     drain(store, name="rpm", burst=50 * SECOND)
-    taken = store.take(KEY, ask(want(name="tpm"), want(2 * SECOND, burst=50 * SECOND, name="rpm")))
-    assert (taken.reserved, taken.wait) == (False, 2 * SECOND)
+    result = store.take(
+        KEY, make_request(make_charge(name="tpm"), make_charge(2 * SECOND, burst=50 * SECOND, name="rpm"))
+    )
+    assert (result.reserved, result.wait) == (False, 2 * SECOND)
 
 
 @pytest.mark.parametrize("cost", [5 * SECOND, 7 * SECOND], ids=["all", "more"])
 def test_cost_over_burst_leaves_debt(store, clock, cost):
     """A cost of all and more is not split: it waits until nothing is used, and leaves a debt."""
-    store.take(KEY, ask())
-    large = ask(want(cost))
+    store.take(KEY, make_request())
+    large = make_request(make_charge(cost))
     assert store.take(KEY, large).wait == SECOND
     clock.micros += SECOND
     assert store.take(KEY, large).full == (cost,)
-    assert store.take(KEY, ask()).wait == cost - 4 * SECOND
+    assert store.take(KEY, make_request()).wait == cost - 4 * SECOND
 
 
 def test_zero_cost_reads_state(store):
     """A cost of nothing waits for no bucket and says how full it is, which is how a state is read."""
     drain(store)
-    taken = store.take(KEY, ask(want(0), want(0, name="tpm", known=7)))
-    assert (taken.reserved, taken.wait, taken.full) == (True, 0, (5 * SECOND, 7))
+    result = store.take(KEY, make_request(make_charge(0), make_charge(0, name="tpm", known=7)))
+    assert (result.reserved, result.wait, result.full) == (True, 0, (5 * SECOND, 7))
 
 
 @pytest.mark.parametrize(
@@ -116,53 +118,53 @@ def test_zero_cost_reads_state(store):
 def test_places_reserved_within_bounds(store, clock, horizon, latest, reserved):
     """Places are reserved ahead up to both bounds; one that is refused costs nothing."""
     drain(store)
-    taken = store.take(KEY, ask(horizon=horizon, latest=latest))
-    assert (taken.reserved, taken.wait, taken.start) == (reserved, SECOND, clock.micros + SECOND)
-    assert taken.full == (6 * SECOND if reserved else 5 * SECOND,)
+    result = store.take(KEY, make_request(horizon=horizon, latest=latest))
+    assert (result.reserved, result.wait, result.start) == (reserved, SECOND, clock.micros + SECOND)
+    assert result.full == (6 * SECOND if reserved else 5 * SECOND,)
 
 
 def test_no_call_overtakes(store):
     """A call that needs nothing of the empty bucket starts after the one that waits for it."""
     drain(store)
-    assert store.take(KEY, ask(horizon=SECOND)).wait == SECOND
-    other = store.take(KEY, ask(want(name="tpm"), horizon=SECOND, claimant=2))
+    assert store.take(KEY, make_request(horizon=SECOND)).wait == SECOND
+    other = store.take(KEY, make_request(make_charge(name="tpm"), horizon=SECOND, claimant=2))
     assert (other.reserved, other.wait) == (True, SECOND)
 
 
 def test_returned_place_frees_order(store):
     """A returned reservation frees its start and its cost; only the newest start can return."""
     drain(store)
-    first = store.take(KEY, ask(horizon=9 * SECOND))
-    second = store.take(KEY, ask(horizon=9 * SECOND))
+    first = store.take(KEY, make_request(horizon=9 * SECOND))
+    second = store.take(KEY, make_request(horizon=9 * SECOND))
     store.adjust(KEY, Adjustment(credits={"rpm": SECOND}, start=first.start))
-    assert store.take(KEY, ask(want(0))).wait == 2 * SECOND  # the second one's start still counts
+    assert store.take(KEY, make_request(make_charge(0))).wait == 2 * SECOND  # the second one's start still counts
     store.adjust(KEY, Adjustment(credits={"rpm": SECOND}, start=second.start))
-    assert store.take(KEY, ask(want(0))).wait == 0
-    assert store.take(KEY, ask()).wait == SECOND
+    assert store.take(KEY, make_request(make_charge(0))).wait == 0
+    assert store.take(KEY, make_request()).wait == SECOND
 
 
 def test_front_kept_for_large_call(store, clock):
     """Small calls of other queues do not use up the units that the claimant waits for."""
     drain(store)
-    large = ask(want(4 * SECOND), claimant=7)
+    large = make_request(make_charge(4 * SECOND), claimant=7)
     assert store.take(KEY, large).wait == 4 * SECOND
     for _ in range(4):
         clock.micros += SECOND
-        small = store.take(KEY, ask(claimant=8, horizon=9 * SECOND))
+        small = store.take(KEY, make_request(claimant=8, horizon=9 * SECOND))
         assert (small.reserved, small.wait) == (False, large.charges[0].cost - (clock.micros - 1_000_000_000))
-        taken = store.take(KEY, large)
-    assert taken.reserved
-    assert store.take(KEY, ask(claimant=8)).wait == SECOND  # and then the claim is gone
+        result = store.take(KEY, large)
+    assert result.reserved
+    assert store.take(KEY, make_request(claimant=8)).wait == SECOND  # and then the claim is gone
 
 
 def test_a_claim_expires(store, clock):
     """A claimant that does not come back, such as a killed process, holds the others up no longer than that."""
     drain(store)
-    store.take(KEY, ask(want(5 * SECOND), claimant=7))
+    store.take(KEY, make_request(make_charge(5 * SECOND), claimant=7))
     clock.micros += CLAIM_LIFE - 1
-    assert not store.take(KEY, ask(claimant=8)).reserved
+    assert not store.take(KEY, make_request(claimant=8)).reserved
     clock.micros += 1
-    assert store.take(KEY, ask(claimant=8)).reserved
+    assert store.take(KEY, make_request(claimant=8)).reserved
 
 
 @pytest.mark.parametrize(
@@ -175,40 +177,40 @@ def test_a_claim_expires(store, clock):
 def test_claim_can_be_given_up(store, clock, change, reserved):
     """A claim can be given up by its owner."""
     drain(store)
-    store.take(KEY, ask(want(5 * SECOND), claimant=7))
+    store.take(KEY, make_request(make_charge(5 * SECOND), claimant=7))
     clock.micros += SECOND
     store.adjust(KEY, change)
-    assert store.take(KEY, ask(claimant=8)).reserved is reserved
+    assert store.take(KEY, make_request(claimant=8)).reserved is reserved
 
 
-def test_who_cannot_wait_claims_nothing(store, clock):
+def test_impatient_caller_claims_nothing(store, clock):
     """A caller whose time is up before its place does not hold others up."""
     drain(store)
-    store.take(KEY, ask(want(5 * SECOND), latest=SECOND, claimant=7))
+    store.take(KEY, make_request(make_charge(5 * SECOND), latest=SECOND, claimant=7))
     clock.micros += SECOND
-    assert store.take(KEY, ask(claimant=8)).reserved
+    assert store.take(KEY, make_request(claimant=8)).reserved
 
 
 def test_gate_closes_probes_then_opens(store, clock):
     """The gate closes after a refusal, so that no call starts, then lets out one at a time, then opens for all."""
-    assert not store.take(KEY, ask()).gated
+    assert not store.take(KEY, make_request()).gated
     store.adjust(KEY, Adjustment(pause=3 * SECOND))
     store.adjust(KEY, Adjustment(pause=SECOND))  # a shorter one changes nothing
-    refused = store.take(KEY, ask())
+    refused = store.take(KEY, make_request())
     assert (refused.reserved, refused.wait, refused.gated) == (False, 3 * SECOND, True)
     clock.micros += 3 * SECOND
-    waits = [store.take(KEY, ask(horizon=9 * SECOND, spacing=2 * SECOND)).wait for _ in range(3)]
+    waits = [store.take(KEY, make_request(horizon=9 * SECOND, spacing=2 * SECOND)).wait for _ in range(3)]
     assert waits == [0, 2 * SECOND, 4 * SECOND]
     store.adjust(KEY, Adjustment(opened=True))
-    taken = store.take(KEY, ask(horizon=9 * SECOND))
-    assert (taken.gated, taken.wait) == (False, 4 * SECOND)  # after those that have a reservation
+    result = store.take(KEY, make_request(horizon=9 * SECOND))
+    assert (result.gated, result.wait) == (False, 4 * SECOND)  # after those that have a reservation
 
 
 def test_pause_beats_simultaneous_opening(store):
     """A gate opened and paused at once is paused: the newer word is the refusal."""
     store.adjust(KEY, Adjustment(pause=9 * SECOND))
     store.adjust(KEY, Adjustment(opened=True, pause=SECOND))
-    assert store.take(KEY, ask()).wait == SECOND
+    assert store.take(KEY, make_request()).wait == SECOND
 
 
 @pytest.mark.parametrize(
@@ -223,15 +225,17 @@ def test_settlement_credits_and_debts(store, credit, full):
     """Credit up to full; debt beyond empty."""
     drain(store)
     store.adjust(KEY, Adjustment(credits={"rpm": credit}))
-    assert store.take(KEY, ask(want(0))).full == (full,)
+    assert store.take(KEY, make_request(make_charge(0))).full == (full,)
 
 
 def test_a_debt_counts_from_now(store, clock):
     """Time in which the bucket was full pays for nothing."""
-    store.take(KEY, ask())
+    store.take(KEY, make_request())
     clock.micros += 60 * SECOND
     store.adjust(KEY, Adjustment(credits={"rpm": -SECOND, "tpd": -2 * SECOND, "tpm": SECOND}))
-    found = store.take(KEY, ask(want(0), want(0, name="tpd"), want(0, name="tpm", known=7)))
+    found = store.take(
+        KEY, make_request(make_charge(0), make_charge(0, name="tpd"), make_charge(0, name="tpm", known=7))
+    )
     assert found.full == (SECOND, 2 * SECOND, 7)  # a bucket that was never charged ignores credit
 
 
@@ -239,45 +243,47 @@ def test_service_figures_only_tighten(store):
     """Figures of the service lag behind ours."""
     drain(store)
     store.adjust(KEY, Adjustment(full={"rpm": 2 * SECOND, "tpm": 3 * SECOND}))
-    assert store.take(KEY, ask(want(0), want(0, name="tpm"))).full == (5 * SECOND, 3 * SECOND)
+    assert store.take(KEY, make_request(make_charge(0), make_charge(0, name="tpm"))).full == (5 * SECOND, 3 * SECOND)
     store.adjust(KEY, Adjustment(full={"rpm": 8 * SECOND}))
-    assert store.take(KEY, ask(want(0))).full == (8 * SECOND,)
+    assert store.take(KEY, make_request(make_charge(0))).full == (8 * SECOND,)
 
 
 def test_unknown_bucket_starts_as_told(store):
     """An unknown bucket starts where the caller says, not full."""
-    assert store.take(KEY, ask(want(known=5 * SECOND))).wait == SECOND
+    assert store.take(KEY, make_request(make_charge(known=5 * SECOND))).wait == SECOND
 
 
 def test_lost_state_starts_as_told(store):
     """A version older than the caller knows: a restart, a failover, a deleted file."""
     drain(store, burst=SECOND)
-    taken = store.take(KEY, ask(want(0, known=4 * SECOND), want(0, name="tpm", known=SECOND), seen=41))
-    assert (taken.version, taken.full) == (42, (4 * SECOND, SECOND))
-    same = store.take(KEY, ask(want(0, known=9 * SECOND), seen=42))
+    result = store.take(
+        KEY, make_request(make_charge(0, known=4 * SECOND), make_charge(0, name="tpm", known=SECOND), seen=41)
+    )
+    assert (result.version, result.full) == (42, (4 * SECOND, SECOND))
+    same = store.take(KEY, make_request(make_charge(0, known=9 * SECOND), seen=42))
     assert (same.version, same.full) == (43, (4 * SECOND,))  # nothing is lost
 
 
 def test_a_lost_state_never_loosens(store):
     """Charges of other processes since then count."""
     drain(store)
-    assert store.take(KEY, ask(want(0, known=SECOND), seen=41)).full == (5 * SECOND,)
+    assert store.take(KEY, make_request(make_charge(0, known=SECOND), seen=41)).full == (5 * SECOND,)
 
 
 def test_backward_clock_stands_still(store, clock):
     """A clock that steps back a little stands still: nothing is refilled twice."""
     drain(store)
     clock.micros -= SECOND
-    assert store.take(KEY, ask()).wait == SECOND
+    assert store.take(KEY, make_request()).wait == SECOND
     clock.micros += SECOND
-    assert store.take(KEY, ask()).wait == SECOND
+    assert store.take(KEY, make_request()).wait == SECOND
     store.adjust(KEY, Adjustment(credits={"rpm": SECOND}))
-    assert store.take(KEY, ask()).reserved
+    assert store.take(KEY, make_request()).reserved
 
 
 def test_versions_count_the_calls(store):
     """By one each."""
-    assert [store.take(KEY, ask(latest=0)).version for _ in range(8)] == list(range(1, 9))
+    assert [store.take(KEY, make_request(latest=0)).version for _ in range(8)] == list(range(1, 9))
 
 
 @pytest.mark.parametrize("other", ["", "key2", "Key", "ключ", "k" * 5000, "org:model\n\0"])
@@ -285,18 +291,18 @@ def test_keys_never_touch_each_other(store, other):
     """Keys do not touch each other, whatever is in them."""
     drain(store)
     store.adjust(KEY, Adjustment(pause=SECOND))
-    taken = store.take(other, ask())
-    assert (taken.reserved, taken.version, taken.gated) == (True, 1, False)
-    assert not store.take(KEY, ask()).reserved
+    result = store.take(other, make_request())
+    assert (result.reserved, result.version, result.gated) == (True, 1, False)
+    assert not store.take(KEY, make_request()).reserved
 
 
 def test_many_keys_keep_their_state(store):
     """More than one would use, each with its own state."""
     for number in range(200):
-        store.take(f"model {number}", ask(want(number + 1, burst=SECOND)))
-    found = [store.take(f"model {number}", ask(want(0))) for number in range(200)]
-    assert [taken.full[0] for taken in found] == list(range(1, 201))
-    assert {taken.version for taken in found} == {2}
+        store.take(f"model {number}", make_request(make_charge(number + 1, burst=SECOND)))
+    found = [store.take(f"model {number}", make_request(make_charge(0))) for number in range(200)]
+    assert [result.full[0] for result in found] == list(range(1, 201))
+    assert {result.version for result in found} == {2}
 
 
 def test_closing_loses_nothing(store):
@@ -304,7 +310,7 @@ def test_closing_loses_nothing(store):
     drain(store)
     store.close()
     store.close()
-    assert store.take(KEY, ask()).wait == SECOND
+    assert store.take(KEY, make_request()).wait == SECOND
 
 
 # --- against the model ---
@@ -381,8 +387,8 @@ def test_the_look_shows_every_field():
     for name in GcraState.__slots__:
         plain, changed = GcraState(), GcraState()
         for state in (plain, changed):
-            state.take(SECOND, ask(*(want(9 * SECOND, name=each) for each in _NAMES), claimant=5))
-            state.take(SECOND, ask(claimant=5))
+            state.take(SECOND, make_request(*(make_charge(9 * SECOND, name=each) for each in _NAMES), claimant=5))
+            state.take(SECOND, make_request(claimant=5))
             state.gate = 2 * SECOND
         if name == "full_at":
             changed.full_at["tpd"] += SECOND
@@ -417,20 +423,22 @@ def test_windows_stay_within_burst_rate(steps):
     state, now, admitted = GcraState(), 10_000, []
     for step, cost, claimant, horizon, kind, part in steps:
         now += step
-        taken = state.take(now, ask(want(cost, burst=_BURST), horizon=horizon, spacing=50, claimant=claimant))
-        assert taken.wait >= 0
+        result = state.take(
+            now, make_request(make_charge(cost, burst=_BURST), horizon=horizon, spacing=50, claimant=claimant)
+        )
+        assert result.wait >= 0
         if kind == "gate":
             state.adjust(now, Adjustment(pause=part))
-        if not taken.reserved:
+        if not result.reserved:
             continue
         if kind == "give back":
-            state.adjust(now, Adjustment(credits={"rpm": cost}, start=taken.start))
+            state.adjust(now, Adjustment(credits={"rpm": cost}, start=result.start))
             continue
         if kind == "settle":
             credit = min(part, cost - 1)
             state.adjust(now, Adjustment(credits={"rpm": credit}))
             cost -= credit  # noqa: PLW2901 - the final cost
-        admitted.append((taken.start, cost))
+        admitted.append((result.start, cost))
     admitted.sort()
     for i, (start, _) in enumerate(admitted):
         total = 0
@@ -445,10 +453,10 @@ def test_starts_keep_their_order(steps):
     state, now, newest = GcraState(), 10_000, 0
     for step, cost, claimant in steps:
         now += step
-        taken = state.take(now, ask(want(cost, burst=_BURST), horizon=700, claimant=claimant))
-        if taken.reserved:
-            assert taken.start >= newest
-            newest = taken.start
+        result = state.take(now, make_request(make_charge(cost, burst=_BURST), horizon=700, claimant=claimant))
+        if result.reserved:
+            assert result.start >= newest
+            newest = result.start
 
 
 @given(
@@ -462,7 +470,7 @@ def test_idle_state_says_nothing(now, asks):
         now += step
         state.take(now, each)
     fresh, now = GcraState(), max(state.idle_at(), now)
-    everything = ask(*(want(3, burst=3, name=name) for name in _NAMES), seen=0, claimant=77)
+    everything = make_request(*(make_charge(3, burst=3, name=name) for name in _NAMES), seen=0, claimant=77)
     assert state.take(now, everything)._replace(version=1) == fresh.take(now, everything)
 
 
@@ -483,10 +491,10 @@ def test_processes_take_turns(interval, burst, costs, horizon):
     due = [(draw.randrange(1000), number) for number in range(len(costs))]
     while due[0][0] < end:
         now, number = heapq.heappop(due)
-        each = want(costs[number] * interval, burst=burst * interval)
-        taken = state.take(now, ask(each, horizon=horizon, claimant=number + 1))
-        grants[number] += taken.reserved
-        wait = taken.wait if taken.reserved else max(min(taken.wait, SECOND), 5000)
+        each = make_charge(costs[number] * interval, burst=burst * interval)
+        result = state.take(now, make_request(each, horizon=horizon, claimant=number + 1))
+        grants[number] += result.reserved
+        wait = result.wait if result.reserved else max(min(result.wait, SECOND), 5000)
         heapq.heappush(due, (now + wait + draw.randrange(50, 300), number))
     used = sum(grant * cost for grant, cost in zip(grants, costs, strict=True)) * interval / (end + burst * interval)
     assert used > 0.97
@@ -508,7 +516,7 @@ def test_memory_is_no_store():
 def test_file_url_opens_file(tmp_path, clock):
     """A file URL opens a file store."""
     store = open_store(f"file://{tmp_path}/limits", clock=clock)
-    assert store.take(KEY, ask()).reserved
+    assert store.take(KEY, make_request()).reserved
     store.close()
 
 

@@ -198,9 +198,11 @@ def test_slots_right_at_any_moment():
 def test_file_right_at_any_moment(tmp_path):
     """The handler's charge and the interrupted one both count, exactly once, and the file is left unlocked."""
     numbers = itertools.count()
-    ask = AcquireRequest((BucketCharge("rpd", 1, LIMIT, 0),), horizon=0, latest=NO_LIMIT, spacing=0, seen=0, claimant=1)
+    make_request = AcquireRequest(
+        (BucketCharge("rpd", 1, LIMIT, 0),), horizon=0, latest=NO_LIMIT, spacing=0, seen=0, claimant=1
+    )
     handlers = itertools.cycle(
-        [lambda store: store.take("k", ask), lambda store: store.adjust("k", Adjustment(credits={"rpd": -1}))]
+        [lambda store: store.take("k", make_request), lambda store: store.adjust("k", Adjustment(credits={"rpd": -1}))]
     )
     seen = []
 
@@ -213,11 +215,11 @@ def test_file_right_at_any_moment(tmp_path):
         path = tmp_path / str(next(numbers))
         store = context["store"] = FileStore(path, clock=FakeClock())
         yield
-        store.take("k", ask)
+        store.take("k", make_request)
         store.adjust("k", Adjustment(credits={"rpd": -1}))
         yield
         other = FileStore(path, clock=FakeClock(), patience=0)  # the lock is free
-        nothing = ask._replace(charges=(ask.charges[0]._replace(cost=0),))
+        nothing = make_request._replace(charges=(make_request.charges[0]._replace(cost=0),))
         assert other.take("k", nothing).full == (2 + len(seen),)
         other.close()
         store.close()

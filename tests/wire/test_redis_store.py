@@ -50,12 +50,12 @@ SHORT = 0.1
 DECIDED = SHORT + 5
 
 
-def want(name="tpm", cost=36 * SECOND, burst=HOUR, known=0):
+def make_charge(name="tpm", cost=36 * SECOND, burst=HOUR, known=0):
     return BucketCharge(name, cost, burst, known)
 
 
-def ask(*wants, horizon=0, latest=NO_LIMIT, spacing=0, seen=0, claimant=1):
-    return AcquireRequest(wants or (want(),), horizon, latest, spacing, seen, claimant)
+def make_request(*charges, horizon=0, latest=NO_LIMIT, spacing=0, seen=0, claimant=1):
+    return AcquireRequest(charges or (make_charge(),), horizon, latest, spacing, seen, claimant)
 
 
 @contextlib.contextmanager
@@ -100,10 +100,10 @@ def test_url_finds_redis_store(redis_server):
     """It is a store, found by its URL through the door that the limiter uses."""
     store = open_store(redis_server.url)
     assert isinstance(store, RateLimitStore)
-    assert store.take(KEY, ask()).reserved
+    assert store.take(KEY, make_request()).reserved
     store.close()
     store.close()
-    assert store.take(KEY, ask()).version == 2  # opens again
+    assert store.take(KEY, make_request()).version == 2  # opens again
     store.close()
 
 
@@ -114,10 +114,10 @@ def test_one_round_trip_one_script(redis_server):
         client.config_resetstat()
         with stored(redis_server.url) as store:
             for _ in range(10):
-                store.take(KEY, ask())
+                store.take(KEY, make_request())
                 store.adjust(KEY, Adjustment(credits={"tpm": 1}))
         with stored(redis_server.url) as other:
-            other.take(KEY, ask())
+            other.take(KEY, make_request())
         stats = client.info("commandstats")
     calls = {name.removeprefix("cmdstat_"): found["calls"] for name, found in stats.items()}
     inside = {"time", "hgetall", "hset", "pexpire", "zscore", "zadd", "zremrangebyscore", "zcount", "config|resetstat"}
@@ -126,12 +126,12 @@ def test_one_round_trip_one_script(redis_server):
 
 def test_script_flush_is_not_noticed(redis_server, store):
     """NOSCRIPT sends the script once more, on the same connection."""
-    assert store.take(KEY, ask()).version == 1
+    assert store.take(KEY, make_request()).version == 1
     redis_server.do("SCRIPT", "FLUSH")
-    assert store.take(KEY, ask()).version == 2
+    assert store.take(KEY, make_request()).version == 2
     redis_server.do("SCRIPT", "FLUSH")
     store.adjust(KEY, Adjustment(pause=SECOND))
-    assert store.take(KEY, ask()).gated
+    assert store.take(KEY, make_request()).gated
 
 
 @pytest.mark.parametrize("how", ["restart", "FLUSHALL", "eviction"])
@@ -139,40 +139,40 @@ def test_lost_state_starts_from_known(how):
     """No caller sees an error; the bucket begins at the caller's own level, not full."""
     with running() as server, stored(server.url) as store:
         for _ in range(3):
-            newest = store.take(KEY, ask())
+            newest = store.take(KEY, make_request())
         if how == "restart":
             server.restart()
         elif how == "FLUSHALL":
             server.do("FLUSHALL")
         else:
             assert server.do("DEL", STATE) == 1
-        after = store.take(KEY, ask(want(known=HOUR - 50 * SECOND), seen=newest.version))
+        after = store.take(KEY, make_request(make_charge(known=HOUR - 50 * SECOND), seen=newest.version))
         assert after.reserved
         assert after.version == newest.version + 1
         assert after.full == (HOUR - 14 * SECOND,)
-        assert not store.take(KEY, ask(want(known=0))).reserved
+        assert not store.take(KEY, make_request(make_charge(known=0))).reserved
 
 
 def test_a_failover_that_lost_writes(redis_server, store):
     """An older version than the caller has seen: what he knows is the floor. A newer one: it is not."""
-    store.take(KEY, ask())
+    store.take(KEY, make_request())
     with redis_server.client() as client:
         older = client.hgetall(STATE)
         for _ in range(9):
-            newest = store.take(KEY, ask())
+            newest = store.take(KEY, make_request())
         client.delete(STATE)
         client.hset(STATE, mapping=older)
-    after = store.take(KEY, ask(want(known=newest.full[0]), seen=newest.version))
+    after = store.take(KEY, make_request(make_charge(known=newest.full[0]), seen=newest.version))
     assert after.version == newest.version + 1
     assert after.full[0] >= newest.full[0] + 36 * SECOND
-    again = store.take(KEY, ask(want(known=HOUR), seen=newest.version))
+    again = store.take(KEY, make_request(make_charge(known=HOUR), seen=newest.version))
     assert again.full[0] < after.full[0] + 36 * SECOND + 1
 
 
 def test_closed_idle_connections_stay_unused(redis_server, store):
     """Idle connections that the server closed are found out before a command is sent: no error."""
     for number in range(5):
-        assert store.take(KEY, ask()).version == number + 1
+        assert store.take(KEY, make_request()).version == number + 1
         redis_server.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         wait_for(lambda: not store._idle_links[0].is_usable())
 
@@ -187,64 +187,64 @@ def test_client_clocks_do_not_matter(redis_server, skew):
         stored(redis_server.url, clock=FakeClock(5000.0)) as one,
         stored(redis_server.url, clock=FakeClock(5000.0 + skew)) as other,
     ):
-        granted = [store.take(KEY, ask()).reserved for _ in range(60) for store in (one, other)]
+        granted = [store.take(KEY, make_request()).reserved for _ in range(60) for store in (one, other)]
         assert granted == [True] * 100 + [False] * 20
         seconds, part = redis_server.do("TIME")
-        start = one.take("another", ask()).start
+        start = one.take("another", make_request()).start
         assert abs(start - int(seconds) * SECOND - int(part)) < 20 * SECOND
 
 
 def test_backward_server_clock_stands_still(redis_server, store):
     """Of a clock that is a little behind the newest instant seen counts until it is there again."""
-    taken = store.take(KEY, ask())
-    ahead = taken.start + 4 * SECOND
+    result = store.take(KEY, make_request())
+    ahead = result.start + 4 * SECOND
     redis_server.do("HSET", STATE, "last", ahead)
-    assert store.take(KEY, ask()).start == ahead
+    assert store.take(KEY, make_request()).start == ahead
 
 
 def test_clock_going_back_changes_nothing(redis_server, store):
     """After a long step back each instant stays as far away as before: no call waits for the old time, and nothing is refilled."""
-    store.take(KEY, ask(want(cost=HOUR)))
+    store.take(KEY, make_request(make_charge(cost=HOUR)))
     with redis_server.client() as client:
         for name in ("last", "start", "tpm"):
             client.hincrby(STATE, name, 24 * HOUR)
-    taken = store.take(KEY, ask(want(cost=0)))
-    assert taken.reserved
-    assert HOUR - 60 * SECOND < taken.full[0] <= HOUR
-    taken = store.take(KEY, ask(want(cost=HOUR)))
-    assert not taken.reserved
-    assert 0 < taken.wait <= HOUR
+    result = store.take(KEY, make_request(make_charge(cost=0)))
+    assert result.reserved
+    assert HOUR - 60 * SECOND < result.full[0] <= HOUR
+    result = store.take(KEY, make_request(make_charge(cost=HOUR)))
+    assert not result.reserved
+    assert 0 < result.wait <= HOUR
 
 
 def test_long_idle_time_counts_fully(redis_server, store):
     """Only the clients' time is held back, never the server's."""
-    store.take(KEY, ask(want(cost=HOUR)))
+    store.take(KEY, make_request(make_charge(cost=HOUR)))
     with redis_server.client() as client:
         for name in ("last", "start", "tpm"):
             client.hincrby(STATE, name, -HOUR // 2)
-    taken = store.take(KEY, ask(want(cost=HOUR // 2)))
-    assert taken.reserved
+    result = store.take(KEY, make_request(make_charge(cost=HOUR // 2)))
+    assert result.reserved
 
 
 def test_client_time_replaces_forbidden_time(redis_server):
     """The client's time counts where scripts may not ask: five seconds a question at most, never back."""
     clock = FakeClock()
     with stored(redis_server.url, time_source="client", clock=clock) as store:
-        first = store.take(KEY, ask(want(cost=HOUR)))
+        first = store.take(KEY, make_request(make_charge(cost=HOUR)))
         assert abs(first.start - clock.now().timestamp() * SECOND) < 10
-        full = store.take("jump", ask(want(cost=HOUR))).full[0]
+        full = store.take("jump", make_request(make_charge(cost=HOUR))).full[0]
         for expected, step in [(3, 3), (8, 3600), (8, -7200), (13, 7200)]:
             clock.advance(step)
-            assert full - store.take("jump", ask(want(cost=0))).full[0] == expected * SECOND
+            assert full - store.take("jump", make_request(make_charge(cost=0))).full[0] == expected * SECOND
 
 
-def test_injected_time_is_taken(redis_server):
+def test_injected_time_is_used(redis_server):
     """The time of a test is used as it is: the hook of the common suite."""
     clock = FakeClock()
     with stored(redis_server.url, time_source="clock", clock=clock) as store:
-        assert store.take(KEY, ask(want(cost=HOUR))).start == 1000 * SECOND
+        assert store.take(KEY, make_request(make_charge(cost=HOUR))).start == 1000 * SECOND
         clock.advance(3599)
-        assert store.take(KEY, ask(want(cost=0))).full == (SECOND,)
+        assert store.take(KEY, make_request(make_charge(cost=0))).full == (SECOND,)
 
 
 # --- servers that do not answer -----------------------------------------------------------------------------------
@@ -253,20 +253,22 @@ def test_injected_time_is_taken(redis_server):
 def test_a_stopped_server(redis_server):
     """Decided in time, connected or not; a late answer is never read as the next one."""
     with stored(redis_server.url) as store:
-        store.take("a", ask())
+        store.take("a", make_request())
         redis_server.pause()
         try:
             with hurried(store):
                 for call in (store.take, store.take, store.take):
-                    said, seconds = fails(call, "a", ask())
+                    said, seconds = fails(call, "a", make_request())
                     assert "TimeoutError" in said
                     assert seconds < DECIDED
                 assert fails(store.adjust, "a", Adjustment())[1] < DECIDED
         finally:
             redis_server.resume()
-        taken = store.take("b", ask(want(), want("rpm")))  # after the server has worked off its input
-        assert len(taken.full) == 2
-        assert taken.version == 1
+        result = store.take(
+            "b", make_request(make_charge(), make_charge("rpm"))
+        )  # after the server has worked off its input
+        assert len(result.full) == 2
+        assert result.version == 1
 
 
 def test_many_threads_notice_at_once(redis_server):
@@ -275,7 +277,7 @@ def test_many_threads_notice_at_once(redis_server):
         redis_server.pause()
         try:
             with ThreadPoolExecutor(16) as pool:
-                for _, seconds in pool.map(lambda number: fails(store.take, f"k{number}", ask()), range(16)):
+                for _, seconds in pool.map(lambda number: fails(store.take, f"k{number}", make_request()), range(16)):
                     assert seconds < 1.0 + 5  # 16 one after the other
         finally:
             redis_server.resume()
@@ -286,17 +288,17 @@ def test_absent_server_is_tolerated():
     with running() as server:
         server.kill()
         with stored(server.url) as store:
-            said, seconds = fails(store.take, KEY, ask())
+            said, seconds = fails(store.take, KEY, make_request())
             assert "refused" in said
             assert seconds < DECIDED
             server.restart()
-            assert store.take(KEY, ask()).version == 1
+            assert store.take(KEY, make_request()).version == 1
 
 
 def test_silent_host_is_unavailable():
     """A host that accepts no connection is given up after the timeout."""
     with full_backlog() as port, stored(f"redis://127.0.0.1:{port}", timeout=SHORT) as store:
-        assert fails(store.take, KEY, ask())[1] < DECIDED
+        assert fails(store.take, KEY, make_request())[1] < DECIDED
 
 
 class Between:
@@ -341,15 +343,15 @@ def test_a_slow_server(redis_server):
     between = Between(redis_server.port)
     with serving(between) as proxy:
         with stored(f"redis://127.0.0.1:{proxy.port}") as store:
-            store.take(KEY, ask())
+            store.take(KEY, make_request())
             between.delay = PATIENCE
             with hurried(store):
                 for _ in range(3):
-                    assert fails(store.take, KEY, ask())[1] < DECIDED
+                    assert fails(store.take, KEY, make_request())[1] < DECIDED
         with running(requirepass="p") as locked:
             between.port, between.delay, between.most = locked.port, 0.4, 0
             with stored(f"redis://:p@127.0.0.1:{proxy.port}/3", timeout=0.5) as store:  # one answer of three fits
-                assert fails(store.take, KEY, ask())[1] < 0.5 + 5
+                assert fails(store.take, KEY, make_request())[1] < 0.5 + 5
                 assert between.most <= 2
 
 
@@ -359,16 +361,16 @@ def test_lost_answer_is_not_repeated(redis_server, keep):
     between = Between(redis_server.port)
     with serving(between) as proxy, stored(f"redis://127.0.0.1:{proxy.port}") as store:
         between.keep = keep
-        fails(store.take, KEY, ask())
+        fails(store.take, KEY, make_request())
         between.keep = None
         assert redis_server.do("HGET", STATE, "version") == "1"
-        healing = store.take(KEY, ask(want(cost=0)))
+        healing = store.take(KEY, make_request(make_charge(cost=0)))
         assert healing.version == 2
         assert 0 < healing.full[0] <= 36 * SECOND
         between.keep = min(keep, 3)  # this answer has four bytes
         fails(store.adjust, KEY, Adjustment(credits={"tpm": -SECOND}))
         between.keep = None
-        assert 0 < store.take(KEY, ask(want(cost=0))).full[0] <= 37 * SECOND
+        assert 0 < store.take(KEY, make_request(make_charge(cost=0))).full[0] <= 37 * SECOND
 
 
 def speaking(*answers):
@@ -425,23 +427,23 @@ UNEXPECTED = {
 
 
 @pytest.mark.parametrize("said", [*ERRORS.values(), *UNEXPECTED.values()], ids=[*ERRORS, *UNEXPECTED])
-def test_odd_server_replies_mean_away(said):
+def test_odd_server_replies_mean_unavailable(said):
     """Any other reply makes the store unavailable: one kind of error, a fresh connection, and it goes on later."""
     with (
         serving(speaking(LOOK, said, said, TAKEN)) as server,
         stored(f"redis://127.0.0.1:{server.port}") as store,
     ):
-        assert fails(store.take, KEY, ask())[1] < PATIENCE / 2  # nothing more is waited for
+        assert fails(store.take, KEY, make_request())[1] < PATIENCE / 2  # nothing more is waited for
         if "NOSCRIPT" in said.decode("latin-1"):
             assert server.connections == 1  # the second time in one question
         else:
-            fails(store.take, KEY, ask())
+            fails(store.take, KEY, make_request())
             assert server.connections == 2
-        assert store.take(KEY, ask()).version == 1
+        assert store.take(KEY, make_request()).version == 1
 
 
 @pytest.mark.parametrize("said", [b"+OK\r\n", b":0\r\n", b"*1\r\n:1\r\n"])
-def test_unconfirmed_adjustment_means_away(said):
+def test_unconfirmed_adjustment_means_unavailable(said):
     """An adjustment that the server does not confirm makes the store unavailable."""
     with (
         serving(speaking(LOOK, said)) as server,
@@ -463,14 +465,14 @@ def test_slow_bytes_end_at_limit():
                     return
 
     with serving(handler) as server, stored(f"redis://127.0.0.1:{server.port}") as store, hurried(store, 0.5):
-        assert fails(store.take, KEY, ask())[1] < 0.5 + 5
+        assert fails(store.take, KEY, make_request())[1] < 0.5 + 5
 
 
 def test_a_busy_server():
     """Another program's script that does not end: first silence, then BUSY."""
     with running(lua_time_limit=20) as server, stored(server.url) as store:
-        store.take(KEY, ask())
-        free = ask(want(cost=0))
+        store.take(KEY, make_request())
+        free = make_request(make_charge(cost=0))
 
         def loop():
             with server.client() as client, contextlib.suppress(Exception):
@@ -493,35 +495,35 @@ def test_a_busy_server():
 def test_replica_refuses_master_serves():
     """READONLY while the wrong one is asked, no repetition."""
     with running() as server, stored(server.url) as store:
-        store.take(KEY, ask())
+        store.take(KEY, make_request())
         server.do("REPLICAOF", "127.0.0.1", "1")
-        for call, given_ in ((store.take, ask()), (store.adjust, Adjustment(pause=1))):
+        for call, given_ in ((store.take, make_request()), (store.adjust, Adjustment(pause=1))):
             assert "ReadOnlyError" in fails(call, KEY, given_)[0]
         with stored(server.url):
             pass  # no error of the configuration
         server.do("REPLICAOF", "NO", "ONE")
-        assert store.take(KEY, ask()).version == 2
+        assert store.take(KEY, make_request()).version == 2
 
 
 def test_a_full_server():
     """OOM: nothing half written."""
     with running() as server, stored(server.url) as store:
-        store.take(KEY, ask())
+        store.take(KEY, make_request())
         before = server.do("HGETALL", STATE)
         server.do("CONFIG", "SET", "maxmemory", "1")
-        assert "OutOfMemoryError" in fails(store.take, KEY, ask())[0]
+        assert "OutOfMemoryError" in fails(store.take, KEY, make_request())[0]
         fails(store.adjust, KEY, Adjustment(pause=SECOND))
         server.do("CONFIG", "SET", "maxmemory", "0")
         assert server.do("HGETALL", STATE) == before
-        assert store.take(KEY, ask()).version == 2
+        assert store.take(KEY, make_request()).version == 2
 
 
 def test_foreign_key_moves_the_state(redis_server, store, caplog):
     """A key that another program uses with another type is left as it is: one warning, and all go to the same other key."""
     redis_server.do("SET", STATE, "mine")
-    assert store.take(KEY, ask(want(cost=HOUR))).reserved
+    assert store.take(KEY, make_request(make_charge(cost=HOUR))).reserved
     with stored(redis_server.url) as other:
-        assert not other.take(KEY, ask(want(cost=HOUR))).reserved
+        assert not other.take(KEY, make_request(make_charge(cost=HOUR))).reserved
     for _ in range(5):
         store.adjust(KEY, Adjustment())
     assert redis_server.do("GET", STATE) == "mine"
@@ -573,7 +575,7 @@ def test_absent_database_is_refused(redis_server):
     with pytest.raises(ConfigurationError, match="out of range"):
         RedisStore(redis_server.url + "/999", timeout=PATIENCE)
     with stored(redis_server.url + "/7") as store:
-        store.take(KEY, ask())
+        store.take(KEY, make_request())
     with redis_server.client(db=7) as client:
         assert client.exists(STATE)
 
@@ -581,14 +583,14 @@ def test_absent_database_is_refused(redis_server):
 def test_a_password_changed_while_running():
     """Unavailable until the new password is configured; the error shows the server's word, not the password."""
     with running(requirepass=CANARY) as server, stored(server.url) as store:
-        store.take(KEY, ask())
+        store.take(KEY, make_request())
         server.do("CONFIG", "SET", "requirepass", "new")
         server.password = "new"
-        assert store.take(KEY, ask()).reserved  # the connection is signed in
+        assert store.take(KEY, make_request()).reserved  # the connection is signed in
         server.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         wait_for(lambda: not store._idle_links[0].is_usable())
         with pytest.raises(StoreUnavailableError, match="AuthenticationError") as caught:
-            store.take(KEY, ask())
+            store.take(KEY, make_request())
         assert CANARY not in everything_said(caught.value)
 
 
@@ -603,12 +605,12 @@ def test_documented_rights_are_enough(redis_server):
     url = f"redis://limits:pw@127.0.0.1:{redis_server.port}"
     try:
         with stored(url) as store:
-            assert store.take(KEY, ask()).reserved
+            assert store.take(KEY, make_request()).reserved
             store.adjust(KEY, Adjustment(credits={"tpm": SECOND}, full={"tpm": HOUR}, pause=SECOND))
             redis_server.do("ACL", "SETUSER", "limits", "-hset")
-            fails(store.take, KEY, ask())
+            fails(store.take, KEY, make_request())
             redis_server.do("ACL", "SETUSER", "limits", "+hset", "-evalsha")
-            assert "NoPermissionError" in fails(store.take, KEY, ask())[0]
+            assert "NoPermissionError" in fails(store.take, KEY, make_request())[0]
         for change in (["-evalsha"], ["+evalsha", "resetkeys", "~other:*"]):
             redis_server.do("ACL", "SETUSER", "limits", *change)
             with pytest.raises(ConfigurationError, match="NoPermissionError"):
@@ -621,7 +623,7 @@ def test_the_password_is_nowhere(locked, caplog):
     """Not in a repr, a log, an error, a pickle, a copy."""
     caplog.set_level(logging.DEBUG)
     with running(requirepass=CANARY) as server, stored(server.url) as store:
-        store.take(KEY, ask())
+        store.take(KEY, make_request())
         seen = [
             repr(store),
             str(store),
@@ -631,7 +633,7 @@ def test_the_password_is_nowhere(locked, caplog):
         ]
         server.kill()
         with pytest.raises(StoreUnavailableError) as caught:
-            store.take(KEY, ask())
+            store.take(KEY, make_request())
         seen.append(everything_said(caught.value))
         for way in (pickle.dumps, copy.copy, copy.deepcopy):
             with pytest.raises(TypeError, match="cannot be pickled") as refused:
@@ -649,7 +651,7 @@ def test_quoting_server_shows_no_command(quotes):
         stored(f"redis://:{CANARY}@127.0.0.1:{server.port}") as store,
         pytest.raises(StoreUnavailableError) as caught,
     ):
-        store.take(KEY, ask())
+        store.take(KEY, make_request())
     assert CANARY not in everything_said(caught.value)
 
 
@@ -729,15 +731,15 @@ def tls(authority, tmp_path_factory):
 def test_tls_with_own_authority(tls):
     """A store works over TLS with an authority of its own, and keeps its connection."""
     with stored(tls.url) as store:
-        assert store.take(KEY, ask()).reserved
+        assert store.take(KEY, make_request()).reserved
         store.adjust(KEY, Adjustment(credits={"tpm": SECOND}))
         link = store._idle_links[0]
         assert link._connected_socket.version() in {"TLSv1.2", "TLSv1.3"}
-        assert store.take(KEY, ask()).version == 2
+        assert store.take(KEY, make_request()).version == 2
         assert store._idle_links == [link]  # tickets of TLS 1.3 are no reason to drop it
 
 
-def test_tls_nobody_vouches_for(tls, tmp_path):
+def test_untrusted_tls_is_refused(tls, tmp_path):
     """Another authority, the computer's own, another name: each refused when the store is made."""
     other = Authority(tmp_path)
     where = f"localhost:{tls.port}"
@@ -758,7 +760,7 @@ def test_tls_and_plain_never_meet(tls, redis_server, authority):
         f"rediss://localhost:{redis_server.port}?ssl_ca_certs={authority.file}",
     ):
         with stored(url, timeout=0.3) as store:
-            assert fails(store.take, KEY, ask())[1] < 0.3 + 5
+            assert fails(store.take, KEY, make_request())[1] < 0.3 + 5
 
 
 def test_endless_handshake_times_out(authority):
@@ -771,7 +773,7 @@ def test_endless_handshake_times_out(authority):
         serving(handler) as server,
         stored(f"rediss://localhost:{server.port}?ssl_ca_certs={authority.file}", timeout=SHORT) as store,
     ):
-        assert fails(store.take, KEY, ask())[1] < DECIDED
+        assert fails(store.take, KEY, make_request())[1] < DECIDED
 
 
 # --- keys ---------------------------------------------------------------------------------------------------------
@@ -785,23 +787,23 @@ def lifetime(server, key, begun):
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
-    wants=st.lists(
-        st.builds(want, st.sampled_from(NAMES), *[st.integers(0, 1 << 40)] * 3),
+    charges=st.lists(
+        st.builds(make_charge, st.sampled_from(NAMES), *[st.integers(0, 1 << 40)] * 3),
         min_size=1,
         max_size=6,
         unique_by=lambda w: w.name,
     ),
     pause=st.integers(0, 1 << 40),
 )
-def test_keys_outlive_their_state(redis_server, wants, pause):
+def test_keys_outlive_their_state(redis_server, charges, pause):
     """A key lives longer than the state it holds, and always for a second."""
     redis_server.do("DEL", STATE)
     with stored(redis_server.url) as store:
         begun = time.monotonic()
-        taken = store.take(KEY, ask(*wants, horizon=1 << 45))
-        until_idle = max(*taken.full, taken.wait) // 1000
+        result = store.take(KEY, make_request(*charges, horizon=1 << 45))
+        until_idle = max(*result.full, result.wait) // 1000
         least, most = lifetime(redis_server, STATE, begun)
-        longest = max(w.burst for w in wants) // 1000
+        longest = max(w.burst for w in charges) // 1000
         assert max(until_idle + 2 * longest - 5000, 0) < most
         assert least <= max(1000, until_idle + 2 * longest + 3)
         least, most = lifetime(redis_server, HOSTS, begun)
@@ -814,24 +816,24 @@ def test_keys_outlive_their_state(redis_server, wants, pause):
 
 def test_unused_model_leaves_nothing(redis_server, store):
     """A model that is not used any more leaves nothing behind at the server."""
-    store.take(KEY, ask(want(cost=1000, burst=1000)))
+    store.take(KEY, make_request(make_charge(cost=1000, burst=1000)))
     redis_server.do("PEXPIRE", HOSTS, 1)
     assert redis_server.do("PTTL", STATE) <= 1000
     wait_for(lambda: not redis_server.do("DBSIZE"))
-    assert store.take(KEY, ask(seen=5)).version == 6
+    assert store.take(KEY, make_request(seen=5)).version == 6
 
 
 def test_a_model_needs_little(redis_server, store):
     """All six limits, everything in use: 512 bytes, and some more for each further process."""
-    wants = [want(name, cost=10**9 + 7, burst=10**11 + 7) for name in NAMES]
-    store.take(KEY, ask(*wants, horizon=1 << 45, claimant=1 << 47))
+    charges = [make_charge(name, cost=10**9 + 7, burst=10**11 + 7) for name in NAMES]
+    store.take(KEY, make_request(*charges, horizon=1 << 45, claimant=1 << 47))
     store.adjust(KEY, Adjustment(pause=SECOND))
-    store.take(KEY, ask(*wants, claimant=(1 << 48) - 1))
+    store.take(KEY, make_request(*charges, claimant=(1 << 48) - 1))
     used = [redis_server.do("MEMORY", "USAGE", key, "SAMPLES", 0) for key in (STATE, HOSTS)]
     assert sum(used) <= 512, used
     for member in range(10):
         store._member_name = f"{member:08x}"
-        store.take(KEY, ask())
+        store.take(KEY, make_request())
     assert (redis_server.do("MEMORY", "USAGE", HOSTS, "SAMPLES", 0) - used[1]) / 10 <= 40
 
 
@@ -844,29 +846,29 @@ def test_keys_are_declared_and_separate(tmp_path):
         server.do("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         wait_for(lambda: "cluster_state:ok" in str(server.do("CLUSTER", "INFO")))
         for key in AWKWARD:
-            assert store.take(key, ask()).version == 1, key
+            assert store.take(key, make_request()).version == 1, key
             store.adjust(key, Adjustment(credits={"tpm": 1}))
         for key in AWKWARD:
-            assert store.take(key, ask()).version == 2, key
+            assert store.take(key, make_request()).version == 2, key
 
 
 def test_prefixes_stay_apart(redis_server):
     """Stores with different prefixes share no state."""
     with stored(redis_server.url) as one, stored(redis_server.url, prefix="other") as other:
-        assert one.take(KEY, ask()).version == other.take(KEY, ask()).version == 1
+        assert one.take(KEY, make_request()).version == other.take(KEY, make_request()).version == 1
 
 
 def test_idle_cluster_is_unavailable(tmp_path):
     """A cluster that serves no slot makes the store unavailable."""
     with running(cluster_enabled="yes", dir=tmp_path) as server, stored(server.url) as store:
-        assert "not served" in fails(store.take, KEY, ask())[0]
+        assert "not served" in fails(store.take, KEY, make_request())[0]
 
 
 @pytest.mark.parametrize("said", [ERRORS["MOVED"], ERRORS["ASK"]], ids=["MOVED", "ASK"])
 def test_cluster_redirect_is_not_followed(said):
     """A cluster that keeps the key elsewhere is not followed: this is a client of one node."""
     with serving(speaking(LOOK, said)) as server, stored(f"redis://127.0.0.1:{server.port}") as store:
-        assert "on another node" in fails(store.take, KEY, ask())[0]
+        assert "on another node" in fails(store.take, KEY, make_request())[0]
 
 
 # --- many ---------------------------------------------------------------------------------------------------------
@@ -875,26 +877,30 @@ def test_cluster_redirect_is_not_followed(said):
 def test_processes_are_counted(redis_server, store):
     """Those seen within 15 seconds, beating every 5."""
     with stored(redis_server.url) as other:
-        assert [store.take(KEY, ask()).hosts, other.take(KEY, ask()).hosts, store.take(KEY, ask()).hosts] == [1, 2, 2]
+        assert [
+            store.take(KEY, make_request()).hosts,
+            other.take(KEY, make_request()).hosts,
+            store.take(KEY, make_request()).hosts,
+        ] == [1, 2, 2]
         with redis_server.client() as client:
             before = client.zscore(HOSTS, store._member_name)
-            assert store.take(KEY, ask()).hosts == 2
+            assert store.take(KEY, make_request()).hosts == 2
             assert client.zscore(HOSTS, store._member_name) == before
             client.zadd(HOSTS, {other._member_name: before - 16 * SECOND})
-            assert store.take(KEY, ask()).hosts == 1
+            assert store.take(KEY, make_request()).hosts == 1
             client.zadd(HOSTS, {store._member_name: before - 6 * SECOND})
-            assert store.take(KEY, ask()).hosts == 1
+            assert store.take(KEY, make_request()).hosts == 1
             assert client.zrange(HOSTS, 0, -1) == [store._member_name]
             assert client.zscore(HOSTS, store._member_name) >= before
             client.delete(HOSTS)
-            assert store.take(KEY, ask()).hosts == 1
+            assert store.take(KEY, make_request()).hosts == 1
 
 
 def test_threads_share_a_few_connections(redis_server, store):
     """All get their own answers; the number of open connections is bounded, and all are closed in the end."""
 
     def work(number):
-        return [store.take(f"key {number}", ask(*[want()] * 1)).version for _ in range(30)]
+        return [store.take(f"key {number}", make_request(*[make_charge()] * 1)).version for _ in range(30)]
 
     with ThreadPoolExecutor(48) as pool:
         assert list(pool.map(work, range(48))) == [list(range(1, 31))] * 48
@@ -909,13 +915,13 @@ WORK = """
     from groq_provider.ratelimit.store.gcra_state import AcquireRequest, Adjustment, BucketCharge
     from groq_provider.ratelimit.store.redis import RedisStore
     store = RedisStore(sys.argv[1], timeout=20)
-    ask = AcquireRequest((BucketCharge("tpm", 36_000_000, 3_600_000_000, 0),), 0, 0, 0, 0, 1)
+    request = AcquireRequest((BucketCharge("tpm", 36_000_000, 3_600_000_000, 0),), 0, 0, 0, 0, 1)
     print("ready", flush=True)
     sys.stdin.readline()
     with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(lambda _: store.take(sys.argv[2], ask), range(320)))
+        results = list(pool.map(lambda _: store.take(sys.argv[2], request), range(320)))
     store.close()
-    print(sum(taken.reserved for taken in found), len({taken.version for taken in found}), max(taken.hosts for taken in found))
+    print(sum(result.reserved for result in results), len({result.version for result in results}), max(result.hosts for result in results))
 """
 
 
@@ -945,29 +951,29 @@ def test_processes_take_exactly_enough(redis_server):
 @needs_fork
 def test_forked_child_uses_own_connections(redis_server, store):
     """Locks held at the fork do not bind it; it counts as a process; the parent's connections serve on."""
-    store.take(KEY, ask())
-    store.take("parent", ask())
+    store.take(KEY, make_request())
+    store.take("parent", make_request())
     assert len(store._idle_links) == 1
     link = store._idle_links[0]
 
     def work():
-        first = store.take(KEY, ask())
-        versions = [store.take("child", ask()).version for _ in range(50)]
+        first = store.take(KEY, make_request())
+        versions = [store.take("child", make_request()).version for _ in range(50)]
         return first.hosts == 2 and versions == list(range(1, 51)) and store._idle_links[0] is not link
 
     with store._lock:
         child = fork(work)
-    assert [store.take("parent", ask()).version for _ in range(50)] == list(range(2, 52))
+    assert [store.take("parent", make_request()).version for _ in range(50)] == list(range(2, 52))
     assert join(child) == 0
     assert store._idle_links == [link]
-    assert store.take(KEY, ask()).hosts == 2
+    assert store.take(KEY, make_request()).hosts == 2
 
 
 @needs_fork
 def test_closing_child_spares_parents_connection(tls):
     """Closing in a child leaves the parent's connection alone: no goodbye is sent over the shared socket."""
     with stored(tls.url) as store:
-        store.take(KEY, ask())
+        store.take(KEY, make_request())
         link = store._idle_links[0]
 
         def work():
@@ -976,26 +982,26 @@ def test_closing_child_spares_parents_connection(tls):
             return True
 
         assert join(fork(work)) == 0
-        assert store.take(KEY, ask()).reserved
+        assert store.take(KEY, make_request()).reserved
         assert store._idle_links == [link]
 
 
 def test_interrupt_leaves_no_half_answer(redis_server, store, monkeypatch):
     """The connection it fell into is closed, not used again."""
-    store.take(KEY, ask())
+    store.take(KEY, make_request())
     link = store._idle_links[0]
     monkeypatch.setattr(link, "read_response", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        store.take(KEY, ask())
+        store.take(KEY, make_request())
     assert store._idle_links == []
     assert not link.is_connected if hasattr(link, "is_connected") else link._sock is None
-    assert store.take(KEY, ask()).version == 3
+    assert store.take(KEY, make_request()).version == 3
 
 
 def test_claims_expire_like_model(redis_server, store):
     """Claims live as long as the model says: the script has its own copy of the constant."""
-    store.take(KEY, ask(want(cost=HOUR), claimant=1))
-    waiting = store.take(KEY, ask(claimant=7))
+    store.take(KEY, make_request(make_charge(cost=HOUR), claimant=1))
+    waiting = store.take(KEY, make_request(claimant=7))
     assert not waiting.reserved
     with redis_server.client() as client:
         state = {name: int(value) for name, value in client.hgetall(STATE).items()}
@@ -1009,6 +1015,6 @@ def test_failures_leave_no_socket_behind():
     before = open_sockets()
     with serving(speaking(b"-LOADING x\r\n")) as server, stored(f"redis://127.0.0.1:{server.port}") as store:
         for _ in range(20):
-            fails(store.take, KEY, ask())
+            fails(store.take, KEY, make_request())
         assert store._idle_links == []
         wait_for(lambda: open_sockets() <= before + 1)  # the listener; threads of the server are about to close theirs
