@@ -34,7 +34,7 @@ class Permit:
         self.wake_lock: Lock | None = None  # while it waits; the grant releases it
 
     def release(self) -> None:
-        """Return the permit. Idempotent; never waits, so finalizers may call it."""
+        """Return the permit. Idempotent; never waits, so finalizers can call it."""
         # The attribute is unset if an interrupt struck in __init__.
         limiter, self._limiter = getattr(self, "_limiter", None), None
         if limiter is not None:

@@ -175,7 +175,7 @@ class CancelScope(CancelToken):
             self._bound = None
 
     def cancel(self) -> None:
-        """Cancel the call wherever it waits. Idempotent; may be called from any thread."""
+        """Cancel the call wherever it waits. Idempotent; you can call it from any thread."""
         if self._pid != os.getpid():
             # This is a copy in a forked child. A shutdown would end the parent's connection, and the lock may stay
             # locked for ever.

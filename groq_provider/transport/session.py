@@ -49,7 +49,7 @@ USER_AGENT = f"groq_provider/{__version__} (python-requests/{requests.__version_
 class SessionTransport:
     """Sends requests to one base URL.
 
-    Thread safety: any number of threads may send at once; nothing on the session changes after construction.
+    Thread safety: any number of threads can send at once; nothing on the session changes after construction.
 
     Args:
         base_url: ``https://host[:port]/prefix``, the prefix of all paths. A trailing ``/chat/completions`` is dropped.

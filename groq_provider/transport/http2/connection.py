@@ -120,7 +120,7 @@ class _Pipe:
 class Http2Connection:
     """A connected TLS socket, for which the server has chosen HTTP/2.
 
-    Thread safety: every method may be called from any thread.
+    Thread safety: you can call every method from any thread.
 
     Args:
         sock: The socket, which this object owns from now on.
@@ -339,7 +339,7 @@ class Http2Connection:
         self._settle_deferred()
 
     def drop(self, stream: Stream, *, cancelled: bool = False) -> None:
-        """End a stream. Idempotent; never waits, so finalizers and signal handlers may call it."""
+        """End a stream. Idempotent; never waits, so finalizers and signal handlers can call it."""
         self._deferred_changes.append((stream, cancelled, 0))
         self._settle_deferred()
 
@@ -406,12 +406,12 @@ class Http2Connection:
         self._settle_deferred()  # while we held the lock, others may have posted changes
 
     def _choose_reader(self) -> None:
-        """Choose a reader if there is none. Call with the lock held."""
+        """Choose a reader if there is none. The caller must hold the lock."""
         if self._reader is None and self._next_reader is None and self._waiting_streams:
             self._wake(next(iter(self._waiting_streams)), as_reader=True)
 
     def _wake(self, stream: Stream, *, as_reader: bool = False) -> None:
-        """Wake a waiting thread, possibly as the next reader. Call with the lock held.
+        """Wake a waiting thread, possibly as the next reader. The caller must hold the lock.
 
         It calls no Python function, as an interrupt could strike at its beginning: a thread that is not in
         _waiting_streams must have been woken.

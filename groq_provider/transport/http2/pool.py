@@ -80,7 +80,7 @@ class _Waiter:
 class Http2Pool:
     """The connections to one server.
 
-    Thread safety: any number of threads may send at once.
+    Thread safety: any number of threads can send at once.
 
     Args:
         host: Host of the server.
@@ -279,7 +279,7 @@ class Http2Pool:
     def _assign_place(self, waiter: _Waiter | None) -> list[Http2Connection]:
         """Reserve a place for a waiter if there is one; return the expired connections to close.
 
-        Call with the lock held.
+        The caller must hold the lock.
         """
         expired: list[Http2Connection] = []
         now, pid = self.clock.monotonic(), os.getpid()
@@ -367,7 +367,7 @@ class Http2Pool:
         self._settle_returned()
 
     def _serve_waiters(self) -> None:
-        """Serve the waiters in the order of their arrival, as far as possible. Call with the lock held."""
+        """Serve the waiters in the order of their arrival, as far as possible. The caller must hold the lock."""
         while self._queue:
             waiter = self._queue[0]
             if self._closed:
@@ -447,7 +447,7 @@ class Http2Pool:
                 new_connection.close()
 
     def _share_failure(self, problem: BaseException, scope: CancelScope) -> None:
-        """Pass a failure to connect to the waiters, unless it concerns only this call. Call with the lock held."""
+        """Pass a failure to connect to the waiters, unless it concerns only this call. The caller must hold the lock."""
         concerns_only_us = scope.cancelled or isinstance(problem, TimeoutError) or "timed out" in str(problem)
         if (
             concerns_only_us

@@ -108,7 +108,7 @@ class HTTP2Response:
         return stream.has_news() or bool(stream.connection.wait(stream, timeout))
 
     def drop(self) -> None:
-        """End the stream unless it has ended. Idempotent; never waits, so finalizers may call it."""
+        """End the stream unless it has ended. Idempotent; never waits, so finalizers can call it."""
         stream = self._stream
         if not stream.ended:
             stream.connection.drop(stream)
