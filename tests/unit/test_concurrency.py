@@ -1,4 +1,4 @@
-"""The number of calls at once: grows, shrinks and stays, alone and against models of a service."""
+"""The controller of calls in flight: its rules alone, and its results against models of a service."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from groq_provider.bulk.concurrency import FEWEST, MOST, Controller, comparable
 
 
 def rounds(controller, count=1, *, latency=1.0, **how):
-    """So many rounds with every slot in use: each time a call ends the next begins, as with workers; first in, first out."""
+    """Make rounds of calls with all slots in use: when a call ends the next begins, as with workers; first in, first out."""
     numbers = deque()
     for _ in range(count):
         for _ in range(controller.limit):
@@ -28,7 +28,7 @@ def rounds(controller, count=1, *, latency=1.0, **how):
 
 
 def at(limit, *, floor=1.0):
-    """A controller that has grown to *limit* and knows what a call takes alone."""
+    """Return a controller that has grown to *limit* and knows the latency of a call alone."""
     controller = Controller(initial=limit)
     controller._floor = floor
     controller._is_doubling = False
@@ -104,14 +104,14 @@ def mean(values):
 
 
 def test_it_begins_small():
-    """And never beyond its bound."""
+    """It begins with four calls, and never exceeds its bound."""
     assert Controller().limit == FEWEST == 4
     assert Controller(most=2).limit == 2
     assert MOST == 256
 
 
 def test_doubles_until_first_trouble():
-    """It doubles until the first trouble, while all slots are in use and latency stays."""
+    """It doubles until the first refusal or slow round, while all slots are in use."""
     controller, seen = Controller(), set()
     for _ in range(60):
         seen.add(controller.limit)
@@ -132,7 +132,7 @@ def test_later_growth_is_square_root(limit, more):
     ("limit", "refused_at", "more"), [(15, 16, 1), (12, 16, 1), (11, 16, 3), (16, 16, 4), (17, 16, 4)]
 )
 def test_grows_by_one_near_refusal(limit, refused_at, more):
-    """Near the last refused limit, from three quarters of it on, it grows by one; beyond it the room is back."""
+    """From three quarters of the last refused limit on it grows by one; beyond that limit faster again."""
     controller = at(limit)
     controller._refused_at = refused_at
     controller._grow()
@@ -167,7 +167,7 @@ def test_earlier_call_may_halve():
 
 
 def test_one_is_the_least():
-    """Whatever happens."""
+    """It never shrinks below one."""
     controller = at(2)
     for _ in range(5):
         controller.end(controller.start(), overloaded=True)
@@ -210,7 +210,7 @@ def test_stale_latencies_do_not_count():
 
 @pytest.mark.parametrize(("latency", "limit"), [(0.016, 6), (0.034, 6), (0.036, 1)])
 def test_tiny_differences_are_none(latency, limit):
-    """Differences too small to measure are none: a coarse clock gives 0 or 16 ms."""
+    """Differences too small to measure do not count: a coarse clock gives 0 or 16 ms."""
     controller = Controller()
     rounds(controller, 4, latency=0.001)
     assert controller.limit == 8
@@ -221,7 +221,7 @@ def test_tiny_differences_are_none(latency, limit):
 
 
 def test_lone_call_sets_floor():
-    """A call alone sets the floor, whatever it was before: with one there is nothing to shrink."""
+    """A call alone sets the floor, whatever it was before: a limit of one cannot shrink."""
     controller = at(1)
     rounds(controller, 40, latency=9.0)
     assert controller.limit > 1
@@ -240,7 +240,7 @@ def test_few_calls_are_no_measure():
 
 @pytest.mark.parametrize("slow", [3, 7, 9, 13])
 def test_some_slow_calls_no_trend(slow):
-    """The median counts, also where some did not end in time."""
+    """The median counts, even if some calls did not end in time."""
     controller = at(16)
     numbers = [controller.start() for _ in range(16)]
     for index, number in enumerate(numbers):
@@ -262,14 +262,14 @@ def test_empty_slots_stop_growth():
 
 
 def test_limiter_wait_stops_growth():
-    """It does not grow while callers wait for the limiter: more would only wait there."""
+    """It does not grow while calls wait in the limiter: more would only wait there, too."""
     controller = Controller()
     rounds(controller, 200, queued=True)
     assert controller.limit == 4
 
 
 def test_silent_calls_stop_growth():
-    """It does not grow on calls that tell nothing, such as those that fail at once."""
+    """It does not grow on calls without a latency, such as those that fail at once."""
     controller = Controller()
     rounds(controller, 200, latency=None)
     assert controller.limit == 4
@@ -317,7 +317,7 @@ def test_finds_knee_with_refusals(slots):
 @pytest.mark.parametrize("refuses", [False, True], ids=["queues", "refuses"])
 @pytest.mark.parametrize("spread", [0.0, 0.3], ids="spread {}".format)
 def test_follows_available_capacity(refuses, spread):
-    """It follows the room there is: down when capacity goes, up again when it returns."""
+    """It follows the service's capacity, down and up again."""
     service, controller = Service(60, refuses=refuses, spread=spread), Controller()
     service.run(controller, 8000)
     service.slots = 10
@@ -344,7 +344,7 @@ def test_long_answers_never_hold_down():
 
 @pytest.mark.parametrize("spread", [0.0, 0.6], ids="spread {}".format)
 def test_slower_work_never_holds_down(spread):
-    """Longer work or another route does not hold it down: that shrinking is no help shows before little is left."""
+    """Calls that become slower for good do not hold it down: it stops shrinking once that proves no help."""
     service, controller = Service(100_000, spread=spread), Controller()
     service.run(controller, 5000)
     service.seconds = 3.6
@@ -354,7 +354,7 @@ def test_slower_work_never_holds_down(spread):
 
 
 def test_outage_leaves_one_then_recovers():
-    """An outage leaves one, with no answer in time at all, and then all is well again."""
+    """An outage without any answer shrinks it to one; afterwards it grows again."""
     controller = at(64)
     rounds(controller, 60, latency=math.inf, queued=True)
     assert controller.limit == 1
@@ -378,7 +378,7 @@ _ENDS = st.fixed_dictionaries(
     st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40), _ENDS), max_size=200),
 )
 def test_it_stays_within_its_bounds(most, steps):
-    """Whatever begins and ends in whatever order."""
+    """The counts stay right in whatever order calls begin and end."""
     controller, numbers = Controller(most=most), []
     for begin, end, how in steps:
         numbers += [controller.start() for _ in range(max(0, min(begin, controller.limit - len(numbers))))]
@@ -408,14 +408,14 @@ def test_never_grows_with_free_slot(ends):
 
 @pytest.mark.parametrize("tokens", [8, 100, 5000])
 def test_length_ignored_with_reported_work(tokens):
-    """Length does not count where the service reports its work: half a second of network and queue, 2 ms a token."""
+    """Length does not count if the service reports its work: half a second of network and queue, 2 ms per token."""
     took = comparable(0.5 + 0.1 + tokens * 0.002, tokens, prompt=0.1, completion=tokens * 0.002)
     assert took == pytest.approx(0.5 + 0.2)
 
 
 @pytest.mark.parametrize("tokens", [10, 100, 5000])
 def test_length_barely_counts_without_report(tokens):
-    """Length hardly counts where the service reports no work: 0.1 s and 2 ms per token, a hundred take 0.3 s."""
+    """Length hardly counts if the service reports no work: at 0.1 s and 2 ms per token, 100 tokens take 0.3 s."""
     assert comparable(0.1 + tokens * 0.002, tokens, prompt=None, completion=None) == pytest.approx(0.3)
 
 
@@ -435,7 +435,7 @@ def test_length_barely_counts_without_report(tokens):
     ],
 )
 def test_odd_figures_give_sound_ones(duration, tokens, prompt, completion, expected):
-    """Never negative, never a failure."""
+    """The comparable latency is never negative, and computing it never fails."""
     assert comparable(duration, tokens, prompt=prompt, completion=completion) == pytest.approx(float(expected))
 
 

@@ -1,4 +1,4 @@
-"""The emulated service without its sockets: whatever is asked gets an answer, and made-up answers read as language."""
+"""The emulated service without its sockets: every request gets an answer, and default answers read as language."""
 
 import json
 import random
@@ -24,7 +24,7 @@ def chat(text="hi", **fields):
 
 
 def ask(body, *, emulator=None, target=CHAT, method="POST"):
-    """Status and parsed body (of a stream the events) that an emulator has for *body*; nothing is sent."""
+    """Return the status and the parsed body (of a stream the events) of an emulator's answer to *body*; nothing is sent."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     try:
         parsed = loads(data)
@@ -47,7 +47,7 @@ def content(body, **more):
     return found["choices"][0]["message"]["content"]
 
 
-# --- it always answers -----------------------------------------------------------------------------------------------------
+# --- every request gets an answer -----------------------------------------------------------------------------------------------------
 
 _FULL = chat(
     temperature=1,
@@ -140,7 +140,7 @@ def test_non_json_is_refused(data, says):
 @pytest.mark.parametrize("half", ["\ud83d", "a\udfffb"], ids=ascii)
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "stream"])
 def test_half_surrogates_travel_escaped(half, streamed):
-    """In a prompt and in a scripted reply: the answer holds what was given."""
+    """Lone surrogates of a prompt or a scripted reply are in the answer."""
     emulator = Emulator(speed=0)
     for script in (
         None,
@@ -160,7 +160,7 @@ def test_half_surrogates_travel_escaped(half, streamed):
 
 
 def test_impossible_answer_names_exception():
-    """A script that has no JSON form gets a 500 that is not worth another try; the limits are given back, the error is kept."""
+    """A script without a JSON form gives a 500 that must not be retried; the charge is returned, the error is in ``errors``."""
     emulator = Emulator(speed=0, limits={"tpm": 2000})
     emulator.enqueue(Reply(chunks=[{"content": object()}], times=5))
     for _ in range(5):
@@ -172,7 +172,7 @@ def test_impossible_answer_names_exception():
     "usage", [{}, {"prompt_tokens": None}, {"completion_tokens": -3}, {"total_tokens": "x"}], ids=str
 )
 def test_any_usage_can_be_scripted(usage):
-    """Figures that say nothing go out as they are."""
+    """A scripted usage may hold any value; it is sent as it is."""
     emulator = Emulator(speed=0, limits={"tpm": 100_000})
     emulator.enqueue(Reply("x", usage=usage))
     status, found = ask(chat(), emulator=emulator)
@@ -193,13 +193,13 @@ def test_any_usage_can_be_scripted(usage):
     ],
 )
 def test_targets_may_be_absolute(target, path, query):
-    """As clients send them to a proxy; what is recorded stays what came."""
+    """A target in absolute form, as clients send it to a proxy, is answered; the record keeps it as sent."""
     request = RecordedRequest(method="GET", target=target, headers={}, raw_headers=[], body=b"", json=None)
     assert (request.target, request.path, request.query) == (target, path, query)
 
 
 def test_absolute_targets_are_answered():
-    """Like those in origin form."""
+    """Targets in absolute form are answered like those in origin form."""
     assert ask(chat(), target=f"http://any.test{CHAT}")[0] == 200
     assert ask(b"", target="http://any.test/openai/v1/models", method="GET")[0] == 200
     assert ask(b"", target="http://any.test", method="GET")[0] == 404
@@ -273,7 +273,7 @@ _SCHEMAS = st.recursive(_LEAVES, lambda inner: _objects(inner) | _arrays(inner) 
 
 @given(_SCHEMAS, st.text(max_size=30))
 def test_examples_fit_their_schemas(case, text):
-    """Whatever types, bounds and choices are nested in whatever way."""
+    """An example fits its schema, however types, bounds and choices are nested."""
     schema, fits = case
     assert fits(example(schema, text=text))
 
@@ -314,7 +314,7 @@ def test_examples_fit_their_schemas(case, text):
     )
 )
 def test_odd_schemas_get_something(schema):
-    """What is no schema gets a value that has a JSON form."""
+    """A value that is not a schema gets an example with a JSON form."""
     json.dumps(example(schema), allow_nan=False)
 
 
@@ -343,14 +343,14 @@ def _tree(width):
     ids=["itself", "list", "tree", "wide-tree", "any-of", "all-of", "arrays", "many", "long", "circle"],
 )
 def test_endless_schemas_come_to_end(schema):
-    """What has no value that fits, or only huge ones, gets a value of bounded size, also over the request."""
+    """A schema that no value fits, or only huge ones, gets an example of bounded size, in a request, too."""
     assert len(json.dumps(example(schema))) < 1_000_000
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     assert ask(chat(response_format=wanted))[0] == 200
 
 
 def test_properties_as_list_are_refused():
-    """A 400 that says where."""
+    """A malformed schema is a 400 that names its place."""
     schema = {"type": "object", "properties": [{"name": "a"}]}
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
@@ -402,7 +402,7 @@ def _is_person(value):
 )
 @pytest.mark.parametrize("role", ["system", "user"])
 def test_prompts_with_schema_get_json(role, template, indent):
-    """JSON that fits the schema which the prompt is about, in whatever message it stands; ``json_object`` likewise."""
+    """The answer fits the schema in the prompt, in whatever message it is; so it does with ``json_object``."""
     told = {"role": role, "content": template % json.dumps(_PERSON, indent=indent)}
     body = {"model": OSS, "messages": [told, {"role": "user", "content": "Ada, a friend of Rex."}]}
     assert _is_person(json.loads(content(body)))
@@ -410,7 +410,7 @@ def test_prompts_with_schema_get_json(role, template, indent):
 
 
 def test_a_code_block_is_fenced():
-    """Where the prompt asks for one."""
+    """The answer is inside a Markdown fence if the prompt asks for one."""
     text = content(chat(f"Return the JSON in a ```json code block, by the schema {json.dumps(_PERSON)}"))
     found = re.fullmatch(r"```json\n(.*)\n```", text, re.DOTALL)
     assert _is_person(json.loads(found[1]))
@@ -438,7 +438,7 @@ def test_only_demands_get_json(text, wanted):
 
 
 def test_prompts_full_of_braces_quick():
-    """Looking for a schema ends."""
+    """The search for a schema ends, whatever the prompt."""
     assert ask(chat('json {"a":' * 20_000))[0] == 200
     assert ask(chat('json {"' + "x" * 200_000))[0] == 200
 
@@ -463,7 +463,7 @@ def _reads_as_language(text):
 
 @pytest.mark.parametrize("prompt", _PROMPTS)
 def test_prompts_of_demo_are_answered(prompt):
-    """In sentences about what was asked, not in an echo of it."""
+    """Known questions get sentences about their topic, not an echo."""
     text = sentences(prompt, random.Random(1))
     assert _reads_as_language(text)
     assert prompt.rstrip("?.") not in text
@@ -473,7 +473,7 @@ def test_prompts_of_demo_are_answered(prompt):
 
 @given(st.text(max_size=600), st.integers())
 def test_other_prompts_are_quoted(prompt, seed):
-    """If they are short; what follows are sentences, always the same for the same request. A single word begins its answer."""
+    """An answer quotes a short question and continues with the same sentences for the same request; a single word begins its answer."""
     text = sentences(prompt, random.Random(seed))
     assert text == sentences(prompt, random.Random(seed))
     prompt = prompt.strip()

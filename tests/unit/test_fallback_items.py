@@ -68,7 +68,7 @@ def limited(clock):
 
 @pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
 def test_items_are_of_class_batch(nested):
-    """In the limiter of each member, through one inside another, too; a single call is none of them."""
+    """Items are of class ``batch`` in each member's limiter, nested ones included; a single call is not."""
     clock = FakeClock()
     (first, of_first), (second, of_second) = limited(clock), limited(clock)
     both = FallbackProvider([first, second])
@@ -82,13 +82,13 @@ def test_items_are_of_class_batch(nested):
 
 
 def test_own_provider_takes_items():
-    """A member without classes is asked as for any call."""
+    """A member without classes is called by ``generate()``."""
     with FallbackProvider([Plain(FakeClock(), answer("A"), answer("B"))]) as provider:
         results = provider.generate_many(["a", "b"], max_workers=1)
         assert [result.response.content for result in results] == ["A", "B"]
 
 
-#: What the first member spends before the second is asked, which takes half a second: the time of it, and the wait of that.
+#: The seconds that the first member spends before the second is asked, which takes half a second; and the part of them that is waiting.
 BEFORE = {
     "refused": ([refusal(503)], [], 0.5, 0.0),
     "after-a-wait": ([refusal(503)], [2.0], 2.5, 2.0),
@@ -137,7 +137,7 @@ def test_slow_limiter_before_counts():
 
 
 def test_first_members_timing_stays():
-    """Where the first member answers nothing is added, nor anything to an answer that has no times."""
+    """Nothing is added if the first member answers, or to an answer without times."""
     clock = FakeClock()
     with FallbackProvider([Plain(clock, answer("a"))], clock=clock) as provider:
         assert provider.generate("x").timing.total == 0.5

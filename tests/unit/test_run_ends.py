@@ -21,7 +21,7 @@ def run_of(items, call, *, ordered=True, workers=2):
 
 
 def closed_after(count):
-    """Calls of a provider that is closed after so many."""
+    """Return the call of a provider that is closed after some answers."""
     numbers = itertools.count(1)
 
     def call(request, token):
@@ -46,7 +46,7 @@ def results_and_end(run):
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as-completed"])
 @pytest.mark.parametrize("source", INPUTS.values(), ids=INPUTS)
 def test_closed_provider_ends_loudly(source, ordered, workers):
-    """Of 100 items those taken have a result each; then the error says that the others were not, as often as one asks."""
+    """Of 100 items each one read has a result; then each ``next()`` raises the error that the others were not read."""
     run = run_of(source(100), closed_after(5), ordered=ordered, workers=workers)
     results, end = results_and_end(run)
     assert sum(result.ok for result in results) == 5
@@ -58,7 +58,7 @@ def test_closed_provider_ends_loudly(source, ordered, workers):
 
 @pytest.mark.parametrize("count", [3, 4, 5])
 def test_closed_run_with_nothing_left(count):
-    """Where every item of the input was taken, each has its result, and that is the end."""
+    """If the input was read to its end, each item has a result, and the run ends without an error."""
     run = run_of([str(number) for number in range(count)], closed_after(count - 1))
     results, end = results_and_end(run)
     assert ([result.ok for result in results].count(False), end) == (1, None)
@@ -93,7 +93,7 @@ class _Interrupted:
 
 
 def test_finished_run_stays_finished():
-    """A close after the end changes nothing: there is nothing more, and that is no error."""
+    """A close after the end changes nothing: ``next()`` still raises ``StopIteration``."""
     run = run_of(["a", "b"], closed_after(99))
     assert [result.ok for result in run] == [True, True]
     run.close()
@@ -102,7 +102,7 @@ def test_finished_run_stays_finished():
 
 @pytest.mark.parametrize("count", [4, 5])
 def test_cancelled_run_says_whats_left(count):
-    """A cancel once all items were taken leaves none out, and so is no error of the run."""
+    """A cancel after the whole input was read skips no item, so the run ends without an error."""
     run = run_of([str(number) for number in range(count)], closed_after(99), workers=2)
     assert next(run).ok  # four were taken, or the fifth is left
     run.cancel()

@@ -48,7 +48,7 @@ def waiting(release):
 
 
 def test_struck_tells_handlers_apart():
-    """Nothing of ours below: no handler; other threads run none."""
+    """Without a frame of this package below it is not a handler; other threads run none."""
     assert not in_signal_handler("groq_provider.")
     assert in_a_handler(lambda: in_signal_handler("groq_provider."))
     assert not in_a_handler(lambda: in_signal_handler("groq_provider.bulk.run"))
@@ -62,14 +62,14 @@ def test_struck_tells_handlers_apart():
 @pytest.mark.parametrize("workers", [3, "auto"])
 @pytest.mark.parametrize("ordered", [True, False])
 def test_handlers_run_needs_no_thread(workers, ordered):
-    """Its items are worked on in the handler's thread, whatever locks that holds."""
+    """The handler's thread works on the items, whatever locks it holds."""
     results = in_a_handler(lambda: list(run_of(["a", "b", "c"], answered, workers, ordered)))
     assert [result.index for result in results] == [0, 1, 2]
     assert {result.response[0] for result in results} == {threading.get_ident()}
 
 
 def test_older_run_is_not_awaited():
-    """Its threads may need what the interrupted call holds; the run itself is as it was."""
+    """Iterating raises, since its threads may need a lock of the interrupted call; the run itself stays usable."""
     release = threading.Event()
     with run_of(["a"], waiting(release)) as run:
         with pytest.raises(RuntimeError, match="signal handler"):
@@ -79,7 +79,7 @@ def test_older_run_is_not_awaited():
 
 
 def test_run_closes_without_waiting():
-    """The items end, and the threads are given back by the next close."""
+    """``close()`` ends the items, and the next one waits for the threads."""
     begun = threading.Event()
     release, lock = threading.Event(), threading.Lock()
     held = waiting(release)
@@ -95,7 +95,7 @@ def test_run_closes_without_waiting():
     run = run_of(["a"], call)
     run._submit_items()
     assert begun.wait(PATIENCE)
-    with lock:  # what the interrupted call holds
+    with lock:  # a lock of the interrupted call
         in_a_handler(run.close)
     assert release.is_set()
     with pytest.raises(RuntimeError):
@@ -106,7 +106,7 @@ def test_run_closes_without_waiting():
 
 
 def test_run_may_read_run():
-    """The input of one may be another, which is no handler: over threads as ever."""
+    """The input of a run may be another run, which is not a handler: it uses threads."""
     first = run_of(["a", "b", "c"], answered)
     second = run_of((f"{result.index}" for result in first), answered)
     results = list(second)

@@ -1,4 +1,4 @@
-"""What a run over threads does where the system has no more of them to give."""
+"""A run on a system that starts no more threads."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_every_item_has_result(*, grants, then, count, workers, ordered, linger)
 @pytest.mark.parametrize("workers", [4, "auto"])
 @pytest.mark.parametrize("ordered", [True, False])
 def test_one_thread_does_all(workers, ordered):
-    """Where only the first can be started, it goes on with the items that the others would have taken."""
+    """If only the first thread can be started, it works on the items of the others, too."""
     first, go = threading.Event(), threading.Event()
 
     def call(request, token):
@@ -87,7 +87,7 @@ def test_one_thread_does_all(workers, ordered):
 
     def items():
         yield "0"
-        assert first.wait(PATIENCE)  # it is in the middle of its item while others are wanted
+        assert first.wait(PATIENCE)  # it works on its item while more threads are needed
         yield from ("1", "2", "3")
         go.set()
 
@@ -113,7 +113,7 @@ def test_without_threads_results_come_singly(ordered):
 
 
 def test_threads_are_used_again():
-    """A system that has threads again is asked for them at the next result."""
+    """The run tries to start threads again at each result."""
     system = Scarce()
     with system, run_of(list("abcdef"), answered, workers=1) as run:
         here = str(threading.get_ident())
@@ -125,7 +125,7 @@ def test_threads_are_used_again():
 @pytest.mark.parametrize("linger", [0, PATIENCE])
 @pytest.mark.parametrize("workers", [1, "auto"])
 def test_idle_thread_is_woken(workers, linger, monkeypatch):
-    """A thread that has done its items waits for further ones a while; with an end of that, another takes them."""
+    """A thread without items waits a while for the next; if it has ended by then, a new thread is started."""
     monkeypatch.setattr(bulk, "_IDLE_SECONDS", linger)
 
     def items():
@@ -159,7 +159,7 @@ def test_late_ring_loses_nothing(monkeypatch):
 
     def late(bell):
         if not run._closed:
-            wait_for(done)  # the wait of its thread ended without it
+            wait_for(done)  # its thread woke by its timeout
         ring(bell)
         rung.append(bell)
 
@@ -176,7 +176,7 @@ def test_late_ring_loses_nothing(monkeypatch):
 
 @pytest.mark.parametrize("workers", [2, "auto"])
 def test_cancel_without_threads(workers):
-    """What was taken and not begun is cancelled; what was not taken is the error at the end."""
+    """A cancel ends the items that were read and not begun; the unread ones are the error at the end."""
     cancel = CancelToken()
 
     def call(request, token):
@@ -194,7 +194,7 @@ def test_cancel_without_threads(workers):
 
 
 def test_close_without_threads():
-    """Items that wait for a thread that never comes hold nothing up."""
+    """``close()`` does not wait for items that no thread has begun."""
     with Scarce(), run_of(list("abcdef"), answered) as run:
         run._submit_items()
         waiting = list(run._ordered_futures)
@@ -204,7 +204,7 @@ def test_close_without_threads():
 
 @pytest.mark.parametrize("ordered", [True, False])
 def test_interrupt_in_own_thread(ordered):
-    """Ctrl-C while the iterating thread works on an item comes out of the run, which is closed then."""
+    """Ctrl-C while the iterating thread works on an item closes the run and propagates."""
 
     def call(request, token):
         raise KeyboardInterrupt

@@ -110,7 +110,7 @@ def test_one_result_per_item(ordered, workers):
 
 @pytest.mark.parametrize("workers", [2, "auto"])
 def test_an_empty_input_gives_nothing(workers):
-    """And ends."""
+    """A run over an empty input ends at once."""
     assert list(bulk([], max_workers=workers)) == []
 
 
@@ -124,7 +124,7 @@ def test_endless_input_read_as_needed(ordered, workers):
     taken = itertools.count()
     most = 0
     with bulk((str(next(taken)) for _ in itertools.count()), max_workers=workers, ordered=ordered) as run:
-        assert next(taken) == 0  # nothing is read before the first result is wanted
+        assert next(taken) == 0  # nothing is read before the first ``next()``
         for given in range(50):
             next(run)
             most = max(most, run.submitted - given)
@@ -137,7 +137,7 @@ def test_endless_input_read_as_needed(ordered, workers):
 
 
 def test_an_error_is_a_result():
-    """The others go on."""
+    """One item that fails does not stop the others."""
 
     def call(request, token):
         if request.messages[0].content == "b":
@@ -161,7 +161,7 @@ def test_non_request_item_gives_error(bad):
 
 
 def test_bug_spares_other_items():
-    """A bug in one item does not take the others with it: it is wrapped, its cause kept."""
+    """A bug in one item does not end the others: the error wraps it as its cause."""
 
     def call(request, token):
         if request.messages[0].content == "b":
@@ -191,14 +191,14 @@ def test_items_take_several_forms():
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5, True, None, "2", "", "AUTO", "automatic", b"auto"], ids=repr)
 def test_worker_count_is_checked(workers):
-    """An integer of at least 1, or "auto"."""
+    """``max_workers`` must be an integer of at least 1, or "auto"."""
     with pytest.raises(e.ConfigurationError) as caught:
         bulk([], max_workers=workers)
     assert str(caught.value) == f'max_workers = {workers!r}: must be an integer of at least 1, or "auto"'
 
 
 def test_a_number_of_workers_stays():
-    """Whatever the service says."""
+    """A fixed number of workers stays, whatever errors the service sends."""
 
     def call(request, token):
         raise e.OverloadedError("full", status_code=498)
@@ -230,7 +230,7 @@ def test_single_prompt_is_refused(one):
 
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as completed"])
 def test_failing_input_raises_last(ordered):
-    """An input that fails raises after what was under way: nothing that was paid for is lost."""
+    """An input that fails raises after the results of the items in flight: no answer that was billed is lost."""
 
     def items():
         yield from "abc"
@@ -259,7 +259,7 @@ def test_cancel_ends_unfinished_items(how, ordered, workers):
     canceller.start()
     results = []
     with pytest.raises(e.RequestCancelledError, match="the others were not taken"):
-        results.extend(run)  # keeps what came before the error
+        results.extend(run)  # keeps the results before the error
     canceller.join()
     assert 1 <= len(results) <= 2 * run.workers
     assert {type(r.error) for r in results} == {e.RequestCancelledError}
@@ -267,7 +267,7 @@ def test_cancel_ends_unfinished_items(how, ordered, workers):
 
 
 def test_a_cancelled_token_begins_nothing():
-    """The input is not read."""
+    """A run with a cancelled token does not read its input."""
     token = CancelToken()
     token.cancel()
     with pytest.raises(e.RequestCancelledError, match="after 0 items"):
@@ -277,7 +277,7 @@ def test_a_cancelled_token_begins_nothing():
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as completed"])
 @pytest.mark.parametrize("workers", [2, "auto"])
 def test_early_exit_ends_unfinished_items(ordered, workers):
-    """Leaving early ends what is unfinished and gives back the threads before the with statement is over."""
+    """Leaving early ends the unfinished items and the threads before the ``with`` statement ends."""
     hold = Hold()
     hold.event("0").set()
     with bulk((str(i) for i in itertools.count()), hold, ordered=ordered, max_workers=workers) as run:
@@ -290,7 +290,7 @@ def test_early_exit_ends_unfinished_items(ordered, workers):
 
 @pytest.mark.parametrize("workers", [2, "auto"])
 def test_forgotten_run_is_collected(workers):
-    """A forgotten run is collected and ends its work: its threads hold nothing of it."""
+    """An abandoned run is collected and ends its work, since its threads do not refer to it."""
     hold = Hold()
     run = bulk((str(i) for i in itertools.count()), hold, max_workers=workers)
     hold.event("0").set()
@@ -298,14 +298,14 @@ def test_forgotten_run_is_collected(workers):
     gone = weakref.ref(run)
     del run
     gc.collect()
-    assert gone() is None  # that no thread is left is checked after every test
+    assert gone() is None  # a fixture checks after every test that no thread runs on
 
 
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as completed"])
 @pytest.mark.parametrize("where", ["waiting", "reading"])
 @pytest.mark.parametrize("workers", [2, "auto"])
 def test_interrupt_ends_run_and_propagates(monkeypatch, where, ordered, workers):
-    """Nothing is left running."""
+    """Ctrl-C during the wait or in the input closes the run and propagates."""
     hold = Hold()
 
     def items():
@@ -347,7 +347,7 @@ def test_exiting_worker_never_hangs_run(ordered, workers):
 
 
 def test_context_variables_reach_the_workers():
-    """Those of the thread that iterates, at each item."""
+    """Each item sees the context variables of the iterating thread at its submission."""
     trace = contextvars.ContextVar("trace", default="none")
     seen = []
 
@@ -381,16 +381,16 @@ class Crowd:
     """A service whose answers come only while every worker waits for one, so that no worker ever looks idle.
 
     Args:
-        latency: What an answer takes, in its own figures, with so many under way.
-        answer: Makes the answer of it; may raise.
+        latency: Function of the number of calls in flight; returns the reported seconds of an answer.
+        answer: Function of that latency; returns the answer, or raises.
     """
 
     def __init__(self, latency=lambda active: 1.0, answer=None):
         self.latency, self.answer = latency, answer or self.plain
         self.changed = threading.Condition()  # guards the rest
         self.active = self.most = self.asked = 0
-        self.waiting = []  # their numbers; who came first is answered first
-        self.over = False  # no further ones come: let the last ones go
+        self.waiting = []  # their numbers; the first to arrive is answered first
+        self.over = False  # there are no further items: release the last ones
         self.run = None
 
     @staticmethod
@@ -465,7 +465,7 @@ def test_refusal_burst_halves_workers_once(kind, caplog):
     error = e.RateLimitedError if kind.startswith("429") else e.OverloadedError
 
     def answer(number, took):
-        if number > 4:  # the first four are under way together
+        if number > 4:  # the first four are in flight together
             return Crowd.plain(number, took)
         if "answer" not in kind:
             raise error("no room", status_code=int(kind))
@@ -482,7 +482,7 @@ def test_refusal_burst_halves_workers_once(kind, caplog):
 
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as completed"])
 def test_slow_input_adds_no_workers(ordered):
-    """Each item comes when the one before is done."""
+    """A slow input, which yields an item only after the answer to the last one, adds no workers."""
     done = threading.Semaphore(1)
 
     def items():
@@ -499,14 +499,14 @@ def test_slow_input_adds_no_workers(ordered):
 
 
 def test_limiter_wait_adds_no_workers():
-    """Waiting in the limiter brings no more workers: they would only wait there, too."""
+    """Calls that wait in the limiter add no workers, which would only wait there, too."""
     crowd = Crowd(answer=lambda number, took: LLMResponse(timing=Timing(total=took + 0.2, wait=0.2)))
     with crowd.start(200) as run:
         assert {run.workers for _ in run} == {4}
 
 
 def test_context_variables_reach_changing_workers():
-    """Those of the thread that iterates."""
+    """With "auto", too, each item sees the context variables of the iterating thread."""
     trace = contextvars.ContextVar("trace", default="none")
     seen = set()
 
@@ -521,7 +521,7 @@ def test_context_variables_reach_changing_workers():
 
 @pytest.mark.parametrize("threads", [0, 1, 2])
 def test_run_survives_thread_shortage(monkeypatch, threads):
-    """A system without further threads makes do with those there are; without any, with the one that iterates."""
+    """If the system starts no more threads, the run uses those it has; without any, the iterating thread."""
     start, left = threading.Thread.start, itertools.count(1)
 
     def scarce(self):
@@ -543,7 +543,7 @@ def test_run_survives_thread_shortage(monkeypatch, threads):
 
 
 def test_wrong_answer_never_hangs_run():
-    """A call that keeps to no contract raises where its result is read."""
+    """A call that breaks its contract raises in the thread that reads its result."""
     with pytest.raises(AttributeError):
         next(bulk(["a"], lambda request, token: "text", max_workers="auto"))
 
@@ -581,7 +581,7 @@ def test_wrong_answer_never_hangs_run():
     ids=lambda value: type(value).__name__,
 )
 def test_item_reports_load(result, outcome):
-    """Latency without waiting on this side, refusals wherever they were met, nothing where nothing can be said."""
+    """The controller gets the latency without waits on this side, any refusal of an attempt, or nothing if nothing is known."""
     key = "error" if isinstance(result, Exception) else "response"
     assert _load_signals(BulkResult(index=0, custom_id="0", **{key: result})) == pytest.approx(outcome)
 
@@ -633,13 +633,13 @@ def test_time_limit_is_per_item(emulator, provider):
 
 @pytest.mark.over_http2("bridge")
 def test_closing_provider_ends_run(emulator, provider):
-    """Also one over an endless input."""
+    """Closing the provider ends a run, even over an endless input."""
     run = provider.generate_many((str(i) for i in itertools.count()), max_workers=2)
     next(run)
     provider.close()
     results = []
     with pytest.raises(e.ProviderClosedError, match="the others were not taken"):
-        results.extend(run)  # those that were quicker are good
+        results.extend(run)  # items that finished before the close succeeded
     assert {type(result.error) for result in results if not result.ok} == {e.ProviderClosedError}
     with pytest.raises(e.ProviderClosedError):
         provider.generate_many(["a"])
@@ -654,13 +654,13 @@ def test_wrong_token_is_refused_early(provider):
 
 @pytest.mark.over_http2("bridge")
 def test_cancelling_reaches_calls_under_way(emulator, provider):
-    """Over real sockets."""
+    """A cancel ends calls in flight over real sockets, too."""
     emulator.enqueue(Reply("x", delay=PATIENCE, times=None))
     token, taken = CancelToken(), threading.Event()
 
     def prompts():
         yield from "ab"
-        taken.set()  # else the cancel might leave the run in doubt whether there was more
+        taken.set()  # otherwise it would be open whether the input had more items
 
     def cancel():
         assert taken.wait(PATIENCE)
@@ -676,7 +676,7 @@ def test_cancelling_reaches_calls_under_way(emulator, provider):
 
 @pytest.mark.over_http2("bridge")
 def test_streams_and_runs_share_limiter(emulator, provider):
-    """One queue for all."""
+    """A stream and the items of a run share the provider's limiter, and release all that they reserved."""
     gate = Gate()
     emulator.enqueue(Reply("x", gate=gate))
     with provider.generate_stream("s") as stream:
@@ -689,7 +689,7 @@ def test_streams_and_runs_share_limiter(emulator, provider):
 @pytest.mark.over_http2("bridge")
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as completed"])
 def test_auto_grows_over_the_provider(ordered):
-    """With a service that takes all at once."""
+    """Against a service that answers any number of calls at once the workers grow."""
     with (
         Emulator(speed=0, latency=0.2) as emulator,
         GroqProvider(api_key=emulator.api_key, base_url=emulator.base_url) as provider,
@@ -704,7 +704,7 @@ def test_auto_grows_over_the_provider(ordered):
 @pytest.mark.parametrize("status", [429, 498])
 @pytest.mark.parametrize("retries", [0, 3])
 def test_auto_shrinks_over_the_provider(emulator, status, retries):
-    """On a refusal, whether a retry makes it good or not."""
+    """A refusal halves the workers, whether a retry succeeds or not."""
     error = {"type": "tokens", "code": "rate_limit_exceeded" if status == 429 else "capacity_exceeded"}
     error["message"] = "on tokens per minute (TPM): Limit 9000000, Used 9000000, Requested 9. Please try again in 50ms."
     emulator.enqueue(Reply(status=status, body={"error": error}, times=3))
@@ -735,7 +735,7 @@ class Exhausted(TokenBucketRateLimiter):
 
 @pytest.mark.over_http2("bridge")
 def test_auto_stops_growing_at_limit(emulator):
-    """Forty requests a second at most: the workers wait for them and no others come."""
+    """At forty requests per second the workers wait in the limiter, and no more are added."""
     limiter = Exhausted(RateLimits(rpm=2400))
     with (
         GroqProvider(api_key=emulator.api_key, base_url=emulator.base_url, rate_limiter=limiter) as provider,

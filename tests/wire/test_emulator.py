@@ -54,7 +54,7 @@ def send(connection, body, method="POST", path=CHAT, key=KEY):
 
 
 def call(emulator, body=None, method="POST", path=CHAT, key=KEY):
-    """Status, headers and body (parsed if it is JSON) of one request on a connection of its own."""
+    """Send one request on a connection of its own; return status, headers and body (parsed if it is JSON)."""
     with connect(emulator) as connection:
         response = send(connection, body, method, path, key)
         data = response.read()
@@ -83,7 +83,7 @@ def stream(emulator, **fields):
 
 
 def raw(emulator, body, size=None):
-    """Everything the socket gives for one request, with the error that ended it."""
+    """Send one request on a raw socket; return all bytes of the answer and the error that ended it."""
     host, port = emulator.base_url.rpartition("/")[2].rsplit(":", 1)
     data = json.dumps(body).encode()
     head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: {KEY}\r\ncontent-length: {len(data)}\r\n"
@@ -106,7 +106,7 @@ def raw(emulator, body, size=None):
 
 
 def test_answer_quotes_the_question(emulator):
-    """The content holds the last user text, so that crossed answers can be seen."""
+    """The content holds the last user text, so that tests can detect mixed-up answers."""
     assert content(emulator, chat("question 17")).startswith('You said: "question 17". ')
     assert content(emulator, chat("tag17")).startswith("tag17: ")
 
@@ -176,7 +176,7 @@ def test_repeated_prompt_reports_cached_tokens(emulator):
     ids=["oss", "oss-excluded", "oss-hidden", "qwen-parsed", "qwen-raw", "qwen-none"],
 )
 def test_reasoning_is_shown_as_asked(emulator, fields, visible):
-    """``reasoning`` is there or not, as the model and the request say."""
+    """The answer has ``reasoning`` if the model and the request ask for it."""
     message = call(emulator, {**chat(), **fields})[2]["choices"][0]["message"]
     assert ("reasoning" in message) == visible
     assert message["content"].startswith("<think>") == (fields == {"model": QWEN})
@@ -191,7 +191,7 @@ def test_json_is_escaped_like_gos(emulator):
 
 
 def test_guard_model_answers_a_score(emulator):
-    """Prompt guard models say a number between 0 and 1."""
+    """Prompt guard models answer with a number between 0 and 1."""
     assert 0 <= float(content(emulator, {**chat(), "model": "meta-llama/llama-prompt-guard-2-22m"})) <= 1
 
 
@@ -207,7 +207,7 @@ def test_prefill_and_parts_accepted(emulator):
 
 
 def test_no_user_message_no_echo(emulator):
-    """A system message alone is answered too."""
+    """A system message alone gets an answer, too."""
     assert content(emulator, chat(messages=[{"role": "system", "content": "be brief"}]))
 
 
@@ -248,7 +248,7 @@ def test_tools_are_called_when_wanted(emulator, text, choice):
 
 @pytest.mark.parametrize(("text", "choice"), [("hi", "auto"), ("call get_weather", "none")], ids=["auto", "none"])
 def test_tools_are_not_called_otherwise(emulator, text, choice):
-    """No mention or ``none``: an answer in words."""
+    """Without a mention, or with ``none``, the model answers in words."""
     assert text in content(emulator, chat(text, tools=[TOOL], tool_choice=choice))
 
 
@@ -288,7 +288,7 @@ def test_json_schema_gives_fitting_json(emulator):
 
 
 def test_json_over_budget_fails(emulator):
-    """JSON cut by the budget is a 400 with what there was."""
+    """JSON cut by the budget is a 400 with the part generated."""
     status, _, data = call(emulator, chat("json", response_format={"type": "json_object"}, max_completion_tokens=10))
     assert status == 400
     assert data["error"]["code"] == "json_validate_failed"
@@ -314,7 +314,7 @@ def test_json_over_budget_fails(emulator):
     ids=str,
 )
 def test_example_fits_its_schema(schema, value):
-    """The generator keeps to the bounds of the schema."""
+    """The example respects the bounds of the schema."""
     assert example(schema) == value
 
 
@@ -393,7 +393,7 @@ def test_speed_scales_the_reported_times(emulator):
 
 
 def test_gate_holds_events_back(emulator):
-    """With a gate the next event is not written before the reader says so."""
+    """With a gate the next event is not written before the test releases it."""
     gate = Gate()
     emulator.reply(chunks=["a", "b"], gate=gate)
     with connect(emulator) as connection, ThreadPoolExecutor(1) as pool:
@@ -411,7 +411,7 @@ def test_gate_holds_events_back(emulator):
 
 
 def test_on_event_sees_each_event():
-    """The emulator's own hook gets request and index."""
+    """``on_event`` gets the request and the index of each event."""
     seen = []
     with Emulator(speed=0, on_event=lambda request, index: seen.append((request.path, index))) as emulator:
         emulator.reply("one")
@@ -420,7 +420,7 @@ def test_on_event_sees_each_event():
 
 
 def test_callback_errors_are_kept(emulator):
-    """An exception in a gate closes the connection and is kept for the test."""
+    """An exception in a gate closes the connection and is in ``errors``."""
     error = AssertionError("from the gate")
 
     def gate(index):
@@ -634,7 +634,7 @@ def test_bad_requests_are_refused(emulator, fields, message):
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"model":"x"}'], ids=["empty", "cut", "array", "incomplete"])
 def test_bad_json_is_refused(emulator, body):
-    """A body that is no request is a 400 too."""
+    """A body that is not a request is a 400, too."""
     assert call(emulator, body)[0] == 400
 
 
@@ -654,7 +654,7 @@ def test_non_http_gets_400(emulator, wire):
 
 
 def test_chunked_request_bodies_are_read(emulator):
-    """A body sent in chunks arrives whole."""
+    """A chunked request body arrives whole."""
     with connect(emulator) as connection:
         data = json.dumps(chat("chunked")).encode()
         connection.request("POST", CHAT, iter([data[:10], data[10:]]), {"authorization": KEY}, encode_chunked=True)
@@ -663,7 +663,7 @@ def test_chunked_request_bodies_are_read(emulator):
 
 
 def test_http_1_0_without_chunks(emulator):
-    """HTTP/1.0 gets no chunks: an old client's stream ends with the connection."""
+    """An HTTP/1.0 client gets no chunked encoding: its stream ends with the connection."""
     host, port = emulator.base_url.rpartition("/")[2].rsplit(":", 1)
     data = json.dumps(chat(stream=True)).encode()
     with socket.create_connection((host, int(port)), timeout=10) as sock, sock.makefile("rb") as answer:
@@ -735,7 +735,7 @@ def test_request_limit_has_literal_text(clock):
 
 
 def test_token_limit_names_its_wait(clock):
-    """The token limit says when to come back: text and ``retry-after`` agree, and after that time there is room."""
+    """The 429 of a token limit says when to retry: text and ``retry-after`` agree, and a request then is admitted."""
     with Emulator(speed=0, limits={"tpm": 6000}, clock=clock) as emulator:
         emulator.reply("x", usage={"prompt_tokens": 34, "completion_tokens": 5000})
         assert call(emulator, chat("x", max_completion_tokens=5000))[0] == 200
@@ -749,7 +749,7 @@ def test_token_limit_names_its_wait(clock):
 
 
 def test_day_limits_may_take_long(clock):
-    """TPD waits are minutes."""
+    """The wait for a limit of tokens per day is given in minutes."""
     with Emulator(speed=0, limits={"tpd": 1000}, clock=clock) as emulator:
         emulator.reply("x", usage={"prompt_tokens": 500, "completion_tokens": 500})
         assert call(emulator, chat(max_completion_tokens=500))[0] == 200
@@ -759,7 +759,7 @@ def test_day_limits_may_take_long(clock):
 
 
 def test_oversized_request_is_413(emulator):
-    """What can never fit is refused with 413 and no ``retry-after``."""
+    """A request that can never fit is refused with 413 and no ``retry-after``."""
     with Emulator(speed=0, plan="free") as limited:
         status, headers, data = call(limited, chat(max_completion_tokens=32_974))
     assert status == 413
@@ -772,7 +772,7 @@ def test_oversized_request_is_413(emulator):
 
 
 def test_output_over_limit_is_429():
-    """Output above its limit (OTPM) is refused for ever, with 429 and without ``retry-after``."""
+    """A request whose output exceeds its limit (OTPM) is refused with 429, without ``retry-after``."""
     with Emulator(speed=0, limits={QWEN: {"otpm": 1000}}) as emulator:
         status, headers, data = call(emulator, {**chat(max_completion_tokens=1080), "model": QWEN})
         assert call(emulator, chat(max_completion_tokens=1080))[0] == 200
@@ -783,7 +783,7 @@ def test_output_over_limit_is_429():
 
 
 def test_assumed_completion_fits_limit():
-    """Without a maximum in the request the assumption is cut to what fits."""
+    """Without a maximum in the request the assumed tokens are cut to the limit."""
     with Emulator(speed=0, limits={"tpm": 300}) as emulator:
         assert call(emulator, chat())[0] == 200
 
@@ -797,13 +797,13 @@ def test_flex_tier_gets_tenfold_limit(clock):
 
 
 def test_developer_plan_limits(clock):
-    """The plan chooses the table."""
+    """The plan sets the limits."""
     with Emulator(speed=0, plan="developer", clock=clock) as emulator:
         assert call(emulator, chat())[1]["x-ratelimit-limit-tokens"] == "250000"
 
 
 def test_refused_requests_cost_nothing(clock):
-    """A 400 after admission gives everything back but the request itself."""
+    """A 400 after admission returns all tokens; the request itself counts."""
     limits = ModelLimits({"rpm": 2, "tpm": 100}, 0.0)
     assert limits.admit(0.0, 50, 40) is None
     refusal = limits.admit(0.0, 10, 5)
@@ -814,7 +814,7 @@ def test_refused_requests_cost_nothing(clock):
 
 
 def test_limits_hold_under_threads(clock):
-    """Of many threads exactly as many get through as the limit says."""
+    """Of the requests of many threads exactly as many are admitted as the limit allows."""
     with Emulator(speed=0, limits={"rpm": 20}, clock=clock) as emulator, ThreadPoolExecutor(16) as pool:
         statuses = list(pool.map(lambda _: call(emulator, chat())[0], range(40)))
     assert statuses.count(200) == 20
@@ -891,7 +891,7 @@ def test_plain_request_joins_scripted_chunks(emulator):
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429, 498, 500, 503])
 def test_status_scriptable_for_any_request(emulator, status):
-    """A status alone has a fitting body, and the key does not matter."""
+    """A scripted status alone gets the usual body, whatever the key."""
     emulator.reply(status=status)
     got, headers, data = call(emulator, method="GET", path="/anything", key=None)
     assert got == status
@@ -909,7 +909,7 @@ def test_status_scriptable_for_any_request(emulator, status):
     ids=["json", "text", "bytes"],
 )
 def test_body_can_be_scripted(emulator, body, kind, data):
-    """Bytes, text and JSON bodies."""
+    """A scripted body may be bytes, text or JSON."""
     emulator.reply(body=body, headers={} if data else {"content-type": "audio/wav"})
     got = call(emulator, chat())
     assert got[1]["content-type"] == (kind if data else "audio/wav")
@@ -917,7 +917,7 @@ def test_body_can_be_scripted(emulator, body, kind, data):
 
 
 def test_fault_leaves_next_reply_alone(emulator):
-    """A fault is an answer of its own."""
+    """A fault alone changes the default answer, and does not use up the completion scripted after it."""
     emulator.enqueue(Fault(omit_usage=True), "next")
     data = call(emulator, chat())[2]
     assert "usage" not in data
@@ -926,7 +926,7 @@ def test_fault_leaves_next_reply_alone(emulator):
 
 
 def test_reset_forgets_everything(emulator):
-    """Scripts, records and limits start anew."""
+    """``reset()`` drops scripts and records and refills the limits."""
     call(emulator, chat())
     emulator.reply("never")
     emulator.reset()
@@ -939,7 +939,7 @@ def test_reset_forgets_everything(emulator):
 
 
 def test_requests_are_recorded(emulator):
-    """All of a request can be read afterwards."""
+    """A test can read all of a request afterwards."""
     with connect(emulator) as connection:
         for path in (CHAT, MODELS + "?a=b"):
             send(connection, chat() if path == CHAT else None, "POST" if path == CHAT else "GET", path).read()
@@ -957,7 +957,7 @@ def test_requests_are_recorded(emulator):
 
 
 def test_open_connections_are_counted(emulator):
-    """Connections are kept alive, and seen to close."""
+    """Connections are kept alive, and a test can see them close."""
     with connect(emulator) as connection:
         send(connection, chat()).read()
         assert emulator.open_connections == 1
@@ -966,7 +966,7 @@ def test_open_connections_are_counted(emulator):
 
 
 def test_connection_close_is_honoured(emulator):
-    """A client that asks for it gets its connection closed."""
+    """The emulator closes the connection if the client asks for it."""
     with connect(emulator) as connection:
         connection.request("GET", MODELS, headers={"authorization": KEY, "connection": "close"})
         response = connection.getresponse()
@@ -976,7 +976,7 @@ def test_connection_close_is_honoured(emulator):
 
 
 def test_client_that_leaves_is_noticed(emulator):
-    """A stalled answer ends when the client goes."""
+    """A stalled answer ends when the client closes the connection."""
     fault = Fault(stall_after_events=2)
     emulator.enqueue(fault)
     with connect(emulator) as connection:
@@ -1001,7 +1001,7 @@ def test_client_that_leaves_is_noticed(emulator):
         (Fault(reset_after_events=0), ConnectionResetError),
         (Fault(cut_after_events=0), http.client.IncompleteRead),
         (Fault(framing="bad-chunk-size"), http.client.IncompleteRead),
-        (Fault(framing="negative-chunk-size"), ValueError),  # http.client trips over it
+        (Fault(framing="negative-chunk-size"), ValueError),  # http.client cannot read it
         (Fault(framing="long-content-length"), http.client.IncompleteRead),
         (Fault(framing="garbage-status-line"), http.client.BadStatusLine),
     ],
@@ -1012,7 +1012,7 @@ def test_client_that_leaves_is_noticed(emulator):
 )
 @pytest.mark.parametrize("flag", [False, True], ids=["plain", "stream"])
 def test_broken_answers_break_clients(emulator, fault, error, flag):
-    """Cuts, resets and wrong framing are errors for an honest client; the next request is well."""
+    """Cuts, resets and wrong framing are errors for the client; its next request succeeds."""
     emulator.enqueue(fault)
     with pytest.raises(error):
         call(emulator, chat(stream=flag))
@@ -1024,7 +1024,7 @@ def test_broken_answers_break_clients(emulator, fault, error, flag):
 @pytest.mark.parametrize("ending", ["cut", "reset"])
 @pytest.mark.parametrize("flag", [False, True], ids=["plain", "stream"])
 def test_cut_comes_at_the_byte(emulator, at, ending, flag):
-    """Exactly so many bytes of the body are sent."""
+    """A cut at a byte sends exactly that many bytes of the body."""
     emulator.enqueue(Fault(cut_at_byte=at) if ending == "cut" else Fault(reset_at_byte=at))
     received, error = raw(emulator, chat(stream=flag))
     body = received.partition(b"\r\n\r\n")[2]
@@ -1036,7 +1036,7 @@ def test_cut_comes_at_the_byte(emulator, at, ending, flag):
 
 @pytest.mark.parametrize("count", [1, 3], ids=str)
 def test_cut_comes_after_the_event(emulator, count):
-    """So many events are sent, and no terminating chunk."""
+    """A cut after events sends that many events, and no terminating chunk."""
     emulator.enqueue(Fault(cut_after_events=count))
     received, error = raw(emulator, chat(stream=True))
     assert received.count(b"data: ") == count
@@ -1046,7 +1046,7 @@ def test_cut_comes_after_the_event(emulator, count):
 
 @pytest.mark.parametrize("place", [{"stall_before_headers": True}, {"stall_after_events": 1}, {"stall_at_byte": 10}])
 def test_stall_lasts_until_released(emulator, place):
-    """A stalled answer goes on after the release."""
+    """A stalled answer continues after ``release()``."""
     fault = Fault(**place)
     emulator.enqueue(fault)
     with ThreadPoolExecutor(1) as pool:
@@ -1058,7 +1058,7 @@ def test_stall_lasts_until_released(emulator, place):
 
 
 def test_stall_lasts_for_its_seconds(emulator):
-    """A stall with a length ends by itself."""
+    """A stall with ``stall_for`` ends by itself."""
     emulator.enqueue(Fault(stall_after_events=0, stall_for=0.05, delay=0.05))
     started = time.monotonic()
     assert content(emulator, chat()).startswith("hi: ")
@@ -1080,14 +1080,14 @@ def test_done_before_body_ends(emulator):
 
 
 def test_drip_changes_only_pieces(emulator):
-    """The same answer arrives in small writes."""
+    """``drip`` sends the same answer in small writes."""
     emulator.enqueue(Fault(drip=7, drip_interval=0.0001))
     assert stream(emulator, max_completion_tokens=10)[-1] == b"[DONE]"
 
 
 @pytest.mark.parametrize("size", [1, 5, 64], ids=str)
 def test_chunk_bytes_splits_events(emulator, size):
-    """HTTP chunks need not be events."""
+    """With ``chunk_bytes`` HTTP chunks differ from events."""
     emulator.enqueue(Fault(chunk_bytes=size))
     received, _ = raw(emulator, chat(stream=True, max_completion_tokens=10))
     rest = received.partition(b"\r\n\r\n")[2]
@@ -1115,7 +1115,7 @@ def test_error_event_ends_the_stream(emulator):
 
 
 def test_x_groq_error_chunk(emulator):
-    """The other route of an error, followed by ``[DONE]``."""
+    """``x_groq_error`` sends a chunk with the error, then ``[DONE]``."""
     emulator.enqueue(Fault(x_groq_error="over capacity"))
     found = stream(emulator)
     assert len(found) == 3
@@ -1133,13 +1133,13 @@ def test_x_groq_error_chunk(emulator):
     ids=["finish-reason", "finish-chunk", "done", "usage"],
 )
 def test_stream_parts_can_be_missing(emulator, fault, check):
-    """Whatever a client counts on can be left out."""
+    """A fault can omit each part that a client may rely on."""
     emulator.enqueue(fault)
     assert check(stream(emulator))
 
 
 def test_plain_answer_without_finish_reason(emulator):
-    """The plain form of the same."""
+    """A fault can omit the same parts of a plain answer."""
     emulator.enqueue(Fault(omit_finish_reason=True))
     assert call(emulator, chat())[2]["choices"][0]["finish_reason"] is None
 
@@ -1153,7 +1153,7 @@ def test_comments_and_line_ends(emulator):
 
 
 def test_short_content_length(emulator):
-    """Half of the body is announced."""
+    """The content length says half of the body."""
     emulator.enqueue(Fault(framing="short-content-length"))
     with pytest.raises(json.JSONDecodeError):
         call(emulator, chat())
@@ -1203,14 +1203,14 @@ def test_html_keeps_a_scripted_status(emulator):
 
 
 def test_json_cut_in_half(emulator):
-    """Framed right, but half of the JSON is missing."""
+    """The framing is correct, but half of the JSON is missing."""
     emulator.enqueue(Fault(payload="half-json"))
     with pytest.raises(json.JSONDecodeError):
         call(emulator, chat())
 
 
 def test_gzip_that_is_none(emulator):
-    """Declared compression that was not applied."""
+    """The answer declares gzip and is not compressed."""
     emulator.enqueue(Fault(payload="false-gzip"))
     _, headers, data = call(emulator, chat())
     assert headers["content-encoding"] == "gzip"
@@ -1250,7 +1250,7 @@ def test_empty_body_or_content(emulator):
     ids=["short", "no-number", "chunk"],
 )
 def test_cut_request_bodies_get_400(emulator, body):
-    """A request that ends too early is not answered as if it were whole."""
+    """A request that ends too early gets a bare 400."""
     host, port = emulator.base_url.rpartition("/")[2].rsplit(":", 1)
     with socket.create_connection((host, int(port)), timeout=10) as sock:
         sock.sendall(f"POST {CHAT} HTTP/1.1\r\n".encode() + body)
@@ -1263,7 +1263,7 @@ def test_cut_request_bodies_get_400(emulator, body):
 
 
 def test_stop_leaves_nothing(emulator):
-    """No thread and no connection survives, not even stalled and idle ones."""
+    """``stop()`` ends all threads and connections, stalled and idle ones included."""
     before = {thread for thread in threading.enumerate() if thread.name.startswith("groq-emulator")}
     other = Emulator(speed=0).start()
     gate = Gate()
@@ -1285,7 +1285,7 @@ def test_stop_leaves_nothing(emulator):
 
 
 def test_emulator_can_run_again():
-    """After a stop it may be started anew; twice at once it may not."""
+    """You can start a stopped emulator again, but not a running one."""
     emulator = Emulator(speed=0)
     assert "stopped" in repr(emulator)
     for _ in range(2):
@@ -1304,7 +1304,7 @@ def test_taken_port_is_an_error(emulator):
 
 
 def test_threads_get_their_own_answers(emulator):
-    """64 threads on kept connections, nothing crossed."""
+    """64 threads on kept connections each get their own answers."""
     barrier = threading.Barrier(64)
 
     def work(number):
@@ -1350,7 +1350,7 @@ def test_emulator_speaks_tls():
 
 
 def test_serve_runs_until_sigterm():
-    """The command line's function prints its URL, answers, and ends cleanly."""
+    """``serve()`` prints its URL, answers, and ends cleanly."""
     code = "from groq_provider.testing.emulator import serve; serve('127.0.0.1', 0, speed=0)"
     with subprocess.Popen(
         [sys.executable, "-W", "error", "-c", code],
@@ -1370,7 +1370,7 @@ def test_serve_runs_until_sigterm():
 
 
 def test_fixture_sets_environment(groq_emulator):
-    """The plugin's fixture is a running emulator that the environment names."""
+    """The fixture is a running emulator, and the environment names it."""
     assert os.environ["GROQ_BASE_URL"] == groq_emulator.base_url
     assert os.environ["GROQ_API_KEY"] == groq_emulator.api_key
     assert call(groq_emulator, chat(), key=f"Bearer {os.environ['GROQ_API_KEY']}")[0] == 200
@@ -1390,7 +1390,7 @@ def test_emulator_shares_no_client_code():
 
 
 def test_fake_clock_moves_when_told():
-    """Sleep and advance move both readings; nothing else does."""
+    """Only ``sleep()`` and ``advance()`` move the clock, both readings alike."""
     clock = FakeClock(10.0)
     before = clock.now()
     clock.sleep(1.5)

@@ -1,4 +1,4 @@
-"""Several providers as one."""
+"""Several providers as one, over emulators and over scripted members."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SMALL = "openai/gpt-oss-20b"
 
 @pytest.fixture
 def pair():
-    """Two emulators, a provider on each, and the two as one."""
+    """Yield two emulators, a provider on each, and a ``FallbackProvider`` over both."""
     with Emulator(speed=0) as first, Emulator(speed=0) as second:
         primary = GroqProvider(api_key="gsk_1", base_url=first.base_url, retry=NO_RETRY)
         backup = GroqProvider(
@@ -112,7 +112,7 @@ def test_next_member_takes_over(pair, fault):
     ids=str,
 )
 def test_request_or_key_fault_stays(pair, status, error):
-    """A fault of the request or the key moves nothing: it would be wrong everywhere, or needs mending."""
+    """An invalid request or a refused key asks no other member: it is invalid everywhere, or must be reported."""
     first, second, both = pair
     failing(first, status=status, body={"error": {"message": "no", "type": "x"}})
     with pytest.raises(error):
@@ -121,7 +121,7 @@ def test_request_or_key_fault_stays(pair, status, error):
 
 
 def test_decommissioned_model_moves_on_request():
-    """A decommissioned model moves on only when asked to; the error names the replacement."""
+    """A decommissioned model asks the next member only if configured; the error names the replacement."""
     with Emulator(speed=0) as emulator:
         provider = GroqProvider(api_key="gsk_1", base_url=emulator.base_url)
         members = [(provider, "mixtral-8x7b-32768"), (provider, SMALL)]
@@ -144,7 +144,7 @@ def test_total_failure_lists_every_try(pair):
 
 
 def test_open_breaker_is_passed_by():
-    """A member that is not there is found out and left alone."""
+    """A member that cannot be reached opens its breaker and is not asked for a while."""
     with Emulator(speed=0) as emulator:
         gone = GroqProvider(api_key="gsk_1", base_url="http://127.0.0.1:9", retry=NO_RETRY)
         there = GroqProvider(api_key="gsk_2", base_url=emulator.base_url)
@@ -157,7 +157,7 @@ def test_open_breaker_is_passed_by():
 
 
 def test_slow_limiter_moves_on():
-    """A limiter that needs too long moves on: the wait in a member's queue is bounded while others could answer."""
+    """*fallback_after* bounds the wait in a member's limiter while other members could answer."""
     with Emulator(speed=0) as emulator:
         limited = GroqProvider(api_key="gsk_1", base_url=emulator.base_url, rate_limits=RateLimits(rpm=1))
         free = GroqProvider(api_key="gsk_2", base_url=emulator.base_url)
@@ -167,7 +167,7 @@ def test_slow_limiter_moves_on():
 
 
 def test_stream_moves_before_first_chunk(pair):
-    """A refusal and a broken beginning move on; a break after a chunk is raised with what there was."""
+    """A failure before the first chunk asks the next member; a later one is raised with the partial answer."""
     first, second, both = pair
     failing(first, status=503)
     with both.generate_stream("Hello") as stream:
@@ -187,7 +187,7 @@ def test_stream_moves_before_first_chunk(pair):
 
 
 def test_one_time_limit_covers_all():
-    """The second member gets what the first left; with nothing left it is not asked."""
+    """The second member gets the remaining time; without any it is not asked."""
     with Emulator(speed=0) as first, Emulator(speed=0) as second:
         primary = GroqProvider(api_key="gsk_1", base_url=first.base_url, retry=NO_RETRY)
         backup = GroqProvider(api_key="gsk_2", base_url=second.base_url, retry=NO_RETRY)
@@ -208,7 +208,7 @@ def test_one_time_limit_covers_all():
 
 
 def test_cancelling_ends_the_search(pair):
-    """A cancelled call moves nowhere."""
+    """A cancelled call asks no other member."""
     first, second, both = pair
     token, gate = CancelToken(), Gate()
     first.enqueue(Reply(content="x", gate=gate))
@@ -273,7 +273,7 @@ def test_wrong_fallback_after_is_named(pair):
 
 # --- triggers ----------------------------------------------------------------------------------------------------------------
 
-#: What another member may do better.
+#: Errors that another member may avoid.
 MOVES = {
     "CircuitOpenError",
     "ProviderDisabledError",
@@ -296,7 +296,7 @@ MOVES = {
     "StreamIdleTimeoutError",
     "StreamProtocolError",
 }
-#: Wrong everywhere, for somebody to mend, the caller's own doing, out of time, or no call.
+#: Errors that every member would repeat, that must be reported, that the caller caused, out of time, or outside a call.
 STAYS = {
     "GroqProviderError",
     "ConfigurationError",
@@ -328,10 +328,10 @@ class Scripted:
     """A member that raises the errors given to it, and answers after that.
 
     Args:
-        name: What it is called.
-        script: Errors to raise, one a call; of a stream after as many chunks as the pair says.
-        clock: Moved by *took* at each call.
-        took: Seconds.
+        name: Its name.
+        script: Errors to raise, one per call; for a stream pairs of an error and the number of chunks before it.
+        clock: Clock to move by *took* at each call.
+        took: Seconds that a call takes.
     """
 
     def __init__(self, name, *script, clock=None, took=0.0):
@@ -379,7 +379,7 @@ class Scripted:
 
 
 class ScriptedStream:
-    """Some chunks, then an error or the end."""
+    """A stream of some chunks, then an error or the end."""
 
     decode_errors = 0
 
@@ -415,7 +415,7 @@ def test_trigger_table_names_every_error():
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 @pytest.mark.parametrize("name", e.__all__)
 def test_only_listed_triggers_move_on(name, stream):
-    """Another member is asked on the listed triggers only; a stream broken in its first chunk is no other case."""
+    """Only the listed errors ask another member, for a plain call and for a stream before its first chunk."""
     step = made(name)
     first, second = Scripted("first", (step, 0) if stream else step), Scripted("second")
     both = FallbackProvider([first, second])
@@ -438,7 +438,7 @@ def test_only_listed_triggers_move_on(name, stream):
     ],
 )
 def test_statuses_move_on_or_not(pair, status, moves):
-    """As their retries are spent, where a retry makes sense at all."""
+    """A status asks the next member if a retry makes sense for it, after its retries failed."""
     first, second, both = pair
     failing(first, status=status, body={"error": {"message": "no", "type": "x"}}, headers={"retry-after": "9999"})
     if moves:
@@ -451,7 +451,7 @@ def test_statuses_move_on_or_not(pair, status, moves):
 
 
 def test_member_retries_come_first():
-    """Then the next one is asked, and the answer lists every try of both."""
+    """The next member is asked, and the answer lists every attempt of both."""
     with Emulator(speed=0) as emulator:
         for _ in range(3):
             failing(emulator, status=503)
@@ -465,7 +465,7 @@ def test_member_retries_come_first():
 
 
 def test_spent_retry_budget_moves_on():
-    """A spent retry budget moves on at once, whatever the policy would allow."""
+    """An exhausted retry budget asks the next member at once, whatever the policy would allow."""
     with Emulator(speed=0) as emulator:
         policy = RetryPolicy(max_retries=2, base_delay=0, throttle_delay=0)
         member = GroqProvider(api_key="gsk_1", base_url=emulator.base_url, retry=policy)
@@ -477,7 +477,7 @@ def test_spent_retry_budget_moves_on():
 
 
 def test_day_limit_moves_without_wait():
-    """The service names it; the call does not wait for the next day."""
+    """A 429 that names a limit of the day asks the next member at once."""
     clock = FakeClock()
     message = "Rate limit reached for model `m` on requests per day (RPD): Limit 1000, Used 1000, Requested 1. Please try again in 1m26.4s."
     with Emulator(speed=0) as emulator:
@@ -490,7 +490,7 @@ def test_day_limit_moves_without_wait():
 
 
 def test_limiter_over_remaining_time_moves():
-    """A limiter that needs more than the time left moves on without a *fallback_after*: the call's limit does."""
+    """Without *fallback_after* the call's own time limit bounds the wait in a limiter."""
     clock = FakeClock()
     with Emulator(speed=0) as emulator:
         limited = GroqProvider(api_key="gsk_1", base_url=emulator.base_url, rate_limits=RateLimits(rpm=1), clock=clock)
@@ -502,7 +502,7 @@ def test_limiter_over_remaining_time_moves():
 
 
 def test_hint_over_fallback_after_moves():
-    """The wait that a 429 asks for is a wait for the limit, too."""
+    """*fallback_after* bounds the wait that a 429 asks for, too."""
     clock = FakeClock()
     with Emulator(speed=0) as emulator:
         member = GroqProvider(api_key="gsk_1", base_url=emulator.base_url, clock=clock)
@@ -513,7 +513,7 @@ def test_hint_over_fallback_after_moves():
 
 
 def test_decommissioned_model_moves_stream():
-    """A decommissioned model moves on in a stream too, when asked to."""
+    """A decommissioned model asks the next member for a stream, too, if configured."""
     first, second = Scripted("first", made("ModelDecommissionedError", replacement="b")), Scripted("second")
     both = FallbackProvider([(first, "a"), (second, "b")], fallback_on_decommissioned=True)
     assert both.generate_stream("Hello").collect().provider == "second"
@@ -525,7 +525,7 @@ def test_decommissioned_model_moves_stream():
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 def test_each_member_gets_remaining_time(stream):
-    """Of the total; the other limits start anew with it."""
+    """Each member gets the rest of the total; the other limits start anew with it."""
     clock = FakeClock()
     members = [Scripted(str(n), made("APIConnectionError"), clock=clock, took=3.0) for n in range(4)]
     both = FallbackProvider(members, clock=clock)
@@ -537,7 +537,7 @@ def test_each_member_gets_remaining_time(stream):
 
 
 def test_extras_reach_asked_member(pair):
-    """Headers, body and query, as a provider takes them."""
+    """Extra headers, body and query reach the member that answers."""
     first, second, both = pair
     failing(first, status=503)
     extras = {"extra_headers": {"X-Trace": "t-1"}, "extra_body": {"user": "u-1"}, "extra_query": {"v": "2"}}
@@ -558,7 +558,7 @@ def test_plain_member_gets_no_extras():
 
 
 def test_pair_model_wins_over_extra():
-    """The model of a pair wins over the extra body, else every pair would be asked for the same one."""
+    """The model of a pair wins over the extra body; otherwise every pair would be asked for the same model."""
     first, second = Scripted("first", made("APIConnectionError")), Scripted("second")
     body = {"model": "x", "more": 1}
     FallbackProvider([(first, "a"), second]).generate("Hello", extra_body=body)
@@ -572,7 +572,7 @@ def test_pair_model_wins_over_extra():
     ids=lambda wrong: next(iter(wrong)),
 )
 def test_wrong_argument_is_invalid_request(pair, wrong):
-    """As of a provider; no member is asked, and no breaker counts it."""
+    """Wrong arguments raise as in a provider; no member is asked, and no breaker counts it."""
     first, second, both = pair
     for call in (both.generate, both.generate_stream):
         with pytest.raises(e.InvalidRequestError):
@@ -620,7 +620,7 @@ def test_cancel_reaches_tried_member():
 
 
 def test_token_is_free_at_end(pair):
-    """The caller's token is left alone at the end, however it comes: nothing of a stream hangs on it."""
+    """At its end, however it comes, a stream unsubscribes from the caller's token."""
     first, _, both = pair
     token = CancelToken()
     with both.generate_stream("Hello", cancel=token) as stream:
@@ -659,7 +659,7 @@ def half_open(clock, *script):
 
 @pytest.mark.parametrize("how", ["closed", "forgotten", "interrupted"])
 def test_uninformative_probe_makes_room(how):
-    """A probe that teaches nothing, a stream left before its first chunk, makes room for another."""
+    """A stream closed, abandoned or interrupted before its first chunk says nothing of its member, so another probe may follow."""
     both = half_open(FakeClock(), (KeyboardInterrupt(), 0))
     stream = both.generate_stream("Hello")
     with pytest.raises(e.CircuitOpenError):
@@ -678,7 +678,7 @@ def test_uninformative_probe_makes_room(how):
 
 
 def test_stream_counts_start_and_break():
-    """A stream counts at its first chunk and again when it breaks, once each, however often it is read on."""
+    """A stream counts at its first chunk and again when it breaks, once each, however often ``next()`` is called."""
     clock = FakeClock()
     policy = BreakerPolicy(min_calls=4, failure_ratio=0.5, jitter=0.0)
     member = Scripted("only", *[(made("StreamInterruptedError"), 1)] * 2)
@@ -697,7 +697,7 @@ def test_stream_counts_start_and_break():
 
 
 def test_first_chunk_answers_probe():
-    """The first chunk answers a probe, not the end of a long stream."""
+    """The first chunk ends a probe, not the end of a long stream."""
     both = half_open(FakeClock())
     stream = both.generate_stream("Hello")
     assert next(stream).content
@@ -706,7 +706,7 @@ def test_first_chunk_answers_probe():
 
 
 def test_broken_stream_lists_tries_once():
-    """A broken stream lists every try once, those of earlier members too, however often it is read."""
+    """A broken stream lists every attempt once, those of earlier members included, however often it is read."""
     attempt = Attempt(number=1, started_at=FakeClock().now(), error="APIConnectionError")
     first = Scripted("first", (made("APIConnectionError", attempts=(attempt,)), 0))
     second = Scripted("second", (made("StreamInterruptedError", attempts=(attempt,)), 1))
@@ -726,8 +726,8 @@ def test_broken_stream_lists_tries_once():
 CUT = {"cut_after_events": 0}
 
 
-def test_a_closed_stream_asks_nobody(pair):
-    """Also where poll() had met the first member's failure."""
+def test_closed_stream_asks_no_member(pair):
+    """A closed stream asks no other member, even if ``poll()`` met the first one's failure."""
     first, second, both = pair
     failing(first, **CUT)
     stream = both.generate_stream("Hello")
@@ -742,7 +742,7 @@ def test_a_closed_stream_asks_nobody(pair):
 
 
 def test_cancel_after_polled_failure_wins(pair):
-    """A cancel after poll has met a failure is a cancel, though another member would have been asked."""
+    """A cancel after ``poll()`` met a failure is a cancel, though another member would have been asked."""
     first, second, both = pair
     failing(first, **CUT)
     stream = both.generate_stream("Hello")
@@ -756,7 +756,7 @@ def test_cancel_after_polled_failure_wins(pair):
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 def test_cancel_between_members_wins(stream):
-    """A cancel between two members is a cancel, with the tries there were."""
+    """A cancel between two members is a cancel, with the attempts so far."""
     token = CancelToken()
     attempt = Attempt(number=1, started_at=FakeClock().now(), error="APIConnectionError")
     second = Scripted("second")
@@ -776,7 +776,7 @@ def test_cancel_between_members_wins(stream):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError], ids=lambda error: error.__name__)
 def test_member_bug_ends_stream(error):
-    """A member's own bug, or Ctrl-C, ends the stream: no other is asked; the breaker before it is told once."""
+    """A member's own bug, or Ctrl-C, ends the stream: no other is asked; its breaker gets one report."""
     first = Scripted("first", (made("APIConnectionError"), 0))
     second = Scripted("second", error())
     third = Scripted("third")
@@ -794,7 +794,7 @@ def test_member_bug_ends_stream(error):
 
 @pytest.mark.parametrize("second_fails", ["at once", "after a chunk"])
 def test_arrived_part_lists_tries_once(pair, second_fails):
-    """On the stream and on the error, as the error itself does."""
+    """``partial`` of the stream and of the error carry the attempts of all members."""
     first, second, both = pair
     failing(first, **CUT)
     failing(second, **({"status": 500} if second_fails == "at once" else {"cut_after_events": 2}))
@@ -831,7 +831,7 @@ def test_stream_shows_state_never_pickles(pair):
 
 
 def test_it_travels_to_other_processes(pair, monkeypatch):
-    """Members, models and settings; the keys are in the environment there."""
+    """A pickled provider keeps members, models and settings; the keys come from the environment of the other process."""
     _, _, both = pair
     monkeypatch.setenv("GROQ_API_KEY", "gsk_there")
     data = pickle.dumps(
