@@ -69,7 +69,7 @@ class ResponseStream:
         self._scope, self._idle = call.scope, call.options.timeouts.idle
         lock = Lock()  # held by who reads or closes, for that moment; guards all that follows
         # Each step of this iterator tries to take the lock. In a loop, for the reason that _sync.lock_attempts() gives.
-        self._turns, self._release = map(lock.acquire, repeat(False)), lock.release
+        self._lock_attempts, self._release_lock = map(lock.acquire, repeat(False)), lock.release
         self._pending: deque[ResponseChunk] = deque()
         self._reader = get_ident()
         self._given = False  # whether a chunk was handed out: from there nothing is tried again
@@ -138,14 +138,14 @@ class ResponseStream:
 
     def __next__(self) -> ResponseChunk:
         event: Event | None
-        for mine in self._turns:
-            if mine:
-                try:  # mine only in here
+        for is_reader in self._lock_attempts:
+            if is_reader:
+                try:
                     events = self._events
                     if events is None or self._pending or self._scope._cancelled:  # noqa: SLF001 - the property takes longer than the rest of this
                         return self._next()
                     # The short way for nearly every chunk: one like those before, of a read that is not used up.
-                    try:  # still mine
+                    try:
                         for event in events:
                             if not event[0] and (chunk := self._assembler.reuse_template(event[1])) is not None:
                                 return chunk
@@ -162,7 +162,7 @@ class ResponseStream:
                         event = None  # an error may be raised from here, and what came before it is nobody's business
                     return self._next()
                 finally:
-                    self._release()  # no longer mine
+                    self._release_lock()
             break
         raise self._busy()
 
@@ -213,12 +213,12 @@ class ResponseStream:
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or math.isnan(timeout):
             raise e.InvalidRequestError(f"timeout = {timeout!r}: must be a number of seconds")
         until = self._scope.clock.monotonic() + min(timeout, _LONGEST_POLL)
-        for mine in self._turns:
-            if mine:
-                try:  # mine only in here
+        for is_reader in self._lock_attempts:
+            if is_reader:
+                try:
                     return self._poll(until)
                 finally:
-                    self._release()  # no longer mine
+                    self._release_lock()
             break
         raise self._busy()
 
@@ -640,13 +640,13 @@ class ResponseStream:
         If all had arrived, ``response`` has it, whatever of it was read. A thread that is in ``next()`` meanwhile gets
         :class:`~groq_provider.RequestCancelledError` at once, as by :meth:`cancel`.
         """
-        for mine in self._turns:
-            if mine:
-                try:  # mine only in here
+        for is_reader in self._lock_attempts:
+            if is_reader:
+                try:
                     self._close()
                     return
                 finally:
-                    self._release()  # no longer mine
+                    self._release_lock()
             break
         self.cancel()  # whoever reads sees to the rest
 

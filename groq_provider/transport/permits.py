@@ -42,7 +42,9 @@ class Permit:
             limiter._returned_permits.append(None)
             limiter._settle_returned()
 
-    __del__ = release
+    def __del__(self) -> None:
+        if getattr(self, "_limiter", None) is not None:
+            self.release()
 
 
 class ConnectionLimiter:

@@ -12,6 +12,7 @@ import itertools
 import json
 import linecache
 import logging
+import re
 import resource
 import signal
 import subprocess
@@ -306,16 +307,20 @@ class Striker:
 
     def __call__(self, frame, event, _arg):
         name = frame.f_code.co_filename
-        if name not in self.files or frame.f_code.co_name in ("__del__", "abandon", "give", "drop", "later"):
+        if name not in self.files or frame.f_code.co_name in ("__del__", "abandon", "drop", "later"):
             return None  # what finalizers call: Python swallows what they raise
         if frame.f_code.co_name == "__init__" and name.endswith("connection.py"):
             return None  # a file object that is struck while it is made complains of that when it is collected, since Python 3.13
         # The line of a with statement on a lock comes again on its way out, before the lock is free. A real interrupt is never
         # handled there: the interpreter looks for one after calls and on jumps back.
         # Nor at a `try:`, which is no instruction that does anything: what is around it does not cover it.
-        # Nor between a step of a loop that takes a lock and its `try`; such lines say that the lock is "mine".
+        # Nor between a step of a loop that takes a lock and its `try`, nor before the release in its `finally`.
         line = linecache.getline(name, frame.f_lineno)
-        idle = "with " in line or "mine" in line or line.strip() == "try:"
+        idle = (
+            "with " in line
+            or line.strip() == "try:"
+            or re.search(r"\b(_lock_attempts|is_reader|_release_lock)\b", line)
+        )
         if event == "line" and self.where is None and not idle:
             if self.left == 0:
                 self.where = f"{Path(name).name}:{frame.f_lineno} {frame.f_code.co_name}"
@@ -493,7 +498,7 @@ def locks_of(provider, stream):
         "limiter-models": provider._limiter._lock,
         "budget": provider._runtime.budget._lock,
         "tracker": provider._tracker._lock,
-        "ring": provider._tracker._add(MODEL).lock,
+        "ring": provider._tracker._add_model(MODEL).lock,
         "call": call._lock,
         "permits": provider._transport._permits._lock,
         "adapter": provider._transport.adapter._pool_lock,

@@ -39,7 +39,7 @@ def test_close_wakes_the_reader(words, fallback):
 
             reader = threading.Thread(target=read)
             reader.start()
-            wait_for(stream._release.__self__.locked, "the reader to be in next()")
+            wait_for(stream._release_lock.__self__.locked, "the reader to be in next()")
             with pytest.raises(RuntimeError, match="another thread is reading"):
                 next(stream)
             stream.close()

@@ -280,8 +280,8 @@ def test_a_stream_ends_once(ending, monkeypatch, request):
     if ending.kept:
         request.getfixturevalue("unhurried")
     given_back = []
-    leave = Response._leave
-    monkeypatch.setattr(Response, "_leave", lambda self: (given_back.append(self.status_code), leave(self))[1])
+    leave = Response._release_permit
+    monkeypatch.setattr(Response, "_release_permit", lambda self: (given_back.append(self.status_code), leave(self))[1])
 
     def handler(sock, server):
         first = True

@@ -662,7 +662,7 @@ def test_surplus_bytes_drop_connection(whole, together):
 
 def idle_is_readable(transport):
     (conn,) = [conn for conn in transport.adapter.pool().pool.queue if conn is not None and conn.sock is not None]
-    return not transport.adapter.pool()._usable(conn)
+    return not transport.adapter.pool()._is_usable(conn)
 
 
 def test_double_framing_drops_connection():
