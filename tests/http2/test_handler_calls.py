@@ -75,7 +75,8 @@ def test_calls_are_answered_anywhere(stream):
             provider.warm_up(3)
             repr(provider._transport)
 
-        with Striking(handler, range(0, 100_000, 3)) as striking:
+        # The numbers end: a handler that returns places inside the loop that settles them keeps that loop going.
+        with Striking(handler, range(0, 1_000, 3)) as striking:
             assert ask(provider, "struck") == "struck"
         assert striking.strikes > 5
         assert ask(provider, "last") == "last"
