@@ -20,6 +20,7 @@ import time
 import pytest
 import responses
 from support import http2_real
+from support.certificates import new_authority
 from support.fakes import PATIENCE
 from support.http2_real import Hypercorn, Nginx, shared_nginx
 from support.http2_scene import (
@@ -106,10 +107,8 @@ def test_plain_base_url_uses_http1():
 
 def test_certificates_are_checked():
     """An unknown certificate authority is refused, as over HTTP/1.1."""
-    import trustme
-
     stranger = str(authority().folder / "stranger.pem")
-    trustme.CA().cert_pem.write_to_path(stranger)
+    new_authority().cert_pem.write_to_path(stranger)
     with Http2Server(answer) as server, provider_on(server, ca_bundle=stranger) as provider:
         errors = in_threads(8, lambda _: attempt(lambda: provider.generate("x")))
         assert {type(error) for error in errors} == {e.TLSError}

@@ -22,6 +22,7 @@ from multiprocessing import get_context
 
 import attrs
 import pytest
+from support.certificates import new_authority
 from support.fakes import PATIENCE
 from support.servers import chunk, serving
 from support.transports import fork, join
@@ -168,7 +169,7 @@ def test_child_cannot_end_parents_read(secure, how, tmp_path):
     context = None
     settings = {}
     if secure:
-        authority = pytest.importorskip("trustme").CA()
+        authority = new_authority()
         authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert("localhost").configure_cert(context)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.certificates import new_authority
 from support.fakes import PATIENCE
 
 pytest.importorskip("h2", reason="speaks HTTP/2")
@@ -56,10 +57,9 @@ class Authority:
     """A certificate authority, a certificate for this machine, and their files."""
 
     def __init__(self) -> None:
-        trustme = pytest.importorskip("trustme", reason="makes the certificates")
         self.folder = Path(tempfile.mkdtemp(prefix="groq-provider-http2-"))
         atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
-        ca = trustme.CA()
+        ca = new_authority()
         self.issued = ca.issue_cert(*NAMES)
         self.file, self.key, self.certificate = (
             str(self.folder / name) for name in ("ca.pem", "server.key", "server.pem")

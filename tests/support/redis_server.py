@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from support.certificates import new_authority
 from support.fakes import PATIENCE
 
 if TYPE_CHECKING:
@@ -153,8 +154,7 @@ class Authority:
     """A certificate authority with its file."""
 
     def __init__(self, folder) -> None:
-        trustme = pytest.importorskip("trustme", reason="makes the certificates")
-        self.ca = trustme.CA()
+        self.ca = new_authority()
         self.file = str(folder / "ca.pem")
         self.ca.cert_pem.write_to_path(self.file)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import attrs
 import pytest
+from support.certificates import new_authority
 from support.fakes import PATIENCE, StoppedClock
 from support.leaks import assert_hidden, texts_of
 from support.servers import FaultServer, answer, chunk, full_backlog, proxy_handler, reset, serving
@@ -240,7 +241,7 @@ class Grounds:
 
     @staticmethod
     def new_ca() -> Any:
-        return pytest.importorskip("trustme", reason="makes the certificates").CA()
+        return new_authority()
 
     @functools.cached_property
     def ca(self) -> Any:

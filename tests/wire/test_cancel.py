@@ -15,6 +15,7 @@ import threading
 import time
 
 import pytest
+from support.certificates import new_authority
 from support.fakes import PATIENCE, Strike
 from support.servers import CHUNKED, answer, chunk, full_backlog, serving
 
@@ -318,7 +319,7 @@ def staged(name, tmp_path, monkeypatch):
     where = PLACES[name]
     context, url, more = None, "http://service.test", {"allow_insecure": True}
     if where.tls:
-        ca = pytest.importorskip("trustme", reason="makes the certificates").CA()
+        ca = new_authority()
         ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         ca.issue_cert("service.test").configure_cert(context)

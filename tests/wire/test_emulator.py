@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.certificates import new_authority
 
 from groq_provider.testing import Emulator, FakeClock, Fault, Gate, Reply
 from groq_provider.testing._limits import ModelLimits, go_duration
@@ -1329,8 +1330,7 @@ def test_threads_get_their_own_answers(emulator):
 
 def test_emulator_speaks_tls():
     """With a server context the emulator speaks TLS, one silent client or not."""
-    trustme = pytest.importorskip("trustme")
-    authority = trustme.CA()
+    authority = new_authority()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(server)
     client = ssl.create_default_context()

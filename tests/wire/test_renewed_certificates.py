@@ -5,11 +5,11 @@ from __future__ import annotations
 import ssl
 
 import pytest
+from support.certificates import new_authority
 from support.servers import always, answer, serving
 
 from groq_provider import GroqProvider, TLSError
 
-trustme = pytest.importorskip("trustme")
 ANSWER = always(answer(b'{"data": []}', "Connection: close"))
 
 
@@ -19,7 +19,7 @@ def test_a_replaced_bundle_is_read(http2, tmp_path):
     if http2:
         pytest.importorskip("h2")
     bundle = tmp_path / "ca.pem"
-    old, new = trustme.CA(), trustme.CA()
+    old, new = new_authority(), new_authority()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     new.issue_cert("localhost").configure_cert(context)
     old.cert_pem.write_to_path(str(bundle))

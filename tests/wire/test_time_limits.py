@@ -10,6 +10,7 @@ import pytest
 from support.bench import Bench, refusal, streamed
 from support.bench import answer as fine
 from support.bench import chunk as event
+from support.certificates import new_authority
 from support.fakes import PATIENCE, ShiftedClock, wait_for
 from support.servers import CHUNKED, answer, chunk, full_backlog, hanging, proxy_handler, serving
 
@@ -94,7 +95,7 @@ class Scene:
         return self.providers[-1]
 
     def certificates(self):
-        return pytest.importorskip("trustme", reason="makes the certificates").CA()
+        return new_authority()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import time
 
 import pytest
 import requests
+from support.certificates import new_authority
 from support.fakes import PATIENCE, wait_for
 from support.servers import (
     CHUNKED,
@@ -57,14 +58,12 @@ from groq_provider.errors import (
 )
 from groq_provider.transport.tls import tls_context
 
-trustme = pytest.importorskip("trustme", reason="makes the certificates")
-
 
 class Authority:
     """A certificate authority with its file, and server contexts that it has signed."""
 
     def __init__(self, folder):
-        self.ca = trustme.CA()
+        self.ca = new_authority()
         self.file = str(folder / "ca.pem")
         self.ca.cert_pem.write_to_path(self.file)
 
