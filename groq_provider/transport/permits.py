@@ -40,7 +40,10 @@ class Permit:
         if limiter is not None:
             # Here and not in a method of ours: an interrupt as that is called would lose the permit.
             limiter._returned_permits.append(None)
-            limiter._settle_returned()
+            # If this thread is inside a locked section, this is a finalizer or a signal handler. The collector may have run
+            # it between any two statements there, so it must not touch the queue. The section settles at its end.
+            if not owns_lock(limiter._lock):
+                limiter._settle_returned()
 
     def __del__(self) -> None:
         if getattr(self, "_limiter", None) is not None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import collections
 import gc
 import queue
 import socket
@@ -769,6 +770,29 @@ def test_waiters_are_served_in_order():
         thread.join(PATIENCE)
     assert order == list(range(8))
     assert permits._free_permits == 1
+
+
+def test_collected_permit_disturbs_no_grant():
+    """A permit that the collector frees between two steps of a grant is granted afterwards: each waiter gets one."""
+    permits = ConnectionLimiter(2)
+    held = [permits.acquire(new_scope(), None) for _ in range(2)]
+
+    class Queue(collections.deque):
+        def __delitem__(self, index):
+            if len(held) == 1:
+                held.pop().release()  # as its finalizer would
+            super().__delitem__(index)
+
+    permits._waiters = Queue()
+    threads = [threading.Thread(target=lambda: permits.acquire(new_scope(), None).release()) for _ in range(2)]
+    for number, thread in enumerate(threads, 1):
+        thread.start()
+        wait_for(lambda wanted=number: len(permits._waiters) == wanted)
+    held.pop().release()
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert permits._free_permits == 2
 
 
 def test_cancel_ends_connection_wait():
