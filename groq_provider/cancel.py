@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from groq_provider._sync import forkable
@@ -52,10 +53,8 @@ class CancelToken:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'cancelled' if self._cancelled else 'open'}, {len(self._callbacks)} calls>"
 
-    @property
-    def cancelled(self) -> bool:
-        """Whether :meth:`cancel` has been called."""
-        return self._cancelled
+    #: Whether :meth:`cancel` has been called. The getter is a C function: every step of a call asks.
+    cancelled = property(attrgetter("_cancelled"), doc="Whether :meth:`cancel` has been called.")
 
     def cancel(self) -> None:
         """End every call that uses this token. Returns at once; further calls do nothing."""

@@ -8,7 +8,7 @@ from groq_provider.call.boundary import public
 from groq_provider.cancel import CancelToken
 from groq_provider.config import Timeouts
 from groq_provider.errors import ConfigurationError, InvalidRequestError
-from groq_provider.types.request import LLMRequest, whole
+from groq_provider.types.request import LLMRequest, refuse_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -30,9 +30,9 @@ S = TypeVar("S")
 
 
 class Completions(Generic[S]):
-    """Base of what answers chat completions, with streams of class *S*.
+    """The base of providers: the methods that ask for chat completions, with streams of class *S*.
 
-    A subclass says how one request is answered: ``_generate``, ``_stream``, ``_answer_item``.
+    A subclass answers one request: it must implement ``_generate``, ``_stream`` and ``_answer_item``.
     """
 
     @public
@@ -75,7 +75,9 @@ class Completions(Generic[S]):
             DeadlineExceededError: The time is up.
             RequestCancelledError: *cancel* was used.
         """
-        request = LLMRequest.of(prompt, **whole(fields))
+        if fields:
+            refuse_stream(fields)
+        request = LLMRequest.of(prompt, **fields)
         return self._generate(request, timeout, cancel, extra_headers, extra_body, extra_query)
 
     @public
@@ -126,8 +128,9 @@ class Completions(Generic[S]):
             An iterator of :class:`~groq_provider.BulkSuccess` and :class:`~groq_provider.BulkFailure`, which are each a
             :class:`~groq_provider.BulkResult`: an item that fails is a result with an ``error``.
         """
-        # A value that is wrong for every item is one error, here.
-        self._check_for_all(LLMRequest.of("x", **whole(fields)))
+        # A value that is wrong for every item raises one error, here.
+        refuse_stream(fields)
+        self._check_for_all(LLMRequest.of("x", **fields))
         limits = self._timeouts(timeout)
         check_cancel(cancel)
         from groq_provider.bulk.run import BulkRun
@@ -137,7 +140,7 @@ class Completions(Generic[S]):
 
         return BulkRun(requests, answer, fields=dict(fields), max_workers=max_workers, ordered=ordered, cancel=cancel)
 
-    # --- what a subclass says ----------------------------------------------------------------------------------------------
+    # --- for subclasses to implement ----------------------------------------------------------------------------------------
 
     def _generate(  # noqa: PLR0917 - private, and called with all of them
         self,
@@ -166,17 +169,17 @@ class Completions(Generic[S]):
         raise NotImplementedError
 
     def _check_for_all(self, request: LLMRequest) -> None:
-        """Refuse what no item of a bulk run may have."""
+        """Raise an error for fields that no item of a bulk run may have."""
 
     def _timeouts(self, timeout: Timeout) -> Timeouts | None:
         return timeouts_of(timeout)
 
 
 def timeouts_of(timeout: Timeout) -> Timeouts | None:
-    """Return the time limits that an argument names.
+    """Return the time limits for the argument ``timeout``.
 
     Raises:
-        InvalidRequestError: It names none.
+        InvalidRequestError: The argument is not a time limit.
     """
     try:
         return Timeouts.of(timeout)
@@ -185,10 +188,10 @@ def timeouts_of(timeout: Timeout) -> Timeouts | None:
 
 
 def check_cancel(cancel: object) -> None:
-    """Refuse what is no token.
+    """Check the argument ``cancel``.
 
     Raises:
-        InvalidRequestError: It is something else.
+        InvalidRequestError: The argument is neither a token nor ``None``.
     """
     if cancel is not None and not isinstance(cancel, CancelToken):
         raise InvalidRequestError(f"cancel must be a CancelToken, not {type(cancel).__name__}")

@@ -192,6 +192,7 @@ class GroqProvider(Completions["ResponseStream"]):
             session=self._session,
         )
         self._models = Models(config.models, lambda: self.request("GET", "/models"), with_catalogue=groq)
+        self._default_options = CallOptions(timeouts=config.timeout)
         self._runtime = Runtime(
             transport=self._transport,
             limiter=self._limiter,
@@ -204,7 +205,7 @@ class GroqProvider(Completions["ResponseStream"]):
             tokenizer=self._tokenizer,
             replacement_for=self._models.replacement_for,
             nearest_to=self._models.nearest_to,
-            check=self._check,
+            check_length=self._check_length,
             allowed=None if groq else _anything(),
             learn=groq,
             require_finish_reason=config.require_finish_reason,
@@ -228,7 +229,7 @@ class GroqProvider(Completions["ResponseStream"]):
     def __repr__(self) -> str:
         if not hasattr(self, "_health"):  # for tools that show the variables of a construction that failed
             return f"<{type(self).__name__} unfinished>"
-        state = "closed" if self._runtime.closed else "disabled" if not self._config.enabled else "open"
+        state = "closed" if self._runtime.calls.closed else "disabled" if not self._config.enabled else "open"
         return f"<{type(self).__name__} {self._config.base_url} {state}, {self._runtime.in_flight} calls under way>"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -423,7 +424,7 @@ class GroqProvider(Completions["ResponseStream"]):
         Without *probe* no I/O is done: True unless the provider is closed, disabled, without a key, or was found unhealthy in the
         last 30 seconds and has answered no call since. With *probe* the service is asked (``GET /models``, 5 s at most).
         """
-        if self._runtime.closed or not self._config.enabled:
+        if self._runtime.calls.closed or not self._config.enabled:
             return False
         if probe:
             return self.get_health(timeout=5.0).status in ("healthy", "degraded")
@@ -489,7 +490,7 @@ class GroqProvider(Completions["ResponseStream"]):
     # --- small helpers -----------------------------------------------------------------------------------------------------
 
     def _require_open(self) -> None:
-        if self._runtime.closed:
+        if self._runtime.calls.closed:
             raise ProviderClosedError("the provider was closed; make a new one", sent=False)
         if self._keyless:
             self._build()
@@ -529,7 +530,10 @@ class GroqProvider(Completions["ResponseStream"]):
         body: Mapping[str, Any] | None,
         query: Mapping[str, Any] | None,
     ) -> CallOptions:
-        self._require_open()
+        if self._runtime.calls.closed or self._keyless or not self._config.enabled:
+            self._require_open()
+        if timeout is None and cancel is None and headers is None and body is None and query is None:
+            return self._default_options
         check_cancel(cancel)
         if headers is not None:
             headers = checks.check_headers(headers, what="extra_headers", error=InvalidRequestError)
@@ -542,7 +546,7 @@ class GroqProvider(Completions["ResponseStream"]):
             timeouts=self._timeouts(timeout), cancel=cancel, headers=headers, extra_body=body, query=query
         )
 
-    def _check(self, request: LLMRequest, model: str) -> LLMRequest:
+    def _check_length(self, request: LLMRequest, model: str) -> LLMRequest:
         """Hold the length asked for against the model's maximum; only for live models of the catalogue, others are the service's business."""
         asked = request.max_output_tokens
         if asked is None:

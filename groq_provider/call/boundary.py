@@ -1,7 +1,7 @@
-"""The boundary to the caller's code: what is raised through it shows no frame of the package, and none of the arguments it was given.
+"""The boundary between this package and the caller's code. An error that crosses it shows no frame of the package and no argument.
 
-A traceback keeps the local variables of its frames, and tools that report errors print them. Frames below this one may hold the headers
-of a call, which may be secrets. (The API key is hidden by its own class wherever it stands.)
+A traceback keeps the local variables of its frames, and tools that report errors print them. The frames below the boundary may hold the
+headers of a call, which may be secrets. (The API key has a class of its own that hides it everywhere.)
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ R = TypeVar("R")
 
 
 def public(method: Callable[P, R]) -> Callable[P, R]:
-    """Make a method a boundary: an error of ours, or an interrupt, leaves it without the frames below.
+    """Make a method a boundary: an error of this package, or an interrupt, leaves it without the frames below.
 
-    An exception of the caller's own code, of a tokenizer for one, keeps its frames: they say where it comes from.
+    An exception from the caller's own code, such as a tokenizer, keeps its frames, because they say where it comes from.
     """
 
     @functools.wraps(method)

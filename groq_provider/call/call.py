@@ -1,20 +1,22 @@
-"""One call from request to answer: limits, sending, failures, retries, records.
+"""One call from request to answer: a place in the limits, attempts, retries, and exactly one end.
 
-Every call of a provider, plain or streamed, single or of a bulk job, is one :class:`Call`, which holds what outlives its attempts.
+Every call of a provider is one :class:`Call`: plain or streamed, single or an item of a bulk job. It makes attempts until one succeeds or
+another one is not worth it. Each attempt gets a place in the limits, sends the request, and has the endpoint decode the answer. The call
+then ends once, with :meth:`Call.succeeded`, :meth:`Call.finished`, :meth:`Call.failed` or :meth:`Call.abandoned`: the end settles the
+reservation, tells the circuit breaker, and records the figures. A second end does nothing.
 """
 
 from __future__ import annotations
 
-import re
 import threading
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 from groq_provider import errors as e
 from groq_provider.call.endpoint import Cost, Endpoint
-from groq_provider.call.retry import retry_delay, throttling, timed
+from groq_provider.call.error_details import explain_limits, translate
+from groq_provider.call.retry import retry_delay, timed
 from groq_provider.config.urls import CHAT_PATH
 from groq_provider.ratelimit.estimate import estimate_prompt_tokens, estimate_text_tokens
 from groq_provider.transport.scope import CancelScope
@@ -24,10 +26,12 @@ from groq_provider.types.response import Attempt, LLMResponse, Timing, Usage
 from groq_provider.wire import codec, json_text
 from groq_provider.wire.failures import MAX_ERROR_BODY, error_from_object, error_from_response, reported_error
 from groq_provider.wire.headers import parse_rate_limit
-from groq_provider.wire.headers import request_id as header_request_id
+from groq_provider.wire.query import query_string
 from groq_provider.wire.sse import is_stream
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from groq_provider.call.breaker import Admission
     from groq_provider.call.runtime import CallOptions, Runtime
     from groq_provider.protocols import RequestBody, Reservation, WireResponse
@@ -36,33 +40,26 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_BODY", "MAX_STREAM", "Arrival", "Call"]
 
-#: A larger body is a fault or an attack.
+#: The largest plain answer in bytes. A larger one is a fault or an attack.
 MAX_BODY = 64 << 20
-#: The same for a stream, where around every token stand some 250 bytes of envelope: 64 MiB is less than the longest answers.
+#: The largest stream in bytes. Each token comes in an envelope of some 250 bytes, so 64 MiB would be too little for the longest answers.
 MAX_STREAM = 256 << 20
-#: Errors that a limit of the caller's makes, and its name in Timeouts; the first that fits counts.
-_STRUCK: tuple[tuple[Any, str], ...] = (
-    (e.DeadlineExceededError, "total"),
-    ((e.ReadTimeoutError, e.PoolTimeoutError), "first_token"),
-    (e.ConnectTimeoutError, "connect"),
-    (e.StreamIdleTimeoutError, "idle"),
-)
-_TRY_AGAIN = r"(?:please )?try again in [0-9][0-9hmsuµn.]*(?: ?(?:second|minute|hour|day)s?)?\.?"
-_PROXY_WANTS_CREDENTIALS = 407
-#: How servers that do not know the option refuse to report a stream's usage.
-_NOT_UNDERSTOOD, _USAGE_WORDS = (400, 422), ("stream_options", "include_usage", "stream options")
-#: No attempt is started with less time left.
+#: The longest request id that is kept.
+_MAX_REQUEST_ID = 200
+_PROXY_AUTHENTICATION_REQUIRED = 407
+#: How servers that do not know the option refuse to report the usage of a stream.
+_REFUSING_STATUSES, _USAGE_WORDS = (400, 422), ("stream_options", "include_usage", "stream options")
+#: No attempt starts with fewer seconds left: the service would bill it, and the call would end before the answer.
 _LEAST_TIME = 0.05
 
-
-#: By what part of a span its ends may be wrong, because the reader was late for them; and for that to the first token, in seconds.
+#: The share of a time span by which a late reader may distort it; for the time to the first token, also a number of seconds.
 _LATE, _LATE_AT_MOST = 0.1, 0.02
-#: Fewer seconds are no time to make an answer in: it had been made before, and came in one piece.
+#: A shorter span from the first token to the end measures nothing: the whole answer came in one piece.
 _LEAST_SPAN = 0.001
 
 
 class Arrival(NamedTuple):
-    """When parts of a streamed answer were read; and for how long at most they may have waited to be."""
+    """When the parts of a streamed answer were read, and for how long at most they may have waited for the reader."""
 
     head: float
     first: float | None = None
@@ -74,7 +71,7 @@ class Arrival(NamedTuple):
 
     @property
     def generating(self) -> float | None:
-        """Seconds from the first token to the end; ``None`` where the reader cannot tell."""
+        """Seconds from the first token to the end; ``None`` if the reader came too late to tell."""
         if self.first is None:
             return None
         span = self.last - self.first
@@ -84,26 +81,45 @@ class Arrival(NamedTuple):
 class Call:
     """One call: its time limits, its attempts, its reservation, its record.
 
-    Belongs to the thread that runs the call; others reach only ``scope.cancel()``.
+    Thread safety: belongs to the thread that runs the call. Other threads may only use ``scope.cancel()``.
 
     Args:
-        runtime: Whose call it is.
-        options: What the call may set.
-        endpoint: What is asked, and how its answer is read.
-        body: What is sent, or nothing.
-        cost: What is reserved in the limits; ``None``: nothing is.
-        request: The completion asked for; ``None`` for other endpoints.
-        started: Monotonic instant the call began; ``None``: now.
+        runtime: The parts that all calls of the provider share.
+        options: The settings of this call.
+        endpoint: The endpoint to ask.
+        body: The body to send, or ``None``.
+        cost: The charge to reserve in the limits; ``None`` reserves nothing.
+        request: The request of a chat completion; ``None`` for other endpoints.
+        started: Monotonic instant at which the call began; ``None`` means now.
+
+    Attributes:
+        http: Status and header fields of the newest answer.
+        attempts: The attempts that have ended.
+        reservation: The newest place in the limits.
+        rate_limit: The limits that the newest answer named.
+        request_id: The id that the service gave to the newest attempt.
+        waited: Seconds waited so far, for the limits and between attempts.
     """
 
-    # What few calls change stands here: an object of more than thirty attributes of its own costs a kilobyte more.
-    _retries = 0
-    _last_cost = 0.0
-    _handle = 0
-    _permit: Admission | None = None
-    #: Status and header fields of the answer that came last.
+    # Defaults of state that few calls change: an object with more than thirty attributes of its own takes a kilobyte more.
     http: tuple[int, Mapping[str, str]] | None = None
-    _counted = False  # whether the circuit breaker has been told of a success
+    reservation: Reservation | None = None
+    rate_limit: RateLimitInfo | None = None
+    request_id: str | None = None
+    waited = 0.0
+    _retries = 0
+    _retry_cost = 0.0
+    _cancel_handle = 0
+    _permit: Admission | None = None
+    _success_reported = False
+    _attempt_wait = 0.0
+    #: Wall clock at the start of the attempt under way; ``None`` between attempts.
+    _attempt_date: datetime | None = None
+    _status: int | None = None
+    #: Whether the service surely did no work on the attempt, so that no tokens are charged.
+    _made_nothing = False
+    _is_registered = False
+    _has_ended = False
 
     def __init__(
         self,
@@ -123,14 +139,7 @@ class Call:
         self.cost = cost
         self.model = None if cost is None else cost.model
         self._body = body
-        try:
-            mark = "&" if "?" in endpoint.path else "?"
-            query = urlencode(_parameters(options.query), doseq=True) if options.query else ""
-        except (UnicodeError, TypeError) as error:
-            raise e.InvalidRequestError(
-                f"extra_query cannot be written as a URL: {type(error).__name__}", param="extra_query"
-            ) from None
-        self._query = f"{mark}{query}" if query else ""
+        self._query = query_string(endpoint.path, options.query) if options.query else ""
         headers = endpoint.headers
         self._headers = {**headers, **options.headers} if options.headers else headers
         limits = options.timeouts
@@ -142,191 +151,181 @@ class Call:
             self._wait_deadline = min(total, self._wait_deadline)
         self.scope = CancelScope(clock, total_deadline=total, connect=limits.connect, after_send=limits.first_token)
         self.attempts: list[Attempt] = []
-        self.reservation: Reservation | None = None
-        self.rate_limit: RateLimitInfo | None = None
-        self.request_id: str | None = None
-        self.waited = 0.0
         self._patience = runtime.policy.patience
         self._asked_usage = (
             endpoint.stream and runtime.ask_usage and request is not None and request.stream_options is None
         )
-        self._wait = 0.0  # before the attempt under way
-        self._attempt_at = self.started
-        self._attempt_wall: datetime | None = None
-        self._status: int | None = None
-        self._rejected = False  # whether the service surely did no work on the attempt
-        self._begun = False
-        self._over = False
+        self._attempt_started_at = self.started
 
     @classmethod
     def completion(cls, runtime: Runtime, request: LLMRequest, options: CallOptions, *, stream: bool) -> Call:
         """Return a call for a chat completion.
 
         Raises:
-            InvalidRequestError: It cannot be sent like this.
+            InvalidRequestError: The request cannot be sent like this.
         """
-        started = runtime.clock.monotonic()  # making the body counts: a long one takes a while
+        started = runtime.clock.monotonic()  # writing a long body takes time, which counts
         model = request.model or runtime.default_model
         if not model:
             raise e.InvalidRequestError("no model: name one in the request, or set default_model")
-        request = runtime.check(request, model)
-        body = cls._body_of(runtime, request, options, model=model, stream=stream, ask_usage=runtime.ask_usage)
-        cost = Cost(model, estimate_prompt_tokens(request, runtime.tokenizer), request.max_output_tokens)
-        endpoint = CHAT_STREAM if stream else CHAT
-        return cls(runtime, options, endpoint, body, cost=cost, request=request, started=started)
-
-    @staticmethod
-    def _body_of(
-        runtime: Runtime, request: LLMRequest, options: CallOptions, *, model: str, stream: bool, ask_usage: bool
-    ) -> bytes:
-        return codec.request_body(
+        max_output = request.max_output_tokens
+        if max_output is not None:
+            request = runtime.check_length(request, model)
+            max_output = request.max_output_tokens
+        body = codec.request_body(
             request,
             model=model,
             stream=stream,
             extra_body=options.extra_body,
             allowed=runtime.allowed or GROQ,
-            ask_usage=ask_usage,
+            ask_usage=runtime.ask_usage,
         )
+        cost = Cost(model, estimate_prompt_tokens(request, runtime.tokenizer), max_output)
+        endpoint = CHAT_STREAM if stream else CHAT
+        return cls(runtime, options, endpoint, body, cost=cost, request=request, started=started)
 
     # --- the loop ----------------------------------------------------------------------------------------------------------
 
     def result(self) -> Any:
-        """Run attempts until one succeeds or no further one is worth it; return what the endpoint makes of the answer.
+        """Make attempts until one succeeds or another one is not worth it; return the value that the endpoint decodes from the answer.
+
+        A stream calls this again to retry after a failure before its first chunk.
 
         Raises:
-            GroqProviderError: What the last one ended with, with every attempt on it.
+            GroqProviderError: The error of the last attempt, with all attempts on it.
         """
         try:
-            if not self._begun:
-                self._begin()
+            if not self._is_registered:
+                self._register()
             while True:
-                self._reserve()
                 try:
-                    return self.endpoint.decode(self, self._open())
+                    self._reserve()
                 except e.GroqProviderError as error:
-                    self.recover(error)
+                    final_error = self.failed(error)
+                else:
+                    try:
+                        return self.endpoint.decode(self, self._send())
+                    except e.GroqProviderError as error:
+                        self.recover(error)
+                    continue
+                raise final_error
         except e.GroqProviderError:
             raise
         except BaseException:  # KeyboardInterrupt and the like: leave nothing behind
             self.abandoned()
             raise
 
-    def _begin(self) -> None:
-        """Count the call as under way and follow the caller's token."""
-        self._begun = True
-        self.runtime.enter(self.scope)
-        cancel = self.options.cancel
-        if cancel is not None:
-            self._handle = cancel.subscribe(self.scope.cancel)
+    def _register(self) -> None:
+        """Count the call as under way, and let the caller's token cancel it."""
+        self._is_registered = True
+        self.runtime.calls.add(self.scope)
+        token = self.options.cancel
+        if token is not None:
+            self._cancel_handle = token.subscribe(self.scope.cancel)
 
     def _reserve(self) -> None:
-        """Get a place in the limits for an attempt, and leave of the circuit breaker.
+        """Get the permission of the circuit breaker and a place in the limits for one attempt.
 
         Raises:
-            GroqProviderError: Neither can be had; the call is over.
+            GroqProviderError: One of them was refused; the call is over.
         """
-        try:
-            self._reserve_once()
-        except e.GroqProviderError as error:
-            final = self.failed(error)
-        else:
-            return
-        raise final
-
-    def _reserve_once(self) -> None:
-        scope = self.scope
+        scope, runtime, options = self.scope, self.runtime, self.options
         if scope.cancelled:
             raise e.RequestCancelledError("the call was cancelled before it was sent", sent=False)
-        breaker = self.runtime.breaker
-        if breaker is not None and self._permit is None and self.endpoint.recorded:
-            self._permit = breaker.acquire()
-        scope.begin(self.options.timeouts.connect)
-        self._status = self.request_id = None  # of the attempt before
-        self._rejected = False
+        if runtime.breaker is not None and self._permit is None and self.endpoint.recorded:
+            self._permit = runtime.breaker.acquire()
         cost = self.cost
-        if cost is None:
-            self._attempt_at, self._attempt_wall = self.runtime.clock.monotonic(), self.runtime.clock.now()
-            return
-        reservation = self.runtime.limiter.reserve(
-            cost.model,
-            prompt_tokens=cost.prompt_tokens,
-            max_output_tokens=cost.max_output_tokens,
-            deadline=self._wait_deadline,
-            long_wait=self.runtime.policy.hint_cap if self.options.timeouts.wait is None else None,
-            cancel=scope,
-            batch=self.options.batch,
-            arrival=None if self.reservation is None else self.reservation.arrival,
-        )
-        self.reservation = reservation
-        self._wait += reservation.wait
-        self.waited += reservation.wait
-        if reservation.wait and self._out_of_time(0.0):
-            reservation.refund()
-            raise e.DeadlineExceededError(
-                f"the time limit of {self.options.timeouts.total:g} s was used up waiting for the rate limit; nothing was sent",
-                sent=False,
+        if cost is not None:
+            reservation = self.reservation = runtime.limiter.reserve(
+                cost.model,
+                prompt_tokens=cost.prompt_tokens,
+                max_output_tokens=cost.max_output_tokens,
+                deadline=self._wait_deadline,
+                long_wait=runtime.policy.hint_cap if options.timeouts.wait is None else None,
+                cancel=scope,
+                batch=options.batch,
+                arrival=None if self.reservation is None else self.reservation.arrival,
             )
-        scope.begin(self.options.timeouts.connect)
-        self._attempt_at = self.runtime.clock.monotonic()
-        self._attempt_wall = self.runtime.clock.now()
+            if reservation.wait:
+                self._attempt_wait += reservation.wait
+                self.waited += reservation.wait
+                if self._is_out_of_time(0.0):
+                    reservation.refund()
+                    raise e.DeadlineExceededError(
+                        f"the time limit of {options.timeouts.total:g} s was used up waiting for the rate limit; nothing was sent",
+                        sent=False,
+                    )
+                scope.begin(options.timeouts.connect)
+        self._attempt_started_at = runtime.clock.monotonic()
+        self._attempt_date = runtime.clock.now()
 
     def recover(self, error: e.GroqProviderError, *, usage: Usage | None = None) -> None:
-        """Wait after a failed attempt until the next one may begin.
+        """Record a failed attempt, and wait until the next one may begin.
 
         Args:
-            error: What happened.
-            usage: What a failed stream had used, as far as known.
+            error: The error of the attempt.
+            usage: The tokens that a failed stream has used, as far as known.
 
         Raises:
-            GroqProviderError: No further attempt is worth it, and the call is over.
+            GroqProviderError: Another attempt is not worth it; the call is over.
         """
         error = self._translate(error)
-        self._after_attempt(error, usage=usage)
+        self._end_attempt(error, usage=usage)
         runtime, scope = self.runtime, self.scope
-        if self._usage_refused(error):
-            return
-        patient = self._patience > 0 and timed(error)
-        delay = None
-        if self.options.retry:
-            delay = retry_delay(error, retries=0 if patient else self._retries, policy=runtime.policy, rng=runtime.rng)
-        if delay is not None and scope.cancelled:
-            return  # as during the delay: the next step says that it was cancelled, or closed
-        if delay is None or self._out_of_time(delay) or self._waits_too_long(error, delay):
-            raise self.failed(error, recorded=True)
-        cost = 0.0 if patient else runtime.budget.cost(error)
-        if not runtime.budget.spend(cost):
-            raise self.failed(error, recorded=True)
-        self._last_cost = cost
-        if patient:
-            self._patience -= max(delay, 1.0)  # a hint of 0 does not make it endless
-        else:
-            self._retries += 1
-        self._wait = self._sleep(delay)
-        self.waited += self._wait
+        if not self._drop_usage_option(error):
+            is_patient = self._patience > 0 and timed(error)
+            delay = None
+            if self.options.retry:
+                retries = 0 if is_patient else self._retries
+                delay = retry_delay(error, retries=retries, policy=runtime.policy, rng=runtime.rng)
+            if delay is not None and scope.cancelled:
+                return  # the next step raises the error for a cancelled call, or a closed provider
+            if delay is None or self._is_out_of_time(delay) or self._is_wait_too_long(error, delay):
+                raise self.failed(error, is_recorded=True)
+            cost = 0.0 if is_patient else runtime.budget.cost(error)
+            if not runtime.budget.spend(cost):
+                raise self.failed(error, is_recorded=True)
+            self._retry_cost = cost
+            if is_patient:
+                self._patience -= max(delay, 1.0)  # so that hints of 0 s do not retry without an end
+            else:
+                self._retries += 1
+            self._attempt_wait = self._sleep(delay)
+            self.waited += self._attempt_wait
+        self._status = self.request_id = None
+        self._made_nothing = False
+        scope.begin(self.options.timeouts.connect)
 
-    def _usage_refused(self, error: e.GroqProviderError) -> bool:
-        """Say whether the server refused to be asked for a stream's usage; then it is not asked again, by nobody."""
+    def _drop_usage_option(self, error: e.GroqProviderError) -> bool:
+        """Stop asking this server for the usage of streams if it refused that; return whether it did."""
         runtime, request, model = self.runtime, self.request, self.model
-        if not (self._asked_usage and isinstance(error, e.APIStatusError) and error.status_code in _NOT_UNDERSTOOD):
+        if not (self._asked_usage and isinstance(error, e.APIStatusError) and error.status_code in _REFUSING_STATUSES):
             return False
         if request is None or model is None or not any(word in error.message for word in _USAGE_WORDS):
             return False
         runtime.ask_usage = self._asked_usage = False
-        self._body = self._body_of(runtime, request, self.options, model=model, stream=True, ask_usage=False)
+        self._body = codec.request_body(
+            request,
+            model=model,
+            stream=True,
+            extra_body=self.options.extra_body,
+            allowed=runtime.allowed or GROQ,
+            ask_usage=False,
+        )
         return True
 
-    def _out_of_time(self, delay: float) -> bool:
-        """Say whether after *delay* too little is left of the total for an attempt: it would be charged and not waited for."""
+    def _is_out_of_time(self, delay: float) -> bool:
+        """Return whether too little of the total time is left for an attempt after *delay* seconds."""
         total = self.scope.total_deadline
         return total is not None and self.runtime.clock.monotonic() + delay + _LEAST_TIME > total
 
-    def _waits_too_long(self, error: e.GroqProviderError, delay: float) -> bool:
-        """Say whether *delay* is for a rate limit and ends later than the call may wait for one, whichever side counts it."""
-        longest = self._wait_deadline if isinstance(error, e.RateLimitedError) else None
-        return longest is not None and self.runtime.clock.monotonic() + delay > longest
+    def _is_wait_too_long(self, error: e.GroqProviderError, delay: float) -> bool:
+        """Return whether *delay* is for a rate limit and longer than the call may wait for one, here or at the service."""
+        deadline = self._wait_deadline if isinstance(error, e.RateLimitedError) else None
+        return deadline is not None and self.runtime.clock.monotonic() + delay > deadline
 
     def _sleep(self, delay: float) -> float:
-        """Wait out a retry delay, unless cancelled meanwhile; the next step notices that."""
+        """Wait before a retry; return the seconds waited, which are fewer if the call is cancelled meanwhile."""
         wake = threading.Lock()
         wake.acquire()
         handle = self.scope.subscribe(wake.release)
@@ -339,42 +338,44 @@ class Call:
 
     # --- one attempt -------------------------------------------------------------------------------------------------------
 
-    def _open(self) -> WireResponse:
-        """Send once; return the answer if its status is good.
+    def _send(self) -> WireResponse:
+        """Send the request once; return the answer if its status is good.
 
         Raises:
-            GroqProviderError: The status, or no answer.
+            GroqProviderError: The status is an error, or no answer came.
         """
-        runtime = self.runtime
-        endpoint = self.endpoint
+        runtime, endpoint = self.runtime, self.endpoint
         response = runtime.transport.send(
             endpoint.method, endpoint.path, headers=self._headers, body=self._body, scope=self.scope, query=self._query
         )
         headers = response.headers
-        self.http = (response.status_code, headers)
-        self._status = response.status_code
-        self.request_id = header_request_id(headers)
+        status = self._status = response.status_code
+        self.http = (status, headers)
+        sent_id = headers.get("x-request-id")
+        self.request_id = sent_id[:_MAX_REQUEST_ID] if sent_id else None
         self.rate_limit = parse_rate_limit(headers)
-        if 200 <= self._status < 300:
-            self._feedback(None)
-            return response
-        raise self._refused(response)
+        if not 200 <= status < 300:
+            raise self._refusal(response)
+        if self.reservation is not None:
+            self.reservation.feedback(self.rate_limit if runtime.learn else None, None)
+        return response
 
-    def _refused(self, response: WireResponse) -> e.GroqProviderError:
+    def _refusal(self, response: WireResponse) -> e.GroqProviderError:
+        """Return the error for an answer whose status is not good."""
         runtime, status = self.runtime, response.status_code
-        self._rejected = True
+        self._made_nothing = True
         if 300 <= status < 400:
             response.drain(self.scope)
-            self._feedback(None)
+            self._teach_limiter(None)
             host = _host(response.headers.get("location", ""))
             return e.RedirectRefusedError(
                 f"the server redirects (status {status}) to {host}: check base_url; the request was not sent there",
                 status_code=status,
                 sent=True,
             )
-        if status == _PROXY_WANTS_CREDENTIALS:  # only a proxy says so: the service has seen nothing
+        if status == _PROXY_AUTHENTICATION_REQUIRED:  # only a proxy sends this: the service has seen nothing
             response.drain(self.scope)
-            self._rejected, self.scope.sent = False, False
+            self._made_nothing, self.scope.sent = False, False
             return e.ProxyError(
                 "the proxy refuses the request: it asks for a user name and a password, or for others (status 407)",
                 status_code=status,
@@ -385,7 +386,7 @@ class Call:
             body = response.read_body(MAX_ERROR_BODY, cut=True)
         except e.RequestCancelledError as cancelled:
             return cancelled
-        except e.GroqProviderError as problem:  # never an error over the status
+        except e.GroqProviderError as problem:  # the status tells more than this
             body = f"an unreadable error body: {problem.message}".encode()
         except BaseException:
             response.close()
@@ -399,31 +400,34 @@ class Call:
             provider=runtime.provider,
             secret=runtime.secret,
         )
-        self._say_which_model(error)
+        self._name_other_model(error)
         error.sent = True
-        self._feedback(error if isinstance(error, e.RateLimitedError) else None)
+        self._teach_limiter(error if isinstance(error, e.RateLimitedError) else None)
         return error
 
-    def _say_which_model(self, error: e.GroqProviderError) -> None:
-        """Name the model to use instead of one that is not there."""
+    def _name_other_model(self, error: e.GroqProviderError) -> None:
+        """Name the model to use instead of one that does not exist."""
         if isinstance(error, e.ModelDecommissionedError):
             error.replacement = self.runtime.replacement_for(self.model or "")
         elif isinstance(error, e.ModelNotFoundError):
             e.reword(error, error.message + self.runtime.nearest_to(self.model or ""))
 
-    def _feedback(self, limited: e.RateLimitedError | None) -> None:
+    def _teach_limiter(self, limited: e.RateLimitedError | None) -> None:
+        """Pass the limits that the answer named, and its refusal, to the limiter."""
         if limited is not None and not limited.retryable and limited.retry_after is None:
-            limited = None  # a quota that is used up for good: there is nothing to wait for
+            limited = None  # a quota that is used up for good: no wait helps
         if self.reservation is not None:
             self.reservation.feedback(self.rate_limit if self.runtime.learn else None, limited)
 
+    # --- reading the answer ------------------------------------------------------------------------------------------------
+
     def answer(self, data: Any) -> dict[str, Any]:
-        """Return the fields of a whole answer.
+        """Return the fields of a whole chat completion.
 
         Raises:
-            APIStatusError: It is an error in spite of its status.
-            IncompleteResponseError: It ended with an error.
-            ResponseDecodeError: It is no answer.
+            APIStatusError: The body is an error in spite of the good status.
+            IncompleteResponseError: The answer ended with an error.
+            ResponseDecodeError: The body is not a chat completion.
         """
         if type(data) is not dict or "error" in data or not data.get("choices"):
             found = reported_error(data)
@@ -437,12 +441,12 @@ class Call:
         return fields
 
     def reported(self, found: Mapping[str, Any], *, made: bool, request_id: str | None = None) -> e.APIStatusError:
-        """Return the error that an error object under a good status stands for: of the class that its code or status gives.
+        """Return the error for an error object under a good status, of the class that its code or status gives.
 
         Args:
             found: The error object.
-            made: Whether something of an answer may have been made; else no tokens are charged, as with an error status.
-            request_id: Of the service, where a chunk named it.
+            made: Whether the service may have made a part of an answer; if not, no tokens are charged, as with an error status.
+            request_id: The id that a chunk named.
         """
         runtime = self.runtime
         error = error_from_object(
@@ -454,45 +458,42 @@ class Call:
             provider=runtime.provider,
             secret=runtime.secret,
         )
-        self._say_which_model(error)
+        self._name_other_model(error)
         error.sent = True
         if isinstance(error, e.RateLimitedError) and self.reservation is not None:
-            self.reservation.feedback(None, error)  # of the headers the limiter was told when they came
+            self.reservation.feedback(None, error)  # the limiter has read the headers already
         if not made:
             self.nothing_made()
         return error
 
     def nothing_made(self) -> None:
-        """Note that the service made nothing of an answer, so that no tokens are charged."""
-        self._rejected = True
+        """Note that the service made no part of an answer, so that no tokens are charged."""
+        self._made_nothing = True
 
     def ended_badly(self, choice: Mapping[str, Any]) -> e.GroqProviderError:
-        """Return the error for an answer that ended with ``finish_reason: "error"``; some gateways say in the choice why."""
+        """Return the error for an answer that ended with ``finish_reason: "error"``. Some gateways give the cause inside the choice."""
         found = reported_error(choice)
         if found is not None:
             return self.reported(found, made=True)
         return e.IncompleteResponseError("the server ended the answer with finish_reason 'error'", sent=True)
 
     def read_json(self, response: WireResponse) -> Any:
-        """Return the decoded body of an answer, whatever it is; an error object under a good status is raised.
+        """Return the decoded body of any endpoint.
 
         Raises:
-            GroqProviderError: It cannot be read, or is an error.
+            GroqProviderError: The body cannot be read, or is an error object under a good status.
         """
         data = self.read_any_json(response)
-        if (
-            type(data) is dict
-            and ("error" in data or data.get("object") == "error")
-            and not ("id" in data or data.get("data"))
-        ):
-            # Not one of the service's own objects, which may have an error among their fields.
+        is_error = type(data) is dict and ("error" in data or data.get("object") == "error")
+        # An object of the service with an id or with data may have an "error" among its fields.
+        if is_error and not ("id" in data or data.get("data")):
             found = reported_error(data)
             if found is not None:
                 raise self.reported(found, made=False)
         return data
 
     def read_any_json(self, response: WireResponse) -> Any:
-        """Return the decoded body of an answer."""
+        """Return the decoded body of an answer, even if it is an error object."""
         content_type = response.headers.get("content-type") or ""
         if content_type.startswith("text/event-stream"):
             response.drain(self.scope)
@@ -503,13 +504,13 @@ class Call:
         try:
             return json_text.loads(body, checkpoint=self.scope.checkpoint)
         except e.ResponseDecodeError:
-            if is_stream(body):  # whatever it is labelled as
+            if is_stream(body):  # under a wrong content type
                 raise self._unasked_stream() from None
             raise
 
     @staticmethod
     def read_bytes(response: WireResponse, limit: int = MAX_BODY) -> bytes:
-        """Return the body of an answer as it is."""
+        """Return the body of an answer."""
         try:
             return response.read_body(limit)
         except BaseException:  # KeyboardInterrupt and the like, too
@@ -520,82 +521,97 @@ class Call:
         return e.ResponseDecodeError("the server sent an event stream to a plain request", status_code=self._status)
 
     def empty_answer(self) -> e.ResponseDecodeError:
-        """Return the error for an answer without a body: the service made nothing, so no tokens are charged."""
+        """Return the error for an answer without a body. No tokens are charged for it."""
         self.nothing_made()
         return e.ResponseDecodeError(f"the answer is empty (status {self._status})", status_code=self._status)
 
-    # --- ends: exactly one of them counts ----------------------------------------------------------------------------------
+    # --- the end: only the first one counts --------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        """Mark the call as over, and no longer count it as under way."""
+        token = self.options.cancel
+        if token is not None:
+            token.unsubscribe(self._cancel_handle)
+        self.runtime.calls.discard(self.scope)
+        self._has_ended = True  # last, so that an interrupt before this line leaves the end to be repeated
 
     def finished(self) -> None:
-        """End a call that succeeded and has no usage to settle and no figures to record."""
-        if self._over:
+        """End a call that succeeded, without usage to settle or figures to record."""
+        if self._has_ended:
             return
-        self._leave()
-        self._over = True
+        self._end()
         if self.reservation is not None:
             self.reservation.keep()
-        self.runtime.budget.succeeded(self._last_cost)
+        self.runtime.budget.succeeded(self._retry_cost)
 
     def succeeded(
         self, fields: dict[str, Any], *, arrival: Arrival | None = None, output_size: int | None = None
     ) -> LLMResponse:
-        """Settle, record, and return the answer."""
+        """End a call that succeeded: settle, record, and return the answer.
+
+        Args:
+            fields: The fields of the answer.
+            arrival: The arrival times of a stream.
+            output_size: Characters of the answer, to estimate a missing usage; ``None`` means those of its content.
+        """
         runtime = self.runtime
         now = runtime.clock.monotonic()
         usage = fields.get("usage")
         if usage is None:
-            usage = fields["usage"] = self.estimated_usage(
-                len(fields["content"]) if output_size is None else output_size
-            )
+            size = len(fields["content"]) if output_size is None else output_size
+            usage = fields["usage"] = self.estimated_usage(size)
         timing = self._timing(usage, now, arrival)
-        if not self._over:
-            self._leave()  # first: whoever is interrupted between these two comes here again
-            self._over = True
+        if not self._has_ended:
+            self._end()
             runtime.answered_at = now
-            self._report(True)
+            if self._permit is not None:
+                self._tell_breaker(True)
             self._add_attempt(None, now)
-            if self.reservation is not None:
-                if usage.source == "reported":
-                    self.reservation.settle(usage)
-                else:
-                    self.reservation.keep()  # what the limits have counted is not known: the next headers say
-            runtime.budget.succeeded(self._last_cost)
-            self._record(
-                total=timing.total,
-                wait=timing.wait,
-                first_token=timing.time_to_first_token,
-                tokens_per_second=timing.tokens_per_second if usage.source == "reported" else None,
-            )
+            is_reported = usage.source == "reported"
+            if self.reservation is None:
+                pass
+            elif is_reported:
+                self.reservation.settle(usage)
+            else:
+                self.reservation.keep()  # the service's own count is unknown until its next headers
+            runtime.budget.succeeded(self._retry_cost)
+            if self.endpoint.recorded and self.model is not None:
+                runtime.tracker.record(
+                    self.model,
+                    total=timing.total,
+                    wait=timing.wait,
+                    first_token=timing.time_to_first_token,
+                    tokens_per_second=timing.tokens_per_second if is_reported else None,
+                )
         return self._response(fields, timing, metadata=True)
 
     def partial(self, fields: dict[str, Any], *, arrival: Arrival | None = None, output_size: int = 0) -> LLMResponse:
-        """Return what there is of an answer, without a finish reason."""
+        """Return the part of an answer that has arrived, without a finish reason. The call goes on."""
         fields["finish_reason"] = None
         usage = fields.setdefault("usage", self.estimated_usage(output_size))
         return self._response(fields, self._timing(usage, self.runtime.clock.monotonic(), arrival), metadata=False)
 
     def failed(
-        self, error: e.GroqProviderError, *, usage: Usage | None = None, recorded: bool = False
+        self, error: e.GroqProviderError, *, usage: Usage | None = None, is_recorded: bool = False
     ) -> e.GroqProviderError:
-        """Settle, record, complete the error with what is known, and return it.
+        """End a call that failed: settle, record, and return the error with everything known about the call.
 
         Args:
-            error: What happened.
-            usage: What a failed stream had used, as far as known.
-            recorded: Whether the attempt is on the list already.
+            error: The error of the last step.
+            usage: The tokens that a failed stream has used, as far as known.
+            is_recorded: Whether the attempt is on the list already.
         """
         error = self._translate(error)
-        if not self._over:
-            self._leave()
-            self._over = True
+        if not self._has_ended:
+            self._end()
             if self._permit is not None:
-                from groq_provider.call.breaker import verdict  # there is a breaker, so it is loaded
+                from groq_provider.call.breaker import verdict  # loaded already, since there is a breaker
 
-                self._report(verdict(error), not_sent=error.sent is False)
-            if not recorded:
-                self._after_attempt(error, usage=usage)
+                self._tell_breaker(verdict(error), not_sent=error.sent is False)
+            if not is_recorded:
+                self._end_attempt(error, usage=usage)
             if self.reservation is not None:
-                self.reservation.keep()  # without effect after any other settlement
+                self.reservation.keep()  # no effect after another settlement
             self._record(
                 total=self.runtime.clock.monotonic() - self.started,
                 wait=self.waited,
@@ -603,23 +619,23 @@ class Call:
                 local=self._is_local(error),
             )
         if error.sent is None and isinstance(error, (e.ResponseError, e.StreamError)):
-            error.sent = True  # something of an answer came
+            error.sent = True  # a part of an answer came
         error.model = error.model or self.model
         error.provider = error.provider or self.runtime.provider
         error.request_id = error.request_id or self.request_id
         error.attempts = tuple(self.attempts)
-        self._explain(error)
+        wait_limit = "total" if self._wait_deadline == self.scope.total_deadline else "wait"
+        explain_limits(error, self.options.timeouts, self.runtime.policy, wait_limit=wait_limit)
         if error.retry_after is not None and error.retry_at is None:
             error.retry_at = self.runtime.clock.now() + timedelta(seconds=error.retry_after)
         return error
 
     def abandoned(self, usage: Usage | None = None, *, arrival: Arrival | None = None) -> None:
-        """The caller left: neither a success nor a failure of the service, but for a first token that came."""
-        if self._over:
+        """End a call that the caller left. This is no success and no failure of the service; a first token that came is recorded."""
+        if self._has_ended:
             return
-        self._leave()
-        self._over = True
-        self._report(None)
+        self._end()
+        self._tell_breaker(None)
         if self.reservation is not None:
             if self.scope.sent is False:
                 self.reservation.refund()
@@ -631,7 +647,7 @@ class Call:
             self._record(first_token=self.first_token(arrival, usage))
 
     def _is_local(self, error: e.GroqProviderError) -> bool:
-        """Say whether a failure tells nothing of the service: the caller's own end, or nothing was ever sent."""
+        """Return whether a failure tells nothing about the service: the caller ended the call, or nothing was ever sent."""
         if isinstance(error, (e.RequestCancelledError, e.ProviderClosedError)):
             return True
         return all(attempt.sent is False for attempt in self.attempts)
@@ -641,81 +657,36 @@ class Call:
             self.runtime.tracker.record(self.model, **figures)
 
     def committed(self) -> None:
-        """The first chunk was given out: a success to the circuit breaker, whatever becomes of the rest, which counts by itself."""
+        """Report success to the circuit breaker when a stream hands out its first chunk. A failure after that counts on its own."""
         if self._permit is not None:
-            self._report(True)
+            self._tell_breaker(True)
 
-    def _report(self, outcome: bool | None, *, not_sent: bool = False) -> None:
-        """Give leave back to the circuit breaker, if one was asked."""
+    def _tell_breaker(self, outcome: bool | None, *, not_sent: bool = False) -> None:
+        """Return the permit to the circuit breaker, if there is one, with the outcome."""
         permit, breaker = self._permit, self.runtime.breaker
-        if permit is None or breaker is None or (self._counted and outcome is not False):
+        if permit is None or breaker is None or (self._success_reported and outcome is not False):
             return
-        self._counted = True
-        self._permit = permit._replace(probe=False)  # given back once; what follows counts as any call
+        self._success_reported = True
+        self._permit = permit._replace(probe=False)  # a probe ends once; a later failure counts like that of any call
         breaker.report(permit, outcome, not_sent=not_sent)
 
-    def _leave(self) -> None:
-        if self.options.cancel is not None:
-            self.options.cancel.unsubscribe(self._handle)
-        self.runtime.leave(self.scope)
-
     def _translate(self, error: e.GroqProviderError) -> e.GroqProviderError:
-        """Name the cause the caller can act on: closed rather than cancelled, out of time rather than slow."""
-        scope, runtime = self.scope, self.runtime
-        if scope.cancelled and isinstance(error, (e.TransportError, e.ResponseError, e.StreamError)):
-            # The socket was shut down under the reader; what that looks like depends on the framing.
-            error = e.RequestCancelledError("the call was cancelled", sent=scope.sent, partial=error.partial)
-        if (
-            isinstance(error, e.RequestCancelledError)
-            and runtime.closed
-            and not (self.options.cancel and self.options.cancel.cancelled)
-        ):
-            return e.ProviderClosedError("the provider was closed", sent=error.sent, partial=error.partial)
-        timed_out = isinstance(error, TimeoutError) and not isinstance(error, e.DeadlineExceededError)
-        if timed_out and scope.total_deadline is not None and runtime.clock.monotonic() >= scope.total_deadline:
-            return e.DeadlineExceededError(
-                f"the time limit of {self.options.timeouts.total:g} s is up: {error.message}",
-                sent=error.sent,
-                partial=error.partial,
-            )
-        return error
-
-    def _explain(self, error: e.GroqProviderError) -> None:
-        """Name the limit of the caller's that struck, and its size: what the caller does not know cannot be changed."""
-        if "Timeouts." in error.message or "RetryPolicy." in error.message:
-            return  # named before
-        name = next((name for kinds, name in _STRUCK if isinstance(error, kinds)), None)
-        if isinstance(error, e.RateLimitTimeoutError):
-            name = "total" if self._wait_deadline == self.scope.total_deadline else "wait"
-        size = None if name is None else getattr(self.options.timeouts, name)
-        if size is not None:
-            e.reword(error, f"{error.message} (Timeouts.{name} = {size:g} s)")
-        hint, policy = error.retry_after, self.runtime.policy
-        if (
-            hint is None
-            or hint <= policy.hint_cap
-            or not (throttling(error) and error.retryable and policy.max_retries)
-        ):
-            return
-        # Instead of "try again in …", which may say something else than the header did.
-        words = re.sub(_TRY_AGAIN, "", error.message, flags=re.IGNORECASE).rstrip(" .;:,")
-        e.reword(
-            error,
-            f"{words}; a wait of {hint:,.6g} s is longer than RetryPolicy.hint_cap = {policy.hint_cap:g} s allows",
-        )
+        token = self.options.cancel
+        closed = self.runtime.calls.closed and not (token is not None and token.cancelled)
+        return translate(error, self.scope, total=self.options.timeouts.total, closed=closed)
 
     # --- records -----------------------------------------------------------------------------------------------------------
 
-    def _after_attempt(self, error: e.GroqProviderError, usage: Usage | None = None) -> None:
-        """Put a failed attempt on the list and give back of its reservation what was surely not used."""
+    def _end_attempt(self, error: e.GroqProviderError, usage: Usage | None = None) -> None:
+        """Add a failed attempt to the list, and return the part of its reservation that was surely not used."""
         reservation = self.reservation
-        if self._attempt_wall is None:
-            return  # it never began: the limiter said no
+        if self._attempt_date is None:
+            return  # the attempt never began: the limiter refused it
         self._add_attempt(error, self.runtime.clock.monotonic())
         if reservation is None:
             return
-        if self._rejected:
-            reservation.refund(keep_request=True)  # an error status, a redirect, an empty answer: no tokens used
+        if self._made_nothing:
+            reservation.refund(keep_request=True)  # the service counted a request, but no tokens
         elif self.scope.sent is False:
             reservation.refund()
         elif usage is not None:
@@ -724,33 +695,34 @@ class Call:
             reservation.keep()
 
     def _add_attempt(self, error: e.GroqProviderError | None, now: float) -> None:
-        started = self._attempt_wall
+        started = self._attempt_date
         if started is None:
             return
-        self._attempt_wall = None
-        number = len(self.attempts) + 1
-        for _ in range(self.scope.resends):  # the connection had gone stale and the transport sent once more
+        self._attempt_date = None
+        for _ in range(self.scope.resends):  # the connection was stale, so the transport sent the request once more
+            number = len(self.attempts) + 1
             self.attempts.append(
-                Attempt(number=number, started_at=started, error="APIConnectionError", wait=self._wait, sent=None)
+                Attempt(
+                    number=number, started_at=started, error="APIConnectionError", wait=self._attempt_wait, sent=None
+                )
             )
-            number += 1
-            self._wait = 0.0
+            self._attempt_wait = 0.0
         self.attempts.append(
             Attempt(
-                number=number,
+                number=len(self.attempts) + 1,
                 started_at=started,
                 status_code=self._status,
                 error=None if error is None else type(error).__name__,
-                wait=self._wait,
-                duration=now - self._attempt_at,
+                wait=self._attempt_wait,
+                duration=now - self._attempt_started_at,
                 request_id=self.request_id,
                 sent=self.scope.sent if error is not None else True,
             )
         )
-        self._wait = 0.0
+        self._attempt_wait = 0.0
 
     def estimated_usage(self, output_size: int) -> Usage:
-        """Return the usage of an answer whose own report is missing."""
+        """Return an estimate for an answer without a usage report."""
         completion = estimate_text_tokens(output_size) if output_size else 0
         prompt = 0 if self.cost is None else self.cost.prompt_tokens
         return Usage(
@@ -761,16 +733,16 @@ class Call:
         )
 
     def first_token(self, arrival: Arrival, usage: Usage | None = None) -> float | None:
-        """Return the seconds to the first token: as it arrived or, where the reader came too late to tell, as the service says."""
+        """Return the seconds to the first token: as measured, or from the service's own times if the reader came too late to measure."""
         if arrival.first is None:
             return None
-        sent_at = self.scope.sent_at or self._attempt_at
-        taken = arrival.first - sent_at
-        if arrival.first_late <= max(_LATE * taken, _LATE_AT_MOST):
-            return taken
+        sent_at = self.scope.sent_at or self._attempt_started_at
+        measured = arrival.first - sent_at
+        if arrival.first_late <= max(_LATE * measured, _LATE_AT_MOST):
+            return measured
         if usage is None or usage.prompt_time is None:
             return None
-        return min(max((usage.queue_time or 0.0) + usage.prompt_time, arrival.head - sent_at), taken)
+        return min(max((usage.queue_time or 0.0) + usage.prompt_time, arrival.head - sent_at), measured)
 
     def _timing(self, usage: Usage, now: float, arrival: Arrival | None) -> Timing:
         total = now - self.started
@@ -826,13 +798,13 @@ def _json(call: Call, response: WireResponse) -> Any:
     return data
 
 
-def opened(_call: Call, response: WireResponse) -> WireResponse:
-    """Return an answer of which only the head has been read."""
+def _unread(_call: Call, response: WireResponse) -> WireResponse:
+    """Return the answer with its body unread, for a stream to read."""
     return response
 
 
 CHAT = Endpoint(method="POST", path=CHAT_PATH, decode=_completion, recorded=True)
-CHAT_STREAM = Endpoint(method="POST", path=CHAT_PATH, decode=opened, stream=True, recorded=True)
+CHAT_STREAM = Endpoint(method="POST", path=CHAT_PATH, decode=_unread, stream=True, recorded=True)
 
 
 def json_endpoint(method: str, path: str) -> Endpoint:
@@ -840,27 +812,8 @@ def json_endpoint(method: str, path: str) -> Endpoint:
     return Endpoint(method=method, path=path, decode=_json)
 
 
-def _parameters(query: Mapping[str, Any]) -> dict[str, Any]:
-    """Return query parameters as they are written: ``None`` is left out, truth values are ``true`` and ``false``, lists are repeated."""
-
-    def written(name: str, item: Any) -> Any:
-        if isinstance(item, Mapping):
-            raise e.InvalidRequestError(
-                f"extra_query[{name!r}] must be a text, a number or a list of them, not a mapping"
-            )
-        return str(item).lower() if isinstance(item, bool) else item
-
-    found: dict[str, Any] = {}
-    for name, item in query.items():
-        if isinstance(item, (list, tuple, set, frozenset)):
-            found[name] = [written(name, one) for one in item if one is not None]
-        elif item is not None:
-            found[name] = written(name, item)
-    return found
-
-
 def _host(location: str) -> str:
-    """Return the host a redirect points to, and nothing else of it: paths and queries may hold secrets."""
+    """Return the host that a redirect points to, without path and query, which may hold secrets."""
     try:
         return (urlsplit(location).hostname or "another place on the same host")[:100]
     except ValueError:

@@ -1,4 +1,7 @@
-"""An endpoint as a value: its method, its path, and how its answer is read. What a call of it costs is said apart, by its request."""
+"""An endpoint of the service as a value: its method, its path, and how its answer is read.
+
+The cost of a call in the limits depends on its request and is passed apart, as a :class:`Cost`.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Cost", "Endpoint"]
 
-# Constants, which the transport may keep in the form it sends.
+# Constants: the transport keeps the encoded form of headers that it has sent before.
 _STREAM_HEADERS: Mapping[str, str] = MappingProxyType({"Accept": "text/event-stream", "Cache-Control": "no-cache"})
 _PLAIN_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class Cost(NamedTuple):
-    """What a call reserves in the limits of a model before it is sent; one request in any case."""
+    """The charge that a call reserves in the limits of a model before it is sent: one request, and these tokens."""
 
     model: str
     prompt_tokens: int = 0
@@ -30,14 +33,15 @@ class Cost(NamedTuple):
 
 @attrs.frozen(kw_only=True)
 class Endpoint:
-    """How to ask one endpoint of the service.
+    """The description of one endpoint of the service.
 
     Attributes:
-        method: HTTP method.
-        path: Under the base URL.
-        decode: Reads an answer of good status, and ends the call: :meth:`Call.succeeded` or :meth:`Call.finished`. It may raise.
-        stream: Whether the answer is read as it is made.
-        recorded: Whether calls count for the circuit breaker and the latency record, as completions do.
+        method: The HTTP method.
+        path: The path under the base URL.
+        decode: Reads an answer of good status and ends the call with :meth:`Call.succeeded` or :meth:`Call.finished`. It may raise.
+        stream: Whether the answer is read while the service makes it.
+        recorded: Whether calls count for the circuit breaker and the latency figures, as completions do.
+        headers: The header fields that every request to this endpoint sends, beside those of the provider.
     """
 
     method: str
@@ -45,8 +49,8 @@ class Endpoint:
     decode: Callable[[Call, WireResponse], Any]
     stream: bool = False
     recorded: bool = False
+    headers: Mapping[str, str] = attrs.field(init=False)
 
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """What every request to it sends beside the provider's own headers."""
+    @headers.default
+    def _default_headers(self) -> Mapping[str, str]:
         return _STREAM_HEADERS if self.stream else _PLAIN_HEADERS

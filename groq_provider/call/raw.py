@@ -110,7 +110,7 @@ class BodyIterator(Generic[T]):
             return
         self._over = True
         self._response.abandon()  # no lock may be touched here; the books follow with the next call
-        self._call.runtime.later(self._call.abandoned)
+        self._call.runtime.calls.run_with_next_call(self._call.abandoned)
         warnings.warn(
             "unclosed body of an answer: use it as a context manager, or read it to its end",
             ResourceWarning,

@@ -79,7 +79,7 @@ class ResponseStream:
         try:
             self._start(wire)
             self._ended = False  # late: a finalizer has nothing to end before
-            call.runtime.follow(self)
+            call.runtime.calls.add_stream(self)
         except BaseException:  # an interrupt: nobody will have this one
             self._ended = True
             wire.close()
@@ -683,7 +683,7 @@ class ResponseStream:
         self._wire.close()
         self._call.abandoned(self._known_usage(), arrival=self._arrival)
 
-    def close_books(self, readers: Collection[int]) -> None:
+    def settle_at_exit(self, readers: Collection[int]) -> None:
         """Settle and record what there is, as the interpreter ends, and close the connection unless one of *readers* has it.
 
         Daemon threads go on for a moment: one that found its stream closed would complain on the way out.
@@ -715,7 +715,7 @@ class ResponseStream:
         # No lock may be touched here: the collector may run inside any of them. The socket is closed; the books follow later.
         self._wire.abandon()
         call, usage, arrival = self._call, self._known_usage(), self._arrival
-        call.runtime.later(lambda: call.abandoned(usage, arrival=arrival))
+        call.runtime.calls.run_with_next_call(lambda: call.abandoned(usage, arrival=arrival))
         warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
-from operator import attrgetter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
+from operator import attrgetter, is_not
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import attrs
@@ -13,7 +14,7 @@ import attrs
 from groq_provider.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
 T = TypeVar("T")
 
@@ -253,34 +254,52 @@ def string_tuple(data: object, what: str) -> tuple[str, ...] | None:
     return tuple(data)
 
 
-_DEFERRED_CHECK = "groq_provider.check"
+_DEFERRED = "groq_provider.deferred"
+
+Check = Callable[[object, "attrs.Attribute[Any]", Any], None]
 
 
 def defer_checks(_cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
-    """Leave the validators of optional fields to :func:`check_given`. Pass this to attrs as ``field_transformer``.
+    """Leave converters and validators to :func:`check_given`. Pass this to attrs as ``field_transformer``.
 
-    A class of forty fields, four of them set, would otherwise spend most of its time on checking that ``None`` is allowed.
+    A class of forty fields, four of them set, would otherwise spend most of its time on converting and checking defaults.
     """
-    return [
-        f.evolve(validator=None, metadata={_DEFERRED_CHECK: f.validator})
-        if f.default is None and f.validator is not None
-        else f
-        for f in fields
-    ]
+    return [f if (check := _deferred_check(f)) is None else _without_checks(f, check) for f in fields]
+
+
+def _deferred_check(field: attrs.Attribute[Any]) -> Check | None:
+    """Return what is left to do for a field once its value is set; ``None`` for a field that attrs must convert itself."""
+    if field.converter is None:
+        return field.validator  # None, too
+    if field.validator is not None or field.default is attrs.NOTHING:
+        return None
+    convert: Any = field.converter
+
+    def convert_in_place(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        object.__setattr__(instance, attribute.name, convert(value))
+
+    return convert_in_place
+
+
+def _without_checks(field: attrs.Attribute[Any], check: Check) -> attrs.Attribute[Any]:
+    return field.evolve(validator=None, converter=None, metadata={_DEFERRED: check})
 
 
 @functools.cache
-def _deferred_checks(cls: type[Any]) -> tuple[Callable[[object], tuple[Any, ...]], tuple[attrs.Attribute[Any], ...]]:
-    fields = tuple(f for f in attrs.fields(cls) if _DEFERRED_CHECK in f.metadata)
-    return attribute_reader(f.name for f in fields), fields
+def _deferred_checks(cls: type[Any]) -> tuple[Callable[[object], tuple[Any, ...]], tuple[Any, ...], tuple[Any, ...]]:
+    """Return a function that reads the deferred fields of an instance, their defaults, and the pairs of field and check."""
+    fields = tuple(f for f in attrs.fields(cls) if _DEFERRED in f.metadata)
+    checks = tuple((f, f.metadata[_DEFERRED]) for f in fields)
+    return attribute_reader(f.name for f in fields), tuple(f.default for f in fields), checks
 
 
 def check_given(instance: object) -> None:
-    """Run the deferred validators of the fields that are not ``None``."""
-    read_values, fields = _deferred_checks(type(instance))  # type: ignore[arg-type]  # classes are hashable
-    for value, attribute in zip(read_values(instance), fields):  # noqa: B905 - of one length, and this is a hot path
-        if value is not None:
-            attribute.metadata[_DEFERRED_CHECK](instance, attribute, value)
+    """Convert and check the fields whose value is not the default of the field."""
+    read_values, defaults, checks = _deferred_checks(type(instance))  # type: ignore[arg-type]  # classes are hashable
+    values = read_values(instance)
+    # A hot path: compress() skips the many fields that are not set without a step of Python code.
+    for value, (attribute, check) in compress(zip(values, checks), map(is_not, values, defaults)):  # noqa: B905 - of one length
+        check(instance, attribute, value)
 
 
 # --- validators of values; those of settings are in ``_validate``, with another error and other ranges -----------------

@@ -40,7 +40,7 @@ __all__ = [
 _EMPTY_ARGUMENTS = ("", "null")
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
-_NO_OPTIONAL_FIELD = (None,) * 5
+_NO_OPTIONAL_FIELD = (None,) * 6
 _NEEDS_CONTENT = ("system", "developer", "user", "tool")
 
 
@@ -110,13 +110,14 @@ class Message:
     extra: Mapping[str, Any] | None = attrs.field(default=None, validator=mapping(), repr=mask)
 
     def __attrs_post_init__(self) -> None:
+        # Nearly every message is a role and a text.
         if (
-            self.name,
-            self.reasoning,
-            self.tool_call_id,
-            self.function_call,
-            self.extra,
-        ) != _NO_OPTIONAL_FIELD:  # rarely true
+            type(self.role) is not str
+            or not self.role
+            or type(self.content) is not str
+            or (self.name, self.reasoning, self.tool_calls, self.tool_call_id, self.function_call, self.extra)
+            != _NO_OPTIONAL_FIELD
+        ):
             check_given(self)
         if self.content is None and self.role in _NEEDS_CONTENT:
             misspelt_keys = [f", not {key!r}" for key in self.extra or () if nearest(key, ["content"])]

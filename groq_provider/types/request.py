@@ -230,12 +230,13 @@ class LLMRequest:
     functions: tuple[Mapping[str, Any], ...] | None = attrs.field(default=None, converter=_functions)
     function_call: str | Mapping[str, Any] | None = attrs.field(default=None, validator=_word_or_mapping)
     debug: bool | None = attrs.field(default=None, validator=boolean())
-    id: uuid.UUID = attrs.field(factory=uuid.uuid4, converter=_uuid)
+    id: uuid.UUID = attrs.field(default=None, converter=_uuid)
     custom_id: str | None = attrs.field(default=None, validator=text())
     provider_metadata: Mapping[str, Any] = attrs.field(default=EMPTY, validator=mapping(optional=False), repr=mask)
 
     def __attrs_post_init__(self) -> None:
         check_given(self)
+        object.__setattr__(self, "id", self.id or uuid.uuid4())
         if self.provider_metadata:
             check_extra(self.provider_metadata, "provider_metadata")
 
@@ -276,13 +277,12 @@ class LLMRequest:
         return cls(messages=prompt, **fields)
 
 
-def whole(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Refuse ``stream=True`` in a call of ``generate``, and return the fields otherwise: other clients switch streaming on like this."""
+def refuse_stream(fields: Mapping[str, Any]) -> None:
+    """Refuse ``stream=True`` in a call of ``generate``: other clients switch to streaming in this way."""
     if fields.get("stream"):
         raise InvalidRequestError(
             "stream = True: call generate_stream, which gives the answer while the model writes it"
         )
-    return fields
 
 
 #: Fields that limits and checks depend on; replacing them in the finished body would bypass both.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from groq_provider.errors import ResponseDecodeError, ResponseTooLargeError
 from groq_provider.types._base import freeze_json
-from groq_provider.types.response import ResponseChunk, ToolCallDelta, Usage
+from groq_provider.types.response import ResponseChunk, ToolCallDelta, Usage, text_chunk
 from groq_provider.wire import codec
 from groq_provider.wire.json_fields import REPLACEMENT, joined_text, split_half, strict_items, with_checkpoints
 from groq_provider.wire.json_text import MAX_VALUES, as_text, count_values
@@ -135,7 +135,7 @@ class Assembler:
         if not text or '"' in text or "\\" in text or not text.isprintable():
             return None
         self._content_parts.append(text)
-        return ResponseChunk(content=text)
+        return text_chunk(text)
 
     def _learn_template(self, data: bytes, text: str) -> None:
         """Remember the bytes of *data* around *text*. The caller has checked that *text* is all that is new in it."""

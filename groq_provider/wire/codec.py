@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import functools
 from contextlib import suppress
+from datetime import datetime, timezone
+from itertools import compress, repeat
+from operator import is_not
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -104,27 +107,26 @@ def request_body(
     Raises:
         InvalidRequestError: A value is not allowed; the message names its place.
     """
-    # Nearly every message is plain text; the others take the slow way below.
-    messages = [
-        {"role": m.role, "content": m.content}
-        if type(m.content) is str
-        and (m.name, m.reasoning, m.tool_calls, m.tool_call_id, m.function_call, m.extra) == _NO_RARE_FIELDS
-        and m.role in _PLAIN_ROLES
-        else None
-        for m in request.messages
-    ]
-    if None in messages:
-        for index, message in enumerate(request.messages):
-            if messages[index] is None:
-                messages[index] = encode(allowed.check_message(message, index))
+    # Nearly every message is plain text.
+    messages: list[Any] = []
+    for index, m in enumerate(request.messages):
+        if (
+            type(m.content) is str
+            and (m.name, m.reasoning, m.tool_calls, m.tool_call_id, m.function_call, m.extra) == _NO_RARE_FIELDS
+            and m.role in _PLAIN_ROLES
+        ):
+            messages.append({"role": m.role, "content": m.content})
+        else:
+            messages.append(encode(allowed.check_message(m, index)))
     body: dict[str, Any] = {"model": model, "messages": messages}
     checks = allowed.fields
-    names, values = _sent_fields()
-    for name, value in zip(names, values(request)):  # noqa: B905 - of one length, and this is a hot path
-        if value is not None:
-            if name in checks:
-                checks[name](request, value)
-            body[name] = value if type(value) in _PLAIN_TYPES else encode(value)
+    names, read_values = _sent_fields()
+    values = read_values(request)
+    # A hot path: compress() skips the many fields that are not set without a step of Python code.
+    for name, value in compress(zip(names, values), map(is_not, values, repeat(None))):  # noqa: B905 - of one length
+        if name in checks:
+            checks[name](request, value)
+        body[name] = value if type(value) in _PLAIN_TYPES else encode(value)
     if stream or allowed.sends_stream_false:
         body["stream"] = stream
     if ask_usage and stream:
@@ -169,7 +171,7 @@ def usage(data: object, checkpoint: Callable[[], object] = int) -> r.Usage | Non
             return None
         prompt, completion = prompt or 0, completion or 0
     cached = reasoning = None
-    extra = _other_fields(data, _USAGE_KEYS, checkpoint)
+    extra = EMPTY if _USAGE_KEYS.issuperset(data) else _other_fields(data, _USAGE_KEYS, checkpoint)
     if details := get("prompt_tokens_details"):
         cached, rest = _split_detail(details, "cached_tokens", prompt)
         if rest:
@@ -215,10 +217,11 @@ def _has_absurd_figure(data: dict[str, Any]) -> bool:
 
 def x_groq(data: dict[str, Any], checkpoint: Callable[[], object] = int) -> r.XGroq:
     """Return the ``x_groq`` part of an answer."""
-    figures = data.get("usage")
+    get = data.get
+    own_id, seed, figures, error, debug = get("id"), get("seed"), get("usage"), get("error"), get("debug")
     return r.XGroq(
-        id=lenient_text(data, "id"),
-        seed=seed if type(seed := data.get("seed")) is int else lenient_integer(data, "seed"),
+        id=own_id if type(own_id) is str else None,
+        seed=seed if type(seed) is int else lenient_integer(data, "seed"),
         usage=None
         if type(figures) is not dict
         else r.XGroqUsage(
@@ -226,9 +229,9 @@ def x_groq(data: dict[str, Any], checkpoint: Callable[[], object] = int) -> r.XG
             dram_cached_tokens=lenient_integer(figures, "dram_cached_tokens"),
             extra=_other_fields(figures, _CACHE_KEYS, checkpoint),
         ),
-        error=lenient_text(data, "error"),
-        debug=freeze_json(data.get("debug"), checkpoint),
-        extra=_other_fields(data, _X_GROQ_KEYS, checkpoint),
+        error=error if type(error) is str else None,
+        debug=None if debug is None else freeze_json(debug, checkpoint),
+        extra=EMPTY if _X_GROQ_KEYS.issuperset(data) else _other_fields(data, _X_GROQ_KEYS, checkpoint),
     )
 
 
@@ -249,7 +252,7 @@ def _split_detail(details: object, key: str, maximum: int = MAX_TOKENS) -> tuple
 
 
 def _other_fields(data: dict[str, Any], known: frozenset[str], checkpoint: Callable[[], object]) -> Mapping[str, Any]:
-    """Return the fields of *data* that are not *known*, read-only."""
+    """Return the fields of *data* that are not *known*, read-only. On hot paths, ask first whether there are any."""
     if known.issuperset(data):
         return EMPTY
     others: Mapping[str, Any] = freeze_json({key: item for key, item in data.items() if key not in known}, checkpoint)
@@ -312,6 +315,10 @@ _USUAL_MESSAGE_KEYS = frozenset({"role", "content", "reasoning", "reasoning_cont
 _CHOICE_KEYS = frozenset({"index", "message", "logprobs", "finish_reason"})
 
 
+#: Unix seconds of the year 2100: an instant up to there is read without further checks.
+_LATEST_INSTANT = 4_102_444_800
+
+
 def envelope(data: dict[str, Any], checkpoint: Callable[[], object] = int) -> dict[str, Any]:
     """Return the fields that plain answers and chunks share, leniently."""
     fields: dict[str, Any] = {}
@@ -319,8 +326,11 @@ def envelope(data: dict[str, Any], checkpoint: Callable[[], object] = int) -> di
     for key in ("id", "model", "system_fingerprint", "service_tier"):
         if type(item := get(key)) is str:
             fields[key] = item
-    if (created := parse_instant(get("created"))) is not None:
-        fields["created_at"] = created
+    created = get("created")
+    if type(created) is int and 0 < created <= _LATEST_INSTANT:
+        fields["created_at"] = datetime.fromtimestamp(created, timezone.utc)
+    elif created is not None and (instant := parse_instant(created)) is not None:
+        fields["created_at"] = instant
     if type(own := get("x_groq")) is dict:
         fields["x_groq"] = x_groq(own, checkpoint)
     if type(breakdown := get("usage_breakdown")) is dict:
@@ -411,7 +421,9 @@ def response_fields(data: object, checkpoint: Callable[[], object] = int) -> dic
     """
     if type(data) is not dict:
         raise type_mismatch("$", "an object", data)
-    choices = strict_items(data, "choices", "$")
+    choices = data.get("choices")
+    if type(choices) is not list or len(choices) > 1:
+        choices = strict_items(data, "choices", "$")
     if not choices:
         raise ResponseDecodeError("the answer has no choices @ $.choices")
     choice = choices[0]
@@ -422,13 +434,21 @@ def response_fields(data: object, checkpoint: Callable[[], object] = int) -> dic
     if type(message) is not dict:
         raise type_mismatch(path, "an object", message)
     fields = envelope(data, checkpoint)
-    fields["content"] = replace_halves(joined_text(message, "content", path) or "")
-    thought = reasoning(message)
+    # Each field is read by a function only if it is not what nearly every answer has: this is a hot path.
+    content = message.get("content")
+    if type(content) is not str:
+        content = joined_text(message, "content", path) or ""
+    fields["content"] = content if content.isascii() else replace_halves(content)
+    thought = None
+    if "reasoning" in message or "reasoning_content" in message:
+        thought = reasoning(message)
     fields["reasoning"] = thought and replace_halves(thought)
-    finish = lenient_text(choice, "finish_reason")
-    fields["finish_reason"] = finish if finish != "null" else None
-    fields["logprobs"] = freeze_json(choice.get("logprobs"), checkpoint)
-    if calls := strict_items(message, "tool_calls", path):
+    finish = choice.get("finish_reason")
+    fields["finish_reason"] = finish if type(finish) is str and finish != "null" else None
+    logprobs = choice.get("logprobs")
+    if logprobs is not None:
+        fields["logprobs"] = freeze_json(logprobs, checkpoint)
+    if message.get("tool_calls") is not None and (calls := strict_items(message, "tool_calls", path)):
         from groq_provider.types import parts as p  # imported late: most answers have no tool calls
 
         whole = [

@@ -109,12 +109,11 @@ def parse_wait(text: str) -> float | None:
 
 def _parse_count(text: str | None) -> int | None:
     """Return the value of a count in a header, or ``None`` if it is not an integer of at most nine digits."""
-    if text is None:
-        return None
-    if len(text) < 10 and text.isdigit() and text.isascii():
-        return int(text)
-    text = text[:40].strip()
+    text = (text or "")[:40].strip()
     return int(text) if len(text) < 10 and text.isascii() and text.isdigit() else None
+
+
+_NO_COUNTS = (None,) * 4
 
 
 def parse_rate_limit(headers: Mapping[str, str]) -> RateLimitInfo | None:
@@ -124,15 +123,20 @@ def parse_rate_limit(headers: Mapping[str, str]) -> RateLimitInfo | None:
     period of its limit (some servers send an instant), and a reset that the remainder contradicts by half the period or more.
     """
     get = headers.get
-    limit_requests_text, limit_tokens_text = get("x-ratelimit-limit-requests"), get("x-ratelimit-limit-tokens")
-    remaining_requests_text, remaining_tokens_text = (
+    texts = (
+        get("x-ratelimit-limit-requests"),
         get("x-ratelimit-remaining-requests"),
+        get("x-ratelimit-limit-tokens"),
         get("x-ratelimit-remaining-tokens"),
     )
-    if limit_requests_text is limit_tokens_text is remaining_requests_text is remaining_tokens_text is None:
+    if texts == _NO_COUNTS:
         return None
-    limit_requests, remaining_requests = _parse_count(limit_requests_text), _parse_count(remaining_requests_text)
-    limit_tokens, remaining_tokens = _parse_count(limit_tokens_text), _parse_count(remaining_tokens_text)
+    counts: list[int | None] = []
+    for text in texts:
+        # Nearly all counts are plain; this is a hot path.
+        is_plain = text is not None and len(text) < 10 and text.isdigit() and text.isascii()
+        counts.append(int(text) if is_plain else _parse_count(text))  # type: ignore[arg-type]  # not None
+    limit_requests, remaining_requests, limit_tokens, remaining_tokens = counts
     reset_requests = parse_duration(get("x-ratelimit-reset-requests"))
     reset_tokens = parse_duration(get("x-ratelimit-reset-tokens"))
     # A bucket refills continuously, so the remainder and the time until it is full tell the same thing twice. Nearly all headers agree.

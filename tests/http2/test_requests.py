@@ -655,7 +655,7 @@ def test_child_cannot_touch_parents_streams(how):
                 streams.clear()
                 gc.collect()
             elif how == "exit":
-                groq_provider.call.runtime._close_books()
+                groq_provider.call.registry._settle_all()
             return True
 
         assert join(fork(work)) == 0

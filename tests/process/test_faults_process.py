@@ -357,7 +357,7 @@ def check_after(provider, where):
     whole_stream(provider)
     assert counts(provider) == (0, 0), where
     assert provider._runtime.in_flight == 0, where
-    assert provider._runtime._orphans == deque(), where
+    assert provider._runtime.calls._pending_actions == deque(), where
     pool = provider._transport.adapter._pool
     assert pool is None or pool.idle() <= 2, where
     for window in provider.get_rate_limits()[MODEL].windows.values():

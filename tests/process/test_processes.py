@@ -206,7 +206,7 @@ def test_child_cannot_end_parents_read(secure, how, tmp_path):
                     held.clear()
                     gc.collect()
             else:
-                groq_provider.call.runtime._close_books()
+                groq_provider.call.registry._settle_all()
             return (gone() is None) == (how == "garbage")
 
         assert join(fork(work)) == 0

@@ -583,15 +583,15 @@ def test_interrupted_exit_leaves_no_call(how):
         {"refused": refusal(400), "streamed": streamed(chunk("a"), chunk(finish="stop"), b"data: [DONE]\n\n")}.get(how)
         or (streamed(chunk("a")) if how == "left" else answer())
     )
-    leave, struck = bench.runtime.leave, []
+    discard, struck = bench.runtime.calls.discard, []
 
     def interrupted(call):
         if not struck:
             struck.append(call)
             raise KeyboardInterrupt
-        leave(call)
+        discard(call)
 
-    bench.runtime.leave = interrupted
+    bench.runtime.calls.discard = interrupted
     stream = bench.stream(cancel=token) if how in ("streamed", "left") else None
     if stream is not None:
         next(stream)
@@ -615,7 +615,7 @@ def test_interrupted_creation_leaves_nothing():
     """An interrupt while a stream is made leaves nothing: the answer was there, and no caller has it."""
     wire = streamed(chunk("a"))
     bench = Bench(wire)
-    bench.runtime.follow = lambda stream: (_ for _ in ()).throw(KeyboardInterrupt)
+    bench.runtime.calls.add_stream = lambda stream: (_ for _ in ()).throw(KeyboardInterrupt)
     token = CancelToken()
     with pytest.raises(KeyboardInterrupt):
         bench.stream(cancel=token)
@@ -675,11 +675,11 @@ def test_finalizer_leftovers_are_done_later():
     """The next call, or the end, does the leftovers of finalizers, which may not touch a lock themselves."""
     bench = Bench(answer())
     done = []
-    bench.runtime.later(lambda: done.append(1))
+    bench.runtime.calls.run_with_next_call(lambda: done.append(1))
     assert done == []
     bench.generate()
     assert done == [1]
-    bench.runtime.later(lambda: done.append(2))
+    bench.runtime.calls.run_with_next_call(lambda: done.append(2))
     bench.runtime.close()
     assert done == [1, 2]
 

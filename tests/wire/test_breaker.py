@@ -381,7 +381,7 @@ def test_lone_stream_counts_twice(how, counted):
                 warnings.simplefilter("ignore", ResourceWarning)
                 del stream
                 gc.collect()
-            provider._runtime._clear_up()
+            provider._runtime.calls.run_pending()
         assert breaker._slots[-1][1:] == counted
 
 

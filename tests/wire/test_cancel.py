@@ -252,7 +252,7 @@ class Stage:
 
     def state(self):
         """The waiting call; ``None`` before it is made."""
-        found = [call for known in list(self.provider._runtime._live) if (call := known()) is not None]
+        found = [call for known in list(self.provider._runtime.calls._scopes) if (call := known()) is not None]
         return next((call for call in found if call is not self.bystander._call.scope), None)
 
     def reached(self):
@@ -460,7 +460,7 @@ def test_closed_generator_leaves_nothing(managed, tls, tmp_path, monkeypatch):
             with pytest.warns(ResourceWarning, match="unclosed <ResponseStream"):  # noqa: PT031 - it comes of one of the two
                 generator.close()
                 gc.collect()
-            stage.provider._runtime._clear_up()  # what a finalizer leaves for the next call
+            stage.provider._runtime.calls.run_pending()  # what a finalizer leaves for the next call
         stage.check_left()
 
 

@@ -300,7 +300,7 @@ def test_a_stream_ends_once(ending, monkeypatch, request):
                 server.first_read.set()
             act(ending, bench)
             if ending.act is not provider_closed:
-                bench.provider._runtime._clear_up()  # what finalizers leave to the next call
+                bench.provider._runtime.calls.run_pending()  # what finalizers leave to the next call
             (reservation,) = bench.limiter.granted
             assert reservation.ending[0] == ending.settled
             endings = [item for item in reservation.calls if item[0] != "keep"]  # which is said once more, to no effect
@@ -316,7 +316,7 @@ def test_a_stream_ends_once(ending, monkeypatch, request):
             bench.streams.clear()
             gc.collect()
             assert len(bench.tracker.records) == (ending.record is not None)
-            assert bench.provider._runtime._streams == set()
+            assert bench.provider._runtime.calls._streams == set()
             if ending.act is not provider_closed:
                 assert bench.provider.generate_stream("again", timeout=PATIENT).collect().content == "one two"
                 assert server.connections == (1 if ending.kept else 2)
