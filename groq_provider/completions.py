@@ -49,16 +49,17 @@ class Completions(Generic[S]):
     ) -> LLMResponse:
         """Return a whole answer.
 
+        The call waits for a place in the rate limits, sends the request, and tries again where that is safe, all within *timeout*.
+
         Args:
-            prompt: Text, messages, or a request; you may give messages as ``messages=``, too.
+            prompt: A text, messages, or a request. You can also give messages as ``messages=``.
             timeout: Seconds for the whole call, waiting and retries included, a duration such as ``"30s"``, or
-                :class:`~groq_provider.Timeouts`; ``None``: as configured.
-            cancel: Ends the call from any thread, wherever it waits.
-            extra_headers: Sent with this request; ``Authorization`` cannot be replaced.
-            extra_body: Body fields this version does not know; they win over all others.
+                :class:`~groq_provider.Timeouts`; ``None`` takes the configured limits.
+            cancel: A token with which any thread can end the call, wherever it waits.
+            extra_headers: Header fields for this request. You cannot replace ``Authorization``.
+            extra_body: Body fields that this version does not know; they override all others.
             extra_query: Query parameters.
-            fields: Request fields, which override those of a request; :class:`~groq_provider.LLMRequest` says what
-                each means: ``messages``, ``model``, ``max_completion_tokens``, ``max_tokens``, ``temperature``,
+            fields: Request fields, which override those of a request; :class:`~groq_provider.LLMRequest` describes each: ``messages``, ``model``, ``max_completion_tokens``, ``max_tokens``, ``temperature``,
                 ``top_p``, ``n``, ``stop``, ``seed``, ``stream``, ``stream_options``, ``tools``, ``tool_choice``,
                 ``parallel_tool_calls``, ``response_format``, ``reasoning_format``, ``include_reasoning``,
                 ``reasoning_effort``, ``service_tier``, ``disable_tool_validation``, ``documents``,
@@ -69,11 +70,11 @@ class Completions(Generic[S]):
 
         Raises:
             InvalidRequestError: A value is wrong; nothing was sent.
-            APIStatusError: The service refused; its subclasses say why.
-            RateLimitTimeoutError: The limiter would need longer than *timeout*.
+            APIStatusError: The service refused the request; the subclass tells the cause.
+            RateLimitTimeoutError: The wait for the rate limit would be longer than *timeout* allows.
             TransportError: No answer came.
             DeadlineExceededError: The time is up.
-            RequestCancelledError: *cancel* was used.
+            RequestCancelledError: The call was cancelled.
         """
         if fields:
             refuse_stream(fields)
@@ -92,11 +93,14 @@ class Completions(Generic[S]):
         extra_query: Mapping[str, Any] | None = None,
         **fields: Unpack[RequestFields],
     ) -> S:
-        """Return an answer as it is made.
+        """Return a stream that gives the answer while the model writes it.
 
-        The request is sent now: a refusal of the service is raised here. Arguments and errors as for :meth:`generate`. Everything that
-        ends the stream early is raised by ``next()`` and holds what had arrived in ``partial``: a ``StreamError`` once text had come, and
-        any other :class:`~groq_provider.GroqProviderError`, time limits and refusals of a further try among them.
+        The request is sent now, and a refusal of the service is raised here. Arguments and errors are those of :meth:`generate`. You should
+        use the stream as a context manager, so that leaving it early frees the connection.
+
+        If the stream ends early, ``next()`` raises the error, whose ``partial`` holds the part that had arrived. You should catch
+        :class:`~groq_provider.GroqProviderError`: after the first text it is mostly a ``StreamError``, but it may also be a time limit, or
+        the refusal of a retry.
         """
         request = LLMRequest.of(prompt, **fields)
         return self._stream(request, timeout, cancel, extra_headers, extra_body, extra_query)
@@ -112,21 +116,21 @@ class Completions(Generic[S]):
         cancel: CancelToken | None = None,
         **fields: Unpack[RequestFields],
     ) -> BulkRun:
-        """Return the answers to many requests, made by threads.
+        """Answer many requests by threads, and return an iterator of the results.
 
         Args:
-            requests: Prompts, messages or requests; any iterable, read as far as needed.
-            max_workers: Threads, at least 1. ``"auto"``: as many as the service can use, found out as it goes, 4 in the beginning
-                and 256 at most: more while all are busy and answers come as quickly as with few, fewer after a 429 or 498 or
-                when answers become slow. ``BulkRun.workers`` says how many.
-            ordered: Whether results come in the order of the input, or as they finish.
-            timeout: Per item; as for :meth:`generate`.
-            cancel: Ends the whole run.
+            requests: Prompts, messages or requests, as any iterable. It is read as far as needed, so it can be endless.
+            max_workers: The number of threads, at least 1. ``"auto"`` finds the number that the service can use, from 4 at the beginning
+                to 256: it adds threads while all are busy and answers come as quickly as with few, and removes threads after a 429 or 498,
+                or when answers become slow. ``BulkRun.workers`` tells the number.
+            ordered: Whether results come in the order of the input; if not, they come as they finish.
+            timeout: The time limits of each item; as for :meth:`generate`.
+            cancel: A token that ends the whole run.
             fields: Request fields for every item.
 
         Returns:
-            An iterator of :class:`~groq_provider.BulkSuccess` and :class:`~groq_provider.BulkFailure`, which are each a
-            :class:`~groq_provider.BulkResult`: an item that fails is a result with an ``error``.
+            An iterator of :class:`~groq_provider.BulkSuccess` and :class:`~groq_provider.BulkFailure`, both of them
+            :class:`~groq_provider.BulkResult`. An item that fails is a result with an ``error``, which you should check; the run goes on.
         """
         # A value that is wrong for every item raises one error, here.
         refuse_stream(fields)

@@ -1,4 +1,4 @@
-"""The provider: builds the parts from a configuration and delegates to them."""
+"""The provider: builds its parts from a configuration, and delegates to them."""
 
 from __future__ import annotations
 
@@ -65,24 +65,24 @@ _log = logging.getLogger(__name__)
 class GroqProvider(Completions["ResponseStream"]):
     """A client of Groq Cloud.
 
-    Make one and share it: it keeps connections, limits and figures. Construction reads the configuration and the environment, and
-    sends nothing.
+    You should make one provider per process and share it: it keeps connections, limits and figures. Construction reads the configuration
+    and the environment, and sends nothing. Use it as a context manager, or call :meth:`close` when you no longer need it.
 
     Thread safety: any number of threads may share one provider. A stream belongs to the thread that reads it.
 
     Args:
         config: :class:`~groq_provider.ProviderConfig`, a mapping, the path of a YAML, TOML or JSON file, or ``None``: the
             environment (``GROQ_API_KEY``, ``GROQ_BASE_URL``, ``GROQ_HOST``).
-        session: A ``requests.Session`` of yours, which stays yours: its headers, proxies, verify and cert are read once, here.
-            Nothing is mounted on it and nothing sent through it; its adapters, hooks, auth, params and cookies play no part.
-        rate_limiter: Shared by several providers, if you pass the same to each.
-        latency_tracker: Likewise.
-        tokenizer: Counts the tokens of a text; ``None``: estimated by size and corrected by experience.
-        clock: Time; for tests.
-        settings: Fields of the configuration; they win over *config*.
+        session: A ``requests.Session`` of yours. The provider reads its headers, proxies, verify and cert once, here; it mounts nothing on
+            the session and sends nothing through it. Its adapters, hooks, auth, params and cookies have no effect.
+        rate_limiter: The rate limiter. You can pass one limiter to several providers, which then share its limits.
+        latency_tracker: The recorder of times. You can share it in the same way.
+        tokenizer: A function that counts the tokens of a text; ``None`` estimates them by size, corrected by the counts of earlier answers.
+        clock: The source of time; you can replace it in tests.
+        settings: Fields of the configuration, which override those of *config*.
 
     Raises:
-        ConfigurationError: A setting is wrong, or there is no key.
+        ConfigurationError: A setting is wrong, or there is no API key. The message names the setting and tells you what to do.
 
     Example:
         >>> provider = GroqProvider(api_key="gsk_example")
@@ -123,10 +123,10 @@ class GroqProvider(Completions["ResponseStream"]):
             self.warm_up(self._config.prewarm)
 
     def _warn_of_retired(self) -> None:
-        """Say which models of the configuration were shut down, and what to use instead."""
+        """Warn of models of the configuration that were shut down, and name the models to use instead."""
         config = self._config
         names = dict.fromkeys((*config.models, config.default_model))
-        names.pop(DEFAULT_MODEL, None)  # nearly always the only one, and then no catalogue is read
+        names.pop(DEFAULT_MODEL, None)  # mostly the only name, and then the catalogue need not be loaded
         if not names or config.type is not ProviderType.GROQ or not config.enabled:
             return
         for name in names:
@@ -139,7 +139,7 @@ class GroqProvider(Completions["ResponseStream"]):
             )
 
     def _make_parts(self, given: dict[str, Any], *, lazy: bool = False) -> None:
-        """Make what the caller did not give."""
+        """Make the parts that the caller did not give."""
         for name, part in given.items():
             protocol = _protocol_of(name)
             if protocol is not None and not isinstance(part, protocol):
@@ -168,10 +168,10 @@ class GroqProvider(Completions["ResponseStream"]):
         except ConfigurationError:
             if not lazy:
                 raise
-            key, self._keyless = None, True  # looked for again on first use
-        # The limits are those of whom the key belongs to; of the key itself a digest tells nothing.
+            key, self._keyless = None, True  # the first use looks for the key again
+        # Limits belong to the owner of the key. The digest separates owners without revealing the key.
         scope = hashlib.blake2b((key or config.base_url).encode(), digest_size=8).hexdigest()
-        key = None if key is None else SecretHeader(key)  # not shown where frames are
+        key = None if key is None else SecretHeader(key)  # its repr hides it in frames that show local variables
         self._limiter: RateLimiter = self._given_limiter or TokenBucketRateLimiter(
             config.rate_limits,
             store=config.rate_limit_store if config.enabled else "memory",
@@ -227,13 +227,13 @@ class GroqProvider(Completions["ResponseStream"]):
         return None if policy is None else CircuitBreaker(policy, self._clock, name=self.get_name())
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_health"):  # for tools that show the variables of a construction that failed
+        if not hasattr(self, "_health"):  # tools that report errors show the variables of a failed construction
             return f"<{type(self).__name__} unfinished>"
         state = "closed" if self._runtime.calls.closed else "disabled" if not self._config.enabled else "open"
         return f"<{type(self).__name__} {self._config.base_url} {state}, {self._runtime.in_flight} calls under way>"
 
     def __getstate__(self) -> dict[str, Any]:
-        # Connections, limits and figures belong to a process. The configuration drops its key when it is pickled.
+        # Connections, limits and figures belong to one process. The configuration leaves out its key when it is pickled.
         if self._passed:
             raise TypeError(
                 f"a provider that was given {', '.join(self._passed)} cannot be pickled: make it where it is used"
@@ -241,18 +241,18 @@ class GroqProvider(Completions["ResponseStream"]):
         return {"config": self._config}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # New parts in the other process; nothing is sent there, and the key may come into its environment later.
+        # The other process makes new parts. The key may come into its environment later.
         self._config = state["config"]
         self._make_parts({}, lazy=True)
 
     # --- generating --------------------------------------------------------------------------------------------------------
 
     def _generate(self, request: LLMRequest, *arguments: Any) -> LLMResponse:
-        options = self._options(*arguments)  # which may build the runtime
+        options = self._options(*arguments)  # first: this may build the runtime
         return self._runtime.generate(request, options)
 
     def _stream(self, request: LLMRequest, *arguments: Any) -> ResponseStream:
-        options = self._options(*arguments)  # likewise
+        options = self._options(*arguments)  # first, as above
         return self._runtime.stream(request, options)
 
     def _answer_item(self, request: LLMRequest, *, timeout: Timeouts | None, cancel: CancelToken | None) -> LLMResponse:
@@ -277,15 +277,16 @@ class GroqProvider(Completions["ResponseStream"]):
         extra_headers: Mapping[str, str] | None = None,
         extra_query: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Reach an endpoint that has no method here: send one JSON request and return the decoded answer.
+        """Send one JSON request to an endpoint that has no method here, and return the decoded answer.
 
-        Retries, time limits and errors as for :meth:`generate`; no rate limit is charged and no latency recorded.
+        Retries, time limits and errors are those of :meth:`generate`. The call is not charged to any rate limit, and its latency is not
+        recorded. Use :meth:`raw` if you need the headers, or another kind of body.
 
         Args:
             method: ``GET``, ``POST``, ``DELETE``, …
-            path: Under the base URL, with a leading slash: ``"/models"``. It may end in a query. One that would leave the base URL
-                (``..``, in any encoding), or has a fragment or a second ``?``, is refused.
-            json: Body; ``None``: none.
+            path: The path under the base URL, with a leading slash: ``"/models"``. It may end in a query. A path that would leave the base
+                URL (``..``, in any encoding), or has a fragment or a second ``?``, is refused.
+            json: The body; ``None`` sends none.
             timeout: As for :meth:`generate`.
             cancel: As for :meth:`generate`.
             extra_headers: As for :meth:`generate`.
@@ -312,22 +313,23 @@ class GroqProvider(Completions["ResponseStream"]):
         extra_headers: Mapping[str, str] | None = None,
         extra_query: Mapping[str, Any] | None = None,
     ) -> RawResponse:
-        """Reach any endpoint with any kind of body; return status, headers, request id and body of its answer.
+        """Send any kind of body to any endpoint; return the status, the headers, the request id and the body of its answer.
 
-        Where *json* or *data* has a field ``model``, the call holds a place in that model's request limits; tokens are not counted.
+        If *json* or *data* has a field ``model``, the call takes a place in the request limits of that model; tokens are not counted.
         Retries, time limits and errors are those of :meth:`generate`; no latency is recorded.
 
         Args:
             method: As for :meth:`request`.
             path: As for :meth:`request`.
-            json: A body of JSON.
-            data: A body of another kind: ``bytes``, the ``pathlib.Path`` of a file or an open binary file are sent as they are; a mapping
-                is a form.
-            files: Files of a form, by name of the field: ``bytes``, a ``pathlib.Path``, an open binary file that can seek,
+            json: A body to send as JSON.
+            data: A body of another kind. You can pass ``bytes``, the ``pathlib.Path`` of a file or an open binary file, which are sent
+                unchanged, or a mapping, which is sent as a form.
+            files: The files of a form, by the name of the field: ``bytes``, a ``pathlib.Path``, an open binary file that can seek,
                 ``(name, content)`` or ``(name, content, content type)``. They are sent in pieces (over HTTP/2 from memory), and opened
-                anew for a retry. An open file is sent from its present position, and stays yours.
-            as_: What ``body`` is: decoded ``"json"``; ``"bytes"``, 64 MiB at most; a ``"file"``, open and temporary; an ``"iterator"`` of
-                bytes as they arrive; ``"events"``, an iterator of the decoded data of an event stream.
+                again for a retry. An open file is sent from its present position; you must close it yourself.
+            as_: The form of ``body`` in the answer: decoded ``"json"``; ``"bytes"``, 64 MiB at most; a ``"file"``, which is temporary and
+                which you should close; an ``"iterator"`` of bytes as they arrive; ``"events"``, an iterator of the decoded data of an
+                event stream. You should use the iterators as context managers.
             timeout: As for :meth:`generate`.
             cancel: As for :meth:`generate`.
             extra_headers: As for :meth:`generate`; a ``Content-Type`` here replaces that of the body.
@@ -347,14 +349,14 @@ class GroqProvider(Completions["ResponseStream"]):
         response: RawResponse = self._runtime.ask(raw_endpoint(method.upper(), path, as_), body, options, cost)
         return response
 
-    # --- what there is -----------------------------------------------------------------------------------------------------
+    # --- models, figures, health -------------------------------------------------------------------------------------------
 
     def get_type(self) -> ProviderType:
-        """Return ``ProviderType.GROQ``, or what is configured."""
+        """Return the configured type: ``ProviderType.GROQ`` unless you have set another."""
         return self._config.type
 
     def get_name(self) -> str:
-        """Return ``"Groq"``, for another server its host."""
+        """Return ``"Groq"``, or the host of another server."""
         if self._config.type is ProviderType.GROQ:
             return "Groq"
         return self._config.base_url.split("//", 1)[-1].split("/", 1)[0]
@@ -364,19 +366,20 @@ class GroqProvider(Completions["ResponseStream"]):
         return self._models.get()
 
     def list_models(self, *, refresh: bool = False) -> tuple[ModelInfo, ...]:
-        """Return the models the service itself lists for this key, with what the catalogue knows of them.
+        """Return the models that the service lists for your API key, with the data of the catalogue.
 
-        Asked once and remembered; *refresh* asks again. Unknown ids come with what the service says of them.
+        The provider asks once and remembers the answer; *refresh* makes it ask again. A model that the catalogue does not know has the
+        fields of the service only.
         """
         self._require_open()
         return self._models.list(refresh=refresh)
 
     def get_capabilities(self) -> tuple[ModelCapability, ...]:
-        """Return what the offered models together can do; no I/O."""
+        """Return the capabilities of all offered models together; no I/O."""
         return tuple(self._models.capabilities())
 
     def fastest_models(self) -> tuple[ModelInfo, ...]:
-        """Return the offered models with a published speed, fastest first. Nominal figures, not measurements.
+        """Return the offered models with a published speed, fastest first. These are nominal figures, not measurements.
 
         Models that were shut down are left out, unless the configuration names them.
         """
@@ -390,15 +393,15 @@ class GroqProvider(Completions["ResponseStream"]):
         return tuple(sorted(fast, key=lambda model: -(model.performance_profile.avg_tokens_per_second or 0)))  # type: ignore[union-attr]  # filtered above
 
     def get_latency_metrics(self, model: str | None = None) -> LatencyMetrics:
-        """Return statistics over the newest calls of one model, or of all."""
+        """Return statistics over the newest calls of one model, or of all models."""
         return self._tracker.get_metrics(model)
 
     def profile_vs_measured(self) -> Mapping[str, MeasuredProfile]:
-        """Return, by its id, the published speed of each offered model beside what was measured here; no I/O.
+        """Return the published speed of each offered model beside the measured one, by model id; no I/O.
 
-        Models of neither are left out.
+        Models without any such figure are left out.
         """
-        from groq_provider.types.status import MeasuredProfile  # for whoever looks
+        from groq_provider.types.status import MeasuredProfile  # loaded late: few programs ask
 
         found: dict[str, MeasuredProfile] = {}
         for model in self.get_models():
@@ -415,14 +418,14 @@ class GroqProvider(Completions["ResponseStream"]):
         return found
 
     def get_rate_limits(self) -> Mapping[str, RateLimitStatus]:
-        """Return what is known of the limits, by model."""
+        """Return the known limits and their use, by model."""
         return self._limiter.get_status()
 
     def is_available(self, *, probe: bool = False) -> bool:
-        """Say whether a call is worth trying. Never raises, never logs.
+        """Return whether a call is worth trying. Never raises, never logs.
 
-        Without *probe* no I/O is done: True unless the provider is closed, disabled, without a key, or was found unhealthy in the
-        last 30 seconds and has answered no call since. With *probe* the service is asked (``GET /models``, 5 s at most).
+        Without *probe* this does no I/O. It returns False if the provider is closed or disabled, has no API key, or was found unhealthy
+        in the last 30 seconds and has answered no call since. With *probe* it asks the service (``GET /models``, 5 s at most).
         """
         if self._runtime.calls.closed or not self._config.enabled:
             return False
@@ -436,36 +439,37 @@ class GroqProvider(Completions["ResponseStream"]):
         """Check the service now.
 
         Args:
-            probe: ``"models"`` asks for the list of models: no tokens, no place in the limits, no latency record. ``"chat"`` makes a
-                completion of 10 tokens.
-            model: For ``"chat"``; ``None``: the fastest of the offered models by its published speed, else the default model.
+            probe: ``"models"`` asks for the list of models, which uses no tokens, no place in the limits and no latency record. ``"chat"``
+                makes a completion of 10 tokens, which you pay for.
+            model: The model for ``"chat"``; ``None`` takes the fastest of the offered models by its published speed, else the default
+                model.
             timeout: Seconds for the check.
-            raise_on_error: Raise what went wrong instead of returning it.
+            raise_on_error: Raise the error instead of returning it in the result.
         """
-        self._timeouts(timeout)  # a wrong argument is the caller's mistake, and no news of the service
+        self._timeouts(timeout)  # a wrong argument is the caller's mistake, and tells nothing about the service
         if model is not None and (not isinstance(model, str) or not model):
             raise InvalidRequestError(f"model = {checks.shown(model)}: must be a model id")
         return self._health.check(probe, model=model, timeout=timeout, raise_on_error=raise_on_error)
 
     @property
     def last_health(self) -> ProviderHealth:
-        """The outcome of the newest check, without another; its status is ``"unknown"`` before the first."""
+        """The result of the newest check; no I/O. Its status is ``"unknown"`` before the first check."""
         return self._health.last
 
-    # --- life --------------------------------------------------------------------------------------------------------------
+    # --- opening and closing --------------------------------------------------------------------------------------------------------------
 
     def warm_up(self, connections: int = 1, *, timeout: float = 10.0) -> int:
-        """Open connections, TLS included, ahead of the first calls, and load what these will need; send nothing.
+        """Open connections, TLS included, and import the modules that calls need, ahead of the first calls. Sends no request.
 
-        Servers close connections that stay without a request, so do it shortly before use.
+        You should call this shortly before the first calls, because servers close connections that stay without a request.
 
         Args:
-            connections: For how many calls at once, 1 to 100. Over HTTP/2 one connection is enough for all that the server allows on it,
-                a hundred as a rule.
-            timeout: Seconds for all of them.
+            connections: The number of calls at once to prepare for, 1 to 100. Over HTTP/2 one connection serves as many calls as the
+                server allows on it, mostly a hundred.
+            timeout: Seconds for all connections together.
 
         Returns:
-            For how many calls connections are ready.
+            The number of calls for which connections are ready.
         """
         self._require_open()
         self._runtime.load()
@@ -475,7 +479,7 @@ class GroqProvider(Completions["ResponseStream"]):
         return self._transport.warm_up(connections, timeout=timeout)
 
     def close(self) -> None:
-        """End calls under way, close every connection, refuse further calls. Idempotent."""
+        """End the calls under way, close every connection, and refuse further calls. Idempotent; you can call it from any thread."""
         self._runtime.close()
         self._transport.close()
         if self._given_limiter is None and isinstance(self._limiter, TokenBucketRateLimiter):
@@ -505,7 +509,7 @@ class GroqProvider(Completions["ResponseStream"]):
 
     @staticmethod
     def _check_plain(method: str, path: str, json: Any) -> bytes | None:
-        """Return the body of a request to an endpoint without a method, if all of it can be sent."""
+        """Return the body of a request to any endpoint, after checking method and path."""
         if not isinstance(path, str) or not path.startswith("/") or any(ord(c) <= 32 or ord(c) > 126 for c in path):
             raise InvalidRequestError(
                 f"path = {checks.shown(path)}: must begin with a slash and be percent-encoded ASCII"
@@ -547,13 +551,13 @@ class GroqProvider(Completions["ResponseStream"]):
         )
 
     def _check_length(self, request: LLMRequest, model: str) -> LLMRequest:
-        """Hold the length asked for against the model's maximum; only for live models of the catalogue, others are the service's business."""
+        """Check the length that a request asks for against the maximum of its model, if the catalogue knows the model as live."""
         asked = request.max_output_tokens
         if asked is None:
             return request
         name = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
         known = self._models.find(model)
-        other = self._config.type is not ProviderType.GROQ  # whose list may say so, but whose own matter it is
+        other = self._config.type is not ProviderType.GROQ  # another server checks lengths itself
         most = None if known is None or known.deprecated or other else known.max_tokens or None
         if self._config.trim_max_tokens:
             room = self._limiter.largest_output(model, prompt_tokens=estimate_prompt_tokens(request, self._tokenizer))
@@ -577,7 +581,7 @@ class GroqProvider(Completions["ResponseStream"]):
         return self._probe("POST", CHAT_PATH, codec.request_body(request, model=model, stream=False), timeout)
 
     def _probe(self, method: str, path: str, body: bytes | None, timeout: float) -> Any:
-        """Ask once: a check that tries again hides what it is to find."""
+        """Send one request without retries, which would hide the trouble that the check should find."""
         options = attrs.evolve(self._options(timeout, None, None, None, None), retry=False)
         from groq_provider.call.call import json_endpoint  # loaded by the first call
 
@@ -585,7 +589,7 @@ class GroqProvider(Completions["ResponseStream"]):
 
 
 def _body_of(json: Any, data: Any, files: Mapping[str, File] | None) -> tuple[RequestBody | None, str | None]:
-    """Return the body of a raw request, and the model it names."""
+    """Return the body of a raw request, and the model that it names."""
     if json is not None:
         if data is not None or files is not None:
             raise InvalidRequestError("json, and data or files: give one body", param="json")
@@ -616,7 +620,7 @@ def _read_chat(answer: Any) -> None:
 
 
 def _climbs(path: str) -> bool:
-    """Say whether a path means another place than it seems to, for a server that decodes it once or several times."""
+    """Return whether a path leads elsewhere for a server that decodes it once or several times."""
     before = None
     while path != before:
         if any(segment.partition(";")[0] in {".", ".."} for segment in path.replace("\\", "/").split("/")):
@@ -626,17 +630,17 @@ def _climbs(path: str) -> bool:
 
 
 def _anything() -> Allowed:
-    from groq_provider.types.allowed import ANYTHING  # most providers are of this service
+    from groq_provider.types.allowed import ANYTHING  # loaded late: most providers ask this service
 
     return ANYTHING
 
 
 def _protocol_of(name: str) -> type | None:
-    """Return what a part given under that name has to be, if that is a protocol."""
+    """Return the protocol that a part given under *name* must follow, if there is one."""
     if name == "clock":
         return Clock
     if name not in {"rate_limiter", "latency_tracker"}:
         return None
-    from groq_provider.protocols import LatencyRecorder, RateLimiter  # most programs give neither
+    from groq_provider.protocols import LatencyRecorder, RateLimiter  # loaded late: most programs give neither
 
     return RateLimiter if name == "rate_limiter" else LatencyRecorder
