@@ -51,6 +51,9 @@ _PROXY_AUTHENTICATION_REQUIRED = 407
 _REFUSING_STATUSES, _USAGE_WORDS = (400, 422), ("stream_options", "include_usage", "stream options")
 #: No attempt starts with fewer seconds left: the service would bill it, and the call would end before the answer.
 _LEAST_TIME = 0.05
+#: The least ``RetryPolicy.patience`` of an item of a bulk run, in seconds. Among many workers the same item may be refused several times
+#: before the pace of the server is known, and it must not be lost for that.
+_BATCH_PATIENCE = 60.0
 
 #: The share of a time span by which a late reader may distort it; for the time to the first token, also a number of seconds.
 _LATE, _LATE_AT_MOST = 0.1, 0.02
@@ -151,7 +154,8 @@ class Call:
             self._wait_deadline = min(total, self._wait_deadline)
         self.scope = CancelScope(clock, total_deadline=total, connect=limits.connect, after_send=limits.first_token)
         self.attempts: list[Attempt] = []
-        self._patience = runtime.policy.patience
+        patience = runtime.policy.patience
+        self._patience = max(patience, _BATCH_PATIENCE) if options.batch else patience
         self._asked_usage = (
             endpoint.stream and runtime.ask_usage and request is not None and request.stream_options is None
         )

@@ -152,7 +152,7 @@ class RetryPolicy:
         max_delay: The longest delay that the library chooses itself.
         hint_cap: The longest delay that the service may ask for; a longer one ends the call at once, with ``retry_after`` set.
         patience: Waits that the service asks for after a 429 or an overload do not count as retries until they add up to this many
-            seconds; each counts as one second at least. 0 counts every wait as a retry.
+            seconds; each counts as one second at least. 0 counts every wait as a retry. Items of ``generate_many`` have 60 at least.
 
     Raises:
         ConfigurationError: A value is out of range.

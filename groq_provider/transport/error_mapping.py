@@ -105,7 +105,9 @@ def map_send_error(problem: BaseException, scope: CancelScope, where: str) -> e.
         sent is False and has_type(TimeoutError, u3.ConnectTimeoutError) and not has_type(u3.NewConnectionError)
     ):
         return _with_cause(e.ConnectTimeoutError(f"no connection to {where} in time", sent=sent), problem)
-    if sent is False and isinstance(problem, ValueError) and not isinstance(problem, rq.RequestException):
+    if (
+        sent is False and isinstance(problem, ValueError) and not isinstance(problem, OSError)
+    ):  # as certificate errors are
         # Do not show the value: it may be the key.
         return e.ConfigurationError("a header or the path holds characters that HTTP does not allow", sent=False)
     if has_type(u3.ProxyError, rq.ProxyError) or any(

@@ -16,7 +16,7 @@ from requests.models import PreparedRequest
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.connection import ProxyConfig
 from urllib3.exceptions import HTTPError
-from urllib3.util import parse_url
+from urllib3.util import Timeout, parse_url
 
 from groq_provider._sync import forkable
 from groq_provider._validate import Hidden as SecretHeader
@@ -25,7 +25,7 @@ from groq_provider.transport.error_mapping import UnwantedCodingError, map_read_
 from groq_provider.transport.http1.connection import socket_options
 from groq_provider.transport.http1.pool import POOL_SIZE, PlainPool, TLSPool
 from groq_provider.transport.http1.receive import HTTP11Response, ResponseFile
-from groq_provider.transport.scope import CancelScope, adopt
+from groq_provider.transport.scope import CancelScope, activate, adopt
 from groq_provider.transport.tls import CABundle, file_versions, tls_context
 from groq_provider.wire.sse import LineSplitter
 
@@ -46,6 +46,10 @@ _READ_SIZE = 32_768
 _DRAIN_BYTES = 64 * 1024
 _DRAIN_SECONDS = 0.05
 _ZERO_TIME = timedelta(0)
+#: The method that the ``responses`` library replaces while it is active.
+_SEND_OF_REQUESTS = HTTPAdapter.send
+#: Shared, because requests would make a new one for every ``None``.
+_NO_TIMEOUT: Any = Timeout()
 #: After so many pieces of a body they are joined, because many small objects take more memory than their bytes.
 _MAX_PIECES = 256
 
@@ -110,7 +114,8 @@ def _http2_pool() -> type[Http2Pool]:
 class Adapter(HTTPAdapter):
     """The adapter of requests, with our pools behind it.
 
-    ``send`` is not overridden, so the ``responses`` library works.
+    ``send`` is not overridden, so requests that other code sends work, and :meth:`send_request` goes through it wherever
+    that makes a difference: under the ``responses`` library, which replaces it, and through a proxy.
 
     With *http2* the pool speaks HTTP/2 wherever TLS can negotiate it, also inside a proxy's tunnel. Without TLS, and
     through a proxy that is itself reached by TLS, the pool speaks HTTP/1.1: TLS inside TLS cannot be read without
@@ -206,6 +211,28 @@ class Adapter(HTTPAdapter):
         """Return the TLS context for the current contents of the files. Called for each new connection."""
         bundle = self._ca_bundle or DEFAULT_CA_BUNDLE_PATH
         return tls_context(bundle, self._cert, protocols or ("http/1.1",), file_versions(bundle, self._cert))
+
+    def send_request(  # noqa: PLR0917 - called once, from the transport
+        self,
+        scope: CancelScope,
+        method: str,
+        origin: str,
+        path_and_query: str,
+        headers: RequestHeaders,
+        body: RequestBody | None,
+    ) -> Response:
+        """Send one request of the transport; return the response once its head has arrived."""
+        if self._proxy is None and HTTPAdapter.send is _SEND_OF_REQUESTS:
+            pool = self._pool
+            if pool is None:
+                pool = self.pool()
+            return Response(pool.send(scope, method, path_and_query, body, headers), None, scope)
+        request = Request(method, origin, path_and_query, headers, body)
+        request.scope = scope  # type: ignore[attr-defined]  # read by build_response
+        with activate(scope):
+            # The limits of the scope bound each wait. The timeout of requests would apply only to a request without a scope.
+            response: Response = self.send(request, stream=True, timeout=_NO_TIMEOUT)  # type: ignore[assignment]  # by build_response
+        return response
 
     # --- hooks of HTTPAdapter ----------------------------------------------------------------------------------------------
 
@@ -329,7 +356,7 @@ class Response(requests.Response):
     Args:
         raw: An :class:`~groq_provider.transport.http1.receive.HTTP11Response`, an object with the same methods, or a
             response of urllib3.
-        request: The request that it answers.
+        request: The request that it answers; ``None`` for those that did not go through requests.
         scope: The deadlines and the cancellation of the call.
     """
 
@@ -340,9 +367,9 @@ class Response(requests.Response):
         self._content_consumed = False
         self._next = None
         self.status_code = raw.status
-        self.headers = raw.headers  # urllib3's own are case-insensitive, too
+        self.headers = raw.headers  # to be asked in lower case
         self.raw = raw
-        self.url = request.url
+        self.url = "" if request is None else request.url
         self.encoding = "utf-8"
         self.history = []
         self.reason = raw.reason
@@ -351,7 +378,7 @@ class Response(requests.Response):
         self._scope = scope
         self.permit: Permit | None = None
         self._finished = False
-        self._splitter = LineSplitter()
+        self._splitter: LineSplitter | None = None  # made by the first read of lines
         self._body: Any = raw if hasattr(raw, "self_delimited") else _Urllib3Body(raw)
         coding = raw.headers.get("content-encoding")
         if coding and coding.strip().lower() != "identity":
@@ -443,9 +470,12 @@ class Response(requests.Response):
 
     def read_lines(self) -> list[bytes] | None:
         """Read once and return the lines that this completes, possibly none; ``None`` at the end of the body."""
+        splitter = self._splitter
+        if splitter is None:
+            splitter = self._splitter = LineSplitter()
         if data := self.read1():
-            return self._splitter.feed(data)
-        last_line = self._splitter.finish()
+            return splitter.feed(data)
+        last_line = splitter.finish()
         return [last_line] if last_line else None
 
     def ready(self, timeout: float) -> bool:

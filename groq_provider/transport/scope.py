@@ -91,9 +91,10 @@ class CancelScope(CancelToken):
 
     def begin(self, connect: float | None) -> None:
         """Start an attempt: reset the limits that count per attempt. The total deadline stays."""
-        self.deadline = self.total_deadline
+        total = self.deadline = self.total_deadline
         self.connect = connect
-        self.connect_deadline = self.deadline_after(connect)
+        instant = None if connect is None else self.clock.monotonic() + connect
+        self.connect_deadline = instant if total is None or (instant is not None and instant < total) else total
         self.resends = 0
         self.sent: bool | None = False
         self.received = False
@@ -126,8 +127,9 @@ class CancelScope(CancelToken):
     def request_sent(self) -> None:
         """Record that the request was sent, and start the limit for the response."""
         self.sent = True
-        self.sent_at = self.clock.monotonic()
-        self.deadline = self.deadline_after(self.after_send)
+        now = self.sent_at = self.clock.monotonic()
+        total, instant = self.total_deadline, None if self.after_send is None else now + self.after_send
+        self.deadline = instant if total is None or (instant is not None and instant < total) else total
 
     def seconds_left(self, deadline: float | None) -> float | None:
         """Return the seconds until *deadline*.
@@ -200,7 +202,7 @@ _current = threading.local()
 
 
 def current() -> CancelScope:
-    """Return the scope of the call that this thread sends. urllib3's hooks have no argument to pass it through."""
+    """Return the scope of the call that this thread sends. Only for the hooks of urllib3, which have no argument to pass it through."""
     scope: CancelScope = _current.scope
     return scope
 

@@ -14,7 +14,6 @@ from requests.utils import (
     get_environ_proxies,
 )
 from urllib3.exceptions import ClosedPoolError
-from urllib3.util import Timeout
 
 from groq_provider._validate import Hidden as SecretHeader
 from groq_provider._version import __version__
@@ -27,22 +26,20 @@ from groq_provider.errors import (
 from groq_provider.transport.error_mapping import map_send_error
 from groq_provider.transport.http1.pool import POOL_SIZE
 from groq_provider.transport.permits import ConnectionLimiter
-from groq_provider.transport.requests_adapter import Adapter, Request, RequestHeaders, Response
-from groq_provider.transport.scope import CancelScope, activate
+from groq_provider.transport.requests_adapter import Adapter, RequestHeaders, Response
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from groq_provider.clock import Clock
     from groq_provider.protocols import RequestBody
+    from groq_provider.transport.scope import CancelScope
     from groq_provider.transport.tls import CABundle
 
 __all__ = ["SecretHeader", "SessionTransport"]
 
 _MOST_MERGED = 8
 _JSON = {"Content-Type": "application/json"}
-#: Shared, because requests would make a new one for every ``None``.
-_NO_TIMEOUT: Any = Timeout()
 USER_AGENT = f"groq_provider/{__version__} (python-requests/{requests.__version__})"
 
 
@@ -145,35 +142,37 @@ class SessionTransport:
         """
         if self._closed:
             raise ProviderClosedError("the provider was closed; make a new one", sent=False)
-        request = self._build_request(method, path, headers, body, query)
-        request.scope = scope  # type: ignore[attr-defined]  # read by build_response
+        url = self._prefix + path + query
+        request_headers = self._request_headers(headers, body)
         if self._permits is None:
-            return self._send_request(request, scope)
+            return self._send_once(method, url, request_headers, body, scope)
         permit = self._permits.acquire(scope, scope.deadline_after(scope.after_send))
         # Time spent waiting for the permit is not time to connect.
         scope.connect_deadline = scope.deadline_after(scope.connect)
         try:
-            response = self._send_request(request, scope)
+            response = self._send_once(method, url, request_headers, body, scope)
         except BaseException:
             permit.release()
             raise
         response.permit = permit
         return response
 
-    def _build_request(
-        self, method: str, path: str, call_headers: Mapping[str, str] | None, body: RequestBody | None, query: str
-    ) -> Request:
+    def url_of(self, path: str) -> str:
+        """Return the URL that a request to *path* goes to."""
+        return self._origin + self._prefix + path
+
+    def _request_headers(self, call_headers: Mapping[str, str] | None, body: RequestBody | None) -> RequestHeaders:
         if body is None:
             headers = self._merge_headers(call_headers, {})
+        elif isinstance(body, bytes):
+            headers = RequestHeaders(self._shared_headers(call_headers))
+            headers["Content-Length"] = str(len(body))
         else:
-            if isinstance(body, bytes):
-                headers = RequestHeaders(self._shared_headers(call_headers))
-            else:
-                headers = self._merge_headers(call_headers, {"Content-Type": body.content_type})
+            headers = self._merge_headers(call_headers, {"Content-Type": body.content_type})
             headers["Content-Length"] = str(len(body))
         if self._authorization is not None:
             headers["Authorization"] = self._authorization
-        return Request(method, self._origin, self._prefix + path + query, headers, body)
+        return headers
 
     def _shared_headers(self, call_headers: Mapping[str, str] | None) -> RequestHeaders:
         for existing_name, merged in self._merged:
@@ -194,13 +193,12 @@ class SessionTransport:
                 _set_header(headers, name, text)
         return headers
 
-    def _send_request(self, request: Request, scope: CancelScope) -> Response:
+    def _send_once(
+        self, method: str, url: str, headers: RequestHeaders, body: RequestBody | None, scope: CancelScope
+    ) -> Response:
         failure: BaseException
         try:
-            with activate(scope):
-                # The limits of the scope bound each wait. The timeout of requests would apply only to a request without
-                # a scope.
-                response: Response = self.adapter.send(request, stream=True, timeout=_NO_TIMEOUT)  # type: ignore[assignment]  # by build_response
+            response = self.adapter.send_request(scope, method, self._origin, url, headers, body)
         except Exception as caught:  # noqa: BLE001 - requests, urllib3, http.client, ssl and socket each have their own
             failure = caught
         except BaseException:

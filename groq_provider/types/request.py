@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import uuid
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
@@ -34,6 +36,13 @@ if TYPE_CHECKING:
     from groq_provider.types.parts import Tool
 
 __all__ = ["Document", "JSONSchemaFormat", "LLMRequest", "ResponseFormat", "SearchSettings", "StreamOptions"]
+
+
+#: The source of ids. They are never sent, so they may be guessable. ``uuid4()`` would call the system for each, which hands the
+#: interpreter's lock to another thread.
+_id_source = random.Random()
+if hasattr(os, "register_at_fork"):  # not on every system
+    os.register_at_fork(after_in_child=_id_source.seed)
 
 
 def _documents(data: object) -> tuple[Document, ...] | None:
@@ -236,7 +245,7 @@ class LLMRequest:
 
     def __attrs_post_init__(self) -> None:
         check_given(self)
-        object.__setattr__(self, "id", self.id or uuid.uuid4())
+        object.__setattr__(self, "id", self.id or uuid.UUID(int=_id_source.getrandbits(128), version=4))
         if self.provider_metadata:
             check_extra(self.provider_metadata, "provider_metadata")
 

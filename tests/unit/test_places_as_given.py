@@ -15,7 +15,7 @@ def sent_to(config, path="/chat/completions"):
     """The URL that a request of this configuration goes to."""
     transport = SessionTransport(config.base_url, clock=SystemClock(), api_key="gsk_example")
     try:
-        return transport._build_request("POST", path, None, b"{}", "").url
+        return transport.url_of(path)
     finally:
         transport.close()
 
@@ -48,10 +48,7 @@ def test_full_urls_used_as_given(url, more):
 def test_cloudflare_form_works(tail):
     """The gateway puts the service's own prefix there itself."""
     with GroqProvider(api_key="gsk_example", base_url=CLOUDFLARE + tail) as provider:
-        assert (
-            provider._transport._build_request("POST", "/chat/completions", None, b"{}", "").url
-            == f"{CLOUDFLARE}/chat/completions"
-        )
+        assert provider._transport.url_of("/chat/completions") == f"{CLOUDFLARE}/chat/completions"
 
 
 def test_service_itself_has_one_place():

@@ -1058,7 +1058,7 @@ def test_child_starts_with_free_cap():
     """Permits and locks of the parent's threads do not bind the child."""
     with serving(echo) as server, transport_to(server.url, max_connections=1) as transport:
         held = send(transport, b"held")
-        with transport._permits._lock, transport.adapter._pool_lock, transport.adapter.pool().pool.mutex:
+        with transport._permits._lock, transport.adapter._pool_lock:
 
             def work():
                 held.abandon()

@@ -1033,7 +1033,7 @@ def test_key_is_in_no_error(handler, header):
                 fetch(transport, scope=new_scope(0.1), headers=extra)
             error = caught.value
             text = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
-            assert "_send_request" in text or "read1" in text or "_end_of_body" in text
+            assert "_send_once" in text or "read1" in text or "_end_of_body" in text
             assert KEY not in text
             assert KEY not in repr(error) + str(error) + repr(error.__cause__) + repr(transport)
             assert KEY not in repr(vars(transport)) + repr(vars(transport.adapter))

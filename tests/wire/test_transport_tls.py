@@ -298,6 +298,7 @@ def test_warmed_connections_are_used(authority, context, proxied):
                 assert conn.sock.version() == "TLSv1.3"
                 conn.sock.settimeout(PATIENCE)
                 socket.socket.recv(conn.sock, 1, socket.MSG_PEEK)  # the tickets have arrived
+                conn.sock.settimeout(0)
             for _ in range(2):
                 in_threads(6, lambda _: fetch(transport))
             assert server.handshakes == 6

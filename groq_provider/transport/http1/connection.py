@@ -15,7 +15,13 @@ from urllib3.connection import HTTPConnection, HTTPSConnection, _ResponseOptions
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 from groq_provider.errors import ConfigurationError
-from groq_provider.transport.http1.receive import HTTP11Response, ReceiveBuffer, ResponseFile
+from groq_provider.transport.http1.receive import (
+    HTTP11Response,
+    ReceiveBuffer,
+    ResponseFile,
+    is_plain_socket,
+    wait_until,
+)
 from groq_provider.transport.scope import CancelScope, current
 
 if TYPE_CHECKING:
@@ -27,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PlainConnection", "TLSConnection", "TLSSocket", "socket_options"]
 
-#: Bytes to send between two checks of the deadline.
+#: Head and body of at most so many bytes go out together. Also the bytes to send between two checks of the deadline.
 _SEND_PIECE = 65_536
 
 
@@ -183,30 +189,63 @@ class _ScopedConnection(HTTPConnection):
         finally:  # bytes sent through the tunnel so far are not the request
             scope.sent, scope.received = sent, received
             scope.deadline = scope.total_deadline
+        self._prepare_socket()
+
+    def _prepare_socket(self) -> None:
+        """Set the mode in which the socket is used; see :func:`~groq_provider.transport.http1.receive.is_plain_socket`."""
+        if is_plain_socket(self.sock):
+            self.sock.setblocking(False)
 
     def send(self, data: Any) -> None:
-        """Send, checking the deadline between pieces."""
+        """Send for http.client and urllib3: the request for a tunnel, and what foreign code sends."""
         scope = current()
         if self.sock is None:
             self.connect()
+        if isinstance(data, (bytes, bytearray)):
+            self._send_all(data, scope)
+            return
         if scope.sent is False:
             scope.sent = None
-        if not isinstance(data, (bytes, bytearray)):  # a body that foreign code sends
-            self.sock.settimeout(scope.send_timeout())
-            super().send(data)
-            return
-        if len(data) <= _SEND_PIECE:
-            self.sock.settimeout(scope.send_timeout())
-            self.sock.sendall(data)
-            return
-        view = memoryview(data)
-        for start in range(0, len(view), _SEND_PIECE):
-            self.sock.settimeout(scope.send_timeout())
-            self.sock.sendall(view[start : start + _SEND_PIECE])
+        self.sock.settimeout(scope.send_timeout())
+        try:
+            super().send(data)  # a file or an iterable
+        finally:
+            if self.sock is not None:
+                self._prepare_socket()
 
-    def read_response(self, method: str) -> HTTP11Response:
+    def _send_all(self, data: bytes | bytearray, scope: CancelScope) -> None:
+        """Send *data*, within the deadline of the call."""
+        if scope.sent is False:
+            scope.sent = None
+        sock = self.sock
+        if not is_plain_socket(sock):
+            view = memoryview(data)
+            for start in range(0, len(view), _SEND_PIECE):
+                sock.settimeout(scope.send_timeout())
+                sock.sendall(view[start : start + _SEND_PIECE])
+            return
+        unsent: bytes | bytearray | memoryview = data
+        if scope.deadline is not None and scope.deadline <= scope.clock.monotonic():
+            raise TimeoutError("timed out")
+        while True:
+            needs_room = True
+            try:
+                sent = sock.send(unsent)
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                sent = 0
+            except ssl.SSLWantReadError:
+                sent, needs_room = 0, False
+            if sent == len(unsent):
+                return
+            timeout = scope.send_timeout()
+            if sent:
+                unsent = memoryview(unsent)[sent:]
+            elif not wait_until(sock, timeout, writable=needs_room):
+                raise TimeoutError("timed out")
+
+    def read_response(self, method: str, scope: CancelScope) -> HTTP11Response:
         """Read the head of the response."""
-        scope, buffer = current(), self._receive_buffer
+        buffer = self._receive_buffer
         if buffer is None or buffer.sock is not self.sock:
             buffer = self._receive_buffer = ReceiveBuffer(self.sock, scope)
         else:
@@ -220,7 +259,7 @@ class _ScopedConnection(HTTPConnection):
             raise http.client.ResponseNotReady
         state: Any = self  # tell http.client that the response is over, so that it allows the next request
         state._HTTPConnection__state = http.client._CS_IDLE  # type: ignore[attr-defined]  # not in typeshed
-        return urllib3_response(self.read_response(options.request_method), options)
+        return urllib3_response(self.read_response(options.request_method, current()), options)
 
     def request(  # type: ignore[override]  # urllib3's signature
         self,
@@ -245,7 +284,9 @@ class _ScopedConnection(HTTPConnection):
             and not chunked
             and (body is None or isinstance(body, bytes) or hasattr(body, "content_type"))
         ):
-            self.send_request(method, url, body, headers)
+            if self.sock is None:
+                self.connect()
+            self.send_request(method, url, body, headers, current())
             return
         scope = current()
         try:
@@ -265,33 +306,34 @@ class _ScopedConnection(HTTPConnection):
             raise
         scope.request_sent()
 
-    def send_request(self, method: str, url: str, body: RequestBody | None, headers: Mapping[str, str]) -> None:
-        """Send a request, and record that it was sent. Head and body go out together if they are small.
+    def send_request(
+        self, method: str, url: str, body: RequestBody | None, headers: Mapping[str, str], scope: CancelScope
+    ) -> None:
+        """Send a request on the open connection, and record that it was sent. Head and body go out together if they are small.
 
         Half the time of http.client, which makes a call per field.
 
         Raises:
             ValueError: A value would break the head.
         """
-        lines = [f"{method} {url} HTTP/1.1"]
-        lines += [f"{name}: {text}" for name, text in headers.items()]
-        head = "\r\n".join(lines) + "\r\n\r\n"
-        if head.count("\n") != len(lines) + 1 or head.count("\r") != len(lines) + 1 or " " in url or "\0" in head:
+        fields = "\r\n".join(map(": ".join, headers.items()))
+        head = f"{method} {url} HTTP/1.1\r\n{fields}\r\n\r\n"
+        line_count = len(headers) + 2
+        if head.count("\n") != line_count or head.count("\r") != line_count or " " in url or "\0" in head:
             raise ValueError("control character in a header or the path")
         data = head.encode("latin-1")
-        scope = current()
         try:
             if body is None or isinstance(body, bytes):
                 if body and len(data) + len(body) <= _SEND_PIECE:
-                    self.send(data + body)
+                    self._send_all(data + body, scope)
                 else:
-                    self.send(data)
+                    self._send_all(data, scope)
                     if body:
-                        self.send(body)
+                        self._send_all(body, scope)
             else:
-                self.send(data)
+                self._send_all(data, scope)
                 for piece in body:
-                    self.send(piece)
+                    self._send_all(piece, scope)
         except OSError:
             scope.deadline = scope.deadline_after(
                 scope.after_send
@@ -315,7 +357,7 @@ def urllib3_response(response: HTTP11Response, options: _ResponseOptions) -> HTT
         # With this, urllib3 returns the connection at the end of the body. For our own calls that is too early: they
         # still have it bound.
         original_response=file if current().adopted else None,
-        headers=response.headers,
+        headers=response.headers.to_urllib3(),
         status=response.status,
         version=response.version,
         version_string=f"HTTP/{response.version // 10}.{response.version % 10}",

@@ -17,7 +17,7 @@ from urllib3.exceptions import ClosedPoolError
 
 from groq_provider._sync import forkable
 from groq_provider.transport.http1.connection import PlainConnection, TLSConnection
-from groq_provider.transport.http1.receive import readable
+from groq_provider.transport.http1.receive import wait_until
 from groq_provider.transport.scope import CancelScope, activate, current
 
 if TYPE_CHECKING:
@@ -41,35 +41,33 @@ _log = logging.getLogger(__name__)
 
 
 class _ConnectionStack:
-    """The store of idle connections. It replaces urllib3's ``queue.LifoQueue`` with its conditions written in Python.
+    """The store of idle connections, with the methods of the queue that urllib3 would use.
 
-    An interrupt inside such a condition can leave it locked for ever, and every later call would hang. A ``with`` on a
-    plain lock cannot be torn by an interrupt.
+    It needs no lock: each method changes the list by one call of a C function. (urllib3's ``queue.LifoQueue`` waits by
+    conditions written in Python, and an interrupt inside one can leave it locked for ever.)
     """
 
     def __init__(self, maxsize: int = POOL_SIZE) -> None:
         self.maxsize = maxsize
-        self.mutex = threading.RLock()  # guards the list, for one access at a time; reentrant: _sync
         self.queue: list[Any] = []
 
     def get(self, block: bool = False, timeout: float | None = None) -> Any:  # noqa: ARG002 - the signature of queues
-        """Return the item that was put last; never waits."""
-        with self.mutex:
-            if self.queue:
-                return self.queue.pop()
-        raise queue.Empty
+        """Return the connection that was put last; never waits."""
+        try:
+            return self.queue.pop()
+        except IndexError:
+            raise queue.Empty from None
 
     def put(self, item: Any, block: bool = False, timeout: float | None = None) -> None:  # noqa: ARG002 - as above
-        """Keep a connection, or ``None`` as the place for one; never waits."""
-        with self.mutex:
-            if len(self.queue) >= self.maxsize:
-                if item is None or None not in self.queue:
-                    raise queue.Full
-                self.queue.remove(None)  # the connection takes the place of a None
-            self.queue.append(item)
+        """Keep a connection; never waits. ``None``, urllib3's sign for a free place, is not kept."""
+        if item is None:
+            return
+        if len(self.queue) >= self.maxsize:
+            raise queue.Full
+        self.queue.append(item)
 
     def qsize(self) -> int:
-        """Return the number of items, including those that are ``None``."""
+        """Return the number of idle connections."""
         return len(self.queue)
 
 
@@ -91,10 +89,8 @@ class _Pool(HTTPConnectionPool):
         if stack is None:
             raise ClosedPoolError(self, "the pool is closed")
         try:
-            conn: Any = stack.get(block=False)
-        except queue.Empty:
-            conn = None
-        if conn is None:
+            conn: Any = stack.queue.pop()
+        except IndexError:
             return self._new_conn()
         if conn.sock is not None and not self._is_usable(conn):
             if conn.pid == os.getpid():
@@ -106,15 +102,14 @@ class _Pool(HTTPConnectionPool):
     def _is_usable(self, conn: Any) -> bool:
         if conn.pid != os.getpid() or self.clock.monotonic() - (conn.idle_since or 0.0) > MAX_IDLE:
             return False
-        sock = conn.sock
-        if not readable(sock, 0):
+        sock, buffer = conn.sock, conn._receive_buffer
+        if not (wait_until(sock, 0) if buffer is None or buffer.sock is not sock else buffer.has_input()):
             return True
         if not isinstance(sock, ssl.SSLSocket):
             return False  # closed by the peer, or unsolicited bytes
         # After the handshake a TLS 1.3 server sends session tickets, which make an idle socket readable. urllib3
         # mistakes that for a closed connection, and would discard every connection that was opened ahead.
         try:
-            sock.settimeout(0)
             sock.recv(1)
         except (ssl.SSLWantReadError, BlockingIOError):
             return True
@@ -135,7 +130,7 @@ class _Pool(HTTPConnectionPool):
             try:
                 stack.put(conn, block=False)
             except queue.Full:
-                pass  # more than POOL_SIZE at once is normal: close the connection below, without urllib3's warning
+                pass  # more than POOL_SIZE at once is normal: close the connection below, without the warning of urllib3
             else:
                 if self.pool is None:  # closed meanwhile, perhaps after close() had emptied it
                     self._close_all(stack)
@@ -147,54 +142,60 @@ class _Pool(HTTPConnectionPool):
     def _close_all(stack: Any) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
-                if conn := stack.get(block=False):
-                    conn.close()
+                stack.get(block=False).close()
 
     def urlopen(  # type: ignore[override]  # urllib3 has more parameters, which requests passes by keyword or not at all
         self, method: str, url: str, body: Any = None, headers: Any = None, retries: Any = None, **options: Any
     ) -> Any:
-        """Send one request; return the response once its head has arrived.
+        """Send one request in the way of urllib3; return the response once its head has arrived.
 
-        Like urllib3's method, but without its retries and redirects, which this client handles elsewhere or not at all,
-        and without a copy of the headers. Requests through a proxy, and those that foreign code sends, go through
-        urllib3's own method.
+        Only requests through a proxy, and those that foreign code sends, go through urllib3's own method: :meth:`send`
+        does without its retries and redirects, which this client handles elsewhere or not at all.
         """
-        if self.proxy is not None or current().adopted:
+        scope = current()
+        if self.proxy is not None or scope.adopted:
             return super().urlopen(method, url, body, headers, retries, **options)
+        return self.send(scope, method, url, body, headers)
+
+    def send(self, scope: CancelScope, method: str, url: str, body: Any, headers: Any) -> Any:
+        """Send one request that needs no proxy; return the response once its head has arrived."""
         conn = self._get_conn()
         try:
-            return self._make_request(conn, method, url, body=body, headers=headers)
+            return self._send_on(conn, scope, method, url, body=body, headers=headers)
         except BaseException:
             conn.close()
-            self._put_conn(None)
             raise
 
-    def _exchange(self, conn: Any, method: str, url: str, **kwargs: Any) -> Any:
+    def _exchange(self, conn: Any, scope: CancelScope, method: str, url: str, **kwargs: Any) -> Any:
         """Send a request on a connection and read the head of the response."""
-        if self.proxy is not None or current().adopted:
+        if self.proxy is not None or scope.adopted:
             return super()._make_request(conn, method, url, **kwargs)
         if conn.sock is None:
             conn.timeout = None  # the limits of the scope apply instead
-            self._validate_conn(conn)
+            with activate(scope):
+                conn.connect()
         try:
-            conn.send_request(method, url, kwargs["body"], kwargs["headers"])
+            conn.send_request(method, url, kwargs["body"], kwargs["headers"], scope)
         except BrokenPipeError:
             pass  # a server may answer and close before it has read everything, so read its response
         except OSError as error:
             if error.errno not in _EARLY_CLOSE:
                 raise
-        response = conn.read_response(method)
+        response = conn.read_response(method, scope)
         response._pool = self
         return response
 
     def _make_request(self, conn: Any, method: str, url: str, **kwargs: Any) -> Any:  # type: ignore[override]  # urllib3 passes the rest by keyword
-        scope = current()
+        return self._send_on(conn, current(), method, url, **kwargs)
+
+    def _send_on(self, conn: Any, scope: CancelScope, method: str, url: str, **kwargs: Any) -> Any:
+        """Send a request on *conn*; if that was kept and has gone stale, send it once more on a new connection."""
         try:
             reused = conn.sock is not None and conn.idle_since is not None
             if conn.sock is not None:
                 scope.bind(getattr(conn.sock, "socket", conn.sock))
             try:
-                return self._exchange(conn, method, url, **kwargs)
+                return self._exchange(conn, scope, method, url, **kwargs)
             except (ConnectionError, ssl.SSLEOFError):
                 # The peer closed an idle connection just as we sent the request. Only then, and only once, send it
                 # again here. A fresh connection that breaks, or a response that has begun, is left to the retry policy.
@@ -207,8 +208,9 @@ class _Pool(HTTPConnectionPool):
             scope.connect_deadline = scope.deadline_after(scope.connect)
             _log.debug("the kept connection was stale: sending again on a new one")
             if self.tunnelled:
-                self._prepare_proxy(conn)
-            return self._exchange(conn, method, url, **kwargs)
+                with activate(scope):
+                    self._prepare_proxy(conn)
+            return self._exchange(conn, scope, method, url, **kwargs)
         except BaseException:
             scope.unbind()  # before urllib3 closes the socket: its descriptor may be reused at once
             raise
@@ -250,9 +252,7 @@ class _Pool(HTTPConnectionPool):
     def idle(self) -> int:
         """Count the open idle connections, for tests and repr."""
         stack = self.pool
-        return (
-            0 if stack is None else sum(1 for conn in list(stack.queue) if conn is not None and conn.sock is not None)
-        )
+        return 0 if stack is None else sum(1 for conn in list(stack.queue) if conn.sock is not None)
 
     def state(self) -> str:
         """Describe the pool, for repr."""
@@ -263,10 +263,8 @@ class _Pool(HTTPConnectionPool):
         stack = self.pool
         if stack is None:
             return
-        inherited_connections = [conn for conn in stack.queue if conn is not None]
-        stack.__init__(stack.maxsize)  # type: ignore[misc]  # new locks, empty
-        for _ in range(stack.maxsize):
-            stack.put(None)
+        inherited_connections = list(stack.queue)
+        stack.__init__(stack.maxsize)  # type: ignore[misc]  # empty
         for conn in inherited_connections:
             _detach(conn)
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import errno
 import http.client
 import select
+import socket
 import ssl
 import time
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from urllib3 import HTTPHeaderDict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from groq_provider.transport.scope import CancelScope
 
-__all__ = ["BadFraming", "HTTP11Response", "Headers", "ReceiveBuffer", "ResponseFile", "readable"]
+__all__ = ["BadFraming", "HTTP11Response", "Headers", "ReceiveBuffer", "ResponseFile", "is_plain_socket", "wait_until"]
 
 #: Bytes to read at once, the size of a TLS record. So much memory is allocated during a wait.
 _READ_SIZE = 16_384
@@ -32,15 +36,28 @@ _CLOSING_STATUSES = frozenset({101, 408, 425})
 _HEX_DIGITS = b"0123456789abcdefABCDEF"
 
 _poll = getattr(select, "poll", None)  # not on every system
+#: Errors of a socket in non-blocking mode that has nothing to read, or no room to write. TLS may need either for both.
+_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
-def readable(sock: Any, timeout: float) -> bool:
-    """Wait up to *timeout* seconds until *sock* can be read without blocking: data, or its end."""
+def is_plain_socket(sock: Any) -> bool:
+    """Return whether *sock* is a socket of the system, with TLS or without.
+
+    Our connections keep such a socket in non-blocking mode, try each send at once, and wait with ``poll()``. Each wait of
+    a socket in timeout mode takes one more system call, and each of these hands the interpreter's lock to another thread.
+    Other objects (TLS inside TLS, Eventlet's sockets) are used in timeout mode.
+    """
+    return isinstance(sock, socket.SocketType)  # looked up at each call, since gevent may have replaced the class
+
+
+def wait_until(sock: Any, timeout: float | None, *, writable: bool = False) -> bool:
+    """Wait up to *timeout* seconds until *sock* can be read without blocking: data, or its end. Or until it can be written."""
     if _poll is None:  # pragma: no cover - Windows
-        return bool(select.select([sock], [], [], timeout)[0])
+        read, write, _ = select.select([] if writable else [sock], [sock] if writable else [], [], timeout)
+        return bool(read or write)
     poller = _poll()
-    poller.register(sock, select.POLLIN)
-    return bool(poller.poll(timeout * 1000))
+    poller.register(sock, select.POLLOUT if writable else select.POLLIN)
+    return bool(poller.poll(None if timeout is None else timeout * 1000))
 
 
 class BadFraming(http.client.HTTPException):
@@ -57,7 +74,7 @@ class ReceiveBuffer:
         buffered: The bytes.
     """
 
-    __slots__ = ("_peer_closed", "_read_error", "buffered", "scope", "sock")
+    __slots__ = ("_decrypted", "_is_plain", "_peer_closed", "_poll", "_read_error", "buffered", "scope", "sock")
 
     def __init__(self, sock: Any, scope: CancelScope) -> None:
         self.sock = sock
@@ -65,17 +82,47 @@ class ReceiveBuffer:
         self.buffered = b""
         self._peer_closed = False
         self._read_error: OSError | None = None
+        self._is_plain = is_plain_socket(sock)
+        #: Counts the bytes that TLS has decrypted already, which poll() does not see; ``None`` without TLS.
+        self._decrypted: Callable[[], int] | None = getattr(sock, "pending", None)
+        self._poll: Callable[[float | None], list[Any]] | None = None
+        if _poll is not None and self._is_plain:
+            poller = _poll()
+            poller.register(sock, select.POLLIN)
+            self._poll = poller.poll
 
     def receive(self, size: int = _READ_SIZE) -> bytes:
         """Return up to *size* bytes as they arrive, waiting until the deadline of the call; empty at the end of the connection."""
         if self._read_error is not None:
             raise self._read_error
-        scope = self.scope
-        self.sock.settimeout(scope.seconds_left(scope.deadline))
-        data: bytes = self.sock.recv(size)
-        if data:
-            scope.received = True
-        return data
+        scope, deadline, sock, decrypted = self.scope, self.scope.deadline, self.sock, self._decrypted
+        while True:
+            remaining = None
+            if deadline is not None:
+                remaining = deadline - scope.clock.monotonic()
+                if remaining <= 0:
+                    raise TimeoutError("timed out")
+            if not self._is_plain:
+                sock.settimeout(remaining)
+            elif decrypted is None or not decrypted():
+                poll = self._poll
+                if poll is None:  # pragma: no cover - Windows
+                    has_input = wait_until(sock, remaining)
+                else:
+                    has_input = bool(poll(None if remaining is None else remaining * 1000))
+                if not has_input:
+                    raise TimeoutError("timed out")
+            try:
+                data: bytes = sock.recv(size)
+            except _NOT_NOW:  # a part of a TLS record, or a wake-up without cause
+                continue
+            if data:
+                scope.received = True
+            return data
+
+    def has_input(self) -> bool:
+        """Return, without waiting, whether the socket can be read: data, or its end."""
+        return bool(wait_until(self.sock, 0) if self._poll is None else self._poll(0))
 
     def check_limits(self) -> None:
         """Check for a cancel and the deadline, between steps that may process much input without waiting.
@@ -115,12 +162,13 @@ class ReceiveBuffer:
         if not self._peer_closed and self._read_error is None:
             completed = False
             try:
-                self.sock.settimeout(0)
+                if not self._is_plain:
+                    self.sock.settimeout(0)
                 data = self.sock.recv(_READ_SIZE)
                 self.buffered += data
                 self._peer_closed = not data
                 completed = True
-            except (BlockingIOError, ssl.SSLWantReadError):
+            except _NOT_NOW:
                 completed = True
                 return False
             except OSError as error:  # the system reports it once, so keep it for the next read
@@ -132,33 +180,43 @@ class ReceiveBuffer:
         return self._peer_closed or self._read_error is not None
 
 
-class Headers(HTTPHeaderDict):
-    """urllib3's header fields with a faster :meth:`get`, since each response is asked for many fields once."""
+class Headers(dict[str, str]):
+    """Header fields by their names in lower case, the only spelling to ask for. Several fields of one name are joined by commas."""
 
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return the value of a field; several values are joined by commas."""
-        values = self._container.get(key.lower())
-        if values is None:
-            return default
-        return values[1] if len(values) == 2 else ", ".join(values[1:])
+    #: The values of each name that came more than once.
+    repeated: Mapping[str, list[str]] = {}
+
+    def add(self, name: str, value: str) -> None:
+        """Add a field."""
+        name = name.lower()
+        if name not in self:
+            self[name] = value
+            return
+        values = [*self.repeated.get(name, [self[name]]), value]
+        self.repeated = {**self.repeated, name: values}
+        self[name] = ", ".join(values)
+
+    def to_urllib3(self) -> HTTPHeaderDict:
+        """Return the fields in the form that urllib3 and requests expect, for responses that they read."""
+        fields = HTTPHeaderDict()
+        for name, value in self.items():
+            for each in self.repeated.get(name, (value,)):
+                fields.add(name, each)
+        return fields
 
     @classmethod
     def of(cls, head: str) -> Headers | None:
         """Parse a complete head of the usual form. ``None`` means that it must be read line by line."""
         lines = head.split("\r\n")
-        if len(lines) > _MAX_FIELDS:
+        # Each step is a C function over all lines: a step of Python for each line would take longer than all the rest of a call's head.
+        names, separators, values = zip(*map(str.partition, lines, repeat(":")))  # noqa: B905 - of one length
+        if len(lines) > _MAX_FIELDS or "" in separators or "" in names or tuple(map(str.strip, names)) != names:
             return None
-        fields = cls()
-        container = fields._container
-        for line in lines:
-            name, separator, value = line.partition(":")
-            if not separator or not name or name != name.strip():
-                return None
-            lower_name = name.lower()
-            if lower_name in container:
-                container[lower_name].append(value.strip())
-            else:
-                container[lower_name] = [name, value.strip()]
+        fields = cls(zip(map(str.lower, names), map(str.strip, values)))  # noqa: B905 - of one length
+        if len(fields) < len(lines):  # a name came twice
+            fields.clear()
+            for name, value in zip(names, values, strict=True):
+                fields.add(name, value.strip())
         return fields
 
 
@@ -169,7 +227,6 @@ def _read_fields(buffer: ReceiveBuffer) -> Headers:
         http.client.HTTPException: The head is too large, incomplete or malformed.
     """
     fields = Headers()
-    add = fields.add
     name = ""
     for _ in range(_MAX_FIELDS + 1):
         line = buffer.read_line()
@@ -180,12 +237,12 @@ def _read_fields(buffer: ReceiveBuffer) -> Headers:
         if line[-1:] != b"\n":
             raise http.client.IncompleteRead(b"")
         if line[:1] in (b" ", b"\t") and name:  # an obsolete line folding continues the value
-            add(name, line.decode("latin-1").strip(), combine=True)
+            fields[name.lower()] += f" {line.decode('latin-1').strip()}"
             continue
         name, separator, text = line.decode("latin-1").partition(":")
         if not separator or not name or name != name.strip():
             raise http.client.HTTPException("invalid header field")
-        add(name, text.strip())
+        fields.add(name, text.strip())
     raise http.client.HTTPException(f"got more than {_MAX_FIELDS} headers")
 
 
@@ -317,7 +374,7 @@ class HTTP11Response:
             self.chunked = False
         elif self.chunked or length is None:
             self._body_left = None
-        elif "," in (length := _single_value(length)):
+        elif "," in length and "," in (length := _single_value(length)):
             raise http.client.HTTPException("conflicting Content-Length values")
         else:
             self._body_left = int(length.lstrip("0")[:19] or "0") if length.isascii() and length.isdigit() else None
@@ -460,7 +517,7 @@ class HTTP11Response:
         sock = buffer.sock
         pending = getattr(sock, "pending", int)  # bytes decrypted already, which poll() does not see
         wait_deadline = time.monotonic() + timeout
-        while pending() or readable(sock, max(0.0, wait_deadline - time.monotonic())):
+        while pending() or wait_until(sock, max(0.0, wait_deadline - time.monotonic())):
             if buffer.peek() or self._has_input():
                 return True
             if time.monotonic() >= wait_deadline:
@@ -545,9 +602,9 @@ class ResponseFile:
         return bool(self._unread)
 
     @property
-    def msg(self) -> Headers:
+    def msg(self) -> HTTPHeaderDict:
         """The header fields, where requests looks for cookies."""
-        return self.response.headers
+        return self.response.headers.to_urllib3()
 
     def read1(self, size: int = -1) -> bytes:
         """Return the bytes that have arrived, at most *size*."""

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
+    from groq_provider.transport.scope import CancelScope
+
 __all__ = ["FallbackPool"]
 
 
@@ -42,8 +44,8 @@ class FallbackPool(TLSPool):
         conn.make_context = self.http1_context
         return conn
 
-    def _make_request(self, conn: Any, method: str, url: str, **kwargs: Any) -> Any:  # type: ignore[override]  # as in the class above
-        if conn.made_for is current():
+    def _send_on(self, conn: Any, scope: CancelScope, method: str, url: str, **kwargs: Any) -> Any:
+        if conn.made_for is scope:
             conn.idle_since = None  # fresh from its handshake, so not stale if it breaks
         conn.made_for = None
-        return super()._make_request(conn, method, url, **kwargs)
+        return super()._send_on(conn, scope, method, url, **kwargs)

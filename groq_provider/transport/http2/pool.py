@@ -128,6 +128,11 @@ class Http2Pool:
 
     # --- requests ----------------------------------------------------------------------------------------------------------
 
+    def send(self, scope: CancelScope, method: str, url: str, body: Any, headers: Any) -> Any:
+        """Send one request that needs no proxy; return the response once its head has arrived."""
+        with activate(scope):
+            return self.urlopen(method, url, body, headers)
+
     def urlopen(
         self, method: str, url: str, body: Any = None, headers: Any = None, retries: Any = None, **options: Any
     ) -> Any:

@@ -38,17 +38,12 @@ class HTTP2Response:
         self._scope = scope
         self.headers = fields = Headers()
         self.status = 0
-        container = fields._container
         for raw_name, raw_value in head:
             value = raw_value.decode("latin-1")
             if raw_name == b":status":
                 self.status = int(value)
                 continue
-            name = raw_name.decode("latin-1")
-            if name in container:
-                container[name].append(value)
-            else:
-                container[name] = [name, value]
+            fields.add(raw_name.decode("latin-1"), value)
         self.reason = http.client.responses.get(self.status, "")
 
     def read1(self) -> bytes:
