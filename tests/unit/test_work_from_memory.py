@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.bench import Bench, streamed
+from support.fakes import FakeWire
 
 from groq_provider import CancelToken, Timeouts
 from groq_provider import errors as e
@@ -220,3 +221,21 @@ def test_blank_lines_count_too(monkeypatch):
     bench = Bench(*[streamed(*[b"\n" * 1000] * 50) for _ in range(2)])
     with pytest.raises(e.ResponseTooLargeError, match="larger than 10,000 bytes"):
         bench.stream().collect()
+
+
+def test_streams_end_at_their_cap():
+    """A stream may have 256 MiB: it ends with the first read beyond them."""
+    comment = b":" + bytes((8 << 20) - 2)  # 8 MiB with the end of the line
+
+    class Endless(FakeWire):
+        reads = 0
+
+        def read_lines(self):
+            self.reads += 1
+            return [comment]
+
+    bench = Bench(*[Endless(200, headers={"content-type": "text/event-stream"}) for _ in range(2)])
+    first = bench.transport.script[0]
+    with pytest.raises(e.ResponseTooLargeError, match="larger than 268,435,456 bytes"):
+        bench.stream().collect()
+    assert first.reads == 33
