@@ -5,6 +5,7 @@
 - ``runtime``: the parts and settings that all calls of a provider share.
 - ``call``: one call: attempts until one succeeds, and exactly one end.
 - ``stream``: the answer of a streamed call, chunk by chunk.
+- ``arrival``: when the parts of a streamed answer arrived, as far as a late reader can tell.
 - ``raw``: answers of endpoints without a method of their own: JSON, bytes, a file, an iterator.
 - ``retry``: whether and when a failed attempt is repeated, and the budget of all retries together.
 - ``breaker``: the circuit breaker.

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import threading
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from groq_provider import errors as e
+from groq_provider.call.arrival import LATE, LATE_AT_MOST, LEAST_SPAN, Arrival
 from groq_provider.call.endpoint import Cost, Endpoint
 from groq_provider.call.error_details import explain_limits, translate
 from groq_provider.call.retry import retry_delay, timed
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from groq_provider.types.request import LLMRequest
     from groq_provider.types.response import RateLimitInfo
 
-__all__ = ["MAX_BODY", "MAX_STREAM", "Arrival", "Call"]
+__all__ = ["MAX_BODY", "MAX_STREAM", "Call"]
 
 #: The largest plain answer in bytes. A larger one is a fault or an attack.
 MAX_BODY = 64 << 20
@@ -54,31 +55,6 @@ _LEAST_TIME = 0.05
 #: The least ``RetryPolicy.patience`` of an item of a bulk run, in seconds. Among many workers the same item may be refused several times
 #: before the pace of the server is known, and it must not be lost for that.
 _BATCH_PATIENCE = 60.0
-
-#: The share of a time span by which a late reader may distort it; for the time to the first token, also a number of seconds.
-_LATE, _LATE_AT_MOST = 0.1, 0.02
-#: A shorter span from the first token to the end measures nothing: the whole answer came in one piece.
-_LEAST_SPAN = 0.001
-
-
-class Arrival(NamedTuple):
-    """When the parts of a streamed answer were read, and for how long at most they may have waited for the reader."""
-
-    head: float
-    first: float | None = None
-    """The first token."""
-    first_late: float = 0.0
-    last: float = 0.0
-    """The end."""
-    last_late: float = 0.0
-
-    @property
-    def generating(self) -> float | None:
-        """Seconds from the first token to the end; ``None`` if the reader came too late to tell."""
-        if self.first is None:
-            return None
-        span = self.last - self.first
-        return span if span >= _LEAST_SPAN and self.first_late + self.last_late <= _LATE * span else None
 
 
 class Call:
@@ -742,7 +718,7 @@ class Call:
             return None
         sent_at = self.scope.sent_at or self._attempt_started_at
         measured = arrival.first - sent_at
-        if arrival.first_late <= max(_LATE * measured, _LATE_AT_MOST):
+        if arrival.first_late <= max(LATE * measured, LATE_AT_MOST):
             return measured
         if usage is None or usage.prompt_time is None:
             return None
@@ -758,7 +734,7 @@ class Call:
             total=total,
             wait=self.waited,
             time_to_first_token=None if arrival is None else self.first_token(arrival, usage),
-            tokens_per_second=tokens / generating if tokens and generating and generating >= _LEAST_SPAN else None,
+            tokens_per_second=tokens / generating if tokens and generating and generating >= LEAST_SPAN else None,
             overall_tokens_per_second=tokens / total if tokens and total > 0 else None,
             server_queue=usage.queue_time,
             server_prompt=usage.prompt_time,

@@ -100,15 +100,15 @@ def test_other_events_renew_no_limit(other):
     stream = opened(event("", chunk("a")), other, other, event("", chunk("b")), other, clock=clock)
     assert next(stream).content == "a"
     call = stream._call.scope
-    stream._pump()  # the first read is used up
-    stream._pump()  # the reader is back from the first chunk, and the limit starts
+    stream._advance()  # the first read is used up
+    stream._advance()  # the reader is back from the first chunk, and the limit starts
     started = clock.monotonic()
     assert call.deadline == started + 5.0
     clock.advance(2.0)
-    stream._pump()
+    stream._advance()
     assert call.deadline == started + 5.0
-    stream._pump()
-    stream._pump()
+    stream._advance()
+    stream._advance()
     assert call.deadline == started + 2.0 + 5.0  # a chunk renews it
     stream.close()
 
