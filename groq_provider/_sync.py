@@ -30,7 +30,7 @@ Not covered: a handler that strikes while the first call of a kind imports its m
 ``warm_up()`` loads them.
 
 **Finalizers.** The garbage collector may run ``__del__`` in any thread, inside any section, so a finalizer can wait for
-no lock. It posts its change to a deque, whose ``append`` is atomic, and then tries the lock. If the lock is held, its
+no lock. It posts its change to a deque (``append`` is atomic), and then tries the lock. If the lock is held, its
 holder drains the deque after releasing.
 
 **Forks.** The child has copies of locks that threads of the parent may have held, and shares the parent's sockets. An
@@ -92,7 +92,7 @@ def lock_attempts(lock: threading.Lock | threading.RLock) -> Iterator[bool]:
                 lock.release()
 
     After ``if lock.acquire(blocking=False):`` an interrupt may strike before the ``try``, and the lock would stay
-    locked. The interpreter looks for signals when a call returns, but not between a step of a loop whose iterator is
+    locked. The interpreter looks for signals when a call returns, but not between a step of a loop with an iterator that is
     written in C and the ``try``.
     """
     return iter(functools.partial(lock.acquire, False), False)

@@ -38,7 +38,7 @@ _RESERVED_HEADERS = {
 
 
 class Hidden(str):
-    """A text whose ``repr`` is ``'****'``: a header's value, or a URL with a password.
+    """A text that shows ``'****'`` as its ``repr``: a header's value, or a URL with a password.
 
     It works like any string. A string derived from it (a slice, a formatted text) is not hidden.
     """

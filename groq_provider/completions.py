@@ -98,7 +98,7 @@ class Completions(Generic[S]):
         The request is sent now, and a refusal of the service is raised here. Arguments and errors are those of :meth:`generate`. You should
         use the stream as a context manager, so that leaving it early frees the connection.
 
-        If the stream ends early, ``next()`` raises the error, whose ``partial`` holds the part that had arrived. You should catch
+        If the stream ends early, ``next()`` raises the error, and its ``partial`` holds the part that had arrived. You should catch
         :class:`~groq_provider.GroqProviderError`: after the first text it is mostly a ``StreamError``, but it may also be a time limit, or
         the refusal of a retry.
         """

@@ -260,138 +260,147 @@ def _place_in_message(message: str) -> str | None:
 
 
 class ConfigurationError(GroqProviderError, ValueError):
-    """A setting is wrong; nothing has been sent. ``param`` names the setting if the message begins with it."""
+    """A setting is wrong; nothing was sent. You must correct the setting that the message names; ``param`` has it if the message begins with it."""
 
     _message_names_param = True
 
 
 class ProviderClosedError(GroqProviderError):
-    """The provider has been closed; you must make a new one."""
+    """The provider was closed, before the call or during it. You must make a new provider for further calls."""
 
 
 class ProviderDisabledError(GroqProviderError):
-    """The configuration disables the provider (``enabled: false``)."""
+    """The configuration disables the provider (``enabled: false``). You can change the configuration, or ask another provider."""
 
 
 class RequestCancelledError(GroqProviderError):
-    """The call was cancelled by a :class:`~groq_provider.CancelToken` or ``stream.cancel()``."""
+    """You cancelled the call, by a :class:`~groq_provider.CancelToken` or by ``stream.cancel()``."""
 
 
 class CircuitOpenError(GroqProviderError):
-    """Not tried, because too many recent calls failed; after ``retry_after`` seconds the breaker lets calls through again."""
+    """The call was not tried, because too many recent calls failed. You can try again after ``retry_after`` seconds."""
 
     default_retryable = True
 
 
 class DeadlineExceededError(GroqProviderError, TimeoutError):
-    """The total time of the call is up; ``partial`` has the received part of the answer."""
+    """The total time of the call is up; ``partial`` has the part of the answer that arrived. You can allow more time with ``timeout``."""
 
 
 class RateLimitTimeoutError(DeadlineExceededError):
-    """The limiter would need longer than the call allows; nothing was sent, and no limit was charged."""
+    """The limiter would need longer than the call may wait. Nothing was sent, and no limit was charged, so you can try again later."""
 
     default_retryable = True
 
 
 class TransportError(GroqProviderError):
-    """No usable answer came; ``sent`` tells whether the request was sent."""
+    """No usable answer came.
+
+    If ``sent`` is not ``False``, the service may have processed and billed the request, which you should weigh before you send it again.
+    """
 
     default_retryable = True
 
 
 class APIConnectionError(TransportError):
-    """The connection could not be opened, or broke before an answer came."""
+    """The connection could not be opened, or broke before an answer came. You can try again."""
 
 
 class TLSError(APIConnectionError):
-    """The TLS handshake or the certificate check failed; a retry does not help."""
+    """The TLS handshake or the certificate check failed. A retry does not help: you should check ``ca_bundle`` and the clock."""
 
     default_retryable = False
 
 
 class ProxyError(APIConnectionError):
-    """The proxy refused or failed."""
+    """The proxy refused the request or failed. You should check ``proxies`` and the proxy variables of the environment."""
 
 
 class ConnectTimeoutError(TransportError, TimeoutError):
-    """The connection, TLS handshake included, was not opened in time. The request was not sent."""
+    """The connection, TLS handshake included, was not opened in time. The request was not sent, so you can try again."""
 
 
 class ReadTimeoutError(TransportError, TimeoutError):
-    """The request was sent, but no answer came in time. The service may have processed and billed the request."""
+    """The request was sent, but no answer came in time.
+
+    The service may have processed and billed the request, so the library does not repeat it; you must decide that.
+    """
 
 
 class PoolTimeoutError(TransportError, TimeoutError):
-    """All ``max_connections`` connections, or all streams that HTTP/2 allows, were busy for too long. The request was not sent."""
+    """All ``max_connections`` connections, or all streams that HTTP/2 allows, were busy for too long.
+
+    The request was not sent. You can raise ``max_connections``, or use fewer threads.
+    """
 
 
 class ProtocolError(TransportError):
-    """The peer violated HTTP."""
+    """The peer violated HTTP. You should check ``base_url``: something else than the service may answer there."""
 
 
 class RedirectRefusedError(TransportError):
-    """The peer answered with a redirect, which is never followed: the key must not go to another host."""
+    """The peer answered with a redirect, which is never followed: the key must not go to another host. You should correct ``base_url``."""
 
     default_retryable = False
 
 
 class ResponseError(GroqProviderError):
-    """An answer came but cannot be used."""
+    """An answer came but cannot be used. The service may have billed it."""
 
 
 class ResponseDecodeError(ResponseError):
-    """The body is not the expected JSON; the message names the place."""
+    """The body is not the expected JSON; the message names the place. You should check ``base_url`` if it is not JSON at all."""
 
 
 class IncompleteResponseError(ResponseError):
-    """The body ended before it was complete."""
+    """The body ended before it was complete. You can try again; the service may have billed the request."""
 
     default_retryable = True
 
 
 class ResponseTooLargeError(ResponseError):
-    """The body, or a line or an event of it, is larger than the limit of this library."""
+    """The body, or a line or an event of it, is larger than the limit of this library, which you cannot change: such an answer is a fault."""
 
 
 class OutputTruncatedError(ResponseError):
-    """The length limit cut a structured output; you should raise ``max_completion_tokens``."""
+    """The length limit cut a structured output. You should raise ``max_completion_tokens``."""
 
 
 class StreamError(GroqProviderError):
-    """A stream began and failed; ``partial`` has the received part of the answer."""
+    """A stream began and failed; ``partial`` has the part of the answer that arrived. You must not take that part for the whole."""
 
 
 class StreamInterruptedError(StreamError):
-    """The stream ended before it was complete."""
+    """The stream ended before it was complete. You can ask again, for the whole answer."""
 
     default_retryable = True
 
 
 class StreamIdleTimeoutError(StreamError, TimeoutError):
-    """No event came for longer than ``Timeouts.idle``."""
+    """No event came for longer than ``Timeouts.idle``, which you can raise for slow models."""
 
     default_retryable = True
 
 
 class StreamProtocolError(StreamError):
-    """An event of the stream has an invalid form."""
+    """An event of the stream has an invalid form, so the rest cannot be read."""
 
 
 class APIStatusError(GroqProviderError):
-    """The service answered with an error status."""
+    """The service answered with an error status. You should catch the subclasses that you can handle, and this class for the rest."""
 
 
 class InvalidRequestError(APIStatusError, ValueError):
     """The request is invalid: the service answered 400, 409 or 422, or it was not sent (``status_code`` is ``None``).
 
-    ``param`` is the place, for example ``messages[3].content``.
+    You must correct the request; ``param`` is the place, for example ``messages[3].content``.
     """
 
     _message_names_param = True
 
 
 class ContextTooLongError(InvalidRequestError):
-    """The messages and the completion do not fit the model's context.
+    """The messages and the completion do not fit the model's context. You must shorten the prompt, or lower ``max_completion_tokens``.
 
     ``limit`` and ``requested`` are the numbers of tokens in the service's message, or ``None``.
     """
@@ -405,31 +414,34 @@ class ContextTooLongError(InvalidRequestError):
 
 
 class ToolUseFailedError(InvalidRequestError):
-    """The service refused a tool call of the model; see ``failed_generation``. A retry may succeed."""
+    """The service refused a tool call of the model; ``failed_generation`` has its text. You can try again, since the model may do better."""
 
 
 class JSONValidationFailedError(InvalidRequestError):
-    """The service refused the model's JSON; see ``failed_generation``. A retry may succeed."""
+    """The service refused the model's JSON; ``failed_generation`` has its text. You can try again, since the model may do better."""
 
 
 class RequestTooLargeError(APIStatusError):
-    """The request has too many bytes, or more tokens than a limit allows at all. Waiting does not help."""
+    """The request has too many bytes, or more tokens than a limit allows at all. Waiting does not help: you must make it smaller."""
 
 
 class AuthenticationError(APIStatusError):
-    """The API key is missing or wrong."""
+    """The API key is missing or wrong. You must set another key."""
 
 
 class PermissionDeniedError(APIStatusError):
-    """The key lacks the permission: model blocked, terms not accepted, organisation restricted, spend limit reached."""
+    """The key lacks the permission: model blocked, terms not accepted, organisation restricted, spend limit reached.
+
+    You must change that in the console of the service.
+    """
 
 
 class NotFoundError(APIStatusError):
-    """The URL or the object does not exist."""
+    """The URL or the object does not exist. You should check ``base_url`` and the path."""
 
 
 class ModelNotFoundError(NotFoundError):
-    """The model does not exist, or the key must not use it."""
+    """The model does not exist, or the key must not use it. You can list the models with ``list_models()``."""
 
 
 class ModelDecommissionedError(APIStatusError):
@@ -441,7 +453,7 @@ class ModelDecommissionedError(APIStatusError):
 
 
 class RateLimitedError(APIStatusError):
-    """The service's rate limit is reached.
+    """The service's rate limit is reached. You can try again after ``retry_after`` seconds; with configured limits this error is rare.
 
     Further attributes: ``scope`` (``"minute"``, ``"hour"``, ``"day"`` or ``None``), ``limit_name`` (the service's ``RPM``, ``RPD``,
     ``TPM``, ``TPD``, ``ASH``, ``ASD``, ``ITPM`` or ``OTPM``), and ``limit``, ``used`` and ``requested`` if the service named them.
@@ -469,13 +481,13 @@ class RateLimitedError(APIStatusError):
 
 
 class ProviderUnavailableError(APIStatusError):
-    """The service failed (5xx). It does not bill the request."""
+    """The service failed (5xx). It does not bill the request, so you can try again."""
 
     default_retryable = True
 
 
 class OverloadedError(ProviderUnavailableError):
-    """The service is over capacity (498, 503, 529)."""
+    """The service is over capacity (498, 503, 529). You can try again later, or ask another model."""
 
 
 class JournalError(GroqProviderError):
@@ -483,7 +495,7 @@ class JournalError(GroqProviderError):
 
 
 class JournalLockedError(JournalError):
-    """Another process is using this journal."""
+    """Another process is using this journal. You must end it, or use another journal."""
 
 
 class JournalInputChangedError(JournalError):

@@ -1,4 +1,4 @@
-"""The protocols between the parts of the library. Implement one to replace a part; only ``provider`` names the concrete classes."""
+"""The protocols between the parts of the library. You can implement one to replace a part; only ``provider`` names the concrete classes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["LatencyRecorder", "Provider", "RateLimiter", "Reservation", "Transpo
 
 @runtime_checkable
 class Provider(Protocol):
-    """The nine methods of a provider that application code should rely on.
+    """The nine methods of a provider that your code should rely on, so that you can exchange one provider for another.
 
     .. versionadded:: 0.1.0
     """
@@ -96,7 +96,7 @@ class WireResponse(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Header fields, case-insensitive."""
+        """Header fields. The library asks for names in lower case, so an implementation must give at least these."""
         ...
 
     def read_body(self, limit: int, *, cut: bool = False) -> bytes:
@@ -113,7 +113,7 @@ class WireResponse(Protocol):
         ...
 
     def read1(self) -> bytes:
-        """Return what has arrived of the body, waiting for the first byte; nothing at its end."""
+        """Return the part of the body that has arrived, waiting for the first byte; ``b""`` at its end."""
         ...
 
     def read_lines(self) -> list[bytes] | None:
@@ -125,7 +125,7 @@ class WireResponse(Protocol):
         ...
 
     def abandon(self) -> None:
-        """Drop the connection from a finalizer. Implementations must not take a lock."""
+        """Drop the connection from a finalizer. You must not take a lock here."""
         ...
 
     def drain(self, scope: CancelScope) -> None:
@@ -153,11 +153,11 @@ class Transport(Protocol):
         scope: CancelScope,
         query: str = "",
     ) -> WireResponse:
-        """Send one request and return once the head of the answer has arrived. Must raise this library's errors only."""
+        """Send one request and return once the head of the answer has arrived. You must raise errors of this library only."""
         ...
 
     def warm_up(self, connections: int, *, timeout: float) -> int:
-        """Open connections (TLS included) for this many concurrent requests; return for how many it succeeded."""
+        """Open connections (TLS included) for this many requests at once; return the number of requests that can be sent now."""
         ...
 
     def close(self) -> None:
@@ -196,7 +196,7 @@ class Reservation(Protocol):
 
 @runtime_checkable
 class RateLimiter(Protocol):
-    """Decides when a request may be sent. Implementations must be thread-safe.
+    """Decides when a request may be sent. Your implementation must be thread-safe.
 
     .. versionadded:: 0.1.0
     """
@@ -229,7 +229,7 @@ class RateLimiter(Protocol):
             RateLimitTimeoutError: The wait would exceed *deadline*. Raised at once; no limit is charged.
             RateLimitedError: A limit per hour or day needs longer than *long_wait*.
             RequestTooLargeError: The request is larger than a limit.
-            RequestCancelledError: *cancel* was used.
+            RequestCancelledError: The token was cancelled.
         """
         ...
 
@@ -244,7 +244,7 @@ class RateLimiter(Protocol):
 
 @runtime_checkable
 class LatencyRecorder(Protocol):
-    """Records the durations of calls. Implementations must be thread-safe.
+    """Records the durations of calls. Your implementation must be thread-safe, and should take no longer than some microseconds.
 
     .. versionadded:: 0.1.0
     """

@@ -28,7 +28,7 @@ _SMALLEST_FACTOR = 0.4
 _FLOOR_DOWN, _FLOOR_UP = 0.2, 0.01
 #: The limit grows only if this share of calls ended with all slots in use, and did not wait in the limiter.
 _BUSY_SHARE = 0.75
-#: Tokens of a typical answer, and the tokens whose time equals the parts of a call that do not depend on its length.
+#: Tokens of a typical answer, and the number of tokens that take as long as the parts of a call that do not depend on its length.
 _TYPICAL_TOKENS, _OVERHEAD_TOKENS = 100, 50
 #: A speed measured over fewer tokens than this is noise.
 _LEAST_TOKENS = 8
@@ -59,7 +59,7 @@ class Controller:
         self._most = most
         self._last_number = 0  # of the newest call; calls are numbered from 1
         self._last_before_shrinking = 0  # number of the newest call that began before the limit last shrank
-        self._last_of_old_limit = 0  # number of the newest call whose latency belongs to an earlier limit
+        self._last_of_old_limit = 0  # number of the newest call that has a latency of an earlier limit
         self._peak = 0  # most calls in flight since the limit last changed
         self._latencies: list[float] = []
         self._busy_count = 0  # of these calls, how many ended with all slots in use

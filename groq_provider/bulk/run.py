@@ -169,7 +169,7 @@ class BulkRun:
         self._subscription = None if cancel is None else cancel.subscribe(self._token.cancel)
         self._ordered_futures: deque[Future[_Outcome]] = deque()  # in order of input; ordered runs only
         self._finished_futures: queue.SimpleQueue[Future[_Outcome]] = queue.SimpleQueue()  # unordered runs only
-        self._pending_results = 0  # items submitted whose results have not been handed out
+        self._pending_results = 0  # items submitted, without a result handed out
         self._input_ended = False
         #: Why the input was not read to its end; raised after the pending results.
         self._early_end: BaseException | None = None
@@ -533,11 +533,11 @@ def _answer_item(
         custom_id = request.custom_id or custom_id
         return BulkSuccess(index=index, custom_id=custom_id, request=request, response=call(request, token))
     except e.GroqProviderError as error:
-        # Drop the frames: their variables hold the prompt.
+        # Drop the frames: their variables would keep the request and its connection in memory.
         return BulkFailure(index=index, custom_id=custom_id, request=request, error=e.without_frames(error))
     except Exception as error:  # noqa: BLE001 - a bug in one item must not end the others
         wrapped = e.GroqProviderError(f"unexpected {type(error).__name__} in a bulk item: {str(error)[:200]}")
         if error.__traceback__ is not None:
-            error.__traceback__ = error.__traceback__.tb_next  # drop this frame, whose variables hold the item
+            error.__traceback__ = error.__traceback__.tb_next  # drop this frame: its variables hold the item
         wrapped.__cause__ = error
         return BulkFailure(index=index, custom_id=custom_id, request=request, error=wrapped)

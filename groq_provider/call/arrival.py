@@ -2,7 +2,7 @@
 
 A stream is read by the caller, who may be busy with something else while parts of the answer arrive. So the instant of a read is not the
 instant of the arrival, but only the latest it can have been. :class:`ReadTimes` notes both ends of that uncertainty, and
-:class:`Arrival` says what follows from them: a figure whose uncertainty is too large is no figure.
+:class:`Arrival` says what follows from them: a figure with too large an uncertainty is no figure.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A circuit breaker: stop calling what fails, look again now and then with a few calls."""
+"""A circuit breaker: refuse calls to a peer that fails, and probe it now and then with a few calls."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class BreakerPolicy:
     """When a circuit breaker opens and closes.
 
     Attributes:
-        window: Seconds of calls that are looked at.
-        min_calls: Fewer of them than this prove nothing.
-        failure_ratio: Share of failures in the window that opens it.
-        not_sent_in_a_row: Calls that never left, one after the other, that open it at once.
-        open_for: Seconds it stays open the first time; doubled each further time in a row, up to *max_open*.
-        max_open: Longest time it stays open.
-        jitter: Share by which that time is varied, so that many processes do not come back together.
-        probes: Calls let through at once when it looks again.
-        successes: Of them, so many close it.
+        window: Seconds of recent calls that count.
+        min_calls: The number of calls in the window below which the ratio proves nothing.
+        failure_ratio: The share of failures in the window that opens the breaker.
+        not_sent_in_a_row: The number of calls in a row that could not be sent at all, which opens it at once.
+        open_for: Seconds that it stays open the first time; doubled each further time in a row, up to *max_open*.
+        max_open: The longest time in seconds that it stays open.
+        jitter: The share by which that time varies, so that many processes do not come back together.
+        probes: The number of calls at once that it lets through to probe the peer.
+        successes: The number of successful probes that closes it.
 
     Raises:
         ConfigurationError: A value is out of range.
@@ -64,10 +64,10 @@ class BreakerPolicy:
 
     @classmethod
     def of(cls, given: BreakerPolicy | bool | Mapping[str, float] | None) -> BreakerPolicy | None:
-        """Return a policy from an instance, ``True`` (the defaults) or a mapping of fields; ``None`` and ``False``: none.
+        """Return a policy from an instance, ``True`` (the defaults) or a mapping of fields; ``None`` and ``False`` give ``None``.
 
         Raises:
-            ConfigurationError: It is none of these, or a value is out of range.
+            ConfigurationError: The value is none of these, or a field is out of range.
         """
         if given is None or given is False:
             return None
@@ -82,14 +82,14 @@ class BreakerPolicy:
 
 
 def verdict(error: e.GroqProviderError) -> bool | None:
-    """Say what an error tells of its peer: ``False`` a failure, ``True`` that it is well, ``None`` nothing.
+    """Return the meaning of an error for the breaker: ``False`` for a failure of the peer, ``True`` for a peer that is well, else ``None``.
 
-    Failures are broken connections, silence, and 5xx. A refusal (4xx, 429, 498) shows a peer that is well; a cancel or a time
-    limit of the caller shows nothing.
+    Failures are broken connections, silence, and 5xx. A refusal (4xx, 429, 498) shows a peer that is well. A cancel or a time limit of the
+    caller shows nothing.
     """
     if isinstance(error, e.APIStatusError):
         if error.status_code is None:
-            return None  # refused here, before sending
+            return None  # refused by the library, before sending
         return error.status_code < 500 or error.status_code == 498
     if isinstance(error, e.PoolTimeoutError):
         return None
@@ -99,7 +99,7 @@ def verdict(error: e.GroqProviderError) -> bool | None:
 
 
 class Admission(NamedTuple):
-    """Leave to make one call, to be given back with its outcome."""
+    """The permission to make one call. It must be returned with the outcome of the call."""
 
     generation: int
     probe: bool
@@ -111,10 +111,10 @@ class CircuitBreaker:
     Thread safety: shared by all calls; the lock covers changes of state only and is never held during a call.
 
     Args:
-        policy: When it opens and closes.
-        clock: Time.
-        name: Of the peer, for messages.
-        rng: Source of jitter: a function like ``random.random``.
+        policy: When the breaker opens and closes.
+        clock: The source of time.
+        name: The name of the peer, for messages.
+        rng: The source of jitter: a function like ``random.random``.
 
     .. versionadded:: 0.1.0
     """
@@ -129,9 +129,11 @@ class CircuitBreaker:
         self._name = name
         self._rng = rng
         self._lock = threading.RLock()  # guards everything below; reentrant: _sync
-        self._inside = False  # whether an outcome is being counted
-        self._late: deque[tuple[Admission, bool | None, bool]] = deque()  # outcomes of handlers that struck meanwhile
-        self._generation = 0  # outcomes of an earlier one no longer count
+        self._inside = False  # whether a thread counts an outcome just now
+        self._late: deque[tuple[Admission, bool | None, bool]] = (
+            deque()
+        )  # outcomes that signal handlers reported meanwhile
+        self._generation = 0  # outcomes of calls of an earlier generation no longer count
         self._slots: deque[list[float]] = deque()  # [start, calls, failures] each
         self._not_sent = 0
         self._opened = 0  # times in a row
@@ -152,10 +154,10 @@ class CircuitBreaker:
         return "open" if self._clock.monotonic() < until else "half-open"
 
     def acquire(self) -> Admission:
-        """Return leave to make a call; give it back with :meth:`report`.
+        """Return the permission to make a call. You must return it with :meth:`report`.
 
         Raises:
-            CircuitOpenError: Not now; ``retry_after`` says when.
+            CircuitOpenError: The breaker is open; ``retry_after`` tells for how long.
         """
         with self._lock:
             if self._open_until is None:
@@ -172,12 +174,12 @@ class CircuitBreaker:
         )
 
     def report(self, permit: Admission, outcome: bool | None, *, not_sent: bool = False) -> None:
-        """Give leave back.
+        """Return a permission with the outcome of its call.
 
         Args:
-            permit: From :meth:`acquire`.
-            outcome: ``True`` success, ``False`` failure, ``None`` nothing learnt.
-            not_sent: Whether the failed call never left.
+            permit: The permission from :meth:`acquire`.
+            outcome: ``True`` for success, ``False`` for failure, ``None`` if the call showed nothing.
+            not_sent: Whether the failed call could not be sent at all.
         """
         if self._inside and owns_lock(self._lock):
             self._late.append((permit, outcome, not_sent))
@@ -243,7 +245,7 @@ class CircuitBreaker:
         self._not_sent = 0
 
     def _after_fork_in_child(self) -> None:
-        """New lock; what the parent learnt of the peer holds here, too, but for its probes under way."""
+        """Replace the lock, and forget the parent's probes under way. The state of the breaker stays: it holds for the child, too."""
         self._lock = threading.RLock()
         self._inside = False
         self._late = deque()

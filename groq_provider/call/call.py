@@ -341,7 +341,7 @@ class Call:
         return response
 
     def _refusal(self, response: WireResponse) -> e.GroqProviderError:
-        """Return the error for an answer whose status is not good."""
+        """Return the error for an answer without a good status."""
         runtime, status = self.runtime, response.status_code
         self._made_nothing = True
         if 300 <= status < 400:
@@ -788,7 +788,7 @@ CHAT_STREAM = Endpoint(method="POST", path=CHAT_PATH, decode=_unread, stream=Tru
 
 
 def json_endpoint(method: str, path: str) -> Endpoint:
-    """Return an endpoint whose answer is any JSON."""
+    """Return an endpoint that answers with any JSON."""
     return Endpoint(method=method, path=path, decode=_json)
 
 

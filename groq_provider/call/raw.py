@@ -177,7 +177,7 @@ _KINDS: dict[str, Callable[[Call, WireResponse], Any]] = {
 
 
 def raw_endpoint(method: str, path: str, as_: str) -> Endpoint:
-    """Return an endpoint whose answer comes as *as_* says, inside a :class:`RawResponse`.
+    """Return an endpoint that gives its answer in the form *as_*, inside a :class:`RawResponse`.
 
     Raises:
         InvalidRequestError: There is no such form.

@@ -30,7 +30,7 @@ class CallRegistry:
 
     def __init__(self) -> None:
         self.closed = False
-        # References are weak: a call whose end was itself interrupted must not count for ever.
+        # References are weak: if an interrupt struck the end of a call, the call must not count for ever.
         self._scopes: set[weakref.ref[CancelScope]] = set()
         self._streams: set[weakref.ref[ResponseStream]] = set()
         self._pending_actions: deque[Callable[[], None]] = deque()

@@ -1,8 +1,8 @@
-"""Whether and when to try again: a pure decision, and a budget shared by all calls of a provider.
+"""Decide whether and when to try again, and bound the retries of all calls of a provider together.
 
-Three things are told apart. *Never sent*: repeating costs nothing. *Surely rejected* (an error status): the service did not work on
-it. *Maybe processed* (the connection broke after the request had left): repeating may be billed twice, which is accepted for broken
-connections and not for an answer that was merely slow, plain or streamed.
+The decision tells three cases apart. A request that was *never sent* can be repeated at no cost. One that was *surely rejected* (an error
+status) was not worked on. One that was *maybe processed* (the connection broke after the request had left) may be billed twice if it is
+repeated; the library accepts that for broken connections, but not for an answer that was merely slow, plain or streamed.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
 
 __all__ = ["RetryBudget", "retry_delay", "timed"]
 
-#: Causes of a ProtocolError that come of a connection that broke or carried somebody else's bytes: a passing trouble.
+#: Causes of a ProtocolError that a broken connection, or bytes of another answer, can have: a retry can help.
 _CUT = (http.client.BadStatusLine, http.client.IncompleteRead, BadFraming)
-#: What a resolver says of a name that it is sure does not exist.
+#: The resolver's errors for a name that surely does not exist.
 _NO_SUCH_NAME = {
     getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_FAIL") if hasattr(socket, name)
 }  # not on every system
 
 
 def retry_delay(error: e.GroqProviderError, *, retries: int, policy: RetryPolicy, rng: random.Random) -> float | None:
-    """Return the seconds to wait before the next try; ``None``: do not try again.
+    """Return the seconds to wait before the next try; ``None`` means not to try again.
 
-    A server's hint is never undercut, and not followed beyond ``policy.hint_cap``; without one the delay is drawn from zero to an
-    exponentially growing bound (full jitter).
+    The delay is never shorter than the server asked, and a hint beyond ``policy.hint_cap`` is not followed. Without a hint the delay is
+    drawn from zero to an exponentially growing bound (full jitter).
 
     Args:
-        error: What the last try ended with.
-        retries: Tries made beyond the first so far.
-        policy: The caller's switches.
-        rng: Source of the jitter.
+        error: The error of the last try.
+        retries: The tries beyond the first that were made so far.
+        policy: The retry policy of the provider.
+        rng: The source of the jitter.
     """
-    if retries >= policy.max_retries or not _worth_it(error, retries):
+    if retries >= policy.max_retries or not _is_worth_it(error, retries):
         return None
     hint = error.retry_after
     if hint is not None:
@@ -52,23 +52,23 @@ def retry_delay(error: e.GroqProviderError, *, retries: int, policy: RetryPolicy
             return None
         return hint + rng.uniform(0, max(0.1, 0.05 * hint))
     if isinstance(error, e.RateLimitedError) and error.scope in ("hour", "day"):
-        return None  # nobody knows when, and it is not soon
+        return None  # the time is unknown, and not soon
     base = policy.throttle_delay if throttling(error) else policy.base_delay
     return rng.uniform(0, min(policy.max_delay, base * 2.0 ** min(retries, 30)))
 
 
-def _worth_it(error: e.GroqProviderError, retries: int) -> bool:
+def _is_worth_it(error: e.GroqProviderError, retries: int) -> bool:
     if isinstance(error, (e.RequestCancelledError, e.ProviderClosedError, e.DeadlineExceededError)):
         return False
-    if _lasting(error):
+    if _is_lasting(error):
         return retries == 0
     if isinstance(error, e.ReadTimeoutError) and error.sent is not False:
-        return False  # it may have been processed and billed; whoever wants it again says so
+        return False  # it may have been processed and billed, so the caller must decide
     return error.retryable
 
 
-def _lasting(error: e.GroqProviderError) -> bool:
-    """Say whether a failure hints at a broken peer or a wrong name rather than a passing trouble: tried once more, no oftener."""
+def _is_lasting(error: e.GroqProviderError) -> bool:
+    """Return whether a failure hints at a broken peer or a wrong name. Such a call is tried once more, not more often."""
     if isinstance(error, e.ResponseDecodeError):
         return True
     cause = error.__cause__
@@ -78,21 +78,21 @@ def _lasting(error: e.GroqProviderError) -> bool:
 
 
 def throttling(error: e.GroqProviderError) -> bool:
-    """Say whether the service refused for lack of room rather than failed."""
+    """Return whether the service refused for lack of room, instead of failing."""
     return isinstance(error, (e.RateLimitedError, e.OverloadedError))
 
 
 def timed(error: e.GroqProviderError) -> bool:
-    """Say whether the service refused for lack of room and said when there will be some."""
+    """Return whether the service refused for lack of room and named the time to come again."""
     return throttling(error) and error.retry_after is not None
 
 
 class RetryBudget:
     """Keeps retries a small share of the load when everything fails at once.
 
-    Holds up to 100 units and gains one a second. A retry costs 5 units after throttling, 14 after another failure, nothing
-    when the request was never sent or when the server itself has said when to come again; a call that succeeds gains one, after retries
-    the cost of its last one. In a total outage that is seven retries and then one every 14 seconds, for all threads together.
+    The budget holds up to 100 units and gains one a second. A retry costs 5 units after throttling and 14 after another failure; it costs
+    nothing if the request was never sent, or if the server named the time to come again. A call that succeeds gains one unit or, after
+    retries, the cost of its last one. In a total outage that allows seven retries and then one every 14 seconds, for all threads together.
 
     Thread safety: shared by all calls of a provider.
     """
@@ -111,13 +111,13 @@ class RetryBudget:
 
     @staticmethod
     def cost(error: e.GroqProviderError) -> float:
-        """Return what a retry after *error* costs."""
+        """Return the cost of a retry after *error*."""
         if error.sent is False or timed(error):
             return 0.0
         return 5.0 if throttling(error) else 14.0
 
     def spend(self, cost: float) -> bool:
-        """Take *cost* units if they are there."""
+        """Take *cost* units; return whether there were so many."""
         if cost <= 0:
             return True
         with self._lock:
@@ -130,8 +130,8 @@ class RetryBudget:
             return True
 
     def succeeded(self, last_cost: float) -> None:
-        """Give back after a success: the cost of its last retry, or one unit for a first try."""
-        if self._units >= self._CAPACITY:  # the usual case, without the lock: a stale look costs one unit at most
+        """Return units after a success: the cost of its last retry, or one unit for a first try."""
+        if self._units >= self._CAPACITY:  # the usual case, without the lock: a stale value costs one unit at most
             return
         with self._lock:
             self._units = min(self._CAPACITY, self._units + max(1.0, last_cost))

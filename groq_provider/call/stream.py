@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ResponseStream"]
 
-#: Seconds that a reader who comes back late gets to take in what has arrived.
+#: Seconds that a late reader gets to take in the part that has arrived.
 _GRACE = 0.05
 #: A longer timeout of poll() is cut to this: it is as good as endless, and some systems accept no more.
 _LONGEST_POLL = 1_000_000.0
@@ -42,7 +42,7 @@ _LONGEST_POLL = 1_000_000.0
 _BATCH = 4096
 #: Before an event of more bytes is decoded, the clock is checked.
 _LARGE_EVENT = 4096
-#: Reads that a poll may do whatever its timeout, so that a machine that stopped for a moment does not miss what has arrived.
+#: Reads that a poll may do whatever its timeout, so that a machine that stopped for a moment misses nothing that has arrived.
 _LEAST_READS = 4
 
 # The states of a stream.
@@ -71,7 +71,7 @@ class ResponseStream:
     #: Whether this is a forked child's copy of a stream that the parent reads.
     foreign = False
     _state = _CLOSED  # until the constructor has finished, a finalizer has nothing to end
-    #: Whether a chunk was made and dropped, so that what the reader has is not the whole answer.
+    #: Whether a chunk was made and dropped, so that the reader does not have the whole answer.
     _chunk_dropped = False
     _error: e.GroqProviderError | None = None
     _response: LLMResponse | None = None
@@ -105,7 +105,7 @@ class ResponseStream:
     def _start(self, wire: WireResponse) -> None:
         """Begin to read an answer: the first, or that of a retry."""
         self._wire = wire
-        #: Events whose bytes were not UTF-8; the broken parts read U+FFFD.
+        #: The number of events that were not UTF-8; their broken parts read U+FFFD.
         self.decode_errors = 0
         self._decoder = EventDecoder()
         self._assembler = Assembler(self._scope.checkpoint)
@@ -130,7 +130,7 @@ class ResponseStream:
 
     def __repr__(self) -> str:
         if not hasattr(self, "_assembler"):
-            return f"<{type(self).__name__} unfinished>"  # a debugger shows an object whose construction failed
+            return f"<{type(self).__name__} unfinished>"  # a debugger shows objects of failed constructions
         return f"<{type(self).__name__} {self._call.model} {self._state}, {self._assembler.chunks} chunks>"
 
     def __reduce__(self) -> NoReturn:
@@ -278,7 +278,7 @@ class ResponseStream:
         if self._times.first_token_at is not None:
             scope.deadline = scope.deadline_after(self._idle, now)
         elif scope.deadline is not None and scope.deadline - now < _GRACE:
-            scope.deadline = scope.deadline_after(_GRACE, now)  # enough to take in what has arrived meanwhile
+            scope.deadline = scope.deadline_after(_GRACE, now)  # enough to take in the part that has arrived meanwhile
 
     def _advance(self, event: Event | None = None, *, polling: bool = False) -> None:
         """Take events up to the next chunk, reading once if none is left. This leaves a chunk, the end or an error; or nothing yet.
@@ -507,7 +507,7 @@ class ResponseStream:
         response = self._call.succeeded(fields, arrival=self._times.arrival(), output_size=size)
         self._response = response
         self._state = _COMPLETE
-        self._events = self._lines = None  # what came after the end
+        self._events = self._lines = None  # nothing after the end counts
         self._pending.append(
             ResponseChunk(
                 finish_reason=response.finish_reason, usage=response.usage, provider_metadata=response.provider_metadata
@@ -535,7 +535,7 @@ class ResponseStream:
         self._complete(fields, len(body))
 
     def _read_body(self) -> bytes:
-        """Return the whole body, whose first lines may have been read already. The ends of lines do not matter in JSON."""
+        """Return the whole body. Its first lines may have been read already. The ends of lines do not matter in JSON."""
         first_lines, self._first_lines = self._first_lines, []
         if not first_lines:
             return self._wire.read_body(MAX_BODY)
@@ -563,7 +563,7 @@ class ResponseStream:
 
     def _retry_or_fail(self, error: e.GroqProviderError) -> None:
         call = self._call
-        self._events = self._lines = self._unhandled_error = None  # what came after the failure belongs to no answer
+        self._events = self._lines = self._unhandled_error = None  # later events belong to no answer
         self._wire.close()
         call.request_id = call.request_id or self._assembler.request_id  # some servers name it in chunks only
         if self._assembler.finish_reason is not None and isinstance(
@@ -596,7 +596,7 @@ class ResponseStream:
         self._state = _FAILED
 
     def _as_stream_error(self, error: e.GroqProviderError) -> e.GroqProviderError:
-        """Return the error that tells the reader of a stream what has happened to the stream."""
+        """Return the error in the terms of a reader of streams."""
         total = self._scope.total_deadline
         in_time = total is None or self._scope.clock.monotonic() < total
         cls: type[e.GroqProviderError] | None = None
@@ -744,7 +744,7 @@ class ResponseStream:
         warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
 
 
-#: Names of events that may be chunks. An event whose name is its own ``object`` may be one, too.
+#: Names of events that may be chunks. An event named like its own ``object`` may be one, too.
 _OWN_NAMES = frozenset({"", "message", "error", "chat.completion.chunk"})
 
 
@@ -765,7 +765,7 @@ def _names_itself(event: Event) -> bool:
 def _is_last(event: Event, *, finished: bool) -> bool:
     """Return whether an event without its blank line, at the end of the body, is whole and the last one.
 
-    That is an end mark, a finish reason or an error; after the finish reason anything, since the answer must not lack what came.
+    That is an end mark, a finish reason or an error; after the finish reason anything, since the answer must lack nothing that came.
     """
     if event.data[:6] == DONE or event.name == "error":
         return True

@@ -7,7 +7,7 @@ from groq_provider.cli.text import one_line
 
 __all__ = ["format_error"]
 
-# The first matching class counts: put a subclass before its base. Leave out errors whose own message says what to do.
+# The first matching class counts: put a subclass before its base. Leave out errors that tell in their message what to do.
 _ADVICE: tuple[tuple[type[g.GroqProviderError], str], ...] = (
     (g.AuthenticationError, "Check GROQ_API_KEY; keys are made at https://console.groq.com/keys."),
     (g.PermissionDeniedError, "Look at the project's model permissions and spend limit at https://console.groq.com."),

@@ -36,7 +36,7 @@ _LIMIT_NAMES = {
 
 
 class _Notes(io.StringIO):
-    """A file whose text goes through :func:`print_text`, as all other output does."""
+    """A file that sends its text through :func:`print_text`, as all other output does."""
 
     def write(self, text: str) -> int:
         if text.strip():

@@ -101,7 +101,7 @@ class Screen:
         """Print a table, or one paragraph per row if the table is wider than the terminal.
 
         Args:
-            columns: Names of the columns. The first one, and each whose name ends in a space, holds text; the others hold numbers.
+            columns: Names of the columns. The first one, and each with a space at the end of its name, holds text; the others hold numbers.
             rows: The cells; their text need not be safe for a terminal.
             keys: Number of leading cells that identify a row; they head its paragraph.
         """

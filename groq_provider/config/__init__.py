@@ -290,7 +290,7 @@ _KNOWN_SETTINGS = (*field_names(ProviderConfig), *_ALIASES, "max_retries", *_SHO
 
 
 def _wrap_keys(settings: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return a copy whose key is wrapped in a ``Secret``, in ``parameters`` as well."""
+    """Return a copy with the key wrapped in a ``Secret``, in ``parameters`` as well."""
     copy = dict(settings)
     if isinstance(copy.get("parameters"), Mapping):
         copy["parameters"] = dict(copy["parameters"])

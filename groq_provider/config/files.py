@@ -74,7 +74,7 @@ class Variable(str):
 
 
 class Environment:
-    """Environment variables whose values a traceback with local variables does not show."""
+    """Environment variables. A traceback with local variables does not show their values."""
 
     __slots__ = ("_variables",)
 
@@ -87,7 +87,7 @@ class Environment:
 
 
 class UnresolvedKey:
-    """Stands for a key whose variable is unset or blank. It becomes an error unless another source has a key or none is needed."""
+    """Stands for a key that names an unset or blank variable. It becomes an error unless another source has a key or none is needed."""
 
     def __init__(self, name: str) -> None:
         self.name = name

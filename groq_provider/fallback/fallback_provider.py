@@ -128,7 +128,7 @@ class FallbackProvider(Completions[FallbackStream]):
         return Member(provider=provider, model=model, breaker=breaker, name=name)
 
     def __repr__(self) -> str:
-        if not hasattr(self, "members"):  # a debugger shows an object whose construction failed
+        if not hasattr(self, "members"):  # a debugger shows objects of failed constructions
             return f"<{type(self).__name__} unfinished>"
         return (
             f"<{type(self).__name__} {', '.join(f'{member.name} ({member.breaker.state})' for member in self.members)}>"

@@ -65,7 +65,7 @@ class FallbackStream:
 
     def __repr__(self) -> str:
         if not hasattr(self, "_is_over"):
-            return f"<{type(self).__name__} unfinished>"  # a debugger shows an object whose construction failed
+            return f"<{type(self).__name__} unfinished>"  # a debugger shows objects of failed constructions
         return f"<{type(self).__name__} of {self._member.name}: {self._stream!r}>"
 
     def __reduce__(self) -> NoReturn:
@@ -168,7 +168,7 @@ class FallbackStream:
 
     @property
     def decode_errors(self) -> int:
-        """Number of events whose bytes were not UTF-8; their broken parts read U+FFFD."""
+        """Number of events that were not UTF-8; their broken parts read U+FFFD."""
         return self._stream.decode_errors
 
     @property

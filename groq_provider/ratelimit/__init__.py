@@ -3,7 +3,7 @@
 ``limiter``      ``TokenBucketRateLimiter``: the public class; finds or adds the limiter of a model.
 ``model``        ``ModelLimiter``: the queue, the calls in flight and the lock of one model; grants reservations.
 ``shared_model`` The same with the buckets in a store that processes share; goes on alone while the store is offline.
-``queue``        Whose turn it is: first come, first served, in an interactive and a batch class.
+``queue``        The order of turns: first come, first served, in an interactive and a batch class.
 ``reservation``  One attempt's place in the limits: settle it, refund it or keep it.
 ``bucket``       The arithmetic of limits: buckets that refill continuously (GCRA), in nanoseconds.
 ``gate``         Holds callers back after a 429, and learns a pace if the refusal names no limit.

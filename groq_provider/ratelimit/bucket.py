@@ -318,7 +318,7 @@ class BucketSet:
         return latest, cause
 
     def never_fits(self, cost: Cost, now: int | None = None) -> Bucket | None:
-        """Return a bucket whose whole limit is less than *cost*; ``None`` if there is no such bucket.
+        """Return a bucket with a whole limit of less than *cost*; ``None`` if there is no such bucket.
 
         With *now*, a learned limit counts only for a minute after the service named it: the figure may have been a slip, and only
         sending a request can show that.

@@ -63,7 +63,7 @@ class LimitLearning:
         self._cut_sequence = 0  # newest request in flight at the last cut: one burst of refusals must cut once
         self._share_halved = False
         self._check_tiny_limits = False
-        self._synced_sequence = 0  # request whose headers were applied last
+        self._synced_sequence = 0  # the request of the headers that were applied last
         self.last_info: RateLimitInfo | None = None
         self.learned_limits: dict[str, int] = {}
 

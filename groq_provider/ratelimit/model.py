@@ -328,7 +328,7 @@ class ModelLimiter:
                     self._deferred.popleft()()
                 self._in_section = False
 
-    # --- whose turn, and when ----------------------------------------------------------------------------------------
+    # --- the order of turns, and their times ----------------------------------------------------------------------------------------
 
     def _grant_ready(self, now: int) -> None:
         """Grant in order all reservations that fit now, and make the head wake in time for the next.
@@ -406,7 +406,7 @@ class ModelLimiter:
         return refusal
 
     def _refuse_expired(self, waiter: Waiter, now: int) -> TooLate:
-        """Build the refusal of a waiter whose deadline has passed: how long its turn takes from now, behind those ahead of it."""
+        """Build the refusal of a waiter after its deadline: how long its turn takes from now, behind those ahead of it."""
         ahead, own = self._queue.cost_ahead(waiter), waiter.estimate.cost
         ready = max(self._gate.opens_at, now)
         for bucket in self._buckets:

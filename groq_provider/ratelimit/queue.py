@@ -138,7 +138,7 @@ class _Lane:
 
 
 class WaitQueue:
-    """Decides whose turn it is.
+    """Decides the order of turns.
 
     Interactive callers get four turns for each turn of the batch callers (stride scheduling); within a class the first come is the
     first served. A class saves no turns while it is empty.
@@ -165,7 +165,7 @@ class WaitQueue:
 
     @property
     def head(self) -> Waiter | None:
-        """The waiter whose turn it is."""
+        """The waiter that has the next turn."""
         lane, batch_lane = self._interactive, self._batch
         if not lane.waiters or (batch_lane.waiters and batch_lane.virtual_time < lane.virtual_time):
             lane = batch_lane

@@ -83,7 +83,7 @@ class HeldReservation:
     def settle(self, usage: Usage) -> None:
         """Replace the estimate by the reported usage; using more than reserved leaves a debt.
 
-        Cached tokens do not count, as in the service's own limits. A usage whose ``source`` is ``"unknown"`` keeps the estimate.
+        Cached tokens do not count, as in the service's own limits. A usage with the ``source`` ``"unknown"`` keeps the estimate.
         """
         self._limiter.end_reservation(self, None if usage.source == "unknown" else actual_cost(usage), usage)
 

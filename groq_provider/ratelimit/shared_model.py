@@ -1,4 +1,4 @@
-"""Grant reservations for one model whose limits processes share: the queue is local, the buckets are in a store.
+"""Grant reservations for one model with limits that processes share: the queue is local, the buckets are in a store.
 
 Only the head of the queue asks the store, in its own thread and without a lock; so each process has at most one question per model under
 way. The local buckets are a copy, as fresh as the last answer. They serve to refuse at once, to convert headers, to show the status, and to
@@ -162,7 +162,7 @@ class StoreLink:
 
 
 class SharedModelLimiter(ModelLimiter):
-    """Like :class:`ModelLimiter`, for one model whose buckets are in a store.
+    """Like :class:`ModelLimiter`, for one model with its buckets in a store.
 
     Args:
         model: The id of the model.

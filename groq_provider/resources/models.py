@@ -44,7 +44,7 @@ class Models:
         return len(live.models) if live is not None and self._static is _nothing else len(self.get())
 
     def find(self, model: str) -> ModelInfo | None:
-        """Return what is known of a model, without I/O."""
+        """Return the known data of a model, without I/O."""
         live = self._live
         return (live.find(model) if live is not None else None) or self._static().find(model)
 
@@ -88,7 +88,7 @@ class Models:
         return len(good)
 
     def capabilities(self) -> Sequence[ModelCapability]:
-        """Return what the offered models together can do."""
+        """Return the capabilities of all offered models together."""
         return self._static().capabilities(self._configured or None)
 
 

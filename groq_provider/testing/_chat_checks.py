@@ -306,7 +306,7 @@ def _check_strict(schema: Any, path: list[str], name: str) -> None:
 
 
 def check_model(body: dict[str, Any], model: Model, prompt_tokens: int) -> None:
-    """Check the fields whose limits depend on the model.
+    """Check the fields that have limits of the model.
 
     Raises:
         RefusedError: A 400 with the service's text.

@@ -225,7 +225,7 @@ def _short_text(echo: str) -> str:
 
 
 def _chosen_function(body: Mapping[str, Any], prompt: str) -> Mapping[str, Any] | None:
-    """Return the function to call: the one that ``tool_choice`` demands, or one whose name is in the prompt."""
+    """Return the function to call: the one that ``tool_choice`` demands, or one that the prompt names."""
     functions: list[Mapping[str, Any]] = [
         tool["function"] for tool in body.get("tools") or () if tool["type"] == "function"
     ]

@@ -376,7 +376,7 @@ def serve(
     Args:
         host: Address to listen on.
         port: Port to listen on; 0 picks a free one.
-        plan: Plan whose limits are enforced; ``None`` enforces none.
+        plan: The plan to enforce the limits of; ``None`` enforces none.
         speed: Factor on the models' nominal speed; 0 is as fast as possible.
         on_answer: Called with each request after its response was sent or broken.
     """

@@ -92,8 +92,8 @@ class SessionTransport:
         if bundle is None:
             bundle = own_bundle or (_ca_from(environ) if trust_env else None)
         self.adapter = Adapter(base_url, clock=clock, proxy=proxy, ca_bundle=bundle, cert=cert or own_cert, http2=http2)
-        # A session of our own. An adapter mounted on the caller's session would also get requests for other hosts whose
-        # URL begins like our origin: "https://host:18888" begins with "https://host:1888".
+        # A session of our own. An adapter mounted on the caller's session would also get requests for other hosts with a
+        # URL that begins like our origin: "https://host:18888" begins with "https://host:1888".
         self.session = requests.Session()
         self.session.trust_env = False
         self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))

@@ -268,7 +268,7 @@ def defer_checks(_cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.A
 
 
 def _deferred_check(field: attrs.Attribute[Any]) -> Check | None:
-    """Return what is left to do for a field once its value is set; ``None`` for a field that attrs must convert itself."""
+    """Return the work that is left for a field once its value is set; ``None`` for a field that attrs must convert itself."""
     if field.converter is None:
         return field.validator  # None, too
     if field.validator is not None or field.default is attrs.NOTHING:
@@ -294,7 +294,7 @@ def _deferred_checks(cls: type[Any]) -> tuple[Callable[[object], tuple[Any, ...]
 
 
 def check_given(instance: object) -> None:
-    """Convert and check the fields whose value is not the default of the field."""
+    """Convert and check the fields that do not have their default."""
     read_values, defaults, checks = _deferred_checks(type(instance))  # type: ignore[arg-type]  # classes are hashable
     values = read_values(instance)
     # A hot path: compress() skips the many fields that are not set without a step of Python code.

@@ -414,7 +414,7 @@ _CUT_FIELD = r'"(message|type|code|param|failed_generation|status_code)"\s{0,9}:
 
 
 def _error_from_cut_body(body: bytes) -> Mapping[str, Any] | None:
-    """Return the fields that can be read of an error object whose end is missing, or ``None``."""
+    """Return the readable fields of an error object without its end, or ``None``."""
     fields: dict[str, Any] = {}
     beginning = body[:MAX_ERROR_BODY].decode("utf-8", "ignore")
     for match in islice(re.finditer(_CUT_FIELD, beginning, re.DOTALL), 64):  # no error has as many fields

@@ -50,7 +50,7 @@ REPLACEMENT = "\ufffd"
 
 
 def type_mismatch(path: str, expected: str, item: object) -> ResponseDecodeError:
-    """Return the error for an item at *path* whose type is not the *expected* one."""
+    """Return the error for an item at *path* that does not have the *expected* type."""
     return ResponseDecodeError(f"expected {expected}, got {type(item).__name__} @ {path}")
 
 

@@ -178,7 +178,7 @@ class PieceDecoder:
         return name, position + 1
 
     def _read_string(self, position: int) -> tuple[str, int]:
-        """Return a string whose opening quote has been read, and its end."""
+        """Return a string after its opening quote, and its end."""
         text = self._buffer
         if self._at_end or text.find('"', position, position + _SHORT_STRING) >= 0:
             try:

@@ -117,7 +117,7 @@ _CONTAINERS = (list, dict)
 
 
 class Body(bytes):
-    """The JSON text of a request, whose ``repr`` shows its size only: it holds the prompt."""
+    """The JSON text of a request. Its ``repr`` shows the size only, since it holds the prompt."""
 
     __slots__ = ()
 

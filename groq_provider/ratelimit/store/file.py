@@ -69,7 +69,7 @@ _BITMAP_MASK = len(_NAMES_BY_BITMAP) - 1
 #: Later than any instant, and small enough that adding to it fits into 64 bits.
 _FARTHEST_INSTANT = 1 << 61
 
-#: A process whose clock is further than this behind the newest instant of a record has another clock.
+#: If the clock of a process is further than this behind the newest instant of a record, the process has another clock.
 _CLOCK_LAG = 2_000_000
 
 #: Seconds to wait for other threads of this process. A turn takes a tenth of that at most, unless the file system does not answer.

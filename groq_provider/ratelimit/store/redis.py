@@ -27,7 +27,7 @@ __all__ = ["RedisStore"]
 
 _log = logging.getLogger(__name__)
 
-#: The most keys to remember whose place is occupied by something else.
+#: The most keys to remember that something else occupies.
 _MOST_MOVED_KEYS = 256
 #: The most unused connections to keep open.
 _MOST_IDLE_LINKS = 32
@@ -101,7 +101,7 @@ class RedisStore:
         self._idle_links: list[Link] = []
         self._generation = 0  # rises with close() and with every failure; links of an older one are dropped
         self._member_name = secrets.token_urlsafe(6)
-        self._moved_keys: set[str] = set()  # keys whose first place is occupied by something else
+        self._moved_keys: set[str] = set()  # keys that something else occupies in their first place
         self._check_server()
         forkable(self)
 

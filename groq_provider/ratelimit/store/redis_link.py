@@ -141,7 +141,7 @@ def _tls_context(options: dict[str, str]) -> ssl.SSLContext:
 
 
 class _DeadlineSocket:
-    """A socket whose reads and writes end at the deadline of its link, even if the peer sends one byte at a time."""
+    """A socket that ends each read and write at the deadline of its link, even if the peer sends one byte at a time."""
 
     def __init__(self, sock: socket.socket, link: Link) -> None:
         self._sock = sock

@@ -91,7 +91,7 @@ class _Pipe:
     __slots__ = ("_writer", "reader")
 
     def __init__(self) -> None:
-        if _poll is None:  # pragma: no cover - Windows, whose select() takes no pipes: see _wait_io
+        if _poll is None:  # pragma: no cover - Windows: its select() takes no pipes, see _wait_io
             return
         self.reader, self._writer = os.pipe()
         os.set_blocking(self.reader, False)
