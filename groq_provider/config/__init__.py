@@ -98,7 +98,7 @@ def _hide_store(store: object) -> str:
 
 @attrs.frozen(kw_only=True, init=False)
 class ProviderConfig:
-    """The complete configuration of a provider. Immutable; pickles without the key.
+    """The complete configuration of a provider. Immutable; pickles without the key. You can share one between providers and threads.
 
     Values come from the arguments, then (for ``type="groq"``) from ``GROQ_API_KEY``, ``GROQ_BASE_URL`` and ``GROQ_HOST``, then from the
     defaults. ``None`` means "not set". The constructor also accepts ``endpoint`` for *base_url*, ``verify`` (a path or ``True``) for
@@ -110,31 +110,35 @@ class ProviderConfig:
         base_url: The root of the API, in any form that :func:`~groq_provider.config.urls.normalise_base_url` accepts.
         type: ``groq``, or ``openai_compatible`` for other servers: then you must set *base_url* and *default_model*, no ``GROQ_*``
             variable is read, and no key is needed.
-        enabled: Whether the provider makes calls; a disabled provider needs no key.
-        models: The ids of the models to offer, in this order; empty offers the whole catalogue.
+        enabled: Whether the provider makes calls. A disabled provider needs no key, so you can switch it off where there is none.
+        models: The ids of the models to offer, in this order; empty offers the whole catalogue. You can still ask for any other model.
         default_model: The model for requests that name none. The default is ``openai/gpt-oss-120b``; if *models* does not contain it,
             the first of them that is not deprecated, else the first.
-        timeout: Time limits; also a number of seconds, a duration such as ``"30s"``, or a mapping.
-        retry: Retry policy; also ``"web"``, ``"batch"`` or a mapping.
-        rate_limits: Limits of the account; also ``"free"``, ``"developer"`` or a mapping. ``None`` learns them from the service.
+        timeout: The time limits of each call. You can also give a number of seconds, a duration such as ``"30s"``, or a mapping.
+        retry: The retry policy. You can also give ``"web"``, ``"batch"`` or a mapping.
+        rate_limits: The limits of your account. You can also give ``"free"``, ``"developer"`` or a mapping. ``None`` learns them from the
+            service; you should set them if you start many threads at once, since the first answers come too late for the first burst.
         rate_limit_store: Where the limiter keeps its state: ``"memory"``, a URL (``file:///path``, ``redis://…``, ``rediss://…``), or a
-            store. A password in the URL is hidden in reprs, but pickled, because worker processes need it.
-        track_latency: Whether to record latencies.
+            store. You should name a store if several processes share your limits. A password in the URL is hidden in reprs, but pickled,
+            because worker processes need it.
+        track_latency: Whether to record latencies, which you can read with ``get_latency_metrics()``.
         latency_samples: The number of calls kept per model, 1 to 10,000,000.
         headers: Further header fields for every request. You cannot set ``Authorization``, ``Host``, ``Content-Length``,
             ``Transfer-Encoding`` or ``Connection``.
-        proxies: Proxy URLs by scheme; ``None`` reads the environment.
+        proxies: Proxy URLs by scheme; ``None`` reads the environment. You must percent-encode special characters of a password.
         ca_bundle: The path of the certificates to trust; ``None`` uses the system's. You cannot switch off verification.
         cert: The path of a client certificate, or a pair of certificate and key.
-        allow_insecure: Whether ``http://`` is allowed for hosts other than this machine.
-        max_connections: The largest number of concurrent requests, at least 1; ``None`` sets no limit.
-        prewarm: For how many concurrent requests to open connections at the start, 0 to 100.
+        allow_insecure: Whether ``http://`` is allowed for hosts other than this machine. The key can then be read on the way.
+        max_connections: The largest number of concurrent requests, at least 1; ``None`` sets no limit. You can use it to bound sockets.
+        prewarm: The number of concurrent requests to open connections for at the start, 0 to 100. You can do the same with ``warm_up()``.
         http2: Whether to use HTTP/2 if the server speaks it; needs the extra ``http2``. Requests over ``http://``, or through a proxy
             with TLS, use HTTP/1.1 anyway.
-        require_finish_reason: Whether a stream without a finish reason counts as interrupted.
+        require_finish_reason: Whether a stream without a finish reason counts as interrupted. You should only switch this off for a server
+            that sends none.
         trim_max_tokens: Whether to lower an output limit above the model's maximum, or too large for the token limits together with
             the prompt, instead of refusing the request.
-        circuit_breaker: ``None`` or ``True``, a mapping of its settings, or its policy.
+        circuit_breaker: ``None`` for none, ``True`` for the defaults, a mapping of its settings, or its policy. You can use one to fail fast
+            while the service is down.
 
     Raises:
         ConfigurationError: A setting is unknown or its value not allowed, or a key is needed and missing

@@ -87,11 +87,12 @@ class Timeouts:
     """Time limits of a call in seconds; ``None`` means no limit.
 
     Attributes:
-        wait: The time in the rate limiter's queue.
+        wait: The time in the rate limiter's queue. You should set it where a person waits for the answer.
         connect: The time to open a connection, TLS handshake included.
-        first_token: The time from the sent request to the first piece of a streamed answer, or to the last byte of a plain answer.
-        idle: The silence between two pieces of a stream.
-        total: The time of the whole call, waiting and retries included.
+        first_token: The time from the sent request to the first piece of a streamed answer, or to the last byte of a plain answer. You
+            should raise it for long plain answers.
+        idle: The silence between two pieces of a stream. The time that your code spends between two reads does not count.
+        total: The time of the whole call, waiting and retries included. You should set it in web applications.
 
     Raises:
         ConfigurationError: A value is not a number above 0 and at most 1e9.
@@ -110,7 +111,7 @@ class Timeouts:
 
     @classmethod
     def of(cls, value: Timeouts | float | str | Mapping[str, Any] | None) -> Timeouts | None:
-        """Return time limits from the forms callers write them in.
+        """Return time limits from any form in which you can write them.
 
         Args:
             value: ``Timeouts``; a number of seconds or a duration (``"30s"``, ``"1m30s"``, ``"500ms"``, ``"2h"``, ``"30"``), which sets
@@ -143,14 +144,15 @@ class Timeouts:
 
 @attrs.frozen(kw_only=True)
 class RetryPolicy:
-    """How often a failed call is retried, and after which delays.
+    """How often a failed call is retried, and after which delays. You can start from :meth:`web` or :meth:`batch`.
 
     Attributes:
-        max_retries: The number of retries after the first attempt; 0 switches retries off.
+        max_retries: The number of retries after the first attempt. You can switch retries off with 0.
         base_delay: Seconds before the first retry after a fault; the delay doubles with each further retry.
         throttle_delay: The same after a 429 or an overload without a delay from the service.
         max_delay: The longest delay that the library chooses itself.
-        hint_cap: The longest delay that the service may ask for; a longer one ends the call at once, with ``retry_after`` set.
+        hint_cap: The longest delay that the service may ask for. A longer one ends the call at once, and you can read it in the
+            ``retry_after`` of the error.
         patience: Waits that the service asks for after a 429 or an overload do not count as retries until they add up to this many
             seconds; each counts as one second at least. 0 counts every wait as a retry. Items of ``generate_many`` have 60 at least.
 
@@ -173,7 +175,7 @@ class RetryPolicy:
 
     @classmethod
     def web(cls) -> RetryPolicy:
-        """Return a policy for interactive callers: one quick retry, and no wait for a rate limit.
+        """Return the policy that you should use where a person waits: one quick retry, and no wait for a rate limit.
 
         .. versionadded:: 0.1.0
         """
@@ -181,7 +183,7 @@ class RetryPolicy:
 
     @classmethod
     def batch(cls) -> RetryPolicy:
-        """Return a policy for background jobs: eight retries, and up to an hour of waits for rate limits besides.
+        """Return the policy that you should use for background jobs: eight retries, and up to an hour of waits for rate limits besides.
 
         .. versionadded:: 0.1.0
         """

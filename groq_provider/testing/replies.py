@@ -1,4 +1,4 @@
-"""The values a test scripts and reads: replies, faults, gates, recorded requests."""
+"""The values that you script and read in a test: replies, faults, gates, recorded requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Outcome = Literal["pending", "sent", "broken", "client-gone"]
 
 
 class Gate:
-    """Lets streamed events through one by one; give it to a reply as ``Reply(gate=...)``.
+    """Lets streamed events through one by one, so that you can test the moments between them. Use it as ``Reply(gate=...)``.
 
     It is closed at first: the emulator waits before event 0 (the role chunk) until you call :meth:`release` or :meth:`open`.
 
@@ -47,7 +47,7 @@ class Gate:
             self._permits -= not self._open
 
     def release(self, count: int = 1) -> None:
-        """Let *count* more events through."""
+        """Let *count* more events through. You can call this before the emulator waits."""
         with self._changed:
             self._permits += count
             self._changed.notify_all()
@@ -59,7 +59,7 @@ class Gate:
             self._changed.notify_all()
 
     def wait_for(self, index: int, timeout: float = 5.0) -> bool:
-        """Wait until the emulator has reached event *index*; return False if it has not after *timeout* seconds."""
+        """Wait until the emulator has reached event *index*; return False if it has not after *timeout* seconds. You must assert the result."""
         with self._changed:
             return self._changed.wait_for(lambda: self._reached_events > index, timeout)
 
@@ -73,13 +73,13 @@ class Fault:
 
     Attributes:
         status: Answer with this status instead (by default with the usual error body of that status).
-        body: Send this body instead: bytes, text or a value to send as JSON.
+        body: Send this body instead. You can give bytes, text or a value to send as JSON.
         headers: Response headers to add, or to send in place of the usual ones.
         delay: Seconds before the first byte of the answer.
         stall_before_headers: Stall after the request was read.
         stall_after_events: Stall after that many events; 0 is right after the headers.
         stall_at_byte: Stall after that many bytes.
-        stall_for: Length of a stall in seconds; ``None`` means until :meth:`release` is called or the emulator stops.
+        stall_for: Length of a stall in seconds; ``None`` means until you call :meth:`release` or the emulator stops.
         drip: Write that many bytes at a time, headers included.
         drip_interval: Seconds between those writes.
         cut_before_headers: Close (FIN) without an answer.
@@ -102,7 +102,7 @@ class Fault:
         comments: Send a keep-alive comment before every event.
         chunk_bytes: Split the body into HTTP chunks of this size instead of one per event.
         newline: Line end of the event stream.
-        reached: Set when the emulator stalls, cuts or resets.
+        reached: Set when the emulator stalls, cuts or resets. You can wait for it in the test.
         released: Set by :meth:`release`.
 
     .. versionadded:: 0.1.0
@@ -141,13 +141,13 @@ class Fault:
     released: threading.Event = attrs.field(factory=threading.Event, init=False, repr=False)
 
     def release(self) -> None:
-        """End the current stall, or the next one as soon as it begins."""
+        """End the current stall, or the next one as soon as it begins. You can call it from any thread."""
         self.released.set()
 
 
 @attrs.define(kw_only=True, eq=False)
 class RecordedRequest:
-    """A request as it arrived, for a test to read. The key is in ``headers``, so do not log it.
+    """A request as it arrived, which you can read in the test. The key is in ``headers``, so you must not log it.
 
     Attributes:
         number: Position among all requests since the last reset, from 0.
@@ -156,13 +156,14 @@ class RecordedRequest:
         target: Path and query as sent, percent encoding included.
         version: ``HTTP/1.1`` or ``HTTP/1.0``.
         headers: Values by lower-case name; those of a repeated header are joined with a comma.
-        raw_headers: Names and values as sent, in order.
+        raw_headers: Names and values as sent, in order, if you must check spelling or order.
         body: The body's bytes, chunked framing removed.
         json: The parsed body; ``None`` if it is empty or not JSON.
         time: Monotonic seconds at arrival, by the emulator's clock.
         authorized: Whether the emulator accepts the key.
         status: Status of the answer; ``None`` before it.
-        outcome: ``pending``, ``sent`` whole, ``broken`` by a fault, or ``client-gone`` if the client closed the connection first.
+        outcome: ``pending``, ``sent`` whole, ``broken`` by a fault, or ``client-gone`` if the client closed the connection first: so you
+            can check that a cancelled call frees the service.
 
     .. versionadded:: 0.1.0
     """
@@ -215,18 +216,18 @@ class Reply:
         content: The answer's text.
         tool_calls: Each ``{"name": …, "arguments": text or object, "id"?: …}``, or the wire form.
         reasoning: Reasoning text.
-        finish_reason: ``stop`` by default, ``tool_calls`` with tool calls.
-        usage: Fields that replace those of the computed usage; False to send none.
-        chunks: The stream's deltas one by one: text for content, a mapping for a whole delta, bytes for a raw event.
+        finish_reason: ``stop`` by default, ``tool_calls`` with tool calls; you can set any other.
+        usage: Fields that replace those of the computed usage; you can send none with False.
+        chunks: The stream's deltas one by one. You can give text for content, a mapping for a whole delta, or bytes for a raw event.
             A plain request gets the same text joined.
         status: HTTP status of a raw answer.
-        body: Body of a raw answer: bytes, text or a value to send as JSON.
+        body: Body of a raw answer. You can give bytes, text or a value to send as JSON.
         headers: Response headers to add, or to send in place of the usual ones.
         delay: Seconds before the first byte.
         fault: The way in which the answer goes wrong.
-        gate: Called with the event's index before each streamed event; it may block. The emulator opens a :class:`Gate` when it stops.
-        match: Called with a request; the reply answers only requests for which it returns true.
-        times: Number of requests to answer; ``None`` means all.
+        gate: Called with the event's index before each streamed event; it can block. The emulator opens a :class:`Gate` when it stops.
+        match: A function that gets each request. The reply answers only requests for which you return true.
+        times: The number of requests to answer; ``None`` means all, so you should use it for a fault that lasts.
 
     .. versionadded:: 0.1.0
     """

@@ -34,11 +34,11 @@ _extra: Any = attrs.field(default=EMPTY, converter=keep_read_only, repr=False)
 
 @attrs.frozen(kw_only=True)
 class Usage:
-    """Tokens and server times of an answer.
+    """Tokens and server times of an answer. You pay for the tokens that it reports.
 
     Attributes:
         prompt_tokens: Tokens of the prompt, cached ones included.
-        completion_tokens: Tokens of the answer, reasoning included.
+        completion_tokens: Tokens of the answer, reasoning included, which you pay for as well.
         total_tokens: The sum.
         cached_tokens: Prompt tokens that came from the service's cache: half price, not counted by rate limits.
         reasoning_tokens: Completion tokens spent on reasoning.
@@ -108,7 +108,7 @@ class XGroq:
 
 @attrs.frozen(kw_only=True)
 class Timing:
-    """Where the time of a call went, in seconds.
+    """Where the time of a call went, in seconds. You can tell with it whether a slow call waited here or at the service.
 
     Attributes:
         total: From the call to the complete answer, waiting and retries included.
@@ -137,7 +137,7 @@ class Timing:
 
 @attrs.frozen(kw_only=True)
 class Attempt:
-    """One attempt of a call.
+    """One attempt of a call. You can see from the attempts of an answer or an error how often it was retried, and why.
 
     Attributes:
         number: The number of the attempt, from 1.
@@ -147,7 +147,7 @@ class Attempt:
         wait: Seconds waited before it: limiter queue and retry delay.
         duration: Seconds from its start to its end.
         request_id: The service's request id, if an answer came.
-        sent: Whether the request was sent: ``False``, ``True`` or ``None`` for unknown. A sent request may have been billed.
+        sent: Whether the request was sent: ``False``, ``True`` or ``None`` for unknown. You may have been billed for a sent request.
 
     .. versionadded:: 0.1.0
     """
@@ -167,7 +167,7 @@ class RateLimitInfo:
     """The limits of a model, as the headers of one answer give them.
 
     This service counts ``requests`` per DAY and ``tokens`` per MINUTE. ``reset`` is the time until the limit is full again, not until
-    the next request is allowed.
+    the next request is allowed, so you should not sleep for so long.
 
     Attributes:
         limit_requests: Requests per day.
@@ -224,18 +224,19 @@ class ResponseHeaders(Mapping[str, str]):
 
 @attrs.frozen(kw_only=True, field_transformer=defer_checks)
 class LLMResponse:
-    """A whole answer.
+    """A whole answer. You can keep, compare and pickle it; its mappings are read-only.
 
     Attributes:
         id: The service's ``chatcmpl-…``.
-        request_id: The service's ``req_…``, for support.
+        request_id: The service's ``req_…``, which you should give to its support.
         client_request_id: The ``id`` of your request.
         provider: Name of the provider that answered.
         model: Model that answered; may differ from the one asked for.
         content: Text of the answer; ``""`` when there is none (tool calls only).
         reasoning: The model's reasoning, if it is separate from the content; other servers call it ``reasoning_content``.
-        tool_calls: Tool calls that the model asks for.
-        finish_reason: ``stop``, ``length``, ``tool_calls``, ``function_call``; ``None`` for a partial answer.
+        tool_calls: Tool calls that the model asks for. You must run them yourself, and send their results as ``tool`` messages.
+        finish_reason: ``stop``, ``length``, ``tool_calls``, ``function_call``; ``None`` for a partial answer. With ``length`` the answer is
+            cut, which you can test with :attr:`truncated`.
         usage: The tokens used. Never ``None``; ``usage.source`` tells how it is known.
         timing: Where the time went.
         attempts: Every attempt of this call, a resend by the transport included.
@@ -253,7 +254,7 @@ class LLMResponse:
         provider_metadata: ``first_token_latency_ms``, ``total_latency_ms``, ``tokens_per_second``.
         http: Status code and header fields of the answer; ``None`` for one that did not come over HTTP.
         raw: The decoded JSON body of a plain answer, read-only; ``None`` for a stream.
-        extra: Fields of the answer that this version does not know.
+        extra: Fields of the answer that this version does not know, which you can read all the same.
 
     .. versionadded:: 0.1.0
     """
@@ -339,12 +340,12 @@ class LLMResponse:
 
 @attrs.frozen(kw_only=True)
 class ResponseChunk:
-    """A piece of a streamed answer, as it arrived.
+    """A piece of a streamed answer, as it arrived. You can append its ``content`` to what you show.
 
     Attributes:
         content: Text to append; ``"".join`` of all chunks gives the answer.
         reasoning: Reasoning text to append.
-        tool_calls: Fragments of tool calls; ``stream.response`` has the complete calls.
+        tool_calls: Fragments of tool calls. You should take the complete calls from ``stream.response``, after the end.
         finish_reason: Set on the last chunk only.
         index: The number of the choice (always 0 on this service). The response is made of choice 0.
         usage: Set on the last chunk only.

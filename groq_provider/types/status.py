@@ -19,12 +19,12 @@ __all__ = ["LatencyMetrics", "MeasuredProfile", "ProviderHealth", "RateLimitStat
 
 @attrs.frozen(kw_only=True)
 class RateLimitWindow:
-    """One limit of one model as this process knows it.
+    """One limit of one model as this process knows it. You can read it from ``provider.get_rate_limits()``.
 
     Attributes:
         limit: Size of the limit per period.
-        remaining: The amount that remains, at least 0.
-        reset: Seconds until the window is full again; longer than the period while it is in debt.
+        remaining: The amount that you can still use now, at least 0.
+        reset: Seconds until the window is full again. It can be longer than the period while the window is in debt.
         source: ``"configured"`` or ``"learned"`` from the service.
 
     .. versionadded:: 0.1.0
@@ -43,9 +43,9 @@ class RateLimitStatus:
     Attributes:
         model: The model.
         windows: The known limits, by the service's names: ``rpm``, ``rpd``, ``tpm``, ``tpd``, ``itpm``, ``otpm``.
-        waiting: Calls in the queue.
+        waiting: Calls in the queue. If this grows, you should send fewer requests or raise your limits.
         in_flight: Reservations not yet settled.
-        blocked_for: Seconds until the pause after a 429 ends; 0 without a pause.
+        blocked_for: Seconds until the pause after a 429 ends; 0 without a pause. No call can go out before.
         last: The limits from the headers of the newest answer.
 
     .. versionadded:: 0.1.0
@@ -61,7 +61,7 @@ class RateLimitStatus:
 
 @attrs.frozen(kw_only=True)
 class LatencyMetrics:
-    """Statistics over the newest calls. Durations are seconds; a figure without samples is 0.0.
+    """Statistics over the newest calls. Durations are seconds; a figure without samples is 0.0, so you should look at the counts first.
 
     Percentiles interpolate linearly between the closest ranks (numpy's default): of the ten samples 10, 20 … 100 ms, p50 is 55,
     p95 is 95.5 and p99 is 99.1 ms.
@@ -71,13 +71,13 @@ class LatencyMetrics:
         p50_first_token_latency: Its median.
         p95_first_token_latency: Its 95th percentile.
         p99_first_token_latency: Its 99th percentile.
-        avg_total_latency: Whole call, waiting in the rate limiter's queue and between retries included.
+        avg_total_latency: Whole call, waiting in the rate limiter's queue and between retries included: the time that your code waits.
         p50_total_latency: Its median.
         p95_total_latency: Its 95th percentile.
         p99_total_latency: Its 99th percentile.
         min_total_latency: The fastest.
         max_total_latency: The slowest.
-        avg_service_latency: Whole call without that wait: the service's time, the network's included.
+        avg_service_latency: Whole call without that wait: the service's time, the network's included. You should compare services by it.
         p50_service_latency: Its median.
         p95_service_latency: Its 95th percentile.
         p99_service_latency: Its 99th percentile.
@@ -97,7 +97,7 @@ class LatencyMetrics:
         first_token_count: The number of these calls with a time to first token.
         error_count: Calls that reached the service and failed, counted since the start, not only among the newest.
         local_count: Calls that failed without the service, since the start: refused by the rate limiter or a circuit breaker, never sent,
-            cancelled. They tell nothing about the service, so no figure above includes them.
+            cancelled. They can tell nothing about the service, so no figure above includes them.
         success_count: Calls that succeeded, since the start.
 
     .. versionadded:: 0.1.0
@@ -138,7 +138,7 @@ class LatencyMetrics:
 
 @attrs.frozen(kw_only=True)
 class MeasuredProfile:
-    """The published speed of a model beside the measured one. ``None`` means not published, or no sample.
+    """The published speed of a model beside the measured one, so that you can compare them. ``None`` means not published, or no sample.
 
     Attributes:
         model: The model.
@@ -161,7 +161,7 @@ class MeasuredProfile:
 
 @attrs.frozen(kw_only=True)
 class ProviderHealth:
-    """The outcome of a health check.
+    """The outcome of a health check. You can use ``status`` for a readiness probe, and should log ``error.summary``.
 
     Attributes:
         status: ``"unknown"`` before the first check, ``"healthy"``, ``"degraded"`` (the service answered with a 429, or
