@@ -8,14 +8,14 @@
 The packages and modules, each of which begins with its own map or its one job:
 
 ``provider``, ``fallback``   the providers: the classes that application code calls
-``call``                     one call: its attempts, deadlines, stream, retries, circuit breaker
-``resources``                endpoints other than chat completions
-``bulk``                     many requests at once, with adaptive concurrency
-``ratelimit``                the limiter, its buckets, and stores shared by processes
-``transport``                connections: HTTP/1.1, HTTP/2, sessions, permits
-``wire``                     bytes, JSON, headers and errors of the service, as pure functions
-``types``                    requests, answers and other values
-``config``                   settings from arguments, files and the environment
+- ``call``: one call: its attempts, deadlines, stream, retries, circuit breaker
+- ``resources``: endpoints other than chat completions
+- ``bulk``: many requests at once, with adaptive concurrency
+- ``ratelimit``: the limiter, its buckets, and stores shared by processes
+- ``transport``: connections: HTTP/1.1, HTTP/2, sessions, permits
+- ``wire``: bytes, JSON, headers and errors of the service, as pure functions
+- ``types``: requests, answers and other values
+- ``config``: settings from arguments, files and the environment
 ``errors``, ``protocols``    the exceptions; the protocols between the parts
 ``catalog``, ``health``      the service's models; health checks
 ``latency``, ``clock``       statistics of durations; the clock

@@ -12,7 +12,8 @@ import attrs
 
 from groq_provider import _validate as checks
 from groq_provider.call.boundary import public
-from groq_provider.call.runtime import CallOptions, Runtime
+from groq_provider.call.caller import Caller
+from groq_provider.call.runtime import CallOptions
 from groq_provider.clock import Clock, SystemClock
 from groq_provider.completions import Completions, check_cancel, timeouts_of
 from groq_provider.config import ProviderConfig, Timeouts
@@ -193,7 +194,7 @@ class GroqProvider(Completions["ResponseStream"]):
         )
         self._models = Models(config.models, lambda: self.request("GET", "/models"), with_catalogue=groq)
         self._default_options = CallOptions(timeouts=config.timeout)
-        self._runtime = Runtime(
+        self._runtime = Caller(
             transport=self._transport,
             limiter=self._limiter,
             tracker=self._tracker,

@@ -23,7 +23,8 @@ from support.fakes import FakeTracker  # noqa: E402 - the path is set above
 from support.simulation import Service, SimulatedTransport, Simulation  # noqa: E402
 
 from groq_provider import LLMRequest, RateLimits, RetryPolicy, Timeouts, TokenBucketRateLimiter, Usage  # noqa: E402
-from groq_provider.call.runtime import CallOptions, Runtime  # noqa: E402
+from groq_provider.call.caller import Caller  # noqa: E402
+from groq_provider.call.runtime import CallOptions  # noqa: E402
 from groq_provider.testing import FakeClock  # noqa: E402
 
 if TYPE_CHECKING:
@@ -286,7 +287,7 @@ def observe(make: Callable[[Simulation], Any]) -> list[tuple[float, int, bool]]:
     """Run 64 threads, each asking again two seconds after its answer; return the requests that the service saw."""
     clock = Simulation(5)
     service = WatchedService(clock)
-    runtime = Runtime(
+    runtime = Caller(
         transport=SimulatedTransport(service, clock),
         limiter=make(clock),
         tracker=FakeTracker(),

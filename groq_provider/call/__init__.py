@@ -2,6 +2,7 @@
 
 - ``boundary``: the decorator of public methods; errors leave the package through it.
 - ``endpoint``: an endpoint as a value: method, path, and how its answer is read. To add an endpoint, begin here.
+- ``caller``: makes calls from the provider's methods; loads the modules of calls with the first one.
 - ``runtime``: the parts and settings that all calls of a provider share.
 - ``call``: one call: attempts until one succeeds, and exactly one end.
 - ``stream``: the answer of a streamed call, chunk by chunk.
@@ -12,5 +13,5 @@
 - ``registry``: the calls under way, for closing the provider, for finalizers and for the end of the interpreter.
 - ``error_details``: completes an error with the cause and the limit that struck.
 
-A call goes through ``boundary``, ``runtime`` and ``call``; from there to the rate limiter, the transport, and the wire layer.
+A call goes through ``boundary``, ``caller`` and ``call``; from there to the rate limiter, the transport, and the wire layer.
 """

@@ -13,7 +13,6 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from groq_provider.call.call import Call
     from groq_provider.protocols import WireResponse
 
 __all__ = ["Cost", "Endpoint"]
@@ -38,7 +37,8 @@ class Endpoint:
     Attributes:
         method: The HTTP method.
         path: The path under the base URL.
-        decode: Reads an answer of good status and ends the call with :meth:`Call.succeeded` or :meth:`Call.finished`. It may raise.
+        decode: A function of the :class:`~groq_provider.call.call.Call` and its answer of good status. It returns the decoded answer, after
+            it has ended the call with ``succeeded()`` or ``finished()``. It may raise.
         stream: Whether the answer is read while the service makes it.
         recorded: Whether calls count for the circuit breaker and the latency figures, as completions do.
         headers: The header fields that every request to this endpoint sends, beside those of the provider.
@@ -46,7 +46,7 @@ class Endpoint:
 
     method: str
     path: str
-    decode: Callable[[Call, WireResponse], Any]
+    decode: Callable[[Any, WireResponse], Any]
     stream: bool = False
     recorded: bool = False
     headers: Mapping[str, str] = attrs.field(init=False)

@@ -6,15 +6,22 @@ import atexit
 import threading
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from groq_provider._sync import forkable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
-    from groq_provider.call.stream import ResponseStream
     from groq_provider.transport.scope import CancelScope
+
+    class _Stream(Protocol):
+        """A stream, as far as the registry needs it; named here, so that no import leads back to it."""
+
+        foreign: bool
+
+        def settle_at_exit(self, readers: Collection[int]) -> None: ...
+
 
 __all__ = ["CallRegistry"]
 
@@ -32,7 +39,7 @@ class CallRegistry:
         self.closed = False
         # References are weak: if an interrupt struck the end of a call, the call must not count for ever.
         self._scopes: set[weakref.ref[CancelScope]] = set()
-        self._streams: set[weakref.ref[ResponseStream]] = set()
+        self._streams: set[weakref.ref[_Stream]] = set()
         self._pending_actions: deque[Callable[[], None]] = deque()
         _registries.add(weakref.ref(self, _registries.discard))
         forkable(self)
@@ -86,12 +93,12 @@ class CallRegistry:
                 break  # another thread took the last one
             action()
 
-    def add_stream(self, stream: ResponseStream) -> None:
+    def add_stream(self, stream: _Stream) -> None:
         """Settle *stream* when the interpreter ends, if it is still open then."""
         self._streams.add(weakref.ref(stream, self._streams.discard))
 
     def settle_at_exit(self) -> None:
-        """Settle and record the streams that are open when the interpreter ends; see :meth:`ResponseStream.settle_at_exit`."""
+        """Settle and record the streams that are open when the interpreter ends; see ``ResponseStream.settle_at_exit()``."""
         readers = [thread.ident for thread in threading.enumerate() if thread is not threading.current_thread()]
         for reference in self._streams.copy():
             if (stream := reference()) is not None:

@@ -1,8 +1,7 @@
-"""The parts and settings that all calls of one provider share. One call is a :class:`~groq_provider.call.call.Call`."""
+"""The parts and settings that all calls of one provider share."""
 
 from __future__ import annotations
 
-import os
 import random
 import weakref
 from collections.abc import Callable, Mapping
@@ -16,18 +15,14 @@ from groq_provider.call.retry import RetryBudget
 
 if TYPE_CHECKING:
     from groq_provider.call.breaker import CircuitBreaker
-    from groq_provider.call.call import Call
-    from groq_provider.call.endpoint import Cost, Endpoint
-    from groq_provider.call.stream import ResponseStream
     from groq_provider.cancel import CancelToken
     from groq_provider.clock import Clock
     from groq_provider.config import RetryPolicy, Timeouts
-    from groq_provider.protocols import LatencyRecorder, RateLimiter, RequestBody, Transport, WireResponse
+    from groq_provider.protocols import LatencyRecorder, RateLimiter, Transport
     from groq_provider.types.allowed import Allowed
     from groq_provider.types.request import LLMRequest
-    from groq_provider.types.response import LLMResponse
 
-__all__ = ["CallOptions", "Runtime"]
+__all__ = ["CallOptions", "Runtime", "live_runtimes"]
 
 
 @attrs.frozen(kw_only=True)
@@ -44,7 +39,7 @@ class CallOptions:
 
 
 class Runtime:
-    """Makes the calls of one provider, with parts that they share.
+    """Holds the parts and settings that all calls of one provider share.
 
     Thread safety: any number of threads.
 
@@ -116,10 +111,7 @@ class Runtime:
         self.budget = RetryBudget(clock)
         self.calls = CallRegistry()
         self.answered_at: float | None = None
-        # Loaded by the first call. An import statement in each call would ask a dict that a forked child may find locked for ever.
-        self._call_class: type[Call] | None = None
-        self._stream_class: type[ResponseStream] | None = None
-        _runtimes.add(weakref.ref(self, _runtimes.discard))
+        live_runtimes.add(weakref.ref(self, live_runtimes.discard))
         forkable(self)
 
     def _after_fork_in_child(self) -> None:
@@ -135,62 +127,10 @@ class Runtime:
         """The number of calls under way, open streams included."""
         return len(self.calls)
 
-    def generate(self, request: LLMRequest, options: CallOptions) -> LLMResponse:
-        """Return a whole answer."""
-        call_class = self._call_class or self._load_call_class()
-        response: LLMResponse = call_class.completion(self, request, options, stream=False).result()
-        return response
-
-    def open_stream(self, request: LLMRequest, options: CallOptions) -> tuple[Call, WireResponse]:
-        """Send a streamed request; return its call and the answer, once the head of a good answer has arrived."""
-        call_class = self._call_class or self._load_call_class()
-        call = call_class.completion(self, request, options, stream=True)
-        return call, call.result()
-
-    def stream(self, request: LLMRequest, options: CallOptions) -> ResponseStream:
-        """Send a streamed request; return the stream."""
-        if self._stream_class is None:
-            from groq_provider.call.stream import ResponseStream
-
-            self._stream_class = ResponseStream
-        return self._stream_class(*self.open_stream(request, options))
-
-    def ask(self, endpoint: Endpoint, body: RequestBody | None, options: CallOptions, cost: Cost | None = None) -> Any:
-        """Return the decoded answer of any endpoint."""
-        call_class = self._call_class or self._load_call_class()
-        return call_class(self, options, endpoint, body, cost=cost).result()
-
-    def load(self) -> None:
-        """Import the modules that the first call would otherwise wait for."""
-        self._load_call_class()
-        from groq_provider import catalog  # noqa: F401 - for its effect
-        from groq_provider.call import stream  # noqa: F401 - for its effect
-
-    def _load_call_class(self) -> type[Call]:
-        from groq_provider.call.call import Call
-
-        self._call_class = Call
-        return Call
-
     def close(self) -> None:
         """Refuse new calls and end those under way. Idempotent."""
         self.calls.close()
 
 
-_runtimes: set[weakref.ref[Runtime]] = set()
-
-
-def _load_before_fork() -> None:
-    """Import everything before a fork: a module that another thread is importing would stay locked in the child."""
-    for reference in _runtimes.copy():
-        if (runtime := reference()) is not None:
-            runtime.load()
-            from groq_provider.types import status  # noqa: F401 - for its effect
-            from groq_provider.wire.converter import converter
-
-            converter()  # compiles the reading of rare answers
-            return
-
-
-if hasattr(os, "register_at_fork"):  # not on every system
-    os.register_at_fork(before=_load_before_fork)
+#: The runtimes that exist. If there are any, a fork is prepared for.
+live_runtimes: set[weakref.ref[Runtime]] = set()

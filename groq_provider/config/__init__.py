@@ -1,10 +1,10 @@
 """The configuration of a provider: ``ProviderConfig``, from arguments, mappings, files and the environment.
 
-``__init__``   ``ProviderConfig`` and ``ProviderSettings``: merges all sources and checks every field
-``defaults``   default models and provider types
-``policies``   the values inside a configuration: ``Secret``, ``Timeouts``, ``RetryPolicy``, ``RateLimits``
-``files``      YAML, TOML and JSON files, sections of a tree, ``${NAME}`` references
-``urls``       base URLs and proxy URLs
+- ``__init__``: ``ProviderConfig`` and ``ProviderSettings``: merges all sources and checks every field
+- ``defaults``: default models and provider types
+- ``policies``: the values inside a configuration: ``Secret``, ``Timeouts``, ``RetryPolicy``, ``RateLimits``
+- ``files``: YAML, TOML and JSON files, sections of a tree, ``${NAME}`` references
+- ``urls``: base URLs and proxy URLs
 
 To add a setting, add a field to ``ProviderConfig`` with its docstring, a key to ``ProviderSettings``, its check to ``_resolve_fields``
 (or a validator to the field) and, if it is a number or a boolean, its name to ``files._TYPED_SETTINGS``.

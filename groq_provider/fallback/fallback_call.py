@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from groq_provider.cancel import CancelToken
-    from groq_provider.fallback.fallback_provider import FallbackProvider
+    from groq_provider.clock import Clock
+    from groq_provider.config.defaults import ProviderType
     from groq_provider.types.response import Attempt, LLMResponse
 
 __all__ = ["FallbackCall", "Member", "MemberCall"]
@@ -44,6 +45,18 @@ class MemberCall:
     extras: dict[str, Any] = attrs.field(repr=False)
 
 
+class Owner(Protocol):
+    """The provider of a call, as far as the call needs it; named here, so that no import leads back to it."""
+
+    clock: Clock
+    fallback_after: float | None
+    members: tuple[Member, ...]
+
+    def get_type(self) -> ProviderType: ...
+    def run_with_next_call(self, action: Callable[[], None]) -> None: ...
+    def should_ask_next(self, error: e.GroqProviderError) -> bool: ...
+
+
 class FallbackCall:
     """Asks the members in turn, and collects their attempts.
 
@@ -53,7 +66,7 @@ class FallbackCall:
 
     def __init__(
         self,
-        owner: FallbackProvider,
+        owner: Owner,
         request: LLMRequest,
         timeouts: Timeouts | None,
         cancel: CancelToken | None,

@@ -254,6 +254,16 @@ def string_tuple(data: object, what: str) -> tuple[str, ...] | None:
     return tuple(data)
 
 
+def to_include_domains(data: object) -> tuple[str, ...] | None:
+    """Convert a list of domains to search in."""
+    return string_tuple(data, "include_domains")
+
+
+def to_exclude_domains(data: object) -> tuple[str, ...] | None:
+    """Convert a list of domains to leave out."""
+    return string_tuple(data, "exclude_domains")
+
+
 _DEFERRED = "groq_provider.deferred"
 
 Check = Callable[[object, "attrs.Attribute[Any]", Any], None]

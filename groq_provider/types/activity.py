@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from groq_provider.types._base import EMPTY, keep_read_only, mask
-from groq_provider.types.response import Usage
+from groq_provider.types.usage import Usage
 
 __all__ = [
     "Annotation",

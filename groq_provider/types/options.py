@@ -8,8 +8,17 @@ from typing import Any
 import attrs
 
 from groq_provider.errors import InvalidRequestError
-from groq_provider.types._base import EMPTY, boolean, build, build_optional, mapping, mask, text
-from groq_provider.types.request import to_exclude_domains, to_include_domains
+from groq_provider.types._base import (
+    EMPTY,
+    boolean,
+    build,
+    build_optional,
+    mapping,
+    mask,
+    text,
+    to_exclude_domains,
+    to_include_domains,
+)
 
 __all__ = ["Document", "JSONSchemaFormat", "ResponseFormat", "SearchSettings", "StreamOptions"]
 

@@ -28,6 +28,8 @@ from groq_provider.types._base import (
     shorten,
     string_tuple,
     text,
+    to_exclude_domains,
+    to_include_domains,
 )
 from groq_provider.types.messages import Message, as_message
 
@@ -132,16 +134,6 @@ def _to_search_settings(data: object) -> SearchSettings | None:
     from groq_provider.types.options import SearchSettings
 
     return build(SearchSettings, data, what="search_settings")
-
-
-def to_include_domains(data: object) -> tuple[str, ...] | None:
-    """Convert a list of domains to look in."""
-    return string_tuple(data, "include_domains")
-
-
-def to_exclude_domains(data: object) -> tuple[str, ...] | None:
-    """Convert a list of domains to leave out."""
-    return string_tuple(data, "exclude_domains")
 
 
 @attrs.frozen(kw_only=True, field_transformer=defer_checks)

@@ -1,24 +1,22 @@
 """Read and write what goes over the wire, as pure functions: bytes, headers and numbers in, values out; no socket, thread or clock.
 
-===============  ========================================================================================================
-``sse``          bytes of an event stream into lines, lines into events
-``assemble``     the chunks of a stream into one answer
-``tool_calls``   fragments of tool calls into whole calls
-``codec``        requests into bodies, plain answers into fields, and the parts that plain answers and chunks share
-``converter``    values into JSON objects and back, by cattrs; used for the rare fields
-``json_fields``  fields of decoded JSON, strictly or leniently
-``json_text``    JSON text, read and written, with bounds on size and depth
-``json_pieces``  JSON texts of more than 64 KiB, a piece at a time
-``upload``       files and multipart forms as bodies, opened anew for each attempt
-``headers``      rate-limit headers, ``retry-after``, durations
-``failures``     an error answer into the right exception; redacts the key
-===============  ========================================================================================================
+- ``sse``: bytes of an event stream into lines, lines into events
+- ``assemble``: the chunks of a stream into one answer
+- ``tool_calls``: fragments of tool calls into whole calls
+- ``codec``: requests into bodies, plain answers into fields, and the parts that plain answers and chunks share
+- ``converter``: values into JSON objects and back, by cattrs; used for the rare fields
+- ``json_fields``: fields of decoded JSON, strictly or leniently
+- ``json_text``: JSON text, read and written, with bounds on size and depth
+- ``json_pieces``: JSON texts of more than 64 KiB, a piece at a time
+- ``upload``: files and multipart forms as bodies, opened anew for each attempt
+- ``headers``: rate-limit headers, ``retry-after``, durations
+- ``failures``: an error answer into the right exception; redacts the key
+- ``query``: query parameters into text
 
 To accept a new form that a server sends, change the module that reads it and add the form to this table. It lists the forms that this
 service, gateways in front of it and compatible servers have been seen to send, and how this package reads them:
 
-=================================================  ========================================================================================================
-**Tool calls in a stream**
+==================================**Tool calls in a stream**
 a new id and a name under an index in use          a new call, under an unused index
 a name without index and id                        a new call
 a fresh id without a name                          more of the same call
@@ -54,7 +52,6 @@ a reset that ``remaining`` contradicts             ignored if they differ by hal
 a limit or remaining above 999,999,999             ignored; a remainder above its limit counts as the limit
 **Lenient fields**
 another type, such as ``created: "now"``           ``None``, or the readable entries of a list; ``raw`` has the original
-=================================================  ========================================================================================================
-
+==================================
 Choices, messages, content, tool calls and indices are strict: with another type the answer is refused, and the error names the place.
 """

@@ -8,8 +8,15 @@ from groq_provider.errors import ResponseDecodeError, ResponseTooLargeError
 from groq_provider.types._base import freeze_json
 from groq_provider.types.response import ResponseChunk, ToolCallDelta, Usage, text_chunk
 from groq_provider.wire import codec
-from groq_provider.wire.json_fields import REPLACEMENT, joined_text, split_half, strict_items, with_checkpoints
-from groq_provider.wire.json_text import MAX_VALUES, as_text, count_values
+from groq_provider.wire.json_fields import (
+    REPLACEMENT,
+    count_values,
+    joined_text,
+    split_half,
+    strict_items,
+    with_checkpoints,
+)
+from groq_provider.wire.json_text import MAX_VALUES, as_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

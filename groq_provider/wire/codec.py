@@ -25,6 +25,7 @@ from groq_provider.wire.converter import decode, encode
 from groq_provider.wire.json_fields import (
     MAX_SECONDS,
     MAX_TOKENS,
+    count_values,
     joined_text,
     lenient_integer,
     lenient_objects,
@@ -38,7 +39,7 @@ from groq_provider.wire.json_fields import (
     type_mismatch,
     with_checkpoints,
 )
-from groq_provider.wire.json_text import as_text, count_values, dumps
+from groq_provider.wire.json_text import as_text, dumps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -22,6 +22,7 @@ __all__ = [
     "MAX_SECONDS",
     "MAX_TOKENS",
     "REPLACEMENT",
+    "count_values",
     "joined_text",
     "lenient_integer",
     "lenient_objects",
@@ -181,3 +182,24 @@ def with_checkpoints(iterable: Iterable[T], checkpoint: Callable[[], object]) ->
         if not number & 255:
             checkpoint()
         yield item
+
+
+def count_values(decoded: object, checkpoint: Callable[[], object] = int) -> int:
+    """Return the number of values in decoded JSON, names of fields and the whole included."""
+    pending: list[Any] = [decoded]
+    count, steps = 1, 0
+    while pending:
+        item = pending.pop()
+        if type(item) is dict:
+            count += 2 * len(item)
+            pending += [value for value in item.values() if type(value) in _CONTAINERS]
+        elif type(item) is list:
+            count += len(item)
+            pending += [value for value in item if type(value) in _CONTAINERS]
+        steps += 1
+        if not steps % 4096:
+            checkpoint()
+    return count
+
+
+_CONTAINERS = (list, dict)

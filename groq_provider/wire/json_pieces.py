@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from groq_provider.errors import ResponseTooLargeError
-from groq_provider.wire.json_text import count_values, scan_json
+from groq_provider.wire.json_fields import count_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,12 +38,21 @@ class PieceDecoder:
 
     Args:
         data: The JSON text.
+        scan: The scanner of json for values that fit into a piece.
         checkpoint: Called once for every piece; it may raise.
         max_values: The number of values that the text may hold.
         what: The name of the text, for error messages.
     """
 
-    def __init__(self, data: bytes, checkpoint: Callable[[], object], max_values: int, what: str) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        scan: Callable[[str, int], tuple[Any, int]],
+        checkpoint: Callable[[], object],
+        max_values: int,
+        what: str,
+    ) -> None:
+        self._scan = scan
         self._data = memoryview(data)
         self._next_byte = 0
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
@@ -146,7 +155,7 @@ class PieceDecoder:
             return *self._read_string(position + 1), False
         container = first in ("[", "{")
         try:
-            decoded, end = scan_json(self._buffer, position)
+            decoded, end = self._scan(self._buffer, position)
         except StopIteration:
             if self._at_end or not container:
                 raise ValueError("Expecting value") from None

@@ -16,7 +16,7 @@ from groq_provider.errors import InvalidRequestError, ResponseDecodeError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["AT_ONCE", "MAX_VALUES", "Body", "as_text", "count_values", "dumps", "loads", "loads_text"]
+__all__ = ["AT_ONCE", "MAX_VALUES", "Body", "as_text", "dumps", "loads", "loads_text"]
 
 #: A text of at most this many bytes is decoded in one call: a few milliseconds of work, whatever it holds.
 AT_ONCE = 65_536
@@ -69,7 +69,7 @@ def loads(
     from groq_provider.wire.json_pieces import PieceDecoder  # imported late: most texts are short
 
     try:
-        return PieceDecoder(data, checkpoint or int, max_values, what).decode()
+        return PieceDecoder(data, scan_json, checkpoint or int, max_values, what).decode()
     except RecursionError:
         raise ResponseDecodeError(f"{what} is nested too deep") from None
     except ValueError as error:
@@ -93,27 +93,6 @@ def loads_text(text: str, what: str = "the body") -> Any:
         raise ResponseDecodeError(f"{what} is nested too deep") from None
     except ValueError as error:
         raise ResponseDecodeError(f"{what} is not JSON: {str(error)[:200]}") from None
-
-
-def count_values(decoded: object, checkpoint: Callable[[], object] = int) -> int:
-    """Return the number of values in decoded JSON, names of fields and the whole included."""
-    pending: list[Any] = [decoded]
-    count, steps = 1, 0
-    while pending:
-        item = pending.pop()
-        if type(item) is dict:
-            count += 2 * len(item)
-            pending += [value for value in item.values() if type(value) in _CONTAINERS]
-        elif type(item) is list:
-            count += len(item)
-            pending += [value for value in item if type(value) in _CONTAINERS]
-        steps += 1
-        if not steps % 4096:
-            checkpoint()
-    return count
-
-
-_CONTAINERS = (list, dict)
 
 
 class Body(bytes):

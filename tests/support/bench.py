@@ -9,7 +9,8 @@ import pytest
 from support.fakes import FakeClock, FakeLimiter, FakeTracker, FakeTransport, FakeWire
 
 from groq_provider import LLMRequest, RetryPolicy, Timeouts
-from groq_provider.call.runtime import CallOptions, Runtime
+from groq_provider.call.caller import Caller
+from groq_provider.call.runtime import CallOptions
 from groq_provider.call.stream import ResponseStream
 
 REQUEST = LLMRequest(messages="How are you?", max_completion_tokens=50)
@@ -53,7 +54,7 @@ class Bench:
         self.transport = FakeTransport(self.clock, *script)
         self.limiter = FakeLimiter(self.clock, *limiter)
         self.tracker = FakeTracker()
-        self.runtime = Runtime(
+        self.runtime = Caller(
             **{
                 "transport": self.transport,
                 "limiter": self.limiter,

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from support.fakes import FakeTracker
 
 from groq_provider import LLMRequest, RateLimitedError, RetryPolicy, Timeouts
-from groq_provider.call.runtime import CallOptions, Runtime
+from groq_provider.call.caller import Caller
+from groq_provider.call.runtime import CallOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -478,7 +479,7 @@ class WorkDay:
         self._simulation = simulation
         self._stubborn = stubborn
         self.service = Service(limits, simulation, used)
-        self._runtime = Runtime(
+        self._runtime = Caller(
             transport=SimulatedTransport(self.service, simulation, **transport),
             limiter=limiter,
             tracker=FakeTracker(),

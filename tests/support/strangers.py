@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from support.fakes import FakeTracker
 
 from groq_provider import LLMRequest, RetryPolicy, Timeouts
-from groq_provider.call.runtime import CallOptions, Runtime
+from groq_provider.call.caller import Caller
+from groq_provider.call.runtime import CallOptions
 from groq_provider.errors import GroqProviderError
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class Crowd:
         policy: RetryPolicy | None = None,
     ) -> None:
         self._left = items
-        self._runtime = Runtime(
+        self._runtime = Caller(
             transport=server,
             limiter=limiter,
             tracker=FakeTracker(),

@@ -12,7 +12,8 @@ from requests.structures import CaseInsensitiveDict
 from support.fakes import FakeClock, FakeLimiter, FakeTracker, FakeTransport, FakeWire
 
 from groq_provider import errors as e
-from groq_provider.call.runtime import CallOptions, Runtime
+from groq_provider.call.caller import Caller
+from groq_provider.call.runtime import CallOptions
 from groq_provider.config import RetryPolicy, Timeouts
 from groq_provider.types.request import LLMRequest
 from groq_provider.wire import failures
@@ -42,7 +43,7 @@ def test_long_failed_generation_is_whole(size):
     text = "ab" * (size // 2)
     clock = FakeClock()
     wire = FakeWire(status=400, body=json.dumps(refused(text), ensure_ascii=False).encode())
-    runtime = Runtime(
+    runtime = Caller(
         transport=FakeTransport(clock, wire), limiter=FakeLimiter(clock), tracker=FakeTracker(), clock=clock,
         policy=RetryPolicy(max_retries=0), provider="groq", default_model="m",
     )  # fmt: skip

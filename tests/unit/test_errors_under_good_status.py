@@ -11,7 +11,8 @@ from support.fakes import FakeClock, FakeLimiter, FakeTracker, FakeTransport, Fa
 
 from groq_provider import errors as e
 from groq_provider.call.call import json_endpoint
-from groq_provider.call.runtime import CallOptions, Runtime
+from groq_provider.call.caller import Caller
+from groq_provider.call.runtime import CallOptions
 from groq_provider.config import RetryPolicy, Timeouts
 from groq_provider.types.request import LLMRequest
 
@@ -26,7 +27,7 @@ class Bench:
         self.clock = FakeClock()
         self.transport = FakeTransport(self.clock, *script)
         self.limiter = FakeLimiter(self.clock)
-        self.runtime = Runtime(
+        self.runtime = Caller(
             transport=self.transport, limiter=self.limiter, tracker=FakeTracker(), clock=self.clock,
             policy=RetryPolicy(max_retries=retries, base_delay=0.0, throttle_delay=0.0), provider="groq", default_model="m",
             replacement_for=lambda model: "newer",

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from support.fakes import FakeClock, FakeLimiter, FakeTracker, FakeTransport, FakeWire
 
 from groq_provider import errors as e
-from groq_provider.call.runtime import CallOptions, Runtime
+from groq_provider.call.caller import Caller
+from groq_provider.call.runtime import CallOptions
 from groq_provider.config import RetryPolicy, Timeouts
 from groq_provider.types.request import LLMRequest
 
@@ -31,7 +32,7 @@ def opened(*pieces, idle=5.0, clock=None, kind="text/event-stream"):
     """A stream of these pieces, one per read."""
     clock = clock or FakeClock()
     wire = FakeWire(headers={"content-type": kind}, pieces=pieces)
-    runtime = Runtime(
+    runtime = Caller(
         transport=FakeTransport(clock, wire), limiter=FakeLimiter(clock), tracker=FakeTracker(), clock=clock,
         policy=RetryPolicy(max_retries=0), provider="groq", default_model="m", secret="gsk_" + "s" * 20,
     )  # fmt: skip
@@ -229,7 +230,7 @@ def test_plain_request_says_what_came(kind):
     """An event stream in place of JSON, whatever its label."""
     clock = FakeClock()
     wire = FakeWire(headers={"content-type": kind}, pieces=[STREAM])
-    runtime = Runtime(
+    runtime = Caller(
         transport=FakeTransport(clock, wire), limiter=FakeLimiter(clock), tracker=FakeTracker(), clock=clock,
         policy=RetryPolicy(max_retries=0), provider="groq", default_model="m",
     )  # fmt: skip

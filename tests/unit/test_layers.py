@@ -92,6 +92,42 @@ def test_imports_stay_in_layers(module):
     assert not above
 
 
+def strong_components(edges: dict[str, set[str]]) -> list[set[str]]:
+    """Groups of modules that import each other, directly or through others."""
+
+    def reached(start: str) -> set[str]:
+        found, pending = set(), [start]
+        while pending:
+            for name in edges.get(pending.pop(), ()):
+                if name not in found:
+                    found.add(name)
+                    pending.append(name)
+        return found
+
+    reach = {name: reached(name) for name in edges}
+    groups = {
+        frozenset({other for other in reach[name] if name in reach[other]}) for name in edges if name in reach[name]
+    }
+    return [set(group) for group in groups]
+
+
+def all_imports(module: str) -> set[str]:
+    """What a module imports of this package, ``TYPE_CHECKING`` blocks counted."""
+    path, is_package = source(module)
+    visitor = Imports(module, is_package=is_package)
+    visitor.visit_If = visitor.generic_visit
+    visitor.visit(ast.parse(path.read_text(encoding="utf-8")))
+    return {name.removeprefix(PACKAGE).lstrip(".") for name in visitor.found} - {module}
+
+
+def test_no_circles_of_imports():
+    """No two modules lead to each other, types counted; but errors carry values of types, which raise errors."""
+    edges = {module: all_imports(module) for module in modules() if module}
+    edges["errors"] = {name for name in edges["errors"] if not name.startswith("types.")}
+    assert strong_components(edges) == []
+    assert strong_components({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [{"a", "b", "c"}]
+
+
 def test_import_reader_sees_something():
     """The reader of imports sees what is there, so that the check above looks at something."""
     assert "wire.codec" in imported("call.call")

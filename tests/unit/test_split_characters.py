@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.fakes import FakeClock, FakeLimiter, FakeTracker, FakeTransport, FakeWire
 
-from groq_provider.call.runtime import CallOptions, Runtime
+from groq_provider.call.caller import Caller
+from groq_provider.call.runtime import CallOptions
 from groq_provider.config import RetryPolicy, Timeouts
 from groq_provider.testing import _wire
 from groq_provider.types.request import LLMRequest
@@ -136,7 +137,7 @@ def test_stream_gives_out_the_rest(texts, expected):
     wire = FakeWire(
         headers={"content-type": "text/event-stream"}, pieces=[b"\n\n".join([*lines, b"data: [DONE]"]) + b"\n\n"]
     )
-    runtime = Runtime(
+    runtime = Caller(
         transport=FakeTransport(clock, wire), limiter=FakeLimiter(clock), tracker=FakeTracker(), clock=clock,
         policy=RetryPolicy(max_retries=0), provider="groq", default_model="m",
     )  # fmt: skip

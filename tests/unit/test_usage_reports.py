@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.fakes import FakeClock, FakeLimiter, FakeTracker, FakeTransport, FakeWire
 
-from groq_provider.call.runtime import CallOptions, Runtime
+from groq_provider.call.caller import Caller
+from groq_provider.call.runtime import CallOptions
 from groq_provider.config import RetryPolicy, Timeouts
 from groq_provider.ratelimit.cost import actual_cost
 from groq_provider.types.request import LLMRequest
@@ -47,7 +48,7 @@ class Scene:
     def __init__(self, wire):
         clock = FakeClock()
         self.limiter = FakeLimiter(clock)
-        self.runtime = Runtime(
+        self.runtime = Caller(
             transport=FakeTransport(clock, wire), limiter=self.limiter, tracker=FakeTracker(), clock=clock,
             policy=RetryPolicy(max_retries=0), provider="groq", default_model="m",
         )  # fmt: skip
