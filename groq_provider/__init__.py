@@ -7,7 +7,7 @@
 
 The packages and modules, each of which begins with its own map or its one job:
 
-``provider``, ``fallback``   the providers: the classes that application code calls
+- ``provider``, ``fallback``: the providers: the classes that application code calls
 - ``call``: one call: its attempts, deadlines, stream, retries, circuit breaker
 - ``resources``: endpoints other than chat completions
 - ``bulk``: many requests at once, with adaptive concurrency
@@ -16,11 +16,11 @@ The packages and modules, each of which begins with its own map or its one job:
 - ``wire``: bytes, JSON, headers and errors of the service, as pure functions
 - ``types``: requests, answers and other values
 - ``config``: settings from arguments, files and the environment
-``errors``, ``protocols``    the exceptions; the protocols between the parts
-``catalog``, ``health``      the service's models; health checks
-``latency``, ``clock``       statistics of durations; the clock
-``cancel``, ``_sync``        cancellation; the explanation of interrupts, finalizers and forks
-``cli``, ``testing``         the command line; an emulator of the service for your tests
+- ``errors``, ``protocols``: the exceptions; the protocols between the parts
+- ``catalog``, ``health``: the service's models; health checks
+- ``latency``, ``clock``: statistics of durations; the clock
+- ``cancel``, ``_sync``: cancellation; the explanation of interrupts, finalizers and forks
+- ``cli``, ``testing``: the command line; an emulator of the service for your tests
 
 Names are loaded on first use: importing the package is fast, and programs that only handle values never load an HTTP library.
 """

@@ -16,7 +16,8 @@
 To accept a new form that a server sends, change the module that reads it and add the form to this table. It lists the forms that this
 service, gateways in front of it and compatible servers have been seen to send, and how this package reads them:
 
-==================================**Tool calls in a stream**
+=================================================  ========================================================================================================
+**Tool calls in a stream**
 a new id and a name under an index in use          a new call, under an unused index
 a name without index and id                        a new call
 a fresh id without a name                          more of the same call
@@ -52,6 +53,6 @@ a reset that ``remaining`` contradicts             ignored if they differ by hal
 a limit or remaining above 999,999,999             ignored; a remainder above its limit counts as the limit
 **Lenient fields**
 another type, such as ``created: "now"``           ``None``, or the readable entries of a list; ``raw`` has the original
-==================================
+=================================================  ========================================================================================================
 Choices, messages, content, tool calls and indices are strict: with another type the answer is refused, and the error names the place.
 """
