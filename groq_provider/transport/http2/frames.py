@@ -79,6 +79,15 @@ def _error_name(error_code: int) -> str:
         return f"code {error_code}"
 
 
+class _H2Connection(h2.connection.H2Connection):
+    """h2's connection, which remembers fewer of the streams that have ended.
+
+    It keeps 120 bytes of each, for late frames. Those come within one round trip, so the last thousand are enough.
+    """
+
+    MAX_CLOSED_STREAMS = 1024
+
+
 class Frames:
     """The state of one connection, without its socket. Guarded by the lock of the connection.
 
@@ -95,7 +104,7 @@ class Frames:
     """
 
     def __init__(self) -> None:
-        self._h2 = h2.connection.H2Connection(
+        self._h2 = _H2Connection(
             h2.config.H2Configuration(
                 client_side=True,
                 header_encoding=None,
