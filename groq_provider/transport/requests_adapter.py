@@ -22,7 +22,7 @@ from groq_provider._sync import forkable
 from groq_provider._validate import Hidden as SecretHeader
 from groq_provider.errors import ConfigurationError, ProviderClosedError, ResponseTooLargeError
 from groq_provider.transport.error_mapping import UnwantedCodingError, map_read_error
-from groq_provider.transport.http1.connection import socket_options
+from groq_provider.transport.http1.connection import RequestFields, socket_options
 from groq_provider.transport.http1.pool import POOL_SIZE, PlainPool, TLSPool
 from groq_provider.transport.http1.receive import HTTP11Response, ResponseFile
 from groq_provider.transport.scope import CancelScope, activate, adopt
@@ -218,16 +218,19 @@ class Adapter(HTTPAdapter):
         method: str,
         origin: str,
         path_and_query: str,
-        headers: RequestHeaders,
+        headers: RequestHeaders | RequestFields,
         body: RequestBody | None,
     ) -> Response:
         """Send one request of the transport; return the response once its head has arrived."""
-        if self._proxy is None and HTTPAdapter.send is _SEND_OF_REQUESTS:
+        is_direct = self._proxy is None and HTTPAdapter.send is _SEND_OF_REQUESTS
+        if isinstance(headers, RequestFields) and not (is_direct and self._http2 is None):
+            headers = RequestHeaders({**headers.headers, "Content-Length": str(len(body or b""))})
+        if is_direct:
             pool = self._pool
             if pool is None:
                 pool = self.pool()
             return Response(pool.send(scope, method, path_and_query, body, headers), None, scope)
-        request = Request(method, origin, path_and_query, headers, body)
+        request = Request(method, origin, path_and_query, headers, body)  # type: ignore[arg-type]  # see above
         request.scope = scope  # type: ignore[attr-defined]  # read by build_response
         with activate(scope):
             # The limits of the scope bound each wait. The timeout of requests would apply only to a request without a scope.

@@ -24,6 +24,7 @@ from groq_provider.errors import (
     ProviderClosedError,
 )
 from groq_provider.transport.error_mapping import map_send_error
+from groq_provider.transport.http1.connection import RequestFields
 from groq_provider.transport.http1.pool import POOL_SIZE
 from groq_provider.transport.permits import ConnectionLimiter
 from groq_provider.transport.requests_adapter import Adapter, RequestHeaders, Response
@@ -111,10 +112,10 @@ class SessionTransport:
                 _set_header(self._headers, name, SecretHeader(text))
         self._authorization = None if api_key is None else SecretHeader(f"Bearer {api_key}")
         self._permits = None if max_connections is None else ConnectionLimiter(max_connections)
-        #: Merged headers, by the identity of the headers passed to send(). The runtime passes the same immutable
-        #: mapping with every call of a kind, so each is merged once. Not a dict: on a free-threaded build a dict has a
-        #: lock, and a forked child may find it locked for ever.
-        self._merged: tuple[tuple[Mapping[str, str], RequestHeaders], ...] = ()
+        #: The fields of requests with a body of JSON, by the identity of the headers passed to send(). The runtime passes
+        #: the same immutable mapping with every call of a kind, so each is merged once. Not a dict: on a free-threaded
+        #: build a dict has a lock, and a forked child may find it locked for ever.
+        self._json_fields: tuple[tuple[Mapping[str, str], RequestFields], ...] = ()
 
     def __repr__(self) -> str:
         if not hasattr(self, "adapter"):
@@ -161,26 +162,21 @@ class SessionTransport:
         """Return the URL that a request to *path* goes to."""
         return self._origin + self._prefix + path
 
-    def _request_headers(self, call_headers: Mapping[str, str] | None, body: RequestBody | None) -> RequestHeaders:
+    def _request_headers(
+        self, call_headers: Mapping[str, str] | None, body: RequestBody | None
+    ) -> RequestHeaders | RequestFields:
+        if isinstance(body, bytes):
+            for known_headers, fields in self._json_fields:
+                if known_headers is call_headers:
+                    return fields
+            fields = RequestFields(self._merge_headers(call_headers, _JSON))
+            if type(call_headers) is MappingProxyType and len(self._json_fields) < _MOST_MERGED:
+                self._json_fields = (*self._json_fields, (call_headers, fields))
+            return fields
         if body is None:
-            headers = self._merge_headers(call_headers, {})
-        elif isinstance(body, bytes):
-            headers = RequestHeaders(self._shared_headers(call_headers))
-            headers["Content-Length"] = str(len(body))
-        else:
-            headers = self._merge_headers(call_headers, {"Content-Type": body.content_type})
-            headers["Content-Length"] = str(len(body))
-        if self._authorization is not None:
-            headers["Authorization"] = self._authorization
-        return headers
-
-    def _shared_headers(self, call_headers: Mapping[str, str] | None) -> RequestHeaders:
-        for existing_name, merged in self._merged:
-            if existing_name is call_headers:
-                return merged
-        headers = self._merge_headers(call_headers, _JSON)
-        if type(call_headers) is MappingProxyType and len(self._merged) < _MOST_MERGED:
-            self._merged = (*self._merged, (call_headers, headers))
+            return self._merge_headers(call_headers, {})
+        headers = self._merge_headers(call_headers, {"Content-Type": body.content_type})
+        headers["Content-Length"] = str(len(body))
         return headers
 
     def _merge_headers(
@@ -191,10 +187,17 @@ class SessionTransport:
         for name, text in (call_headers or {}).items():
             if self._authorization is None or name.lower() != "authorization":  # an explicit API key is never replaced
                 _set_header(headers, name, text)
+        if self._authorization is not None:
+            headers["Authorization"] = self._authorization
         return headers
 
     def _send_once(
-        self, method: str, url: str, headers: RequestHeaders, body: RequestBody | None, scope: CancelScope
+        self,
+        method: str,
+        url: str,
+        headers: RequestHeaders | RequestFields,
+        body: RequestBody | None,
+        scope: CancelScope,
     ) -> Response:
         failure: BaseException
         try:
