@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
+import struct
+import sys
 
 import pytest
 from support.servers import CHUNKED, chunk
@@ -228,3 +230,33 @@ def test_leading_zeros_keep_length(answer_of, length, body):
 def test_protocol_change_retires_connection(answer_of):
     """A connection that changes its protocol unrequested is not reused."""
     assert not answer_of(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n").can_reuse
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the bytes of a connection for its owner")
+@pytest.mark.parametrize("news", ["none", "bytes", "end", "reset", "read elsewhere"])
+def test_kept_connection_shows_news(news):
+    """A kept connection counts as usable only while all its bytes were read here and it is open; ``poll()`` is asked only if not."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as near:
+        far, _ = server.accept()
+        with far:
+            near.setblocking(False)
+            buffer = ReceiveBuffer(near, CancelScope(SystemClock(), total_deadline=SystemClock().monotonic() + 20))
+            far.sendall(b"answer")
+            assert buffer.receive() == b"answer"
+            poll, asked = buffer._poll, []
+            if news == "bytes":
+                far.sendall(b"more")
+            elif news == "end":
+                far.shutdown(socket.SHUT_WR)
+            elif news == "reset":
+                far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                far.close()
+            elif news == "read elsewhere":
+                far.sendall(b"more")
+                assert poll(20_000)
+                near.recv(100)
+            if news in ("bytes", "end", "reset"):
+                assert poll(20_000)
+            buffer._poll = lambda timeout: asked.append(timeout) or poll(timeout)
+            assert buffer.has_input() is (news in ("bytes", "end", "reset"))
+            assert asked == ([] if news == "none" else [0])

@@ -7,6 +7,7 @@ import http.client
 import select
 import socket
 import ssl
+import sys
 import time
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,11 @@ _CLOSING_STATUSES = frozenset({101, 408, 425})
 _HEX_DIGITS = b"0123456789abcdefABCDEF"
 
 _poll = getattr(select, "poll", None)  # not on every system
+#: The option that returns Linux's ``struct tcp_info``; ``None`` on other systems. Its first byte is the state of the
+#: connection; the bytes of the slice are the number of bytes received in order, the peer's FIN counted as one.
+_TCP_INFO = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
+_TCP_ESTABLISHED = 1
+_TCP_BYTES_RECEIVED = slice(128, 136)
 #: Errors of a socket in non-blocking mode that has nothing to read, or no room to write. TLS may need either for both.
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -72,19 +78,35 @@ class ReceiveBuffer:
     Attributes:
         scope: The deadlines of the current call.
         buffered: The bytes.
+        known_names: The names of the fields of the last head, as they came and in lower case; empty before the first.
     """
 
-    __slots__ = ("_decrypted", "_is_plain", "_peer_closed", "_poll", "_read_error", "buffered", "scope", "sock")
+    __slots__ = (
+        "_byte_count",
+        "_decrypted",
+        "_is_plain",
+        "_peer_closed",
+        "_poll",
+        "_read_error",
+        "_reports_tcp_info",
+        "buffered",
+        "known_names",
+        "scope",
+        "sock",
+    )
 
     def __init__(self, sock: Any, scope: CancelScope) -> None:
         self.sock = sock
         self.scope = scope
         self.buffered = b""
+        self.known_names: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
         self._peer_closed = False
         self._read_error: OSError | None = None
         self._is_plain = is_plain_socket(sock)
         #: Counts the bytes that TLS has decrypted already, which poll() does not see; ``None`` without TLS.
         self._decrypted: Callable[[], int] | None = getattr(sock, "pending", None)
+        self._byte_count = 0
+        self._reports_tcp_info = _TCP_INFO is not None and self._is_plain and self._decrypted is None
         self._poll: Callable[[float | None], list[Any]] | None = None
         if _poll is not None and self._is_plain:
             poller = _poll()
@@ -118,10 +140,25 @@ class ReceiveBuffer:
                 continue
             if data:
                 scope.received = True
+                self._byte_count += len(data)
             return data
 
     def has_input(self) -> bool:
-        """Return, without waiting, whether the socket can be read: data, or its end."""
+        """Return, without waiting, whether the socket can be read: data, or its end.
+
+        On Linux without TLS the kernel is first asked how many bytes have arrived: ``getsockopt()`` does not hand the
+        interpreter's lock to another thread as ``poll()`` does. Unless it says that all of them were read and the
+        connection is still open, ``poll()`` decides.
+        """
+        count = self._byte_count
+        if self._reports_tcp_info and count:
+            try:
+                info = self.sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _TCP_BYTES_RECEIVED.stop)
+            except OSError:  # not a TCP socket
+                self._reports_tcp_info = False
+            else:
+                if info[0] == _TCP_ESTABLISHED and info[_TCP_BYTES_RECEIVED] == count.to_bytes(8, sys.byteorder):
+                    return False
         return bool(wait_until(self.sock, 0) if self._poll is None else self._poll(0))
 
     def check_limits(self) -> None:
@@ -165,6 +202,7 @@ class ReceiveBuffer:
                 if not self._is_plain:
                     self.sock.settimeout(0)
                 data = self.sock.recv(_READ_SIZE)
+                self._byte_count += len(data)
                 self.buffered += data
                 self._peer_closed = not data
                 completed = True
@@ -205,15 +243,22 @@ class Headers(dict[str, str]):
         return fields
 
     @classmethod
-    def of(cls, head: str) -> Headers | None:
-        """Parse a complete head of the usual form. ``None`` means that it must be read line by line."""
-        lines = head.split("\r\n")
+    def of(cls, head: str, buffer: ReceiveBuffer) -> Headers | None:
+        """Parse a complete head of the usual form. ``None`` means that it must be read line by line.
+
+        A server nearly always sends the names of its last head again, in the same order; *buffer* keeps them.
+        """
         # Each step is a C function over all lines: a step of Python for each line would take longer than all the rest of a call's head.
-        names, separators, values = zip(*map(str.partition, lines, repeat(":")))  # noqa: B905 - of one length
-        if len(lines) > _MAX_FIELDS or "" in separators or "" in names or tuple(map(str.strip, names)) != names:
-            return None
-        fields = cls(zip(map(str.lower, names), map(str.strip, values)))  # noqa: B905 - of one length
-        if len(fields) < len(lines):  # a name came twice
+        names, separators, values = zip(*map(str.partition, head.split("\r\n"), repeat(":")))  # noqa: B905 - of one length
+        known_names, lower_names = buffer.known_names
+        if names != known_names or "" in separators:
+            if len(names) > _MAX_FIELDS or "" in separators or "" in names or tuple(map(str.strip, names)) != names:
+                return None
+            lower_names = tuple(map(str.lower, names))
+            # Not kept for another connection, whose threads would count the references to the same strings.
+            buffer.known_names = (names, lower_names)
+        fields = cls(zip(lower_names, map(str.strip, values)))  # noqa: B905 - of one length
+        if len(fields) < len(names):  # a name came twice
             fields.clear()
             for name, value in zip(names, values, strict=True):
                 fields.add(name, value.strip())
@@ -340,7 +385,7 @@ class HTTP11Response:
         ):
             line_end = buffered.find(b"\r\n", 12)
             if 0 < line_end < end and buffered.count(b"\n", 0, end) == buffered.count(b"\r\n", 0, end):
-                fields = Headers.of(buffered[line_end + 2 : end].decode("latin-1"))
+                fields = Headers.of(buffered[line_end + 2 : end].decode("latin-1"), buffer)
                 if fields is not None:
                     buffer.buffered = buffered[end + 4 :]
                     self.version, self.status, self.headers = 11, int(buffered[9:12]), fields
