@@ -363,25 +363,28 @@ class Response(requests.Response):
         scope: The deadlines and the cancellation of the call.
     """
 
+    # The attributes of requests.Response that this client seldom changes.
+    _content: Any = False
+    _content_consumed = False
+    _next = None
+    encoding = "utf-8"
+    elapsed = _ZERO_TIME
+    permit: Permit | None = None
+    _finished = False
+    #: Made by the first read of lines.
+    _splitter: LineSplitter | None = None
+
     def __init__(self, raw: Any, request: Any, scope: CancelScope | None) -> None:
         # Do not call the __init__ of requests.Response: it makes a cookie jar and a case-insensitive dict that are
         # never used here.
-        self._content: Any = False
-        self._content_consumed = False
-        self._next = None
         self.status_code = raw.status
         self.headers = raw.headers  # to be asked in lower case
         self.raw = raw
         self.url = "" if request is None else request.url
-        self.encoding = "utf-8"
         self.history = []
         self.reason = raw.reason
-        self.elapsed = _ZERO_TIME
         self.request = request
         self._scope = scope
-        self.permit: Permit | None = None
-        self._finished = False
-        self._splitter: LineSplitter | None = None  # made by the first read of lines
         self._body: Any = raw if hasattr(raw, "self_delimited") else _Urllib3Body(raw)
         coding = raw.headers.get("content-encoding")
         if coding and coding.strip().lower() != "identity":

@@ -166,16 +166,18 @@ class _Pool(HTTPConnectionPool):
             conn.close()
             raise
 
-    def _exchange(self, conn: Any, scope: CancelScope, method: str, url: str, **kwargs: Any) -> Any:
+    def _exchange(
+        self, conn: Any, scope: CancelScope, method: str, url: str, *, body: Any, headers: Any, **options: Any
+    ) -> Any:
         """Send a request on a connection and read the head of the response."""
         if self.proxy is not None or scope.adopted:
-            return super()._make_request(conn, method, url, **kwargs)
+            return super()._make_request(conn, method, url, body=body, headers=headers, **options)
         if conn.sock is None:
             conn.timeout = None  # the limits of the scope apply instead
             with activate(scope):
                 conn.connect()
         try:
-            conn.send_request(method, url, kwargs["body"], kwargs["headers"], scope)
+            conn.send_request(method, url, body, headers, scope)
         except BrokenPipeError:
             pass  # a server may answer and close before it has read everything, so read its response
         except OSError as error:
@@ -188,14 +190,16 @@ class _Pool(HTTPConnectionPool):
     def _make_request(self, conn: Any, method: str, url: str, **kwargs: Any) -> Any:  # type: ignore[override]  # urllib3 passes the rest by keyword
         return self._send_on(conn, current(), method, url, **kwargs)
 
-    def _send_on(self, conn: Any, scope: CancelScope, method: str, url: str, **kwargs: Any) -> Any:
+    def _send_on(
+        self, conn: Any, scope: CancelScope, method: str, url: str, *, body: Any, headers: Any, **options: Any
+    ) -> Any:
         """Send a request on *conn*; if that was kept and has gone stale, send it once more on a new connection."""
         try:
             reused = conn.sock is not None and conn.idle_since is not None
             if conn.sock is not None:
                 scope.bind(getattr(conn.sock, "socket", conn.sock))
             try:
-                return self._exchange(conn, scope, method, url, **kwargs)
+                return self._exchange(conn, scope, method, url, body=body, headers=headers, **options)
             except (ConnectionError, ssl.SSLEOFError):
                 # The peer closed an idle connection just as we sent the request. Only then, and only once, send it
                 # again here. A fresh connection that breaks, or a response that has begun, is left to the retry policy.
@@ -210,7 +214,7 @@ class _Pool(HTTPConnectionPool):
             if self.tunnelled:
                 with activate(scope):
                     self._prepare_proxy(conn)
-            return self._exchange(conn, scope, method, url, **kwargs)
+            return self._exchange(conn, scope, method, url, body=body, headers=headers, **options)
         except BaseException:
             scope.unbind()  # before urllib3 closes the socket: its descriptor may be reused at once
             raise

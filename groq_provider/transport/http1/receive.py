@@ -250,9 +250,11 @@ class Headers(dict[str, str]):
         """
         # Each step is a C function over all lines: a step of Python for each line would take longer than all the rest of a call's head.
         names, separators, values = zip(*map(str.partition, head.split("\r\n"), repeat(":")))  # noqa: B905 - of one length
+        if "" in separators or head.count("\n") != len(names) - 1:
+            return None
         known_names, lower_names = buffer.known_names
-        if names != known_names or "" in separators:
-            if len(names) > _MAX_FIELDS or "" in separators or "" in names or tuple(map(str.strip, names)) != names:
+        if names != known_names:
+            if len(names) > _MAX_FIELDS or "" in names or tuple(map(str.strip, names)) != names:
                 return None
             lower_names = tuple(map(str.lower, names))
             # Not kept for another connection, whose threads would count the references to the same strings.
@@ -377,19 +379,15 @@ class HTTP11Response:
         buffered = buffer.buffered or buffer.receive()
         end = buffered.find(b"\r\n\r\n")
         # The fast case, for nearly every head: it has arrived whole, with CRLF at the end of each line.
-        if (
-            buffered[:9] == b"HTTP/1.1 "
-            and buffered[9:12].isdigit()
-            and buffered[9:10] > b"1"
-            and buffered[12:13] in (b" ", b"\r")
-        ):
-            line_end = buffered.find(b"\r\n", 12)
-            if 0 < line_end < end and buffered.count(b"\n", 0, end) == buffered.count(b"\r\n", 0, end):
-                fields = Headers.of(buffered[line_end + 2 : end].decode("latin-1"), buffer)
+        if end > 0 and buffered.startswith(b"HTTP/1.1 "):
+            line, _, lines = buffered[9:end].decode("latin-1").partition("\r\n")
+            code, _, reason = line.partition(" ")
+            if len(code) == 3 and code.isdecimal() and code >= "200" and "\n" not in line:
+                fields = Headers.of(lines, buffer)
                 if fields is not None:
                     buffer.buffered = buffered[end + 4 :]
-                    self.version, self.status, self.headers = 11, int(buffered[9:12]), fields
-                    self.reason = buffered[13:line_end].decode("latin-1").strip()
+                    self.version, self.status, self.headers = 11, int(code), fields
+                    self.reason = reason.strip()
                     return
         buffer.buffered = buffered
         version, status, reason = _read_status(buffer)
