@@ -268,6 +268,78 @@ class Raw:
             data = data[max(done, len(data) - 300) :]
 
 
+class Curl:
+    """``pycurl`` and ``json``: a handle a thread, so that connections are kept. It reads no streams."""
+
+    title = "pycurl + json"
+    needs = ("pycurl",)
+
+    def __init__(self, where: Where) -> None:
+        import pycurl
+
+        self._pycurl, self._where = pycurl, where
+        self._local = threading.local()
+
+    def _handle(self) -> Any:
+        try:
+            return self._local.handle
+        except AttributeError:
+            handle = self._local.handle = self._pycurl.Curl()
+        handle.setopt(self._pycurl.URL, self._where.url + PATH)
+        handle.setopt(
+            self._pycurl.HTTPHEADER, ["Authorization: Bearer gsk_benchmark", "Content-Type: application/json"]
+        )
+        handle.setopt(self._pycurl.TIMEOUT, 60)
+        handle.setopt(self._pycurl.NOSIGNAL, 1)  # threads
+        if self._where.ca is not None:
+            handle.setopt(self._pycurl.CAINFO, self._where.ca)
+        return handle
+
+    def answer(self, model: str = MODEL, messages: Any = MESSAGES) -> str:
+        handle = self._handle()
+        handle.setopt(self._pycurl.POSTFIELDS, json.dumps(_body(model, messages, stream=False)))
+        body = handle.perform_rb()
+        if handle.getinfo(self._pycurl.RESPONSE_CODE) != 200:
+            raise RuntimeError("not status 200")
+        return json.loads(body)["choices"][0]["message"]["content"]
+
+
+class BareSocket:
+    """A socket and ``json``: one send, reads up to the announced length, and no check of anything. It reads no streams.
+
+    Less is impossible in Python; it shows how much of each client's figure is the kernel's and the JSON's.
+    """
+
+    title = "bare socket + json"
+    needs = ()
+
+    def __init__(self, where: Where) -> None:
+        self._where = where
+        self._local = threading.local()
+
+    def _socket(self) -> socket.socket:
+        try:
+            return self._local.sock
+        except AttributeError:
+            sock = socket.create_connection(("127.0.0.1", self._where.port))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        context = self._where.context()
+        self._local.sock = context.wrap_socket(sock, server_hostname="127.0.0.1") if context else sock
+        return self._local.sock
+
+    def answer(self, model: str = MODEL, messages: Any = MESSAGES) -> str:
+        sock, body = self._socket(), json.dumps(_body(model, messages, stream=False)).encode()
+        sock.sendall(
+            b"POST %b HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer gsk_benchmark\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (PATH.encode(), len(body), body)
+        )
+        head, _, found = sock.recv(65_536).partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0])
+        while len(found) < length:
+            found += sock.recv(65_536)
+        return json.loads(found)["choices"][0]["message"]["content"]
+
+
 CONTENDERS: dict[str, Any] = {
     "ours": Ours,
     "groq": GroqSDK,
@@ -275,6 +347,8 @@ CONTENDERS: dict[str, Any] = {
     "session": RequestsSession,
     "requests": RequestsPost,
     "floor": Floor,
+    "curl": Curl,
+    "socket": BareSocket,
 }
 EVERY: dict[str, Any] = {**CONTENDERS, "raw": Raw}
 

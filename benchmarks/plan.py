@@ -59,7 +59,7 @@ def threads(args: argparse.Namespace) -> list[int]:
 def measures(args: argparse.Namespace) -> list[Measure]:
     """Return the measures of a run."""
     few = max(2, args.rounds // 3) if args.rounds > 1 else 1
-    everybody = (*KEPT, "requests")
+    everybody = (*KEPT, "requests", "curl", "socket")
     raw = (*KEPT, "raw")
     found = [
         Measure(

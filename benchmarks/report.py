@@ -105,12 +105,12 @@ class Report:
             row = [CONTENDERS[name].title]
             for threads in (1, 32, 256):
                 key = f"rate {threads}"
-                row += [figure(self.run.median(key, name)), self._ratios(key, name)[1]]
+                row += [figure(self.run.median(key, name)), *self._ratios(key, name)]
                 row.append(figure(self.run.median(f"{key} cpu", name), US))
             rows.append(row)
         header = ["plain requests per second"]
         for text in ("1 thread", "32 threads", "256 threads"):
-            header += [text, "of groq", "CPU us"]
+            header += [text, "of floor", "of groq", "CPU us"]
         return table("Throughput: threads that share one client", header, rows)
 
     def _many(self) -> str:

@@ -130,7 +130,7 @@ class Run:
     def _measure_imports(self) -> None:
         """Import, build and answer once in fresh interpreters, in turn; the first round only fills the caches."""
         _say("imports …")
-        names = [name for name in self.names if name != "requests"]
+        names = [name for name in self.names if name in plan.KEPT]
         with fresh_interpreters() as fresh:
             for number in range(-1, self.args.imports):
                 for name in names:
