@@ -65,7 +65,7 @@ def test_missing_contender_skipped_with_note(tiny):
     assert "groq" not in data["contenders"]
 
 
-@pytest.mark.parametrize("wrong", [["--only", "curl"], ["--rounds", "0"]], ids=["unknown contender", "no rounds"])
+@pytest.mark.parametrize("wrong", [["--only", "wget"], ["--rounds", "0"]], ids=["unknown contender", "no rounds"])
 def test_wrong_options_are_refused(wrong):
     """A mistake on the command line is said before anything is measured."""
     done = run(*wrong)
