@@ -6,6 +6,8 @@
 - ``runtime``: the parts and settings that all calls of a provider share.
 - ``call``: one call: attempts until one succeeds, and exactly one end.
 - ``stream``: the answer of a streamed call, chunk by chunk.
+- ``chunk_decoder``: the events of a stream as chunks and errors.
+- ``body_sniffer``: whether an answer is an event stream, by its first bytes.
 - ``arrival``: when the parts of a streamed answer arrived, as far as a late reader can tell.
 - ``raw``: answers of endpoints without a method of their own: JSON, bytes, a file, an iterator.
 - ``retry``: whether and when a failed attempt is repeated, and the budget of all retries together.

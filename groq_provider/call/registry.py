@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     class _Stream(Protocol):
         """A stream, as far as the registry needs it; named here, so that no import leads back to it."""
 
-        foreign: bool
+        def disown(self) -> None: ...
 
         def settle_at_exit(self, readers: Collection[int]) -> None: ...
 
@@ -50,7 +50,7 @@ class CallRegistry:
         self._pending_actions = deque()
         for reference in self._streams.copy():
             if (stream := reference()) is not None:
-                stream.foreign = True
+                stream.disown()
         self._streams = set()
 
     def __len__(self) -> int:

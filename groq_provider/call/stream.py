@@ -1,7 +1,8 @@
-"""The answer of a streamed call, as it is made: complete, or an error that holds the part that arrived.
+"""The answer of a streamed call, chunk by chunk: complete, or an error that holds the part that had arrived.
 
-A read brings the lines that have arrived. They become events, the events become chunks, and each chunk is made when the reader asks for it,
-so that none waits for those after it. Until the first chunk a failure may be retried by the call; after it, the failure ends the stream.
+:class:`ResponseStream` owns the state of the stream, the limits for each read, and the end. Its parts are values without a state of their
+own life: ``chunk_decoder`` makes chunks and errors of events, ``body_sniffer`` finds out whether a body is an event stream at all, and
+``arrival`` measures when things arrived.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import attrs
 
 from groq_provider import errors as e
 from groq_provider.call.arrival import ReadTimes
-from groq_provider.call.call import MAX_BODY, MAX_STREAM
+from groq_provider.call.body_sniffer import BodySniffer, is_labelled_stream
+from groq_provider.call.call import MAX_STREAM
+from groq_provider.call.chunk_decoder import ChunkDecoder, belongs_to_answer, ends_answer
 from groq_provider.types.response import LLMResponse, ResponseChunk, ToolCallDelta
 from groq_provider.wire import json_text
 from groq_provider.wire.assemble import Assembler
-from groq_provider.wire.failures import redact_key, reported_error
-from groq_provider.wire.sse import DONE, Event, EventDecoder, is_stream
+from groq_provider.wire.sse import DONE, Event, EventDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -34,103 +36,93 @@ if TYPE_CHECKING:
 
 __all__ = ["ResponseStream"]
 
-#: Seconds that a late reader gets to take in the part that has arrived.
+#: Seconds in which a reader that comes back late can take in what has arrived.
 _GRACE = 0.05
-#: A longer timeout of poll() is cut to this: it is as good as endless, and some systems accept no more.
+#: The longest wait of a poll in seconds; some systems refuse a longer one.
 _LONGEST_POLL = 1_000_000.0
-#: Lines that are decoded between two checks of the clock: some milliseconds of work.
+#: Lines that are decoded between two checks of the limits: some milliseconds of work.
 _BATCH = 4096
-#: Before an event of more bytes is decoded, the clock is checked.
-_LARGE_EVENT = 4096
-#: Reads that a poll may do whatever its timeout, so that a machine that stopped for a moment misses nothing that has arrived.
+#: Reads that a poll may do whatever its time limit, so that it does not miss what has arrived because the machine stopped for a moment.
 _LEAST_READS = 4
 
-# The states of a stream.
-_OPEN = "open"
-_COMPLETE = "complete"
-_FAILED = "failed"
-_CLOSED = "closed"
+# The states of a stream. They say what ``next()`` does once no chunk is pending.
+_UNFINISHED = "unfinished"  # under construction: nothing to read and nothing to free
+_OPEN = "open"  # reads on
+_TO_RETRY = "to retry"  # failed with ``_error`` before the first chunk: next() makes another attempt, which takes time, so poll() must not
+_COMPLETE = "complete"  # the answer is whole: StopIteration
+_FAILED = "failed"  # raises ``_error``
+_CLOSED = (
+    "closed"  # left before its end, or a chunk was dropped: RuntimeError, so that a part does not look like the whole
+)
+_FOREIGN = "foreign"  # a forked child's copy of a stream that the parent reads: RuntimeError
+#: The states in which the stream holds a connection and an unfinished call.
+_UNENDED = (_OPEN, _TO_RETRY, _FOREIGN)
+
+# What the caller did since the last read.
+_READING = 0  # nothing else: the limit for the next event runs on
+_POLLED = 1  # poll() returned False; the limit ran on
+_AWAY = 2  # the caller had a chunk to work on: the limit starts again with the next read
 
 
 class ResponseStream:
-    """Iterate it for chunks. Use it as a context manager, so that leaving early frees the connection.
+    """Iterate it for chunks; use it as a context manager, so that leaving early frees the connection.
 
     ``"".join(chunk.content for chunk in stream)`` is the answer. The last chunk has ``content=""``, the finish reason, the usage
-    and the latency figures. A stream that ends early, stalls or breaks raises an error; the part that had arrived is on ``error.partial``.
+    and the latency figures. A stream that ends early, stalls or breaks raises; ``error.partial`` holds the part that had arrived.
 
-    You must not read on after :meth:`close`, or after an interrupt has struck within ``next()``: that raises :class:`RuntimeError` unless
-    every chunk had been handed out. So does reading in a forked child.
+    If you read on after :meth:`close`, or after an interrupt within ``next()``, you get a :class:`RuntimeError` unless every chunk
+    had been handed out. The same goes for reading in a forked child.
 
-    Thread safety: a stream belongs to one reading thread at a time. A second thread that reads at the same moment gets a
-    :class:`RuntimeError`, and the reader loses nothing. You can call :meth:`cancel` and :meth:`close` from any thread.
+    Thread safety: one thread at a time may read. A second thread that reads at the same moment gets a :class:`RuntimeError`, and the
+    first one loses nothing. Any thread may call :meth:`cancel` and :meth:`close`.
 
     .. versionadded:: 0.1.0
     """
 
-    # Defaults of state that few streams change: an object with more than thirty attributes of its own takes a kilobyte more.
-    #: Whether this is a forked child's copy of a stream that the parent reads.
-    foreign = False
-    _state = _CLOSED  # until the constructor has finished, a finalizer has nothing to end
-    #: Whether a chunk was made and dropped, so that the reader does not have the whole answer.
-    _chunk_dropped = False
-    _error: e.GroqProviderError | None = None
+    # Defaults of what few streams change: an object with more than thirty attributes of its own takes a kilobyte more.
+    _state = _UNFINISHED
+    #: Whether a chunk was handed out. From then on nothing is retried, since the caller would get the same text twice.
+    _has_delivered = False
+    _since_last_read = _AWAY
+    _error: e.GroqProviderError  # in the states _FAILED and _TO_RETRY
     _response: LLMResponse | None = None
-    #: A failure before the first chunk that poll() has met. next() handles it, since a retry takes time.
-    _unhandled_error: e.GroqProviderError | None = None
-    #: Whether a chunk was handed out: from there nothing is retried.
-    _has_yielded = False
-    #: Whether poll() has returned False since the last read.
-    _poll_was_empty = False
 
     def __init__(self, call: Call, wire: WireResponse) -> None:
         self._call = call
         self._scope, self._idle = call.scope, call.options.timeouts.idle
-        lock = Lock()  # held by the thread that reads or closes, for that moment; guards all that follows
+        lock = Lock()  # held by the thread that reads or closes, while it does; guards everything below
         # Each step of this iterator tries to take the lock. In a loop, for the reason that _sync.lock_attempts() gives.
         self._lock_attempts, self._release_lock = map(lock.acquire, repeat(False)), lock.release
+        #: Chunks that are decoded and not handed out.
         self._pending: deque[ResponseChunk] = deque()
-        self._reader = get_ident()
-        #: Whether the reader was busy elsewhere since the last read.
-        self._reader_was_away = True
+        self._reader_thread = get_ident()
         try:
             self._start(wire)
             self._state = _OPEN
             call.runtime.calls.add_stream(self)
-        except BaseException:  # an interrupt: no caller will have this stream
+        except BaseException:  # an interrupt: no caller will get this stream
             self._state = _CLOSED
             wire.close()
             call.abandoned()
             raise
 
     def _start(self, wire: WireResponse) -> None:
-        """Begin to read an answer: the first, or that of a retry."""
+        """Begin to read the answer of an attempt."""
         self._wire = wire
-        #: The number of events that were not UTF-8; their broken parts read U+FFFD.
-        self.decode_errors = 0
-        self._decoder = EventDecoder()
+        self._sniffer = None if is_labelled_stream(wire) else BodySniffer(wire)
+        self._event_decoder = EventDecoder()
         self._assembler = Assembler(self._scope.checkpoint)
+        self._chunk_decoder = ChunkDecoder(self._call, wire, self._assembler)
         self._times = ReadTimes(self._scope.clock.monotonic())
+        self._size = 0
         #: The lines of the last read that are left for further batches.
         self._lines: Iterator[bytes] | None = None
-        #: The events of the last read that are left.
+        #: The events of the last batch that are left. Each is decoded when its chunk is asked for, so that no chunk waits for later events.
         self._events: Iterator[Event] | None = None
-        #: Whether the last read brought an event with data, which is a sign of life. Comments and pings are none.
-        self._has_data = False
-        self._size = 0
-        headers = wire.headers
-        #: Whether the body is a plain answer instead of a stream: one of JSON, a gateway's page (which the JSON decoder refuses), or
-        #: nothing. ``None`` means that the content type does not tell, so the first bytes decide.
-        self._is_plain: bool | None = False
-        #: The lines read while that is undecided.
-        self._first_lines: list[bytes] = []
-        if wire.status_code == 204 or headers.get("content-length") == "0":
-            self._is_plain = True
-        elif not (headers.get("content-type") or "").lower().startswith("text/event-stream"):
-            self._is_plain = None
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_assembler"):
-            return f"<{type(self).__name__} unfinished>"  # a debugger shows objects of failed constructions
+        if self._state == _UNFINISHED:
+            return f"<{type(self).__name__} unfinished>"  # a debugger shows an object whose construction failed
         return f"<{type(self).__name__} {self._call.model} {self._state}, {self._assembler.chunks} chunks>"
 
     def __reduce__(self) -> NoReturn:
@@ -138,89 +130,97 @@ class ResponseStream:
             "a ResponseStream cannot be pickled or copied: it holds a connection; take stream.response or stream.partial"
         )
 
-    # --- handing out chunks ------------------------------------------------------------------------------------------------
+    # --- reading -----------------------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[ResponseChunk]:
         return self
 
     def __next__(self) -> ResponseChunk:
-        event: Event | None
-        for is_reader in self._lock_attempts:
-            if is_reader:
-                try:
-                    events = self._events
-                    if events is None or self._pending or self._scope._cancelled:  # noqa: SLF001 - this is the hot path of a chunk
-                        return self._next()
-                    # The fast path of nearly every chunk: it resembles those before, and its read is not used up.
+        try:
+            for is_reader in self._lock_attempts:
+                if is_reader:
                     try:
-                        for event in events:
-                            if not event[0] and (chunk := self._assembler.reuse_template(event[1])) is not None:
-                                return chunk
-                            self._advance(event)
-                            break
-                        else:
-                            self._events = None  # used up
-                    except e.GroqProviderError as error:
-                        self._handle_failure(error)
-                    except BaseException:  # KeyboardInterrupt and the like
-                        self._close_torn()
-                        raise
+                        event, events = None, self._events
+                        if events is not None and not self._pending and not self._scope._cancelled:  # noqa: SLF001 - the property takes longer than the rest of this
+                            # The short way for nearly every chunk: it looks like those before, and came with the last read.
+                            try:
+                                for event in events:
+                                    if not event[0] and (chunk := self._assembler.reuse_template(event[1])) is not None:
+                                        return chunk
+                                    break
+                                else:
+                                    self._events = None
+                            except e.GroqProviderError as error:  # an event that is too large
+                                event = None
+                                self._handle_error(error)
+                        next_chunk = self._next_chunk(event)
+                        if next_chunk is not None:
+                            return next_chunk
                     finally:
-                        event = None  # a traceback from here must not keep the previous event
-                    return self._next()
-                finally:
-                    self._release_lock()
-            break
-        raise self._busy_error()
+                        self._release_lock()
+                    event = events = None  # the traceback of the error below must not keep the text of the answer
+                    ending = self._ending()
+                else:
+                    ending = self._busy_error()
+                break
+        except BaseException:  # an interrupt; here, and not further in, since the chunk is lost until it is returned
+            self._close_after_interrupt()
+            raise
+        raise ending
 
-    def _busy_error(self) -> RuntimeError:
-        """Return the error for a second reader. If it waited instead, each reader would get a part of the words."""
-        if self.foreign:
-            self._refuse_in_child()
+    def _ending(self) -> Exception:
+        """Return the exception for a read after the last chunk."""
+        if self._state == _COMPLETE:
+            return StopIteration()
+        if self._state == _FOREIGN:
+            # The bytes that the child took from the socket would be missing in the parent, which would not notice.
+            return RuntimeError("the stream belongs to the process that opened it; open one here")
+        if self._state == _FAILED:
+            return self._error
+        return RuntimeError("the stream was closed before its end; see stream.partial")
+
+    def _busy_error(self) -> Exception:
+        """Return the error for a thread that reads while another one does. Waiting would give each of them a part of the text."""
+        if self._state == _FOREIGN:  # the lock's owner is a thread of the parent
+            return self._ending()
         return RuntimeError("another thread is reading this stream just now; it belongs to one reader at a time")
 
-    @staticmethod
-    def _refuse_in_child() -> NoReturn:
-        """Refuse to read in a forked child: the parent would miss the bytes that the child reads, without noticing."""
-        raise RuntimeError("the stream belongs to the process that opened it; open one here")
+    def _next_chunk(self, event: Event | None) -> ResponseChunk | None:
+        """Return the next chunk, however long it takes; ``None`` at the end.
 
-    def _next(self) -> ResponseChunk:
-        """Return the next chunk, however long it takes."""
+        Args:
+            event: An event that was taken from those of the last read, and is to be decoded first.
+        """
         pending = self._pending
-        if self._scope._cancelled and self._state is _OPEN and not self._take_buffered():  # noqa: SLF001 - as above
-            # At once, not when everything that has arrived is handed out. The partial answer has the rest.
-            self._handle_failure(e.RequestCancelledError("the call was cancelled", sent=True))
-            pending.clear()
+        if event is not None:
+            self._fetch_chunk(event)
+        if self._scope._cancelled and self._state in (_OPEN, _TO_RETRY):  # noqa: SLF001 - as above
+            # The error comes at once, not after all that has arrived. Chunks that were not handed out are on the partial answer.
+            self._decode_rest()
+            if self._state != _COMPLETE:
+                self._handle_error(e.RequestCancelledError("the call was cancelled", sent=True))
+                pending.clear()
         while not pending:
-            if self._state is not _OPEN:
-                if self._error is not None:
-                    raise self._error
-                if self._response is None or self._chunk_dropped:
-                    # Not StopIteration: a loop that reads on would take the beginning for the whole.
-                    raise RuntimeError("the stream was closed before its end; see stream.partial")
-                raise StopIteration
-            if self._unhandled_error is not None:
-                self._handle_failure(self._unhandled_error)
+            if self._state == _OPEN:
+                self._fetch_chunk()
+            elif self._state == _TO_RETRY:
+                self._retry()
             else:
-                self._advance()
-        if not self._has_yielded:
-            self._has_yielded = True
+                return None
+        if not self._has_delivered:
+            self._has_delivered = True
             self._call.committed()
-        self._reader_was_away = True
-        try:
-            return pending.popleft()
-        except BaseException:  # an interrupt: the chunk is taken out, and not handed out
-            self._close_torn()
-            raise
+        self._since_last_read = _AWAY
+        return pending.popleft()
 
     def poll(self, timeout: float = 0.0) -> bool:
-        """Wait up to *timeout* seconds for something to read.
+        """Wait up to *timeout* seconds for something to arrive.
 
-        Call it from the reading thread only. (If a server sends one JSON answer instead of a stream, this reads it to its end.)
+        For the reading thread only. (If a server sends one whole JSON answer instead of a stream, it is read to the end.)
 
         Returns:
-            True if ``next()`` has a chunk, the end or an error ready, and will not wait. After a failure before the first chunk it may
-            wait all the same, because it may retry.
+            True when ``next()`` has a chunk, the end or an error ready, and will not wait. The exception is a failure before the first
+            chunk, after which ``next()`` may try again.
         """
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or math.isnan(timeout):
             raise e.InvalidRequestError(f"timeout = {timeout!r}: must be a number of seconds")
@@ -235,64 +235,47 @@ class ResponseStream:
         raise self._busy_error()
 
     def _poll(self, until: float) -> bool:
-        scope = self._scope
-        clock = scope.clock
-        if self._poll_was_empty:
-            self._times.began_at = clock.monotonic()
-        self._reader = get_ident()
+        clock = self._scope.clock
         reads = 0
-        while not self._pending and self._state is _OPEN and self._unhandled_error is None:
+        while not self._pending and self._state == _OPEN:
             if reads >= _LEAST_READS and clock.monotonic() >= until:
-                self._poll_was_empty = True
-                return False  # much came, and none of it is a chunk
+                if self._since_last_read == _READING:
+                    self._since_last_read = _POLLED
+                return False  # much arrived, and no chunk in it
             reads += 1
-            if self._events is not None or self._lines is not None:
-                self._advance(polling=True)
-                continue
-            if self.foreign:
-                self._refuse_in_child()
-            if self._reader_was_away:
-                self._restart_idle_limit()
-            now = clock.monotonic()
-            # A reader who only polls must learn of a time limit, too: reading past it fails.
-            is_late = scope.deadline is not None and scope.deadline <= now
-            if not is_late:
-                end = until if scope.deadline is None else min(until, scope.deadline)
-                if not self._wire.ready(max(0.0, end - now)):
-                    now = clock.monotonic()
-                    if now >= until:
-                        self._poll_was_empty = True
+            if self._events is None and self._lines is None:
+                now = self._resume()
+                deadline = self._scope.deadline
+                # A limit that has passed is read past as well, which fails: a caller that only polls must be told.
+                if deadline is None or deadline > now:
+                    end = until if deadline is None else min(until, deadline)
+                    if not self._wire.ready(max(0.0, end - now)):
+                        now = clock.monotonic()
+                        if now < until:
+                            continue
                         self._times.note_silence(now)
+                        self._since_last_read = _POLLED
                         return False
-                    continue
-            self._advance(polling=True)
+            try:
+                self._fetch_chunk()
+            except BaseException:  # an interrupt
+                self._close_after_interrupt()
+                raise
+        if self._state == _FOREIGN and not self._pending:
+            raise self._ending()
         return True
 
-    # --- reading -----------------------------------------------------------------------------------------------------------
-
-    def _restart_idle_limit(self) -> None:
-        """Start the limit for the next event anew: time that the reader spent elsewhere is not the silence of the service."""
-        self._reader_was_away = False
-        scope = self._scope
-        now = self._times.began_at = scope.clock.monotonic()
-        if self._times.first_token_at is not None:
-            scope.deadline = scope.deadline_after(self._idle, now)
-        elif scope.deadline is not None and scope.deadline - now < _GRACE:
-            scope.deadline = scope.deadline_after(_GRACE, now)  # enough to take in the part that has arrived meanwhile
-
-    def _advance(self, event: Event | None = None, *, polling: bool = False) -> None:
-        """Take events up to the next chunk, reading once if none is left. This leaves a chunk, the end or an error; or nothing yet.
+    def _fetch_chunk(self, event: Event | None = None) -> None:
+        """Decode events up to the next chunk, and read once if none is left. Adds a chunk, the end or an error, or nothing yet.
 
         Args:
-            event: An event to take first, which was taken out of the events already.
-            polling: Whether to leave a failure that may be retried to next().
+            event: An event to decode before those that are left.
         """
-        if self.foreign:
-            self._refuse_in_child()
+        pending = self._pending
         try:
             if event is not None:
-                self._take(event)
-                if self._pending or self._state is not _OPEN:
+                self._decode_event(event)
+                if pending:
                     return
             events = self._events
             if events is None:
@@ -300,84 +283,74 @@ class ResponseStream:
                 if events is None:
                     return
             self._events = None
+            has_data = False
             for event in events:  # noqa: PLR1704 - the next one
-                self._take(event)
-                if self._state is not _OPEN:
+                if not event[0] and (chunk := self._assembler.reuse_template(event[1])) is not None:
+                    pending.append(chunk)
+                else:
+                    has_data = self._decode_event(event) or has_data
+                if pending:
+                    if self._state == _OPEN:
+                        self._events = events
                     return
-                if self._pending:
-                    self._events = events
-                    return
-            if self._has_data and not self._reader_was_away and self._times.first_token_at is not None:
-                # Only events with data renew the idle limit. Until the first token its own limit runs.
+            if has_data and self._times.first_token_at is not None:
+                # Events without data, comments and pings do not extend the limit. Until the first token its own limit runs.
                 scope = self._scope
                 scope.deadline = scope.deadline_after(self._idle)
         except e.GroqProviderError as error:
-            if polling and not self._has_output:
-                self._unhandled_error = error
-            else:
-                self._handle_failure(error)
-        except BaseException:  # KeyboardInterrupt and the like
-            self._close_torn()
-            raise
-
-    @property
-    def _has_output(self) -> bool:
-        """Whether there is a chunk that the reader has or will get: from there nothing is retried."""
-        return self._has_yielded or bool(self._pending)
+            self._handle_error(error)
 
     def _read(self) -> Iterator[Event] | None:
-        """Read once; return the events that this completes, or ``None`` if the answer was taken as a whole."""
+        """Read once, and return the events that this completes; ``None`` when the body is read to its end."""
         if self._lines is not None:
             self._scope.checkpoint()
-            return self._decoder.events(self._next_batch())
+            return self._event_decoder.events(self._next_batch())
         if self._size > MAX_STREAM:
             raise e.ResponseTooLargeError(f"the stream is larger than {MAX_STREAM:,} bytes", sent=True)
-        self._reader = get_ident()
-        if self._reader_was_away:
-            self._restart_idle_limit()
-        elif self._poll_was_empty:
-            self._forgive_late_reader()
-        if self._is_plain is False:
+        if self._since_last_read:
+            self._resume()
+        sniffer = self._sniffer
+        if sniffer is None:
             lines = self._wire.read_lines()
-        elif (lines := self._read_first_lines()) is None:
-            self._read_plain()
-            return None
+        else:
+            lines = sniffer.read_lines()
+            if lines is None:
+                self._take_plain_answer(sniffer.read_body(self._scope.checkpoint))
+                return None
+            if sniffer.is_stream:
+                self._sniffer = None
         self._times.note_read(self._scope.clock.monotonic())
         if lines is None:
             self._end_of_body()
             return None
-        number = len(lines)
-        self._size += sum(map(len, lines), number)  # with their ends
-        self._has_data = False
-        if number > _BATCH:
+        count = len(lines)
+        self._size += sum(map(len, lines), count)  # with their line ends
+        if count > _BATCH:
             self._lines = iter(lines)
             lines = self._next_batch()
-        return self._decoder.events(lines)
+        return self._event_decoder.events(lines)
 
-    def _forgive_late_reader(self) -> None:
-        """Extend a deadline that passed since poll() returned False, if something has arrived: it may have arrived in time."""
-        self._poll_was_empty = False
-        scope = self._scope
-        now = self._times.began_at = scope.clock.monotonic()
-        if scope.deadline is not None and scope.deadline <= now and self._wire.ready(0):
-            scope.deadline = scope.deadline_after(_GRACE)
-
-    def _read_first_lines(self) -> list[bytes] | None:
-        """Decide by its first bytes whether a body is a stream; return its lines to decode, or ``None`` for a plain answer."""
-        if self._is_plain:
-            return None
-        first_lines, lines = self._first_lines, self._wire.read_lines()
-        first_lines += lines or ()
-        first = next((line for line in first_lines if line.strip()), None)
-        if first is None and lines is not None:
-            self._first_lines = []
-            self._size += len(first_lines)
-            return []  # blank lines decide nothing
-        self._is_plain = first is None or not is_stream(first)
-        if self._is_plain:
-            return None
-        self._first_lines = []
-        return first_lines
+    def _resume(self) -> float:
+        """Return the time. If the caller was elsewhere since the last read, begin a new one, and give it time to take in what has arrived."""
+        scope, times = self._scope, self._times
+        now = scope.clock.monotonic()
+        since_last_read = self._since_last_read
+        if since_last_read == _READING:
+            return now
+        self._since_last_read = _READING
+        self._reader_thread = get_ident()
+        times.began_at = now
+        if since_last_read == _AWAY and times.first_token_at is not None:
+            # Time that the caller spends between two reads does not count as silence of the service.
+            scope.deadline = scope.deadline_after(self._idle, now)
+        elif (deadline := scope.deadline) is not None:
+            # What has arrived meanwhile may have arrived in time. Before the first token the caller gets a moment to wait for it, too.
+            if since_last_read == _AWAY:
+                if deadline - now < _GRACE:
+                    scope.deadline = scope.deadline_after(_GRACE, now)
+            elif deadline <= now and self._wire.ready(0):
+                scope.deadline = scope.deadline_after(_GRACE)
+        return now
 
     def _next_batch(self) -> list[bytes]:
         """Return the next lines of a read that brought very many."""
@@ -386,141 +359,69 @@ class ResponseStream:
             self._lines = None
         return lines
 
-    def _take_buffered(self) -> bool:
-        """Take the events that have been read and not handed out; return whether they completed the answer."""
-        events, self._events = self._events, None
-        try:
-            for batch in (events, self._decoder.events(self._next_batch())):  # no honest server sends more in one read
-                for event in batch or ():
-                    self._take(event)
-                    if self._state is not _OPEN:
-                        return True
-        except e.GroqProviderError:
-            pass  # the stream ends in another way already
-        return False
-
-    def _take(self, event: Event) -> None:
-        """Take one event: it adds a chunk, ends the stream, or adds nothing.
-
-        Raises:
-            GroqProviderError: The event is an error, or cannot be read.
-        """
-        name, data = event
-        if not name:
-            chunk = self._assembler.reuse_template(data)
-            if chunk is not None:
-                self._has_data = True
-                self._pending.append(chunk)
-                return
-        elif name not in _OWN_NAMES and not _names_itself(event):
-            return  # a ping or a heartbeat, with any data
-        if data[:6] == DONE:
-            self._end_of_stream(is_marked=True)
-            return
-        decoded = self._decode(name, data)
-        if decoded is None:
-            return
-        self._has_data = True
-        if name == "error" or (type(decoded) is dict and (decoded.get("error") or decoded.get("object") == "error")):
-            self._wire.drain(self._scope)  # the last event: if the body ends here, the connection can be used again
-            raise self._service_error(decoded)
-        assembler = self._assembler
-        chunk = assembler.feed(decoded, data)
-        if assembler.stop_error is not None:
-            self._wire.drain(self._scope)
-            if assembler.failed_choice is not None:
-                raise self._call.ended_badly(assembler.failed_choice)
-            assembler.replace_stop_error(redact_key(assembler.stop_error, self._call.runtime.secret))
-            raise e.StreamInterruptedError(f"the service stopped the answer early: {assembler.stop_error[:300]}")
-        if chunk is not None:
+    def _decode_event(self, event: Event) -> bool:
+        """Add the chunks of an event, or the end; return whether the event had data, which shows that the service is at work."""
+        if event[0] and not belongs_to_answer(event):
+            return False
+        if event[1][:6] == DONE:
+            self._finish(is_marked=True)
+            return True
+        chunks = self._chunk_decoder.decode(event)
+        if chunks:
             if self._times.first_token_at is None:
                 self._times.note_first_token()
-            self._pending.append(chunk)
-            if assembler.other_chunks:
-                self._pending.extend(assembler.other_chunks)
-                assembler.other_chunks = []
+            self._pending.extend(chunks)
+        return chunks is not None
 
-    def _decode(self, name: str, data: bytes) -> Any:
-        """Return the decoded data of an event; ``None`` for an event without data, which is no sign of life."""
+    def _decode_rest(self) -> None:
+        """Decode what has arrived, without reading: it may be all that was missing. If not, it is on the partial answer."""
+        events, self._events = self._events, None
         try:
-            text = str(data, "utf-8")
-        except UnicodeDecodeError:
-            self.decode_errors += 1
-            text = str(data[: json_text.AT_ONCE], "utf-8", "replace")
-        try:
-            if len(data) <= _LARGE_EVENT:
-                return json_text.loads_text(text, "an event of the stream")
-            self._scope.checkpoint()
-            return json_text.loads(data, "an event of the stream", checkpoint=self._scope.checkpoint)
-        except e.ResponseDecodeError:
-            if name == "error":
-                return text
-            if not data.strip():
-                return None
-            raise
+            for batch in (
+                events,
+                self._event_decoder.events(self._next_batch()),
+            ):  # no honest read brings more than that
+                for event in batch or ():
+                    if not event[0] and (chunk := self._assembler.reuse_template(event[1])) is not None:
+                        self._pending.append(chunk)
+                        continue
+                    self._decode_event(event)
+                    if self._state == _COMPLETE:
+                        return
+        except e.GroqProviderError:
+            pass  # the stream ends in another way already
 
-    def _service_error(self, decoded: Any) -> e.GroqProviderError:
-        """Return the error for an error event, of the class that its status and code give without streaming."""
-        found = reported_error(decoded)
-        if found is None:
-            has_message = type(decoded) is dict and "message" in decoded
-            found = decoded if has_message else {"message": json_text.as_text(decoded) if decoded else ""}
-        error: e.GroqProviderError = self._call.reported(found, made=True, request_id=self._assembler.request_id)
-        if isinstance(error, e.RateLimitedError) and not self._assembler.chunks:
-            self._call.nothing_made()
-        if type(error) is e.APIStatusError and error.status_code is None:
-            error = e.StreamInterruptedError(
-                f"the service reported an error in the stream: {error.message}", code=error.code, type=error.type
-            )
-        return error
-
-    # --- the end of the answer ---------------------------------------------------------------------------------------------
+    # --- the end: complete -------------------------------------------------------------------------------------------------
 
     def _end_of_body(self) -> None:
-        event = self._decoder.finish()
-        if event is not None and _is_last(event, finished=self._assembler.finish_reason is not None):
-            self._take(event)
-        if self._state is _OPEN:
-            self._end_of_stream(is_marked=False)
+        event = self._event_decoder.finish()
+        if event is not None and ends_answer(event, has_finished=self._assembler.finish_reason is not None):
+            self._decode_event(event)
+        if self._state == _OPEN:
+            self._finish(is_marked=False)
 
-    def _end_of_stream(self, *, is_marked: bool) -> None:
-        """Finish the answer if it is complete: with a finish reason or, where the configuration allows that, with the end mark.
-
-        Raises:
-            StreamInterruptedError: The answer is not complete.
-        """
-        has_reason = self._assembler.finish_reason is not None
-        if not has_reason and not (is_marked and not self._call.runtime.require_finish_reason):
+    def _finish(self, *, is_marked: bool) -> None:
+        """Finish an answer that is whole; without an end mark, and by default with one as well, it must have a finish reason."""
+        if self._assembler.finish_reason is None and (not is_marked or self._call.runtime.require_finish_reason):
             raise e.StreamInterruptedError("the stream ended before the answer was complete: no finish_reason came")
         self._wire.drain(self._scope)
-        self._complete_from_chunks()
+        self._finish_assembled()
 
-    def _complete_from_chunks(self) -> None:
+    def _finish_assembled(self) -> None:
+        """Finish with the answer that the chunks make."""
         assembler = self._assembler
         rest = assembler.flush_halves()
         if rest is not None:
             self._pending.append(rest)
         self._complete(assembler.response_fields(), assembler.text_size())
 
-    def _complete(self, fields: dict[str, Any], size: int) -> None:
-        """End the call with the whole answer, and add the last chunk."""
-        response = self._call.succeeded(fields, arrival=self._times.arrival(), output_size=size)
-        self._response = response
-        self._state = _COMPLETE
-        self._events = self._lines = None  # nothing after the end counts
-        self._pending.append(
-            ResponseChunk(
-                finish_reason=response.finish_reason, usage=response.usage, provider_metadata=response.provider_metadata
-            )
-        )
-
-    def _read_plain(self) -> None:
-        """Take a plain JSON answer, which a server sent although it was asked for a stream."""
-        body = self._read_body()
+    def _take_plain_answer(self, body: bytes) -> None:
+        """Finish with a whole JSON answer, which a server sent although a stream was asked for."""
+        call = self._call
         if not body.strip():
-            raise self._call.empty_answer()
+            raise call.empty_answer()
         data = json_text.loads(body, checkpoint=self._scope.checkpoint)
-        fields = self._call.answer(data)
+        fields = call.answer(data)
         fields["raw"] = data
         calls = tuple(
             [
@@ -534,60 +435,54 @@ class ResponseStream:
             )
         self._complete(fields, len(body))
 
-    def _read_body(self) -> bytes:
-        """Return the whole body. Its first lines may have been read already. The ends of lines do not matter in JSON."""
-        first_lines, self._first_lines = self._first_lines, []
-        if not first_lines:
-            return self._wire.read_body(MAX_BODY)
-        body = bytearray(
-            b"\n".join(first_lines)
-        )  # joined, since an object for each line takes more memory than the lines
-        while (lines := self._wire.read_lines()) is not None:
-            self._scope.checkpoint()
-            if lines:
-                body += b"\n"
-                body += b"\n".join(lines)
-            if len(body) > MAX_BODY:
-                raise e.ResponseTooLargeError(f"the answer is larger than {MAX_BODY:,} bytes", sent=True)
-        return bytes(body)
+    def _complete(self, fields: dict[str, Any], size: int) -> None:
+        response = self._call.succeeded(fields, arrival=self._times.arrival(), output_size=size)
+        self._events = self._lines = None  # events after the end belong to no answer
+        self._response = response
+        self._state = _COMPLETE
+        self._pending.append(
+            ResponseChunk(
+                finish_reason=response.finish_reason, usage=response.usage, provider_metadata=response.provider_metadata
+            )
+        )
 
-    # --- failures ----------------------------------------------------------------------------------------------------------
+    # --- the end: failed ---------------------------------------------------------------------------------------------------
 
-    def _handle_failure(self, error: e.GroqProviderError) -> None:
-        """Retry if no chunk was handed out yet and a retry is worth it; otherwise fail with the part that has arrived."""
-        try:
-            self._retry_or_fail(error)
-        except BaseException:  # an interrupt, such as KeyboardInterrupt during the delay before a retry
-            self._close_torn()
-            raise
-
-    def _retry_or_fail(self, error: e.GroqProviderError) -> None:
-        call = self._call
-        self._events = self._lines = self._unhandled_error = None  # later events belong to no answer
+    def _handle_error(self, error: e.GroqProviderError) -> None:
+        """End the stream after a failure; if no chunk was made yet, leave the failure to next(), which may try again."""
+        call, assembler = self._call, self._assembler
+        self._events = self._lines = None
         self._wire.close()
-        call.request_id = call.request_id or self._assembler.request_id  # some servers name it in chunks only
-        if self._assembler.finish_reason is not None and isinstance(
+        call.request_id = call.request_id or assembler.request_id  # some servers name it in their chunks only
+        if assembler.finish_reason is not None and isinstance(
             error, (e.ResponseError, e.ReadTimeoutError, e.ProtocolError)
         ):
-            # The service has said that the answer is complete, so a failure after that is as good as the end of the body.
-            self._complete_from_chunks()
-            return
-        if self._has_output:
+            # The service had said that the answer is complete. A failure to read on is then like the end of the body.
+            self._finish_assembled()
+        elif self._has_delivered or self._pending:
             self._fail(call.failed(self._as_stream_error(error), usage=self._known_usage()))
-            return
+        else:
+            self._error, self._state = error, _TO_RETRY
+
+    def _retry(self) -> None:
+        """Make another attempt after a failure before the first chunk, or end the stream."""
+        call, error = self._call, self._error
         try:
             call.recover(error, usage=self._known_usage())
-        except e.GroqProviderError as final_error:
-            error = final_error
-        else:
-            try:
-                self._start(call.result())
-            except e.GroqProviderError as final_error:
-                self._fail(final_error)
+        except e.GroqProviderError as final:
+            if isinstance(final, e.ReadTimeoutError):  # before the first token this is the right name
+                self._fail(final)
+            else:
+                self._fail(call.failed(self._as_stream_error(final)))
             return
-        if not isinstance(error, e.ReadTimeoutError):  # before the first token it keeps this name
-            error = call.failed(self._as_stream_error(error))
-        self._fail(error)
+        try:
+            wire = call.result()
+        except e.GroqProviderError as final:
+            self._fail(final)
+            return
+        self._start(wire)
+        self._state = _OPEN
+        del self._error
 
     def _fail(self, error: e.GroqProviderError) -> None:
         """End the stream with an error, which every further read raises."""
@@ -596,12 +491,12 @@ class ResponseStream:
         self._state = _FAILED
 
     def _as_stream_error(self, error: e.GroqProviderError) -> e.GroqProviderError:
-        """Return the error in the terms of a reader of streams."""
-        total = self._scope.total_deadline
-        in_time = total is None or self._scope.clock.monotonic() < total
+        """Return the error that tells the reader how the stream failed."""
+        total = self._call.scope.total_deadline
+        in_time = total is None or self._call.runtime.clock.monotonic() < total
         cls: type[e.GroqProviderError] | None = None
         if isinstance(error, e.ReadTimeoutError) and in_time:
-            cls, text = e.StreamIdleTimeoutError, f"no event for {self._idle:g} s"
+            cls, text = e.StreamIdleTimeoutError, f"no event for {self._call.options.timeouts.idle:g} s"
         elif isinstance(error, (e.IncompleteResponseError, e.APIConnectionError)):
             cls, text = e.StreamInterruptedError, f"the stream broke: {error.message}"
         elif isinstance(error, (e.ResponseDecodeError, e.ProtocolError)):
@@ -615,7 +510,12 @@ class ResponseStream:
     def _known_usage(self) -> Any:
         return self._assembler.usage or self._call.estimated_usage(self._assembler.text_size())
 
-    # --- the answer --------------------------------------------------------------------------------------------------------
+    # --- what the caller sees ----------------------------------------------------------------------------------------------
+
+    @property
+    def decode_errors(self) -> int:
+        """Number of events whose bytes were not UTF-8; their broken parts read U+FFFD."""
+        return self._chunk_decoder.decode_errors
 
     def collect(self) -> LLMResponse:
         """Read to the end and return the whole answer.
@@ -637,25 +537,23 @@ class ResponseStream:
         """
         if self._response is not None:
             return self._response
-        if self._error is not None:
+        if self._state == _FAILED:
             raise self._error
         raise RuntimeError(
-            "the stream has not ended yet"
-            if self._state is _OPEN
-            else "the stream was closed before its end; see stream.partial"
+            "the stream was closed before its end; see stream.partial"
+            if self._state == _CLOSED
+            else "the stream has not ended yet"
         )
 
     @property
     def partial(self) -> LLMResponse:
-        """The part that has arrived so far, with ``finish_reason=None``. For the reading thread."""
-        if self._is_plain and self._response is not None:
+        """The part that has arrived so far, with ``finish_reason=None``; for the reading thread."""
+        if self._sniffer is not None and self._response is not None:  # a plain answer, which has no chunks
             return attrs.evolve(self._response, finish_reason=None)
-        assembler = self._assembler
-        return self._call.partial(
-            assembler.response_fields(), arrival=self._times.arrival(), output_size=assembler.text_size()
-        )
+        assembler, arrival = self._assembler, self._times.arrival()
+        return self._call.partial(assembler.response_fields(), arrival=arrival, output_size=assembler.text_size())
 
-    # --- leaving early -----------------------------------------------------------------------------------------------------
+    # --- the end: left by the caller ---------------------------------------------------------------------------------------
 
     def cancel(self) -> None:
         """End the stream now, from any thread: the reader gets :class:`~groq_provider.RequestCancelledError`."""
@@ -664,8 +562,8 @@ class ResponseStream:
     def close(self) -> None:
         """Stop reading and free the connection, from any thread. Idempotent; after the end without effect.
 
-        If the whole answer had arrived, ``response`` has it, however much of it was read. A thread that is inside ``next()`` gets
-        :class:`~groq_provider.RequestCancelledError` at once, as with :meth:`cancel`.
+        If the whole answer had arrived, ``response`` has it, even if you have not read every chunk. A thread that is in ``next()``
+        meanwhile gets :class:`~groq_provider.RequestCancelledError` at once, as by :meth:`cancel`.
         """
         for is_reader in self._lock_attempts:
             if is_reader:
@@ -675,53 +573,56 @@ class ResponseStream:
                 finally:
                     self._release_lock()
             break
-        self.cancel()  # the thread that reads does the rest
+        self.cancel()  # the reading thread then ends the stream
 
     def _close(self) -> None:
-        if self._state is _OPEN:
-            completed = False
+        if self._state in _UNENDED:
             try:
-                completed = self._take_buffered()
+                self._decode_rest()
             finally:  # after an interrupt, too
-                if not completed:
+                if self._state in _UNENDED:
                     self._abandon()
+        elif self._state == _CLOSED:
+            self._abandon()  # again: an interrupt may have cut the first time short
         if self._pending:
-            self._chunk_dropped = True
-            self._pending.clear()
+            self._drop_pending()
 
-    def _close_torn(self) -> None:
-        """Close the stream after an interrupt: a part may be missing, so what follows must not make the answer look complete."""
-        self._chunk_dropped = True
+    def _drop_pending(self) -> None:
+        """Drop chunks that were not handed out; reading on is an error from now on."""
         self._pending.clear()
-        if self._state is _OPEN:
+        if self._state == _COMPLETE:
+            self._state = _CLOSED
+
+    def _close_after_interrupt(self) -> None:
+        """Close the stream where it is. A part of the text may be lost, so nothing after it may make the answer look complete."""
+        self._drop_pending()
+        if self._state in _UNENDED:
             self._abandon()
 
     def _abandon(self) -> None:
-        """End the stream where it is: close the connection, and settle the call."""
+        """End the stream and the call, and close the connection. You may repeat it."""
         self._events = self._lines = None
         self._state = _CLOSED
         try:
-            self._release()
-        except BaseException:  # an interrupt; to do it twice does no harm
-            self._release()
-            raise
+            self._wire.close()
+        finally:
+            self._call.abandoned(self._known_usage(), arrival=self._times.arrival())
 
-    def _release(self) -> None:
-        self._wire.close()
-        self._settle_abandoned()
-
-    def _settle_abandoned(self) -> None:
-        self._call.abandoned(self._known_usage(), arrival=self._times.arrival())
+    def disown(self) -> None:
+        """In a forked child: read no more, since the bytes belong to the parent."""
+        if self._state in _UNENDED:
+            self._state = _FOREIGN
+            self._events = self._lines = None
 
     def settle_at_exit(self, readers: Collection[int]) -> None:
-        """Settle and record the part that has arrived, as the interpreter ends, and close the connection unless one of *readers* reads it.
+        """Settle and record the call when the interpreter ends, and close the connection unless one of *readers* has it.
 
-        Daemon threads run on for a moment, and one that found its stream closed would print an error.
+        Daemon threads run on for a moment. One that found its stream closed would print a traceback.
         """
-        if self._reader not in readers:
+        if self._reader_thread not in readers:
             self.close()
-        elif self._state is _OPEN:
-            self._settle_abandoned()
+        elif self._state in _UNENDED:
+            self._call.abandoned(self._known_usage(), arrival=self._times.arrival())
 
     def __enter__(self) -> ResponseStream:
         return self
@@ -732,49 +633,13 @@ class ResponseStream:
         self.close()
 
     def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        # When the interpreter ends, the stream is settled already, and half of what closing a socket needs is gone.
-        if self._state is not _OPEN or _finalizing():
+        # At the end of the interpreter the books are closed already, and half of the code that closes a socket is gone.
+        if self._state not in _UNENDED or _finalizing():
             return
         text = f"unclosed {self!r}: use it as a context manager, or read it to its end"
         self._state = _CLOSED
-        # The collector may run inside any locked section, so no lock may be taken here. The next call settles this one.
+        # A finalizer must not touch a lock: the collector may run inside any of them. The call is settled with the next one.
         self._wire.abandon()
         call, usage, arrival = self._call, self._known_usage(), self._times.arrival()
         call.runtime.calls.run_with_next_call(lambda: call.abandoned(usage, arrival=arrival))
         warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
-
-
-#: Names of events that may be chunks. An event named like its own ``object`` may be one, too.
-_OWN_NAMES = frozenset({"", "message", "error", "chat.completion.chunk"})
-
-
-def _names_itself(event: Event) -> bool:
-    """Return whether an event has the name that its data gives, or is called the end and marks the end."""
-    name, data = event
-    if data[:6] == DONE:
-        return name == "done"
-    if b'"object"' not in data:
-        return False
-    try:
-        decoded = json_text.loads(data)
-    except e.ResponseDecodeError:
-        return False
-    return type(decoded) is dict and decoded.get("object") == name
-
-
-def _is_last(event: Event, *, finished: bool) -> bool:
-    """Return whether an event without its blank line, at the end of the body, is whole and the last one.
-
-    That is an end mark, a finish reason or an error; after the finish reason anything, since the answer must lack nothing that came.
-    """
-    if event.data[:6] == DONE or event.name == "error":
-        return True
-    try:
-        decoded = json_text.loads(event.data)
-    except e.ResponseDecodeError:
-        return False
-    if type(decoded) is not dict:
-        return False
-    choices = decoded.get("choices")
-    finishes = type(choices) is list and any(type(item) is dict and item.get("finish_reason") for item in choices)
-    return finished or finishes or bool(decoded.get("error")) or decoded.get("object") == "error"

@@ -343,7 +343,7 @@ def striking(modules, number):
 MODULES = {
     "limiter": ["ratelimit/limiter.py", "ratelimit/model.py", "ratelimit/queue.py", "ratelimit/reservation.py", "ratelimit/bucket.py"],
     "call": ["call/caller.py", "call/registry.py", "call/call.py", "provider.py", "call/retry.py", "cancel.py", "latency.py"],
-    "stream": ["call/stream.py", "wire/assemble.py", "wire/sse.py"],
+    "stream": ["call/stream.py", "call/chunk_decoder.py", "call/body_sniffer.py", "call/arrival.py", "wire/assemble.py", "wire/sse.py"],
     "pool": ["transport/http1/pool.py", "transport/session.py", "transport/scope.py", "transport/http1/connection.py"],
     "answer": ["transport/requests_adapter.py"],
 }  # fmt: skip

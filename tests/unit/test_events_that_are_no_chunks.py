@@ -101,15 +101,16 @@ def test_other_events_renew_no_limit(other):
     stream = opened(event("", chunk("a")), other, other, event("", chunk("b")), other, clock=clock)
     assert next(stream).content == "a"
     call = stream._call.scope
-    stream._advance()  # the first read is used up
-    stream._advance()  # the reader is back from the first chunk, and the limit starts
+    stream._fetch_chunk()  # the first read is used up
+    stream._fetch_chunk()  # the reader is back from the first chunk, and the limit starts
     started = clock.monotonic()
     assert call.deadline == started + 5.0
     clock.advance(2.0)
-    stream._advance()
+    stream._fetch_chunk()
     assert call.deadline == started + 5.0
-    stream._advance()
-    stream._advance()
+    assert next(stream).content == "b"
+    stream._fetch_chunk()
+    stream._fetch_chunk()
     assert call.deadline == started + 2.0 + 5.0  # a chunk renews it
     stream.close()
 

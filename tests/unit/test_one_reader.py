@@ -155,7 +155,7 @@ def test_an_interrupt_leaves_it_free(what, monkeypatch):
     def struck(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stream, {"next": "_next", "poll": "_poll", "close": "_close"}[what], struck)
+    monkeypatch.setattr(stream, {"next": "_next_chunk", "poll": "_poll", "close": "_close"}[what], struck)
     with pytest.raises(KeyboardInterrupt):
         {"next": lambda: next(stream), "poll": stream.poll, "close": stream.close}[what]()
     monkeypatch.undo()

@@ -42,6 +42,7 @@ from support.wire_faults import (
 
 from groq_provider import GroqProvider, RetryPolicy, Timeouts
 from groq_provider import errors as e
+from groq_provider.call import body_sniffer
 from groq_provider.call import stream as stream_module
 from groq_provider.call.call import Call
 from groq_provider.wire.sse import LineSplitter
@@ -59,7 +60,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Grounds:
 @pytest.fixture
 def grounds(certificates: Grounds, monkeypatch: pytest.MonkeyPatch) -> Grounds:
     monkeypatch.setattr(Call.read_bytes, "__defaults__", (CAP,))
-    monkeypatch.setattr(stream_module, "MAX_BODY", CAP)
+    monkeypatch.setattr(body_sniffer, "MAX_BODY", CAP)
     monkeypatch.setattr(stream_module, "MAX_STREAM", CAP)
     monkeypatch.setattr(LineSplitter.__init__, "__defaults__", (CAP,))
     certificates.patch = monkeypatch

@@ -338,6 +338,9 @@ WHOLE = FILES | {
         "call/runtime.py",
         "call/call.py",
         "call/stream.py",
+        "call/chunk_decoder.py",
+        "call/body_sniffer.py",
+        "call/arrival.py",
         "transport/session.py",
         "transport/requests_adapter.py",
     )
