@@ -86,6 +86,10 @@ class ResponseStream:
     _since_last_read = _AWAY
     _error: e.GroqProviderError  # in the states _FAILED and _TO_RETRY
     _response: LLMResponse | None = None
+    #: The lines of the last read that are left for further batches.
+    _lines: Iterator[bytes] | None = None
+    #: The events of the last batch that are left. Each is decoded when its chunk is asked for, so that no chunk waits for later events.
+    _events: Iterator[Event] | None = None
 
     def __init__(self, call: Call, wire: WireResponse) -> None:
         self._call = call
@@ -115,10 +119,6 @@ class ResponseStream:
         self._chunk_decoder = ChunkDecoder(self._call, wire, self._assembler)
         self._times = ReadTimes(self._scope.clock.monotonic())
         self._size = 0
-        #: The lines of the last read that are left for further batches.
-        self._lines: Iterator[bytes] | None = None
-        #: The events of the last batch that are left. Each is decoded when its chunk is asked for, so that no chunk waits for later events.
-        self._events: Iterator[Event] | None = None
 
     def __repr__(self) -> str:
         if self._state == _UNFINISHED:
@@ -136,37 +136,36 @@ class ResponseStream:
         return self
 
     def __next__(self) -> ResponseChunk:
+        event: Event | None
         try:
             for is_reader in self._lock_attempts:
                 if is_reader:
                     try:
-                        event, events = None, self._events
+                        events = self._events
                         if events is not None and not self._pending and not self._scope._cancelled:  # noqa: SLF001 - the property takes longer than the rest of this
                             # The short way for nearly every chunk: it looks like those before, and came with the last read.
                             try:
                                 for event in events:
                                     if not event[0] and (chunk := self._assembler.reuse_template(event[1])) is not None:
                                         return chunk
+                                    self._fetch_chunk(event)
                                     break
                                 else:
                                     self._events = None
                             except e.GroqProviderError as error:  # an event that is too large
-                                event = None
                                 self._handle_error(error)
-                        next_chunk = self._next_chunk(event)
-                        if next_chunk is not None:
-                            return next_chunk
+                            event = events = None  # the traceback of an error must not keep the text of the answer
+                        return self._next_chunk()
                     finally:
                         self._release_lock()
-                    event = events = None  # the traceback of the error below must not keep the text of the answer
-                    ending = self._ending()
-                else:
-                    ending = self._busy_error()
                 break
-        except BaseException:  # an interrupt; here, and not further in, since the chunk is lost until it is returned
+        except StopIteration:
+            raise
+        except BaseException:
+            # Out here, since a chunk is lost until it is returned. After an error of the stream this has no effect.
             self._close_after_interrupt()
             raise
-        raise ending
+        raise self._busy_error()
 
     def _ending(self) -> Exception:
         """Return the exception for a read after the last chunk."""
@@ -185,15 +184,9 @@ class ResponseStream:
             return self._ending()
         return RuntimeError("another thread is reading this stream just now; it belongs to one reader at a time")
 
-    def _next_chunk(self, event: Event | None) -> ResponseChunk | None:
-        """Return the next chunk, however long it takes; ``None`` at the end.
-
-        Args:
-            event: An event that was taken from those of the last read, and is to be decoded first.
-        """
+    def _next_chunk(self) -> ResponseChunk:
+        """Return the next chunk, however long it takes."""
         pending = self._pending
-        if event is not None:
-            self._fetch_chunk(event)
         if self._scope._cancelled and self._state in (_OPEN, _TO_RETRY):  # noqa: SLF001 - as above
             # The error comes at once, not after all that has arrived. Chunks that were not handed out are on the partial answer.
             self._decode_rest()
@@ -206,7 +199,7 @@ class ResponseStream:
             elif self._state == _TO_RETRY:
                 self._retry()
             else:
-                return None
+                raise self._ending()
         if not self._has_delivered:
             self._has_delivered = True
             self._call.committed()
@@ -244,7 +237,9 @@ class ResponseStream:
                 return False  # much arrived, and no chunk in it
             reads += 1
             if self._events is None and self._lines is None:
-                now = self._resume()
+                if self._since_last_read:
+                    self._resume()
+                now = clock.monotonic()
                 deadline = self._scope.deadline
                 # A limit that has passed is read past as well, which fails: a caller that only polls must be told.
                 if deadline is None or deadline > now:
@@ -282,7 +277,7 @@ class ResponseStream:
                 events = self._read()
                 if events is None:
                     return
-            self._events = None
+                self._events = events
             has_data = False
             for event in events:  # noqa: PLR1704 - the next one
                 if not event[0] and (chunk := self._assembler.reuse_template(event[1])) is not None:
@@ -290,9 +285,8 @@ class ResponseStream:
                 else:
                     has_data = self._decode_event(event) or has_data
                 if pending:
-                    if self._state == _OPEN:
-                        self._events = events
                     return
+            self._events = None
             if has_data and self._times.first_token_at is not None:
                 # Events without data, comments and pings do not extend the limit. Until the first token its own limit runs.
                 scope = self._scope
@@ -330,27 +324,20 @@ class ResponseStream:
             lines = self._next_batch()
         return self._event_decoder.events(lines)
 
-    def _resume(self) -> float:
-        """Return the time. If the caller was elsewhere since the last read, begin a new one, and give it time to take in what has arrived."""
+    def _resume(self) -> None:
+        """Note that the caller is back since the last read, and give it time to take in what has arrived meanwhile."""
         scope, times = self._scope, self._times
-        now = scope.clock.monotonic()
-        since_last_read = self._since_last_read
-        if since_last_read == _READING:
-            return now
-        self._since_last_read = _READING
+        now = times.began_at = scope.clock.monotonic()
         self._reader_thread = get_ident()
-        times.began_at = now
-        if since_last_read == _AWAY and times.first_token_at is not None:
+        was_away, self._since_last_read = self._since_last_read == _AWAY, _READING
+        if was_away and times.first_token_at is not None:
             # Time that the caller spends between two reads does not count as silence of the service.
             scope.deadline = scope.deadline_after(self._idle, now)
         elif (deadline := scope.deadline) is not None:
-            # What has arrived meanwhile may have arrived in time. Before the first token the caller gets a moment to wait for it, too.
-            if since_last_read == _AWAY:
-                if deadline - now < _GRACE:
-                    scope.deadline = scope.deadline_after(_GRACE, now)
-            elif deadline <= now and self._wire.ready(0):
-                scope.deadline = scope.deadline_after(_GRACE)
-        return now
+            # What has arrived meanwhile may have arrived in time.
+            late = deadline - now < _GRACE if was_away else deadline <= now and self._wire.ready(0)
+            if late:
+                scope.deadline = scope.deadline_after(_GRACE, now)
 
     def _next_batch(self) -> list[bytes]:
         """Return the next lines of a read that brought very many."""
@@ -565,6 +552,8 @@ class ResponseStream:
         If the whole answer had arrived, ``response`` has it, even if you have not read every chunk. A thread that is in ``next()``
         meanwhile gets :class:`~groq_provider.RequestCancelledError` at once, as by :meth:`cancel`.
         """
+        if self._state == _COMPLETE and not self._pending:
+            return  # the usual case, without the lock: this state is final
         for is_reader in self._lock_attempts:
             if is_reader:
                 try:
@@ -596,7 +585,7 @@ class ResponseStream:
     def _close_after_interrupt(self) -> None:
         """Close the stream where it is. A part of the text may be lost, so nothing after it may make the answer look complete."""
         self._drop_pending()
-        if self._state in _UNENDED:
+        if self._state in (_OPEN, _TO_RETRY):
             self._abandon()
 
     def _abandon(self) -> None:
