@@ -48,12 +48,12 @@ _LEAST_READS = 4
 # The states of a stream. They say what ``next()`` does once no chunk is pending.
 _UNFINISHED = "unfinished"  # under construction: nothing to read and nothing to free
 _OPEN = "open"  # reads on
-_TO_RETRY = "to retry"  # failed with ``_error`` before the first chunk: next() makes another attempt, which takes time, so poll() must not
+_TO_RETRY = (
+    "to retry"  # failed with ``_error`` before the first chunk: next() may retry; poll() must not, it would wait
+)
 _COMPLETE = "complete"  # the answer is whole: StopIteration
 _FAILED = "failed"  # raises ``_error``
-_CLOSED = (
-    "closed"  # left before its end, or a chunk was dropped: RuntimeError, so that a part does not look like the whole
-)
+_CLOSED = "closed"  # left early, or a chunk was dropped: RuntimeError, so that a part does not look like the whole
 _FOREIGN = "foreign"  # a forked child's copy of a stream that the parent reads: RuntimeError
 #: The states in which the stream holds a connection and an unfinished call.
 _UNENDED = (_OPEN, _TO_RETRY, _FOREIGN)

@@ -561,6 +561,26 @@ def test_interrupt_before_delivery_closes_stream():
     assert bench.runtime.in_flight == 0
 
 
+def test_interrupt_after_delivery_closes_stream():
+    """An interrupt when ``next()`` has released the stream loses the chunk as well, so reading on is an error."""
+    bench = Bench(streamed(chunk("one") + chunk(" two") + chunk(finish="stop") + b"data: [DONE]\n\n"))
+    stream = bench.stream()
+    release = stream._release_lock
+
+    def struck():
+        release()
+        stream._release_lock = release
+        raise KeyboardInterrupt
+
+    stream._release_lock = struck
+    with pytest.raises(KeyboardInterrupt):
+        next(stream)
+    with pytest.raises(RuntimeError, match="closed before its end"):
+        next(stream)
+    assert stream.partial.content == "one"
+    assert bench.runtime.in_flight == 0
+
+
 def test_interrupted_close_still_closes(monkeypatch):
     """An interrupt while closing closes all the same; what had come is not read on from."""
     bench = Bench(streamed(b"".join([*map(chunk, "abcd"), chunk(finish="stop"), b"data: [DONE]\n\n"])))
