@@ -55,7 +55,7 @@ class Striking:
 
 
 def places_taken(provider):
-    return sum(connection.reserved for connection in provider._transport.adapter.pool()._connections)
+    return sum(connection.open_streams for connection in provider._transport.adapter.pool()._connections)
 
 
 @pytest.mark.parametrize("stream", [False, True])

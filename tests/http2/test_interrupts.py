@@ -21,6 +21,7 @@ from groq_provider import errors as e
 from groq_provider._sync import lock_attempts
 from groq_provider.transport.http2 import connection as http2_connection
 from groq_provider.transport.http2 import pool as http2_pool
+from groq_provider.transport.http2.stream import Stream
 from groq_provider.transport.permits import ConnectionLimiter, Permit
 from groq_provider.transport.scope import CancelScope
 
@@ -121,15 +122,10 @@ def given_back(provider):
 
 def left_to_others(provider):
     (connection,) = provider._transport.adapter._pool._connections
-    return lambda: connection.drop(connection.placeholder_stream()), connection._lock
+    return lambda: connection.drop(Stream(connection)), connection._lock
 
 
-def place_given_back(provider):
-    pool = provider._transport.adapter._pool
-    return lambda: pool._return_places(pool._connections[0], 0), pool._lock
-
-
-@pytest.mark.parametrize("what", [given_back, left_to_others, place_given_back], ids=lambda what: what.__name__)
+@pytest.mark.parametrize("what", [given_back, left_to_others], ids=lambda what: what.__name__)
 def test_interrupt_leaves_no_lock_held(what):
     """A lock that is tried and not waited for is released again, however early after it was taken the interrupt comes."""
     files = FILES | {http2_pool.__file__}
@@ -210,19 +206,17 @@ def clean(provider):
     """Say whether nothing is under way on any connection."""
     for connection in provider._transport.adapter._pool._connections:
         books = (
-            connection.reserved,
             connection._frames.streams,
             connection._waiting_streams,
             len(connection._deferred_changes),
         )
-        if not connection.dead and (books != (0, {}, {}, 0) or connection._reader or connection._next_reader):
+        if not connection.dead and (books != ({}, {}, 0) or connection._reader):
             return False
     return True
 
 
 def locks(provider):
-    pool = provider._transport.adapter._pool
-    return [pool._lock, *(connection._lock for connection in pool._connections)]
+    return [connection._lock for connection in provider._transport.adapter._pool._connections]
 
 
 def check_after(provider, where):
@@ -318,7 +312,7 @@ def test_interrupt_while_awaiting_place(every, monkeypatch):
             over = threading.Event()
 
             def go():
-                assert until(lambda: over.is_set() or any(waiting(each.stream) for each in list(pool._queue)))
+                assert until(lambda: over.is_set() or any(waiting(each.placeholder) for each in list(pool._queue)))
                 server.do(server.go.set)
 
             with running(lambda: attempt(held.collect), go) as results:

@@ -203,7 +203,7 @@ def second_on_a_cold_start(monkeypatch, limits, work):
             with running(lambda: attempt(lambda: provider.generate("y").content)) as second:
                 assert until(lambda: pool._queue)
                 (waiter,) = pool._queue
-                assert until(lambda: waiter.stream is not None)
+                assert until(lambda: waiter.placeholder is not None)
                 server.do(server.speak.set)
                 assert until(lambda: pool._connections[0].settings_received)
                 work(server, waiter, second)
@@ -218,9 +218,11 @@ def test_cold_start_waits_for_place(monkeypatch, ahead):
 
     def wait(server, waiter, results):
         ahead[0] = 2 * PATIENCE
-        stream = waiter.stream
+        stream = waiter.placeholder
         waiter.wake()
-        assert until(lambda: waiter.stream not in (None, stream) or results[0] is not None)  # it has read the clock
+        assert until(
+            lambda: waiter.placeholder not in (None, stream) or results[0] is not None
+        )  # it has read the clock
         server.release()
 
     limits = Timeouts(connect=PATIENCE, first_token=8 * PATIENCE)
@@ -383,13 +385,14 @@ def full_connection(monkeypatch, script, streams=1):
 
 
 def test_place_returned_during_warm_up(monkeypatch):
-    """A place returned while a warm-up counts is not lost: the warm-up serves the waiters itself."""
+    """A place returned while a warm-up counts is not lost: it goes to the call that waits."""
     places = Http2Pool._free_places
 
     def counting(pool):
+        count = places(pool)
         if sys._getframe(1).f_code.co_name == "warm_up":
             in_another_thread(stream.close)
-        return places(pool)
+        return count
 
     with full_connection(monkeypatch, held()) as (provider, (stream,)):
         with running(
@@ -475,10 +478,7 @@ def strike(number, work):
 def all_free(pool):
     """Say whether no call holds a place, waits for one, or makes a connection."""
     streams = [connection._frames.streams for connection in pool._connections if not connection.dead]
-    taken = [connection.reserved for connection in pool._connections if not connection.dead]
-    return not (
-        any(streams) or any(taken) or pool._queue or pool._returned_places or pool._is_connecting or pool._lock.locked()
-    )
+    return not (any(streams) or pool._queue or pool._is_connecting)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

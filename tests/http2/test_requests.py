@@ -48,6 +48,7 @@ from support.transports import fork, join, needs_fork
 from groq_provider import CancelToken, GroqProvider, Timeouts
 from groq_provider import errors as e
 from groq_provider.testing import Emulator
+from groq_provider.transport.http2.stream import Stream
 
 SECRETS = ["http2_canary", "0123456789ab"]
 
@@ -444,7 +445,7 @@ def test_lock_holder_closes_rest():
         with connection._lock:
             connection._end_connection(ConnectionResetError, ("over",))
         assert server.open_connections == 1
-        assert not connection.wait(connection.placeholder_stream(), PATIENCE)
+        assert not connection.wait(Stream(connection), PATIENCE)
         assert server.wait(lambda: not server.open_connections)
 
 

@@ -660,15 +660,13 @@ def test_fully_arrived_answer_stays_whole(how):
         assert idle(provider)
 
 
-@pytest.mark.parametrize("held_lock", ["connection", "pool"])
-def test_stream_collected_inside_connection_locks(held_lock):
+def test_stream_collected_inside_connection_lock():
     """The finalizer waits for no lock; the holder resets the stream after releasing."""
     with Http2Server(held()) as server, provider_on(server) as provider:
         bystander = provider.generate_stream("x")
         stream = provider.generate_stream("y")
         assert [next(bystander).content, next(stream).content] == ["one", "one"]
-        pool = provider._transport.adapter.pool()
-        lock = pool._lock if held_lock == "pool" else pool._connections[0]._lock
+        lock = provider._transport.adapter.pool()._connections[0]._lock
         cycle = [stream]
         cycle.append(cycle)
         gc.disable()

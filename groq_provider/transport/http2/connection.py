@@ -34,6 +34,7 @@ from threading import TIMEOUT_MAX, Lock
 from typing import TYPE_CHECKING, Any
 
 from groq_provider._sync import in_signal_handler, lock_attempts
+from groq_provider.transport.http1.receive import wait_until
 from groq_provider.transport.http2.frames import Frames
 from groq_provider.transport.http2.stream import (
     CLOSED,
@@ -126,21 +127,20 @@ class Http2Connection:
         sock: The socket, which this object owns from now on.
         on_change: Called with the number of streams that ended, or with 0 if the connection itself changed. It must not
             wait: it may be called while the lock is held, or by a finalizer.
+        idle_since: The present instant of the pool's clock.
 
     Attributes:
-        reserved: Streams promised to calls. The pool writes it, under the pool's lock.
-        idle_since: Instant of the pool's clock since which no stream was promised. The pool writes it.
+        idle_since: Instant of the pool's clock at which the last stream ended. The pool writes it.
         was_used: Whether the connection has served a request, so that it may have gone stale since.
         dead: Whether the connection and all of its streams have ended.
     """
 
-    def __init__(self, sock: Any, on_change: Callable[[Http2Connection, int], None]) -> None:
+    def __init__(self, sock: Any, on_change: Callable[[Http2Connection, int], None], idle_since: float = 0.0) -> None:
         self._sock = sock
         sock.setblocking(False)
         self._on_change = on_change
         self.pid = os.getpid()
-        self.reserved = 0
-        self.idle_since = 0.0
+        self.idle_since = idle_since
         self.was_used = False
         self.dead = False
         self._was_interrupted = False  # an interrupt ended it, so we do not know how much the peer has read
@@ -150,7 +150,6 @@ class Http2Connection:
         self._reader: Stream | None = None  # guarded by _lock, like all below except _deferred_changes
         self._is_reading = False
         self._waiting_streams: dict[Stream, None] = {}  # in order of arrival; removing a stream means waking its thread
-        self._next_reader: Stream | None = None  # was woken to become the reader, and does not run yet
         #: Posted by threads that cannot wait for the lock: a stream to end, and whether by a cancel; or the bytes of it
         #: to acknowledge.
         self._deferred_changes: deque[tuple[Stream | None, bool, int]] = deque()
@@ -182,42 +181,34 @@ class Http2Connection:
         return self._frames.max_streams
 
     @property
+    def open_streams(self) -> int:
+        """Number of streams under way."""
+        return len(self._frames.streams)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no stream is under way."""
+        return not self._frames.streams
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a new stream may be opened now."""
+        return self.usable and len(self._frames.streams) < self._frames.max_streams
+
+    @property
     def settings_received(self) -> bool:
         """Whether the peer's settings have arrived."""
         return self._frames.settings_received
 
     @property
     def has_reader(self) -> bool:
-        """Whether a thread reads the socket."""
+        """Whether a thread reads the socket, or was woken to do so."""
         return self._reader is not None
 
     @property
     def in_use(self) -> bool:
         """Whether a thread uses the connection. In a signal handler, that may be the call that it interrupted."""
-        return (
-            self._reader is not None
-            or self._next_reader is not None
-            or bool(self._waiting_streams)
-            or self._lock.locked()
-        )
-
-    def await_settings(self, scope: CancelScope) -> None:
-        """Wait for the peer's settings, which say how many streams it allows."""
-        stream = Stream(self)
-        with self._lock:
-            self._frames.await_settings(stream)
-        self._settle_deferred()
-        self.wait(stream, scope.seconds_left(scope.total_deadline))
-
-    def placeholder_stream(self) -> Stream:
-        """Return a placeholder stream, which the peer does not know.
-
-        A thread that waits on it reads the socket for all.
-
-        For calls that wait for a free stream: otherwise no thread might read the peer's message that frees one.
-        :meth:`drop` ends the wait, and so does the end of the connection.
-        """
-        return Stream(self)
+        return self._reader is not None or bool(self._waiting_streams) or self._lock.locked()
 
     def read_pending(self) -> None:
         """Read the bytes that have arrived, unless another thread is the reader."""
@@ -248,7 +239,7 @@ class Http2Connection:
                         self._read_and_send()
                     if not self._frames.streams:
                         self._received_at = time.monotonic()
-                if not self.usable:
+                if not self.has_room:
                     raise NoRoomError("the connection accepts no new requests")
                 if stream.ended:
                     raise stream.failure()  # cancelled just now
@@ -266,7 +257,7 @@ class Http2Connection:
         except NoRoomError:
             raise
         except BaseException:
-            self._mark_interrupted()
+            self._end_interrupted()
             raise
         self._flush_outbox()
 
@@ -365,13 +356,11 @@ class Http2Connection:
         try:
             while not stream.has_news():
                 with self._lock:
-                    if self._next_reader is stream:
-                        self._next_reader = None
                     if self.dead:
                         return stream.has_news()
                     if self._reader is None:
                         self._reader = stream
-                    else:
+                    elif self._reader is not stream:
                         self._waiting_streams[stream] = None
                     if stream.has_news():  # news that came before this thread could be woken
                         return True
@@ -394,30 +383,24 @@ class Http2Connection:
                 raise
 
     def _stop_waiting(self, stream: Stream) -> None:
-        """Stop waiting. If this thread was the reader, or was to become it, choose another one."""
-        if self._reader is stream or self._next_reader is stream or stream in self._waiting_streams:
+        """Stop waiting. If this thread was the reader, make another one the reader."""
+        if self._reader is stream or stream in self._waiting_streams:
             with self._lock:
+                self._waiting_streams.pop(stream, None)
                 if self._reader is stream:
                     self._reader = None
-                if self._next_reader is stream:
-                    self._next_reader = None
-                self._waiting_streams.pop(stream, None)
-                self._choose_reader()
+                if self._reader is None and self._waiting_streams:
+                    self._wake(next(iter(self._waiting_streams)), as_reader=True)
         self._settle_deferred()  # while we held the lock, others may have posted changes
 
-    def _choose_reader(self) -> None:
-        """Choose a reader if there is none. The caller must hold the lock."""
-        if self._reader is None and self._next_reader is None and self._waiting_streams:
-            self._wake(next(iter(self._waiting_streams)), as_reader=True)
-
     def _wake(self, stream: Stream, *, as_reader: bool = False) -> None:
-        """Wake a waiting thread, possibly as the next reader. The caller must hold the lock.
+        """Wake a waiting thread, possibly as the new reader. The caller must hold the lock.
 
         It calls no Python function, as an interrupt could strike at its beginning: a thread that is not in
         _waiting_streams must have been woken.
         """
         if as_reader:
-            self._next_reader = stream  # first, so that the stream is always in one of the two
+            self._reader = stream  # first, so that the stream is always in one of the two
         del self._waiting_streams[stream]
         try:
             stream.wake_lock.release()
@@ -477,11 +460,7 @@ class Http2Connection:
 
     def _readable(self) -> bool:
         """Say whether the socket can be read now."""
-        if _poll is None:  # pragma: no cover - Windows
-            return bool(select.select([self._sock], [], [], 0)[0])
-        poller = _poll()
-        poller.register(self._sock, select.POLLIN)
-        return bool(poller.poll(0))
+        return wait_until(self._sock, 0)
 
     def _read_and_send(self) -> None:
         """Read the bytes that have arrived, and send the replies to them."""
@@ -492,7 +471,7 @@ class Http2Connection:
             self._send_last_bytes()  # this sends h2's GOAWAY
             self._end_connection(type(error), error.args)
         except BaseException:
-            self._mark_interrupted()
+            self._end_interrupted()
             raise
         finally:
             self._is_reading = False
@@ -533,7 +512,7 @@ class Http2Connection:
             self._send_outbox()
             self._notify_waiters()
         except BaseException:
-            self._mark_interrupted()
+            self._end_interrupted()
             raise
 
     def _send_outbox(self) -> None:
@@ -642,27 +621,19 @@ class Http2Connection:
         return self._frames.flushed_bytes - unconfirmed, unconfirmed > 0 or bool(self._frames.outbox)
 
     def _end_connection(self, error_class: Callable[..., Exception], arguments: tuple[Any, ...]) -> None:
-        """End the connection and all of its streams."""
-        if not self.dead:
-            self.dead = True
-            self._fail_streams(error_class, arguments)
-
-    def _mark_interrupted(self) -> None:
-        """End the connection after an interrupt that left its state undefined.
-
-        The interrupt may have struck inside _end_connection() as well.
-        """
-        self._was_interrupted = self._was_interrupted or not self.dead
+        """End the connection and all of its streams. To do it twice is harmless."""
         self.dead = True
-        self._fail_streams(ConnectionAbortedError, ("interrupted",))
-
-    def _fail_streams(self, error_class: Callable[..., Exception], arguments: tuple[Any, ...]) -> None:
         self._frames.fail_all(error_class, arguments, _TLS_RECORD if self._send_blocked else 0)
         while self._waiting_streams:
             self._wake(next(iter(self._waiting_streams)))
         self._notify_waiters()
         self._wake_reader()
         self._on_change(self, 0)
+
+    def _end_interrupted(self) -> None:
+        """End the connection after an interrupt that left its state undefined."""
+        self._was_interrupted = self._was_interrupted or not self.dead
+        self._end_connection(ConnectionAbortedError, ("interrupted",))
 
     # --- afterwards --------------------------------------------------------------------------------------------------------
 
@@ -709,7 +680,7 @@ class Http2Connection:
         self._lock = Lock()
         self._deferred_changes = deque()
         self._waiting_streams = {}
-        self._reader = self._next_reader = None
+        self._reader = None
         self.dead = True
         self._on_change = lambda *_: None
         self._frames.fail_all(ConnectionResetError, ("the connection belongs to the parent process",), 1 << 62)

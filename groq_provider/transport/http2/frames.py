@@ -140,8 +140,6 @@ class Frames:
         self.max_streams = FIRST_STREAMS
         self.settings_received = self.draining = False
         self.ping_answered = True
-        #: Placeholder streams that end with the arrival of the peer's settings, or with the connection.
-        self._settings_waiters: list[Stream] = []
         self.changed_streams: list[Stream] = []
         self.closed_streams = 0
         self._h2.initiate_connection()
@@ -245,16 +243,6 @@ class Frames:
         except h2.exceptions.ProtocolError:
             pass  # closed already, on both sides
         self._collect_output()
-
-    def await_settings(self, stream: Stream) -> None:
-        """End the placeholder *stream* once the peer's settings have arrived, or the connection ends."""
-        self._settings_waiters.append(stream)
-        if self.settings_received:
-            self._finish_settings_waiters()
-
-    def _finish_settings_waiters(self) -> None:
-        while self._settings_waiters:
-            self._finish_stream(self._settings_waiters.pop())
 
     def send_ping(self) -> None:
         """Send a ping."""
@@ -495,7 +483,6 @@ class Frames:
             else:
                 self._fail_stream(stream, UnprocessedError, "the connection broke before the request was sent")
             self._remove_stream(stream)
-        self._finish_settings_waiters()
 
     # --- what h2 says ------------------------------------------------------------------------------------------------------
 
@@ -525,7 +512,6 @@ class Frames:
 
     def _on_settings(self, _event: h2.events.RemoteSettingsChanged) -> None:
         self.settings_received = True
-        self._finish_settings_waiters()
         self.max_streams = min(MAX_STREAMS, self._h2.remote_settings.max_concurrent_streams)
         # The peer's header table costs memory on our side, too, so do not let it exceed the default. The encoder
         # announces table sizes in its next head: keep the smallest and the last only, however many the peer has
