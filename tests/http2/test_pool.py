@@ -457,7 +457,7 @@ class Striker:
         if file == POOL:  # not in finalizers, which swallow it
             return name not in ("<genexpr>", "_close_all")
         if file == CONNECTION:
-            return name in ("open", "_send_request") or (
+            return name in ("open", "_read_before_request") or (
                 name == "_settle_deferred" and event == "call" and frame.f_back.f_code.co_name == "open"
             )
         return file == STREAM and name == "__init__"

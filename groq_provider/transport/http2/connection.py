@@ -69,7 +69,7 @@ _READ_SIZE = 16_384
 _MAX_READS = 64
 #: Bytes that may have left the machine although send() did not report them: TLS sends whole records.
 _TLS_RECORD = 16_384 + 512
-#: Prefix of the names of the modules that share the locks of connections and pools.
+#: Prefix of the names of the modules that hold locks of connections, or turns in the queue of a pool.
 HTTP2_MODULES = f"{__package__}."
 
 _log = logging.getLogger(__name__)
@@ -186,11 +186,6 @@ class Http2Connection:
         return len(self._frames.streams)
 
     @property
-    def is_idle(self) -> bool:
-        """Whether no stream is under way."""
-        return not self._frames.streams
-
-    @property
     def has_room(self) -> bool:
         """Whether a new stream may be opened now."""
         return self.usable and len(self._frames.streams) < self._frames.max_streams
@@ -213,7 +208,7 @@ class Http2Connection:
     def read_pending(self) -> None:
         """Read the bytes that have arrived, unless another thread is the reader."""
         with self._lock:
-            if self._reader is None and self.usable and self._readable():
+            if self._reader is None and self.usable and wait_until(self._sock, 0):
                 self._read_and_send()
         self._settle_deferred()
 
@@ -232,34 +227,34 @@ class Http2Connection:
         try:
             with self._lock:
                 if self._reader is None and self.usable:
-                    # No thread was reading: behind other input, the peer may have announced its end.
-                    for _ in range(_MAX_READS):
-                        if not (self.usable and self._readable()):
-                            break
-                        self._read_and_send()
-                    if not self._frames.streams:
-                        self._received_at = time.monotonic()
+                    self._read_before_request()
                 if not self.has_room:
                     raise NoRoomError("the connection accepts no new requests")
                 if stream.ended:
                     raise stream.failure()  # cancelled just now
-                self._send_request(stream, fields, body)
+                stream.on_used_connection = self.was_used
+                stream.reads_before = self._read_count
+                try:
+                    self._frames.open_stream(stream, fields, body, time.monotonic())
+                except NoRoomError:
+                    raise
+                except BaseException:
+                    self._end_interrupted()
+                    raise
+                self._flush_outbox()
                 if scope.sent is False:
                     scope.sent = None
         finally:
             self._settle_deferred()
 
-    def _send_request(self, stream: Stream, fields: list[HeaderTuple], body: bytes | None) -> None:
-        stream.on_used_connection = self.was_used
-        stream.reads_before = self._read_count
-        try:
-            self._frames.open_stream(stream, fields, body, time.monotonic())
-        except NoRoomError:
-            raise
-        except BaseException:
-            self._end_interrupted()
-            raise
-        self._flush_outbox()
+    def _read_before_request(self) -> None:
+        """Read all that has arrived while no thread was reading: the peer may have announced its end."""
+        for _ in range(_MAX_READS):
+            if not (self.usable and wait_until(self._sock, 0)):
+                break
+            self._read_and_send()
+        if not self._frames.streams:
+            self._received_at = time.monotonic()
 
     def await_head(self, stream: Stream, scope: CancelScope) -> list[tuple[bytes, bytes]]:
         """Wait for the head of the response.
@@ -269,7 +264,7 @@ class Http2Connection:
             OSError: The stream or the connection has ended.
         """
         while True:
-            ended = stream.ended  # read first: whatever arrived before the end is there by now
+            ended = stream.ended  # read first: what arrived before the end is there by now
             if stream.head is not None:
                 break
             if stream.sent and not stream.sent_noted:
@@ -278,13 +273,16 @@ class Http2Connection:
             if ended:
                 raise stream.failure()
             if stream.sent_noted:
-                remaining = scope.seconds_left(scope.deadline)
-                progress = None
-            else:
-                remaining, progress = self._send_patience(stream, scope), self._send_progress(stream)
-            if not self.wait(stream, remaining) and progress == (
-                None if stream.sent_noted else self._send_progress(stream)
-            ):
+                if not self.wait(stream, scope.seconds_left(scope.deadline)):
+                    raise TimeoutError("timed out")
+                continue
+            # A peer that accepts no part of the request for as long as the limit for its response is dead.
+            progress = self._send_progress(stream)
+            remaining = scope.seconds_left(scope.total_deadline)
+            if scope.after_send is not None:
+                patience = max(0.0, progress + scope.after_send - time.monotonic())
+                remaining = patience if remaining is None else min(remaining, patience)
+            if not self.wait(stream, remaining) and progress == self._send_progress(stream):
                 raise TimeoutError("timed out")
         stream.head_noted = True
         scope.received = True
@@ -299,17 +297,6 @@ class Http2Connection:
     def _send_progress(self, stream: Stream) -> float:
         """Return the last instant at which a part of the request left, as far as its frames or the socket show it."""
         return stream.progress_at if stream.unsent is not None else max(stream.progress_at, self._flushed_at)
-
-    def _send_patience(self, stream: Stream, scope: CancelScope) -> float | None:
-        """Return the seconds within which the next part of the request must leave.
-
-        A peer that accepts nothing for so long is dead.
-        """
-        remaining = scope.seconds_left(scope.total_deadline)
-        if scope.after_send is None:
-            return remaining
-        patience = max(0.0, self._send_progress(stream) + scope.after_send - time.monotonic())
-        return patience if remaining is None else min(remaining, patience)
 
     def went_stale(self, stream: Stream) -> bool:
         """Say whether the connection had probably ended before the peer saw the request."""
@@ -375,7 +362,6 @@ class Http2Connection:
                     return stream.has_news()
             return True
         finally:
-            # However the wait ends, and by an interrupt too, make another thread the reader: the others depend on one.
             try:
                 self._stop_waiting(stream)
             except BaseException:  # an interrupt in the line above; to do it twice is harmless
@@ -383,7 +369,7 @@ class Http2Connection:
                 raise
 
     def _stop_waiting(self, stream: Stream) -> None:
-        """Stop waiting. If this thread was the reader, make another one the reader."""
+        """Stop waiting. If this thread was the reader, hand that over: the others depend on a reader."""
         if self._reader is stream or stream in self._waiting_streams:
             with self._lock:
                 self._waiting_streams.pop(stream, None)
@@ -457,10 +443,6 @@ class Http2Connection:
         return readable
 
     # --- with the lock held ------------------------------------------------------------------------------------------------
-
-    def _readable(self) -> bool:
-        """Say whether the socket can be read now."""
-        return wait_until(self._sock, 0)
 
     def _read_and_send(self) -> None:
         """Read the bytes that have arrived, and send the replies to them."""
@@ -550,10 +532,7 @@ class Http2Connection:
             pass
 
     def _send_last_bytes(self) -> None:
-        """Send the last bytes if the socket accepts them now. Best effort.
-
-        Not by :meth:`_flush_outbox`, which also processes input and puts bodies into frames: both are over.
-        """
+        """Send the last frames, such as GOAWAY, if the socket accepts them now. Process no input and no bodies."""
         frames = self._frames
         try:
             if frames.outbox:
@@ -594,17 +573,18 @@ class Http2Connection:
         return max(self._pinged_at, self._received_at) + PING_PATIENCE
 
     def _handle_silence(self) -> None:
-        """Handle a silence that is too long: send a ping; or end the connection, unless the last ping may not have left yet."""
+        """Send a ping after a silence that is too long; if that is not answered, end the connection.
+
+        Progress counts only if bytes were waiting to leave: the system accepts small requests for a peer that hangs.
+        """
         now = time.monotonic()
         if self._frames.ping_answered:
             self._send_ping(now)
             self._flush_outbox()
             return
         (left_before, was_waiting), self._unsent_at_ping = self._unsent_at_ping, self._unsent_state()
-        # If no bytes were waiting to leave, progress says nothing: the system accepts small requests for a peer that
-        # hangs.
         if was_waiting and self._unsent_at_ping[0] > left_before:
-            self._pinged_at = now
+            self._pinged_at = now  # the ping may not have left yet
         else:
             _log.debug("an HTTP/2 connection does not answer a ping: ending its %d streams", len(self._frames.streams))
             self._end_connection(ConnectionResetError, ("the connection is dead: the server does not answer a ping",))

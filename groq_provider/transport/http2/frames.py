@@ -108,7 +108,7 @@ class Frames:
             h2.config.H2Configuration(
                 client_side=True,
                 header_encoding=None,
-                validate_outbound_headers=False,  # made and checked in fields_of()
+                validate_outbound_headers=False,  # fields_of() makes and checks them
                 normalize_outbound_headers=False,
                 validate_inbound_headers=False,  # check_head() ends one stream, h2 would end the connection
                 normalize_inbound_headers=False,
@@ -124,9 +124,8 @@ class Frames:
             },
         )
         self._header_decoder = HeaderDecoder(MAX_HEAD)
-        self._head_pieces: list[
-            bytes
-        ] = []  # the pieces of an incomplete head, its stream, and the flags of its first piece
+        #: The pieces of an incomplete head, its stream, and the flags of its first piece.
+        self._head_pieces: list[bytes] = []
         self._head_stream_id = self._head_flags = 0
         self._last_stream_id = 0
         self._partial_frame = bytearray()  # the beginning of an incomplete frame
@@ -187,7 +186,7 @@ class Frames:
         self._unflushed_streams.append(stream)
 
     def frame_bodies(self, now: float) -> None:
-        """Put more of the waiting bodies into frames, one frame of each in turn, as far as the peer's windows and our outbox allow."""
+        """Frame more of the waiting bodies, a frame of each in turn, as far as the peer's windows and our outbox allow."""
         made_progress = True
         while made_progress and self._unsent_bodies:
             made_progress = False
@@ -317,7 +316,7 @@ class Frames:
             events = self._h2.receive_data(frame)
         except h2.exceptions.ProtocolError as error:
             problem = type(error).__name__
-        except Exception as error:  # noqa: BLE001 - decoders have been found to raise undocumented exceptions
+        except Exception as error:  # noqa: BLE001 - decoders raise undocumented exceptions
             problem = type(error).__name__
         else:
             for event in events:
@@ -455,31 +454,28 @@ class Frames:
         """Remove a stream, which frees its place."""
         self._unsent_bodies.pop(stream, None)
         stream.unsent = None
-        if stream.id in self.streams:
-            del self.streams[
-                stream.id
-            ]  # a statement and no call: an interrupt as a function is called would leave it uncounted
+        if self.streams.pop(stream.id, None) is not None:
             self.closed_streams += 1
 
     def _finish_stream(self, stream: Stream) -> None:
         stream.ended = True
         self.changed_streams.append(stream)
 
-    def _fail_stream(self, stream: Stream, frame_type: Callable[..., Exception], *arguments: Any) -> None:
+    def _fail_stream(self, stream: Stream, error_class: Callable[..., Exception], *arguments: Any) -> None:
         if not stream.ended:
-            stream.failure_spec = (frame_type, arguments)
+            stream.failure_spec = (error_class, arguments)
             self._finish_stream(stream)
 
     def cancel_stream(self, stream: Stream) -> None:
         """End a stream that our side cancelled."""
-        self._fail_stream(stream, ConnectionAbortedError, "cancel_stream")
+        self._fail_stream(stream, ConnectionAbortedError, "cancelled")
         self.reset_stream(stream)
 
-    def fail_all(self, frame_type: Callable[..., Exception], arguments: tuple[Any, ...], uncounted: int) -> None:
-        """End every stream, as the connection has ended. Requests of which no byte had left may be sent again."""
+    def fail_all(self, error_class: Callable[..., Exception], arguments: tuple[Any, ...], uncounted: int) -> None:
+        """End every stream, because the connection has ended. Requests of which no byte has left may be sent again."""
         for stream in list(self.streams.values()):
             if self.may_have_left(stream, uncounted):
-                self._fail_stream(stream, frame_type, *arguments)
+                self._fail_stream(stream, error_class, *arguments)
             else:
                 self._fail_stream(stream, UnprocessedError, "the connection broke before the request was sent")
             self._remove_stream(stream)
@@ -517,7 +513,7 @@ class Frames:
         # announces table sizes in its next head: keep the smallest and the last only, however many the peer has
         # offered.
         encoder = self._h2.encoder
-        if encoder.header_table_size > _HEADER_TABLE_SIZE:  # noqa: PLR1730 - assigning the present size would make hpack forget an earlier change
+        if encoder.header_table_size > _HEADER_TABLE_SIZE:  # noqa: PLR1730 - the same size again makes hpack forget a change
             encoder.header_table_size = _HEADER_TABLE_SIZE
         if sizes := encoder.table_size_changes:
             sizes[:] = [min(sizes), sizes[-1]]

@@ -224,7 +224,7 @@ class Http2Pool:
                     self._connections.remove(connection)
             elif not connection.has_room or connection.pid != pid:
                 pass
-            elif connection.is_idle and now - connection.idle_since > MAX_IDLE:
+            elif not connection.open_streams and now - connection.idle_since > MAX_IDLE:
                 connection.close()
             else:
                 with contextlib.suppress(NoRoomError):
@@ -469,7 +469,7 @@ class Http2Pool:
 
     def idle(self) -> int:
         """Count the open idle connections, for tests and repr."""
-        return self.http1.idle() + sum(not each.dead and each.is_idle for each in list(self._connections))
+        return self.http1.idle() + sum(not (each.dead or each.open_streams) for each in list(self._connections))
 
     def state(self) -> str:
         """Describe the pool, for repr."""
