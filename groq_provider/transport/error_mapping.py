@@ -27,7 +27,10 @@ class UnwantedCodingError(http.client.HTTPException):
 
 
 def _iter_causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and those that it wraps, from the outside in, but not the one that the caller was handling when it called us."""
+    """Yield an exception and those that it wraps, from the outside in.
+
+    Leave out the one that the caller was handling when it called us.
+    """
     being_handled = sys.exc_info()[1]
     seen: set[int] = set()
     to_visit: list[object] = [error]
@@ -44,7 +47,7 @@ _ECHOES = (http.client.BadStatusLine, http.client.UnknownProtocol)
 
 
 def _bare_cause(error: BaseException) -> BaseException | None:
-    """Return the innermost cause without its traceback and its own causes, which lead to the request and its headers."""
+    """Return the innermost cause without its traceback and its own causes, which lead to the headers of the request."""
     causes = [
         cause
         for cause in _iter_causes(error)
@@ -94,7 +97,7 @@ def map_send_error(problem: BaseException, scope: CancelScope, where: str) -> e.
     chain = list(_iter_causes(problem))
     for cause in chain:
         if isinstance(cause, e.GroqProviderError):  # requests wraps those of our errors that are an OSError
-            cause.__traceback__ = cause.__context__ = None  # a traceback leads to the request and its headers
+            cause.__traceback__ = cause.__context__ = None  # they lead to the headers of the request
             return cause
     sent = scope.sent
 
@@ -105,9 +108,8 @@ def map_send_error(problem: BaseException, scope: CancelScope, where: str) -> e.
         sent is False and has_type(TimeoutError, u3.ConnectTimeoutError) and not has_type(u3.NewConnectionError)
     ):
         return _with_cause(e.ConnectTimeoutError(f"no connection to {where} in time", sent=sent), problem)
-    if (
-        sent is False and isinstance(problem, ValueError) and not isinstance(problem, OSError)
-    ):  # as certificate errors are
+    # Certificate errors are both a ValueError and an OSError.
+    if sent is False and isinstance(problem, ValueError) and not isinstance(problem, OSError):
         # Do not show the value: it may be the key.
         return e.ConfigurationError("a header or the path holds characters that HTTP does not allow", sent=False)
     if has_type(u3.ProxyError, rq.ProxyError) or any(

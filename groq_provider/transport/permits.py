@@ -22,8 +22,7 @@ _RECHECK_AFTER = 0.05
 class Permit:
     """The right to have one request under way, or the wait for that right.
 
-    Once granted, the permit belongs to the waiter: after an interrupt, however early, its finalizer returns it. It is
-    returned once.
+    Once granted, the permit belongs to the waiter: after an interrupt its finalizer returns it, if nothing else does.
     """
 
     __slots__ = ("_limiter", "thread_id", "wake_lock")
@@ -38,10 +37,10 @@ class Permit:
         # The attribute is unset if an interrupt struck in __init__.
         limiter, self._limiter = getattr(self, "_limiter", None), None
         if limiter is not None:
-            # Here and not in a method of ours: an interrupt as that is called would lose the permit.
+            # Not by a method of ours: an interrupt as that begins would lose the permit.
             limiter._returned_permits.append(None)
-            # If this thread is inside a locked section, this is a finalizer or a signal handler. The collector may have run
-            # it between any two statements there, so it must not touch the queue. The section settles at its end.
+            # A finalizer or a signal handler may have interrupted a locked section of this thread between any two
+            # statements. It must not touch the queue then; the section settles at its end.
             if not owns_lock(limiter._lock):
                 limiter._settle_returned()
 
@@ -99,8 +98,8 @@ class ConnectionLimiter:
 
     def _wait_for_permit(self, permit: Permit, wake_lock: Lock, scope: CancelScope, limit: float | None) -> None:
         subscription = scope.subscribe(functools.partial(wake, wake_lock))
-        # If this is a signal handler inside a locked section, threads that return permits leave them to the holder of
-        # the lock, which is this thread. So check again every now and then.
+        # In a signal handler that interrupted a locked section, this thread holds the lock, and other threads leave the
+        # permits that they return to it. So it must look for them itself.
         in_handler = owns_lock(self._lock)
         try:
             while True:

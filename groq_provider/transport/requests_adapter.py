@@ -247,7 +247,7 @@ class Adapter(HTTPAdapter):
         """Do nothing: the shared TLS context decides, and must not be changed per request."""
 
     def add_headers(self, request: Any, **kwargs: Any) -> None:
-        """Add no headers. This is the one hook that is told the time limits of a request that foreign code sends through the adapter."""
+        """Add no headers, but take the time limits of a request that foreign code sends: no other hook is told them."""
         if getattr(request, "scope", None) is None:
             timeout = kwargs.get("timeout")
             connect, read = timeout if isinstance(timeout, tuple) else (timeout, timeout)
@@ -375,8 +375,7 @@ class Response(requests.Response):
     _splitter: LineSplitter | None = None
 
     def __init__(self, raw: Any, request: Any, scope: CancelScope | None) -> None:
-        # Do not call the __init__ of requests.Response: it makes a cookie jar and a case-insensitive dict that are
-        # never used here.
+        # Do not call the __init__ of requests.Response: it makes a cookie jar and a case-insensitive dict, both unused.
         self.status_code = raw.status
         self.headers = raw.headers  # to be asked in lower case
         self.raw = raw

@@ -26,7 +26,7 @@ def tls_context(
 ) -> ssl.SSLContext:
     """Return the shared context of these settings.
 
-    Loading the CA bundle takes 30 to 40 ms, so it is done once, not per connection.
+    It is made once and not per connection, because loading the CA bundle takes 30 to 40 ms.
     """
     try:
         paths = (ca_bundle,) if isinstance(ca_bundle, str) else ca_bundle
@@ -45,7 +45,7 @@ def tls_context(
     # urllib3 calls this before every handshake, on a context that other threads may be using. Setting it once is
     # enough.
     context.set_alpn_protocols(list(protocols))
-    context.set_alpn_protocols = _nothing_more  # type: ignore[assignment, method-assign]  # on this instance only
+    context.set_alpn_protocols = _ignore_protocols  # type: ignore[assignment, method-assign]  # on this instance only
     return context
 
 
@@ -70,5 +70,5 @@ def _load_arguments(path: str) -> dict[str, Any]:
     return {"capath" if Path(path.split(os.pathsep, 1)[0]).is_dir() else "cafile": path}
 
 
-def _nothing_more(_protocols: object) -> None:
-    """Ignore the call: the protocols of the context are set already."""
+def _ignore_protocols(_protocols: object) -> None:
+    """Do nothing: the protocols of the context are set already."""

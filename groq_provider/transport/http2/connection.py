@@ -113,9 +113,9 @@ class _Pipe:
             pass
 
     def __del__(self, _close: Callable[[int], None] = os.close) -> None:
-        for number in (getattr(self, "reader", None), getattr(self, "_writer", None)):
-            if number is not None:
-                _close(number)
+        for name in ("reader", "_writer"):
+            if hasattr(self, name):
+                _close(getattr(self, name))
 
 
 class Http2Connection:
@@ -150,9 +150,9 @@ class Http2Connection:
         self._reader: Stream | None = None  # guarded by _lock, like all below except _deferred_changes
         self._is_reading = False
         self._waiting_streams: dict[Stream, None] = {}  # in order of arrival; removing a stream means waking its thread
-        #: Posted by threads that cannot wait for the lock: a stream to end, and whether by a cancel; or the bytes of it
-        #: to acknowledge.
-        self._deferred_changes: deque[tuple[Stream | None, bool, int]] = deque()
+        #: Posted by threads that cannot wait for the lock: a method of _frames and its arguments. ``None``: look whether
+        #: the connection can close.
+        self._deferred_changes: deque[tuple[Callable[..., None] | None, tuple[Any, ...]]] = deque()
         self._pipe = _Pipe()
         self._send_blocked = False  # the socket accepts no more bytes for now
         self._read_count = 0  # counts the reads that returned bytes
@@ -313,18 +313,19 @@ class Http2Connection:
         if stream.unacknowledged < STREAM_WINDOW // 2 or stream.ended:
             return
         count, stream.unacknowledged = stream.unacknowledged, 0
-        self._deferred_changes.append((stream, False, count))
+        self._deferred_changes.append((self._frames.acknowledge, (stream, count)))
         self._settle_deferred()
 
     def drop(self, stream: Stream, *, cancelled: bool = False) -> None:
         """End a stream. Idempotent; never waits, so finalizers and signal handlers can call it."""
-        self._deferred_changes.append((stream, cancelled, 0))
+        end_stream = self._frames.cancel_stream if cancelled else self._frames.drop_stream
+        self._deferred_changes.append((end_stream, (stream,)))
         self._settle_deferred()
 
     def close(self) -> None:
         """Accept no new streams, and close when the last stream has ended, which may be now. Never waits."""
         self._is_closing = True
-        self._deferred_changes.append((None, False, 0))
+        self._deferred_changes.append((None, ()))
         self._settle_deferred()
 
     # --- waiting -----------------------------------------------------------------------------------------------------------
@@ -637,15 +638,9 @@ class Http2Connection:
 
     def _apply_deferred(self) -> None:
         while self._deferred_changes:
-            stream, is_cancel, count = self._deferred_changes[0]
-            if stream is not None and count:
-                if not self.dead:
-                    self._frames.acknowledge(stream, count)
-            elif stream is not None and is_cancel:
-                self._frames.cancel_stream(stream)
-            elif stream is not None:
-                self._frames.reset_stream(stream)
-                stream.ended = True
+            change, arguments = self._deferred_changes[0]
+            if change is not None:
+                change(*arguments)
             if not self.dead:
                 self._flush_outbox()
             self._deferred_changes.popleft()  # last, so that an interrupt loses none

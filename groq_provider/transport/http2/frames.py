@@ -471,6 +471,11 @@ class Frames:
         self._fail_stream(stream, ConnectionAbortedError, "cancelled")
         self.reset_stream(stream)
 
+    def drop_stream(self, stream: Stream) -> None:
+        """End a stream that no thread reads any more."""
+        self.reset_stream(stream)
+        stream.ended = True
+
     def fail_all(self, error_class: Callable[..., Exception], arguments: tuple[Any, ...], uncounted: int) -> None:
         """End every stream, because the connection has ended. Requests of which no byte has left may be sent again."""
         for stream in list(self.streams.values()):
