@@ -210,7 +210,7 @@ def clean(provider):
             connection._waiting_streams,
             len(connection._deferred_changes),
         )
-        if not connection.dead and (books != ({}, {}, 0) or connection._reader):
+        if not connection.dead and (books != ({}, {}, 0) or connection._reader or connection._next_reader):
             return False
     return True
 

@@ -107,6 +107,8 @@ def test_streams_stay_whole_and_apart(seeds):
             assert server.wait(lambda server=server: not server.open_streams), seed
             for connection in provider._transport.adapter._pool._connections:
                 assert (connection._frames.streams, len(connection._deferred_changes)) == ({}, 0), seed
-                assert (connection._reader, connection._waiting_streams) == (None, {}), seed
+                assert (connection._reader, connection._next_reader, connection._waiting_streams) == (None, None, {}), (
+                    seed
+                )
         assert no_connection_left(server), seed
     assert {"plain", "whole", "left", "stopped"} <= seen.keys()

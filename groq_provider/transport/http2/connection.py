@@ -148,6 +148,8 @@ class Http2Connection:
         self._lock = Lock()
         self._frames = Frames()
         self._reader: Stream | None = None  # guarded by _lock, like all below except _deferred_changes
+        #: Woken to become the reader, and not running yet. A thread that runs already may take its place, which is sooner.
+        self._next_reader: Stream | None = None
         self._is_reading = False
         self._waiting_streams: dict[Stream, None] = {}  # in order of arrival; removing a stream means waking its thread
         #: Posted by threads that cannot wait for the lock: a method of _frames and its arguments. ``None``: look whether
@@ -197,13 +199,13 @@ class Http2Connection:
 
     @property
     def has_reader(self) -> bool:
-        """Whether a thread reads the socket, or was woken to do so."""
+        """Whether a thread reads the socket."""
         return self._reader is not None
 
     @property
     def in_use(self) -> bool:
         """Whether a thread uses the connection. In a signal handler, that may be the call that it interrupted."""
-        return self._reader is not None or bool(self._waiting_streams) or self._lock.locked()
+        return bool(self._reader or self._next_reader or self._waiting_streams) or self._lock.locked()
 
     def read_pending(self) -> None:
         """Read the bytes that have arrived, unless another thread is the reader."""
@@ -344,11 +346,13 @@ class Http2Connection:
         try:
             while not stream.has_news():
                 with self._lock:
+                    if self._next_reader is stream:
+                        self._next_reader = None
                     if self.dead:
                         return stream.has_news()
                     if self._reader is None:
                         self._reader = stream
-                    elif self._reader is not stream:
+                    else:
                         self._waiting_streams[stream] = None
                     if stream.has_news():  # news that came before this thread could be woken
                         return True
@@ -371,23 +375,25 @@ class Http2Connection:
 
     def _stop_waiting(self, stream: Stream) -> None:
         """Stop waiting. If this thread was the reader, hand that over: the others depend on a reader."""
-        if self._reader is stream or stream in self._waiting_streams:
+        if self._reader is stream or self._next_reader is stream or stream in self._waiting_streams:
             with self._lock:
                 self._waiting_streams.pop(stream, None)
                 if self._reader is stream:
                     self._reader = None
-                if self._reader is None and self._waiting_streams:
+                if self._next_reader is stream:
+                    self._next_reader = None
+                if self._reader is None and self._next_reader is None and self._waiting_streams:
                     self._wake(next(iter(self._waiting_streams)), as_reader=True)
         self._settle_deferred()  # while we held the lock, others may have posted changes
 
     def _wake(self, stream: Stream, *, as_reader: bool = False) -> None:
-        """Wake a waiting thread, possibly as the new reader. The caller must hold the lock.
+        """Wake a waiting thread, possibly as the next reader. The caller must hold the lock.
 
         It calls no Python function, as an interrupt could strike at its beginning: a thread that is not in
         _waiting_streams must have been woken.
         """
         if as_reader:
-            self._reader = stream  # first, so that the stream is always in one of the two
+            self._next_reader = stream  # first, so that the stream is always in one of the two
         del self._waiting_streams[stream]
         try:
             stream.wake_lock.release()
@@ -655,7 +661,7 @@ class Http2Connection:
         self._lock = Lock()
         self._deferred_changes = deque()
         self._waiting_streams = {}
-        self._reader = None
+        self._reader = self._next_reader = None
         self.dead = True
         self._on_change = lambda *_: None
         self._frames.fail_all(ConnectionResetError, ("the connection belongs to the parent process",), 1 << 62)
