@@ -397,9 +397,7 @@ class ResponseStream:
     def _finish_assembled(self) -> None:
         """Finish with the answer that the chunks make."""
         assembler = self._assembler
-        rest = assembler.flush_halves()
-        if rest is not None:
-            self._pending.append(rest)
+        self._pending.extend(assembler.flush_halves())
         self._complete(assembler.response_fields(), assembler.text_size())
 
     def _take_plain_answer(self, body: bytes) -> None:

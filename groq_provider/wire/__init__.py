@@ -23,7 +23,7 @@ a name without index and id                        a new call
 a fresh id without a name                          more of the same call
 arguments as an object; a number as id             their JSON text; its text
 **Text**
-the halves of a character in two chunks            the character; a half without the other becomes U+FFFD
+the halves of a character in two chunks            the character, in each choice; a half without the other becomes U+FFFD
 content as a list of parts                         their texts, joined
 ``message`` in place of ``delta``                  a delta
 ``finish_reason: "error"``                         an error; ``choices[0].error`` may give its class

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from groq_provider.errors import ResponseDecodeError, ResponseTooLargeError
 from groq_provider.types._base import freeze_json
 from groq_provider.types.response import ResponseChunk, ToolCallDelta, Usage, text_chunk
@@ -96,7 +98,7 @@ class Assembler:
         self._reasoning_parts: list[str] = []
         self._tool_calls: ToolCalls | None = None
         #: First halves of characters that the server has cut in two, by choice and field.
-        self._open_halves: dict[tuple[int, str], str] = {}
+        self._open_halves: dict[tuple[int, str | int], str] = {}  # by choice, and by name of text or index of tool call
         self._paused_prefix = _NO_PREFIX  # the prefix of the template while half a character is open
         self._envelope_fields: dict[str, Any] = {}
         self._logprobs: Any = None
@@ -319,7 +321,7 @@ class Assembler:
         ]
         parts = codec.rare_fields(delta, self._checkpoint)
         if index != 0:  # the response is made of choice 0 alone
-            return tuple(calls)
+            return tuple([self._join_half_arguments(index, call) for call in calls])
         if unknown := codec.unknown_fields(delta):
             self._keep_unknown("message", unknown)
         for name, part in parts.items():
@@ -339,7 +341,12 @@ class Assembler:
             self._tool_calls = ToolCalls()
         return tuple([self._tool_calls.add(call) for call in with_checkpoints(calls, self._checkpoint)])
 
-    def _join_halves(self, place: tuple[int, str], text: str) -> str:
+    def _join_half_arguments(self, index: int, call: ToolCallDelta) -> ToolCallDelta:
+        if not call.arguments:
+            return call
+        return attrs.evolve(call, arguments=self._join_halves((index, call.index), call.arguments))
+
+    def _join_halves(self, place: tuple[int, str | int], text: str) -> str:
         """Join *text* to the half character kept of this place; keep the first half of a character at its end for the next text."""
         half = self._open_halves.pop(place, "")
         if not half and text.isascii():
@@ -353,17 +360,25 @@ class Assembler:
                 self._prefix, self._paused_prefix = _NO_PREFIX, self._prefix
         return text
 
-    def flush_halves(self) -> ResponseChunk | None:
+    def flush_halves(self) -> tuple[ResponseChunk, ...]:
         """End the characters of which only one half came: each becomes U+FFFD. Call it once, at the end of the stream."""
         if self._tool_calls is None and not self._open_halves:
-            return None
-        calls = () if self._tool_calls is None else self._tool_calls.flush_halves()
-        content, reasoning = [self._open_halves.pop((0, name), "") and REPLACEMENT for name in ("content", "reasoning")]
-        if not content and not reasoning and not calls:
-            return None
-        self._content_parts.append(content)
-        self._reasoning_parts.append(reasoning)
-        return ResponseChunk(content=content, reasoning=reasoning or None, tool_calls=calls)
+            return ()
+        ends: dict[int, dict[str, Any]] = {}  # fields of a chunk by the index of its choice
+        if self._tool_calls is not None and (calls := self._tool_calls.flush_halves()):
+            ends[0] = {"tool_calls": calls}
+        for index, name in sorted(self._open_halves, key=str):
+            fields = ends.setdefault(index, {})
+            if isinstance(name, str):
+                fields[name] = REPLACEMENT
+            else:
+                call = ToolCallDelta(index=name, arguments=REPLACEMENT)
+                fields["tool_calls"] = (*fields.get("tool_calls", ()), call)
+        self._open_halves.clear()
+        chosen = ends.get(0, {})
+        self._content_parts.append(chosen.get("content", ""))
+        self._reasoning_parts.append(chosen.get("reasoning", ""))
+        return tuple([ResponseChunk(index=index, **fields) for index, fields in ends.items()])
 
     def _read_envelope(self, data: dict[str, Any]) -> None:
         fields = codec.envelope({key: item for key, item in data.items() if key != "x_groq"}, self._checkpoint)

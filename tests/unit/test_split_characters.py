@@ -49,8 +49,8 @@ def read(place, texts):
         out = assembler.reuse_template(source) or assembler.feed(json_text.loads(source), source)
         said += "" if out is None else text_at(place, out)
     rest = assembler.flush_halves()
-    assert assembler.flush_halves() is None
-    said += "" if rest is None else text_at(place, rest)
+    assert assembler.flush_halves() == ()
+    said += "".join(text_at(place, each) for each in rest)
     return said, text_at(place, LLMResponse(**assembler.response_fields()))
 
 
@@ -101,7 +101,7 @@ def test_halves_of_different_places():
     assert [
         text_at(place, each) for place, each in zip(("content", "arguments", "reasoning"), out[3:], strict=True)
     ] == ["😀"] * 3
-    assert assembler.flush_halves() is None
+    assert assembler.flush_halves() == ()
 
 
 def test_short_way_waits_for_half():
@@ -126,6 +126,31 @@ def test_plain_answer_can_be_written(place, text):
     assert text_at(place, response) == expected
     assert text_at(place, converter.decode(LLMResponse, converter.encode(response))) == expected
     assert text_at(place, response).encode()
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 2), st.sampled_from(PLACES), st.text(st.sampled_from(["a", "😀", HIGH, LOW]), min_size=1)
+        )
+    )
+)
+def test_every_choice_keeps_its_halves(pieces):
+    """The texts of several choices, in any order: each is joined by itself, and a half at its end is not lost."""
+    assembler, sent, said = Assembler(), {}, {}
+    for index, place, text in pieces:
+        data = chunk(place, text)
+        data["choices"][0]["index"] = index
+        sent[index, place] = sent.get((index, place), "") + text
+        out = assembler.feed(data)
+        if out is not None:
+            assert out.index == index
+            said[index, place] = said.get((index, place), "") + text_at(place, out)
+    for out in assembler.flush_halves():
+        for place in PLACES:
+            said[out.index, place] = said.get((out.index, place), "") + text_at(place, out)
+    for where, text in sent.items():
+        assert said.get(where, "") == text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 @pytest.mark.parametrize(("texts", "expected"), [([HIGH, LOW], "😀"), (["a", HIGH], "a" + LOST)], ids=ascii)
