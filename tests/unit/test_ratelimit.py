@@ -1034,6 +1034,15 @@ def test_a_429_teaches_its_limit():
         take(limiter, 0, 1080)
 
 
+def test_gate_beyond_long_wait_refuses():
+    """A call refuses at once to wait longer at the gate than it may wait for a limit of a day; another call waits."""
+    limiter, _ = make()
+    take(limiter).feedback(None, limited(90.0, "TPD", 100_000, 90_000, "day"))
+    with pytest.raises(RateLimitedError):
+        take(limiter, long_wait=60.0)
+    assert take(limiter, long_wait=100.0).wait == pytest.approx(90.0)
+
+
 def test_day_429_refuses_all():
     """No caller waits a quarter of an hour at the gate that would not wait that long."""
     limiter, clock = make(manual=True)
