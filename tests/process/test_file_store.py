@@ -16,6 +16,7 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
 from urllib.parse import quote
@@ -900,3 +901,15 @@ def test_records_stay_within_a_page():
     assert 4096 % SIZE == 0
     assert file_store._HEADER.size <= SIZE
     assert file_store._BODY.size + struct.calcsize("<I") == SIZE
+
+
+def test_clock_behind_is_set(path):
+    """A process with a clock behind that of the file counts on from the file's newest instant: its time does not stand still."""
+    early, late = StoreClock(), StoreClock()
+    late.micros += 1_000_000_000
+    request = AcquireRequest((BucketCharge("rpm", 2_000_000, 2_000_000, 0),), 0, NO_LIMIT, 0, 0, 1)
+    with closing(FileStore(path, clock=late)) as ahead, closing(FileStore(path, clock=early)) as behind:
+        assert ahead.take("m", request).reserved
+        assert not behind.take("m", request).reserved
+        early.micros += 3_000_000
+        assert behind.take("m", request).reserved

@@ -234,3 +234,12 @@ def test_cost_fits_exactly_on_time(units, used):
     if ready > 0:
         assert not buckets.try_take(cost(units), ready - 1)
     assert buckets.try_take(cost(units), max(ready, 0))
+
+
+@pytest.mark.parametrize("name", ["rpm", "tpm", "tpd"])
+def test_debts_end_within_a_period(name):
+    """However much a call has used, the bucket has room again one period after it would have been full."""
+    bucket = Bucket(DIMENSIONS[name], 1000)
+    for _ in range(3):
+        bucket.charge(10**12, 7)
+    assert bucket.tat <= 7 + 2 * bucket.dimension.period + bucket.interval
