@@ -19,6 +19,7 @@ __all__ = [
     "DIMENSIONS",
     "FULL_SHARE",
     "INPUT",
+    "NEVER",
     "NO_COST",
     "OUTPUT",
     "REQUESTS",
@@ -32,6 +33,9 @@ __all__ = [
 
 #: Nanoseconds of a second.
 SECOND = 1_000_000_000
+
+#: Later than any instant, in nanoseconds.
+NEVER = 1 << 62
 
 #: The whole of a limit, in the unit of shares: millionths.
 FULL_SHARE = 1_000_000
@@ -77,6 +81,8 @@ DIMENSIONS: Mapping[str, Dimension] = {
 _TRUSTED_PERIOD = _MINUTE
 #: No plan of the service allows fewer requests or tokens than this.
 _LEAST_PLAUSIBLE = 15
+#: How long a learned limit holds without being named again.
+_CONFIRMED_FOR = 10 * _MINUTE
 
 
 class Bucket:
@@ -388,21 +394,28 @@ class BucketSet:
             bucket.resize(limit, share=self.share, now=now, parts=self._parts)
         return "lowered" if limit < old_limit else None
 
-    def raise_tiny_limits(self, now: int) -> bool:
-        """Double each implausibly small limit that the service has not named for a whole period; return whether there are any.
+    def raise_unconfirmed(self, now: int) -> int:
+        """Raise each learned limit that the service has not named for long; return the instant at which to look again.
 
-        Without this, one misread limit of a few requests would slow the model down for good: headers do not report all limits.
+        Headers do not report all limits, so one misread figure would otherwise slow the model down for good. An implausibly small limit
+        doubles after each period. Any other grows by half after ten minutes, or a day for a limit of the day, and only while calls need
+        it: if it was right, the service refuses one call, and names it again.
         """
-        any_tiny = False
+        look_again = NEVER
         for bucket in self._buckets:
             configured = self._configured_limits.get(bucket.name)
-            if bucket.limit < _LEAST_PLAUSIBLE and configured != bucket.limit:
-                any_tiny = True
-                if now - bucket.named_at >= bucket.dimension.period:
-                    limit = min(2 * bucket.limit, configured or 2 * bucket.limit)
-                    bucket.resize(limit, share=self.share, now=now, parts=self._parts)
-                    bucket.named_at = now
-        return any_tiny
+            limit, period = bucket.limit, bucket.dimension.period
+            if configured == limit:
+                continue
+            is_tiny = limit < _LEAST_PLAUSIBLE
+            raise_at = bucket.named_at + (period if is_tiny else max(period, _CONFIRMED_FOR))
+            if now >= raise_at and (is_tiny or 2 * bucket.remaining(now) <= bucket.capacity):
+                raised = 2 * limit if is_tiny else limit + limit // 2
+                bucket.resize(min(raised, configured or raised), share=self.share, now=now, parts=self._parts)
+                bucket.named_at = now
+                raise_at = now + period
+            look_again = min(look_again, max(raise_at, now + _MINUTE))
+        return look_again
 
     def set_share(self, share: int, now: int) -> None:
         """Use another share of the token limits from now on."""

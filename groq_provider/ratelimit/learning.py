@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from groq_provider.ratelimit.bucket import DIMENSIONS, FULL_SHARE, REQUESTS, SECOND, TOKENS
+from groq_provider.ratelimit.bucket import DIMENSIONS, FULL_SHARE, NEVER, REQUESTS, SECOND, TOKENS
 
 if TYPE_CHECKING:
     from groq_provider.errors import RateLimitedError
@@ -42,11 +42,11 @@ class LimitLearning:
 
     __slots__ = (
         "_buckets",
-        "_check_tiny_limits",
         "_cut_sequence",
         "_gate",
         "_in_flight",
         "_initial_share",
+        "_raise_limits_at",
         "_share_changed_at",
         "_share_halved",
         "_synced_sequence",
@@ -62,7 +62,7 @@ class LimitLearning:
         self._share_changed_at = 0
         self._cut_sequence = 0  # newest request in flight at the last cut: one burst of refusals must cut once
         self._share_halved = False
-        self._check_tiny_limits = False
+        self._raise_limits_at = NEVER  # when to look for learned limits that the service has not confirmed
         self._synced_sequence = 0  # the request of the headers that were applied last
         self.last_info: RateLimitInfo | None = None
         self.learned_limits: dict[str, int] = {}
@@ -179,8 +179,8 @@ class LimitLearning:
         The share rises by a hundredth per minute, and only while half of a limit is in use: idle minutes prove nothing.
         """
         self._gate.note_answer(sequence)
-        if self._check_tiny_limits:
-            self._check_tiny_limits = self._buckets.raise_tiny_limits(now)
+        if now >= self._raise_limits_at:
+            self._raise_limits_at = self._buckets.raise_unconfirmed(now)
         if (
             self._buckets.share < self._initial_share
             and not self._share_halved
@@ -199,7 +199,7 @@ class LimitLearning:
 
     def _learn_limit(self, name: str, limit: int, now: int) -> str | None:
         change = self._buckets.learn_limit(name, limit, now)
-        self._check_tiny_limits = True  # at the next success
+        self._raise_limits_at = 0  # at the next success
         if change == "adopted":
             self.learned_limits[name] = limit
         return change

@@ -10,6 +10,8 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
+from groq_provider.ratelimit.bucket import NEVER
+
 if TYPE_CHECKING:
     from groq_provider.ratelimit.bucket import Cost
     from groq_provider.ratelimit.cost import Estimate
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["NEVER", "WaitQueue", "Waiter"]
 
 _MAIN_THREAD = threading.main_thread()
-#: Later than any instant, in nanoseconds.
-NEVER = 1 << 62
 
 
 class Waiter:

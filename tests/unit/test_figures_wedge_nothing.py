@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from datetime import datetime, timezone
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.fakes import FakeClock
 
 from groq_provider.errors import RateLimitedError, RequestTooLargeError
+from groq_provider.ratelimit.bucket import DIMENSIONS, SECOND, Bucket
 from groq_provider.ratelimit.limiter import TokenBucketRateLimiter
 from groq_provider.wire import codec
 from groq_provider.wire.failures import error_from_response
@@ -94,3 +96,44 @@ def test_a_limit_learned_once_heals():
         place.keep()
         clock.advance(MINUTE)
     assert limiter.get_status()[M].windows["rpm"].limit >= 15
+
+
+@pytest.mark.parametrize(("name", "misread"), [("RPM", 15), ("RPM", 20), ("TPM", 60)])
+def test_misread_limits_heal_with_use(name, misread):
+    """A wrong limit that the service names once grows tenfold within three hours of use; nothing grows without use."""
+    clock = FakeClock()
+    limiter = TokenBucketRateLimiter(clock=clock)
+    first = limiter.reserve(M, prompt_tokens=1, max_output_tokens=1)
+    first.feedback(None, RateLimitedError("x", retry_after=1.0, limit_name=name, limit=misread, sent=True))
+    first.refund(keep_request=True)
+    clock.advance(7 * 3600.0)
+    assert limiter.get_status()[M].windows[name.lower()].limit == misread
+    begun = clock.monotonic()
+    while limiter.get_status()[M].windows[name.lower()].limit < 10 * misread:
+        held = limiter.reserve(M, prompt_tokens=1, max_output_tokens=1)
+        held.feedback(None)
+        held.keep()
+        assert clock.monotonic() - begun < 3 * 3600.0
+
+
+def test_right_limits_cost_few_refusals():
+    """Under a limit that is right, and named in refusals only, growth costs at most one call in fifty."""
+    clock = FakeClock()
+    limiter = TokenBucketRateLimiter(clock=clock)
+    service = Bucket(DIMENSIONS["rpm"], 20, now=int(clock.monotonic() * SECOND))
+    calls, refused, begun = 0, 0, clock.monotonic()
+    while clock.monotonic() - begun < 3 * 3600.0:
+        held = limiter.reserve(M, prompt_tokens=1, max_output_tokens=1)
+        calls += 1
+        now = int(clock.monotonic() * SECOND)
+        wait = service.ready_at(1) - now
+        if wait > 0:
+            refused += 1
+            retry_after = wait / SECOND
+            held.feedback(None, RateLimitedError("x", retry_after=retry_after, limit_name="RPM", limit=20, sent=True))
+            held.refund(keep_request=True)
+        else:
+            service.charge(1, now)
+            held.feedback(None)
+            held.keep()
+    assert 50 * refused <= calls
