@@ -20,6 +20,7 @@ from groq_provider.transport.http1.receive import (
     ReceiveBuffer,
     ResponseFile,
     is_plain_socket,
+    new_poller,
     wait_until,
 )
 from groq_provider.transport.scope import CancelScope, current
@@ -44,9 +45,6 @@ def socket_options() -> list[tuple[int, int, int]]:
         if hasattr(socket, name):  # not on every system
             options.append((socket.IPPROTO_TCP, getattr(socket, name), seconds))
     return options
-
-
-_poll = getattr(select, "poll", None)  # not on every system
 
 
 class RequestFields:
@@ -91,9 +89,9 @@ def _encode_lines(text: str, line_count: int) -> bytes:
 
 def _wait_connected(sock: socket.socket, timeout: float | None) -> bool:
     """Wait up to *timeout* seconds until the attempt to connect has succeeded or failed."""
-    if _poll is None:  # pragma: no cover - Windows, which reports a failure as an exceptional condition
+    poller = new_poller()
+    if poller is None:  # Windows reports a failure as an exceptional condition
         return any(select.select([], [sock], [sock], timeout))
-    poller = _poll()
     poller.register(sock, select.POLLOUT)
     return bool(poller.poll(None if timeout is None else timeout * 1000))
 

@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 
     from groq_provider.transport.scope import CancelScope
 
-__all__ = ["BadFraming", "HTTP11Response", "Headers", "ReceiveBuffer", "ResponseFile", "is_plain_socket", "wait_until"]
+__all__ = [
+    "BadFraming",
+    "HTTP11Response",
+    "Headers",
+    "ReceiveBuffer",
+    "ResponseFile",
+    "is_plain_socket",
+    "new_poller",
+    "wait_until",
+]
 
 #: Bytes to read at once, the size of a TLS record. So much memory is allocated during a wait.
 _READ_SIZE = 16_384
@@ -36,7 +45,6 @@ _BODILESS_STATUSES = frozenset({204, 304})
 _CLOSING_STATUSES = frozenset({101, 408, 425})
 _HEX_DIGITS = b"0123456789abcdefABCDEF"
 
-_poll = getattr(select, "poll", None)  # not on every system
 #: The option that returns Linux's ``struct tcp_info``; ``None`` on other systems. Its first byte is the state of the
 #: connection; the bytes of the slice are the number of bytes received in order, the peer's FIN counted as one.
 _TCP_INFO = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
@@ -44,6 +52,12 @@ _TCP_ESTABLISHED = 1
 _TCP_BYTES_RECEIVED = slice(128, 136)
 #: Errors of a socket in non-blocking mode that has nothing to read, or no room to write. TLS may need either for both.
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+def new_poller() -> Any:
+    """Return a new poll object; ``None`` where there is none: on Windows, and under Eventlet, which may remove it after this import."""
+    make = getattr(select, "poll", None)
+    return None if make is None else make()
 
 
 def is_plain_socket(sock: Any) -> bool:
@@ -58,10 +72,10 @@ def is_plain_socket(sock: Any) -> bool:
 
 def wait_until(sock: Any, timeout: float | None, *, writable: bool = False) -> bool:
     """Wait up to *timeout* seconds until *sock* can be read without blocking: data, or its end. Or until it can be written."""
-    if _poll is None:  # pragma: no cover - Windows
+    poller = new_poller()
+    if poller is None:  # Windows, Eventlet
         read, write, _ = select.select([] if writable else [sock], [sock] if writable else [], [], timeout)
         return bool(read or write)
-    poller = _poll()
     poller.register(sock, select.POLLOUT if writable else select.POLLIN)
     return bool(poller.poll(None if timeout is None else timeout * 1000))
 
@@ -108,8 +122,8 @@ class ReceiveBuffer:
         self._byte_count = 0
         self._reports_tcp_info = _TCP_INFO is not None and self._is_plain and self._decrypted is None
         self._poll: Callable[[float | None], list[Any]] | None = None
-        if _poll is not None and self._is_plain:
-            poller = _poll()
+        poller = new_poller() if self._is_plain else None
+        if poller is not None:
             poller.register(sock, select.POLLIN)
             self._poll = poller.poll
 
@@ -128,7 +142,7 @@ class ReceiveBuffer:
                 sock.settimeout(remaining)
             elif decrypted is None or not decrypted():
                 poll = self._poll
-                if poll is None:  # pragma: no cover - Windows
+                if poll is None:  # Windows, Eventlet
                     has_input = wait_until(sock, remaining)
                 else:
                     has_input = bool(poll(None if remaining is None else remaining * 1000))
