@@ -795,6 +795,36 @@ def test_collected_permit_disturbs_no_grant():
     assert permits._free_permits == 2
 
 
+def test_newcomer_waits_behind_queue():
+    """A permit that an interrupt left free in the middle of a grant goes to the first waiter, not to a later caller."""
+    permits, order = ConnectionLimiter(1), []
+    held = permits.acquire(new_scope(), None)
+
+    class Queue(collections.deque):
+        def __delitem__(self, index):
+            if not struck:
+                struck.append(index)
+                raise KeyboardInterrupt
+            super().__delitem__(index)
+
+    def take(name):
+        permit = permits.acquire(new_scope(), SystemClock().monotonic() + PATIENCE)
+        order.append(name)
+        permit.release()
+
+    struck, permits._waiters = [], Queue()
+    thread = threading.Thread(target=take, args=("waiter",))
+    thread.start()
+    wait_for(lambda: permits._waiters)
+    with pytest.raises(KeyboardInterrupt):
+        held.release()
+    assert (permits._free_permits, len(permits._waiters)) == (1, 1)
+    take("newcomer")
+    thread.join(PATIENCE)
+    assert order == ["waiter", "newcomer"]
+    assert permits._free_permits == 1
+
+
 def test_cancel_ends_connection_wait():
     """A cancel ends the wait and leaves the queue."""
     permits = ConnectionLimiter(1)
