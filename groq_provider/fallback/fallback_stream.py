@@ -77,13 +77,20 @@ class FallbackStream:
         return self
 
     def __next__(self) -> ResponseChunk:
-        for is_reader in self._lock_attempts:
-            if is_reader:
-                try:
-                    return self._next()
-                finally:
-                    self._release_lock()
-            break
+        try:
+            for is_reader in self._lock_attempts:
+                if is_reader:
+                    try:
+                        return self._next()
+                    finally:
+                        self._release_lock()
+                break
+        except Exception:
+            raise
+        except BaseException:
+            # An interrupt. Out here, since a chunk is lost until it is returned, so the stream must not go on.
+            self._close()
+            raise
         raise self._busy_error()
 
     @staticmethod
@@ -99,15 +106,13 @@ class FallbackStream:
                 if not self._has_chunk:
                     self._has_chunk = True
                     self._report_outcome(True)
-                return chunk  # noqa: TRY300 - an interrupt here loses the chunk, so it must close the stream
             except StopIteration:
                 self._end()
                 raise
             except e.GroqProviderError as error:
                 self._ask_next_member(error)
-            except BaseException:  # such as KeyboardInterrupt
-                self._close()
-                raise
+            else:
+                return chunk
 
     def _ask_next_member(self, error: e.GroqProviderError) -> None:
         """Open the next member's stream after *error*, or end this stream and raise its final error."""

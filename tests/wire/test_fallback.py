@@ -186,6 +186,25 @@ def test_stream_moves_before_first_chunk(pair):
     assert len(second.requests) == before
 
 
+def test_interrupt_after_delivery_closes_stream(pair):
+    """An interrupt when ``next()`` has released the stream loses a chunk, so reading on is an error."""
+    first, _, both = pair
+    first.enqueue(Reply(chunks=["one", " two", " three"]))
+    stream = both.generate_stream("Hello")
+    release = stream._release_lock
+
+    def struck():
+        release()
+        stream._release_lock = release
+        raise KeyboardInterrupt
+
+    stream._release_lock = struck
+    with pytest.raises(KeyboardInterrupt):
+        next(stream)
+    with pytest.raises(RuntimeError, match="closed before its end"):
+        next(stream)
+
+
 def test_one_time_limit_covers_all():
     """The second member gets the remaining time; without any it is not asked."""
     with Emulator(speed=0) as first, Emulator(speed=0) as second:
