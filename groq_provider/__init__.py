@@ -37,6 +37,7 @@ from groq_provider._version import __version__
 if TYPE_CHECKING:
     from groq_provider.bulk.run import BulkFailure, BulkResult, BulkRun, BulkSuccess
     from groq_provider.call.breaker import BreakerPolicy, CircuitBreaker
+    from groq_provider.call.raw import BodyIterator, RawResponse
     from groq_provider.call.stream import ResponseStream
     from groq_provider.cancel import CancelToken
     from groq_provider.catalog import MODEL_MIGRATION, Catalogue, default_catalogue
@@ -130,6 +131,7 @@ if TYPE_CHECKING:
     from groq_provider.types.request_fields import RequestFields
     from groq_provider.types.response import (
         Attempt,
+        HTTPInfo,
         LLMResponse,
         RateLimitInfo,
         ResponseChunk,
@@ -151,6 +153,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "config.defaults": "DEFAULT_MODEL FAST_MODEL ProviderType",
     "call.breaker": "BreakerPolicy CircuitBreaker",
+    "call.raw": "BodyIterator RawResponse",
     "bulk.run": "BulkFailure BulkResult BulkRun BulkSuccess",
     "cancel": "CancelToken",
     "catalog": "MODEL_MIGRATION Catalogue default_catalogue",
@@ -186,7 +189,7 @@ _HOMES = {
         "Annotation BrowserResult Chart ChartElement CodeResult DocumentCitation ExecutedTool FunctionCitation MCPTool MCPToolList "
         "ModelUsage SearchResult SearchResults UsageBreakdown"
     ),
-    "types.response": "Attempt LLMResponse RateLimitInfo ResponseChunk Timing ToolCallDelta Usage XGroq XGroqUsage",
+    "types.response": "Attempt HTTPInfo LLMResponse RateLimitInfo ResponseChunk Timing ToolCallDelta Usage XGroq XGroqUsage",
     "types.status": "LatencyMetrics MeasuredProfile ProviderHealth RateLimitStatus RateLimitWindow",
 }
 _COMPLETED = ("types.messages", "types.request", "types.response")
@@ -201,6 +204,7 @@ __all__ = [
     "Annotation",
     "Attempt",
     "AuthenticationError",
+    "BodyIterator",
     "BreakerPolicy",
     "BrowserResult",
     "BulkFailure",
@@ -230,6 +234,7 @@ __all__ = [
     "FunctionCitation",
     "GroqProvider",
     "GroqProviderError",
+    "HTTPInfo",
     "ImagePart",
     "IncompleteResponseError",
     "InvalidRequestError",
@@ -278,6 +283,7 @@ __all__ = [
     "RateLimitedError",
     "RateLimiter",
     "RateLimits",
+    "RawResponse",
     "ReadTimeoutError",
     "RedirectRefusedError",
     "RedisStore",

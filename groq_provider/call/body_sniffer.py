@@ -29,7 +29,7 @@ def is_labelled_stream(wire: WireResponse) -> bool:
 
 
 class BodySniffer:
-    """Reads the beginning of a body whose head announces no event stream.
+    """Reads the beginning of a body if its head announces no event stream.
 
     The body may be an event stream with a wrong content type, one JSON answer, the page of a gateway, or nothing.
 

@@ -159,7 +159,7 @@ class RateLimitInfo:
 
 
 class HTTPInfo(NamedTuple):
-    """What HTTP said of an answer.
+    """The status code and the header fields of an answer.
 
     .. versionadded:: 0.1.0
     """

@@ -54,5 +54,6 @@ a limit or remaining above 999,999,999             ignored; a remainder above it
 **Lenient fields**
 another type, such as ``created: "now"``           ``None``, or the readable entries of a list; ``raw`` has the original
 =================================================  ========================================================================================================
+
 Choices, messages, content, tool calls and indices are strict: with another type the answer is refused, and the error names the place.
 """
