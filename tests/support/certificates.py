@@ -75,6 +75,10 @@ default_md = sha256
 commonName = supplied
 [leaf]
 basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = serverAuth, clientAuth
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
 subjectAltName = {names}
 """
 _PERIOD = dt.timedelta(days=1000)
@@ -91,7 +95,24 @@ class OpenSSLAuthority:
         (self._path / "serial").write_text("1000\n")
         self._make_key("ca.key")
         subject = f"/CN=tests {next(_numbers)}"
-        self._run("req", "-x509", "-new", "-key", "ca.key", "-subj", subject, "-days", "1000", "-out", "ca.pem")
+        use = "keyUsage=critical,keyCertSign,cRLSign"  # Python 3.13 asks for it
+        self._run(
+            *(
+                "req",
+                "-x509",
+                "-new",
+                "-key",
+                "ca.key",
+                "-subj",
+                subject,
+                "-addext",
+                use,
+                "-days",
+                "1000",
+                "-out",
+                "ca.pem",
+            )
+        )
 
     @functools.cached_property
     def cert_pem(self) -> PEM:
