@@ -5,10 +5,11 @@ The cost of a call in the limits depends on its request and is passed apart, as 
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
+
+from groq_provider.types._base import EMPTY, ReadOnly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Cost", "Endpoint"]
 
 # Constants: the transport keeps the encoded form of headers that it has sent before.
-_STREAM_HEADERS: Mapping[str, str] = MappingProxyType({"Accept": "text/event-stream", "Cache-Control": "no-cache"})
-_PLAIN_HEADERS: Mapping[str, str] = MappingProxyType({})
+_STREAM_HEADERS: Mapping[str, str] = ReadOnly({"Accept": "text/event-stream", "Cache-Control": "no-cache"})
+_PLAIN_HEADERS: Mapping[str, str] = EMPTY
 
 
 class Cost(NamedTuple):

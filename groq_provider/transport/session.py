@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from http.cookiejar import DefaultCookiePolicy
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -28,6 +27,7 @@ from groq_provider.transport.http1.connection import RequestFields
 from groq_provider.transport.http1.pool import POOL_SIZE
 from groq_provider.transport.permits import ConnectionLimiter
 from groq_provider.transport.requests_adapter import Adapter, RequestHeaders, Response
+from groq_provider.types._base import ReadOnly
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -170,7 +170,7 @@ class SessionTransport:
                 if known_headers is call_headers:
                     return fields
             fields = RequestFields(self._merge_headers(call_headers, _JSON))
-            if type(call_headers) is MappingProxyType and len(self._json_fields) < _MOST_MERGED:
+            if type(call_headers) is ReadOnly and len(self._json_fields) < _MOST_MERGED:
                 self._json_fields = (*self._json_fields, (call_headers, fields))
             return fields
         if body is None:
