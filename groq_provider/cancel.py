@@ -53,8 +53,14 @@ class CancelToken:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'cancelled' if self._cancelled else 'open'}, {len(self._callbacks)} calls>"
 
-    #: Whether :meth:`cancel` has been called. The getter is a C function: every step of a call asks.
-    cancelled = property(attrgetter("_cancelled"), doc="Whether :meth:`cancel` has been called.")
+    if TYPE_CHECKING:
+
+        @property
+        def cancelled(self) -> bool:
+            """Whether :meth:`cancel` has been called."""
+
+    else:  # the getter is a C function, since every step of a call asks
+        cancelled = property(attrgetter("_cancelled"), doc="Whether :meth:`cancel` has been called.")
 
     def cancel(self) -> None:
         """End every call that uses this token. Returns at once; further calls do nothing."""

@@ -22,7 +22,7 @@ from groq_provider._sync import forkable
 from groq_provider._validate import Hidden as SecretHeader
 from groq_provider.errors import ConfigurationError, ProviderClosedError, ResponseTooLargeError
 from groq_provider.transport.error_mapping import UnwantedCodingError, map_read_error
-from groq_provider.transport.http1.connection import RequestFields, socket_options
+from groq_provider.transport.http1.connection import EncodedHeaders, socket_options
 from groq_provider.transport.http1.pool import POOL_SIZE, PlainPool, TLSPool
 from groq_provider.transport.http1.receive import HTTP11Response, ResponseFile
 from groq_provider.transport.scope import CancelScope, activate, adopt
@@ -218,12 +218,12 @@ class Adapter(HTTPAdapter):
         method: str,
         origin: str,
         path_and_query: str,
-        headers: RequestHeaders | RequestFields,
+        headers: RequestHeaders | EncodedHeaders,
         body: RequestBody | None,
     ) -> Response:
         """Send one request of the transport; return the response once its head has arrived."""
         is_direct = self._proxy is None and HTTPAdapter.send is _SEND_OF_REQUESTS
-        if isinstance(headers, RequestFields) and not (is_direct and self._http2 is None):
+        if isinstance(headers, EncodedHeaders) and not (is_direct and self._http2 is None):
             headers = RequestHeaders({**headers.headers, "Content-Length": str(len(body or b""))})
         if is_direct:
             pool = self._pool

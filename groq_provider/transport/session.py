@@ -23,7 +23,7 @@ from groq_provider.errors import (
     ProviderClosedError,
 )
 from groq_provider.transport.error_mapping import map_send_error
-from groq_provider.transport.http1.connection import RequestFields
+from groq_provider.transport.http1.connection import EncodedHeaders
 from groq_provider.transport.http1.pool import POOL_SIZE
 from groq_provider.transport.permits import ConnectionLimiter
 from groq_provider.transport.requests_adapter import Adapter, RequestHeaders, Response
@@ -115,7 +115,7 @@ class SessionTransport:
         #: The fields of requests with a body of JSON, by the identity of the headers passed to send(). The runtime passes
         #: the same immutable mapping with every call of a kind, so each is merged once. Not a dict: on a free-threaded
         #: build a dict has a lock, and a forked child may find it locked for ever.
-        self._json_fields: tuple[tuple[Mapping[str, str], RequestFields], ...] = ()
+        self._json_fields: tuple[tuple[Mapping[str, str], EncodedHeaders], ...] = ()
 
     def __repr__(self) -> str:
         if not hasattr(self, "adapter"):
@@ -164,12 +164,12 @@ class SessionTransport:
 
     def _request_headers(
         self, call_headers: Mapping[str, str] | None, body: RequestBody | None
-    ) -> RequestHeaders | RequestFields:
+    ) -> RequestHeaders | EncodedHeaders:
         if isinstance(body, bytes):
             for known_headers, fields in self._json_fields:
                 if known_headers is call_headers:
                     return fields
-            fields = RequestFields(self._merge_headers(call_headers, _JSON))
+            fields = EncodedHeaders(self._merge_headers(call_headers, _JSON))
             if type(call_headers) is ReadOnly and len(self._json_fields) < _MOST_MERGED:
                 self._json_fields = (*self._json_fields, (call_headers, fields))
             return fields
@@ -195,7 +195,7 @@ class SessionTransport:
         self,
         method: str,
         url: str,
-        headers: RequestHeaders | RequestFields,
+        headers: RequestHeaders | EncodedHeaders,
         body: RequestBody | None,
         scope: CancelScope,
     ) -> Response:

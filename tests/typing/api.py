@@ -85,6 +85,7 @@ def generate(provider: GroqProvider) -> None:
     provider.generate([Message.system("be brief"), Message.user("hi")])
     provider.generate([{"role": "user", "content": "hi"}, answer.message, Message.user("more")])
     provider.generate(LLMRequest(messages=(Message.user("hi"),), top_p=0.5), timeout=5, cancel=CancelToken())
+    assert_type(CancelToken().cancelled, bool)
     provider.generate(
         "hi", timeout=Timeouts(connect=2, total=30), extra_headers={"X-Team": "a"}, extra_body={"top_k": 5}
     )

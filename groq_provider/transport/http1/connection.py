@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from groq_provider.protocols import RequestBody
 
-__all__ = ["PlainConnection", "RequestFields", "TLSConnection", "TLSSocket", "socket_options"]
+__all__ = ["EncodedHeaders", "PlainConnection", "TLSConnection", "TLSSocket", "socket_options"]
 
 #: Head and body of at most so many bytes go out together. Also the bytes to send between two checks of the deadline.
 _SEND_PIECE = 65_536
@@ -47,7 +47,7 @@ def socket_options() -> list[tuple[int, int, int]]:
     return options
 
 
-class RequestFields:
+class EncodedHeaders:
     """The header fields of all requests of one kind, except the length of the body.
 
     The first request that sends them writes them out for all later ones. The ``repr`` does not show them: they hold the key.
@@ -349,7 +349,7 @@ class _ScopedConnection(HTTPConnection):
         method: str,
         url: str,
         body: RequestBody | None,
-        headers: Mapping[str, str] | RequestFields,
+        headers: Mapping[str, str] | EncodedHeaders,
         scope: CancelScope,
     ) -> None:
         """Send a request on the open connection, and record that it was sent. Head and body go out together if they are small.
@@ -367,10 +367,10 @@ class _ScopedConnection(HTTPConnection):
         if " " in url:
             raise ValueError("a space in the path")
         first_line = _encode_lines(f"{method} {url} HTTP/1.1\r\n", 1)
-        if isinstance(headers, RequestFields):
+        if isinstance(headers, EncodedHeaders):
             data = b"%b%bContent-Length: %d\r\n\r\n" % (first_line, headers.lines(), len(body or b""))
         else:
-            data = b"%b%b\r\n" % (first_line, RequestFields(headers).lines())
+            data = b"%b%b\r\n" % (first_line, EncodedHeaders(headers).lines())
         try:
             if body is None or isinstance(body, bytes):
                 if body and len(data) + len(body) <= _SEND_PIECE:
